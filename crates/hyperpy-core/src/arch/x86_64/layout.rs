@@ -1,0 +1,65 @@
+//! Where things are on the PC platform that machines present: guest-physical addresses, ports and gsis.
+//!
+//! RAM below 4 GiB ends at [`MMIO_HOLE_START`]; the rest continues at [`HIGH_RAM_START`].
+
+/// First gpa of the hole that RAM leaves for devices below 4 GiB.
+pub const MMIO_HOLE_START: u64 = 0xc000_0000;
+/// Where RAM goes on above the hole.
+pub const HIGH_RAM_START: u64 = 0x1_0000_0000;
+/// Global descriptor table that loaders write, in bytes from gpa 0.
+pub const GDT_START: u64 = 0x500;
+/// Empty interrupt descriptor table that loaders point to.
+pub const IDT_START: u64 = 0x520;
+/// Linux boot parameters ("zero page"), one page.
+pub const BOOT_PARAMS_START: u64 = 0x7000;
+/// Initial stack pointer of loaded images.
+pub const BOOT_STACK_POINTER: u64 = 0x8ff0;
+/// Page tables that loaders write, up to [`PAGE_TABLES_END`].
+pub const PAGE_TABLES_START: u64 = 0x9000;
+/// End of the loaders' page tables: a PML4, a PDPT and four page directories for 4 GiB.
+pub const PAGE_TABLES_END: u64 = 0xf000;
+/// Kernel command line.
+pub const CMDLINE_START: u64 = 0x2_0000;
+/// Most bytes of a kernel command line, with its NUL.
+pub const CMDLINE_MAX: usize = 0x1_0000;
+/// Extended BIOS data area: end of conventional memory in the E820 map.
+pub const EBDA_START: u64 = 0x9_fc00;
+/// ACPI tables, in the BIOS area that the E820 map reserves.
+pub const ACPI_START: u64 = 0xe_0000;
+/// End of the BIOS area.
+pub const BIOS_END: u64 = 0x10_0000;
+/// Where kernels are loaded that do not ask for a place.
+pub const KERNEL_START: u64 = 0x10_0000;
+/// Task state segment pages that Intel processors want, three pages (KVM_SET_TSS_ADDR).
+pub const TSS_START: u64 = 0xfffb_d000;
+/// Identity map page (KVM_SET_IDENTITY_MAP_ADDR).
+pub const IDENTITY_MAP_START: u64 = 0xfffb_c000;
+/// I/O APIC registers.
+pub const IOAPIC_START: u64 = 0xfec0_0000;
+/// Local APIC registers.
+pub const LAPIC_START: u64 = 0xfee0_0000;
+
+/// COM1 ports, 8.
+pub const COM1_PORT: u16 = 0x3f8;
+/// COM1 gsi.
+pub const COM1_GSI: u32 = 4;
+/// CMOS index and data ports, 2.
+pub const CMOS_PORT: u16 = 0x70;
+/// RTC gsi.
+pub const RTC_GSI: u32 = 8;
+/// i8042 data port; its command port is 4 above.
+pub const I8042_PORT: u16 = 0x60;
+/// PM1a event block, 4 ports (ACPI 4.8.3.1).
+pub const PM1A_EVENT_PORT: u16 = 0x600;
+/// PM1a control block, 2 ports (ACPI 4.8.3.2).
+pub const PM1A_CONTROL_PORT: u16 = 0x604;
+/// PM timer, 4 ports (ACPI 4.8.3.3).
+pub const PM_TIMER_PORT: u16 = 0x608;
+/// Reset control register (ACPI RESET_REG), 1 port.
+pub const RESET_PORT: u16 = 0xcf9;
+/// ACPI system control interrupt.
+pub const SCI_GSI: u32 = 9;
+/// Debug exit port of the usual test kernels.
+pub const DEBUG_EXIT_PORT: u16 = 0xf4;
+/// Debug console port.
+pub const DEBUG_CONSOLE_PORT: u16 = 0xe9;

@@ -1,0 +1,8 @@
+//! x86-64 as a guest sees it: register files and the fixed places of the PC platform.
+//!
+//! Names follow the Intel SDM, volume 3. Nothing here touches KVM: `kvm` converts these types to and from its own.
+
+pub mod layout;
+mod regs;
+
+pub use regs::{DescriptorTable, Regs, Segment, Sregs};

@@ -1,0 +1,353 @@
+//! Devices and the two buses on which they sit: port I/O and memory-mapped I/O.
+//!
+//! A [`Bus`] is an immutable sorted [`Map`] that is swapped whole when a device is attached or detached. A vCPU
+//! looks an address up through its own [`Cursor`], which remembers the map and the region it hit last, so that the
+//! exit path takes no lock and makes no allocation. [`Presence`] says whether a vCPU is inside a device, so that
+//! `detach` can return after the last one has left.
+//!
+//! Not here: what a device does (crate `hyperpy-devices`), and what happens when nobody answers (`run`).
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use crate::error::BusError;
+use crate::exit::StopReason;
+
+/// One access of a guest to a device: where, how wide, by whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Bytes from the start of the device's region.
+    pub offset: u64,
+    /// Width in bytes, 1 to 8. Any width in between can occur: an access across a page comes in two parts.
+    pub size: u8,
+    /// The vCPU that made the access.
+    pub vcpu: u32,
+}
+
+impl Access {
+    /// All ones of this access's width: what a bus reads where nothing drives it.
+    #[must_use]
+    pub fn ones(self) -> u64 {
+        ones(self.size)
+    }
+}
+
+/// All ones of a width in bytes; widths above 8 count as 8.
+#[must_use]
+pub fn ones(size: u8) -> u64 {
+    match size {
+        0 => 0,
+        1..=7 => (1 << (8 * u32::from(size))) - 1,
+        _ => u64::MAX,
+    }
+}
+
+/// What a device asks for after a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The guest runs on.
+    Continue,
+    /// Every vCPU stops and `run()` returns with this reason.
+    Stop(StopReason),
+    /// The guest asked for a reset of the machine.
+    Reset,
+}
+
+/// Something that answers accesses at a range of a bus.
+///
+/// `&self`, because two vCPUs may be in one device at once, and because no lock of hyperpy's is held while a device
+/// runs. A device that wants exclusive state is wrapped: see [`Exclusive`].
+/// Values are little-endian integers of `size` bytes in the low bits of a `u64`; what a read returns beyond them is cut.
+pub trait Device: Send + Sync {
+    /// Answers a read.
+    fn read(&self, at: Access) -> u64;
+    /// Takes a write.
+    fn write(&self, at: Access, value: u64) -> Action;
+    /// Returns to the power-on state.
+    fn reset(&self) {}
+}
+
+/// The same as [`Device`] for state that one vCPU at a time may touch.
+pub trait DeviceMut: Send {
+    /// Answers a read.
+    fn read(&mut self, at: Access) -> u64;
+    /// Takes a write.
+    fn write(&mut self, at: Access, value: u64) -> Action;
+    /// Returns to the power-on state.
+    fn reset(&mut self) {}
+}
+
+/// Serves a [`DeviceMut`] as a [`Device`] behind a mutex.
+///
+/// A panic inside the device poisons nothing that others need: the next access finds the state as it was left.
+#[derive(Debug)]
+pub struct Exclusive<D>(Mutex<D>);
+
+impl<D> Exclusive<D> {
+    /// Wraps a device.
+    pub fn new(device: D) -> Self {
+        Self(Mutex::new(device))
+    }
+
+    /// Runs `f` on the device while no vCPU is in it.
+    pub fn with<T>(&self, f: impl FnOnce(&mut D) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl<D: DeviceMut> Device for Exclusive<D> {
+    fn read(&self, at: Access) -> u64 {
+        self.with(|device| device.read(at))
+    }
+    fn write(&self, at: Access, value: u64) -> Action {
+        self.with(|device| device.write(at, value))
+    }
+    fn reset(&self) {
+        self.with(DeviceMut::reset);
+    }
+}
+
+/// The step of the dispatch ladder that answers a region's accesses (docs/design.md, "The dispatch ladder").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Rung {
+    /// A device written in Rust.
+    Native = 2,
+    /// A Python device's declared register, served in Rust.
+    Declared = 3,
+    /// A Python method.
+    Method = 4,
+    /// Nobody: the unclaimed policy.
+    Unclaimed = 5,
+}
+
+/// How many rungs there are, counting from 0; rung 1 (the kernel) never reaches this process.
+pub const RUNGS: usize = 6;
+
+/// Names one attachment, for `detach`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RegionId(pub u64);
+
+/// A device at a place.
+#[derive(Clone)]
+pub struct Region {
+    /// Names this attachment.
+    pub id: RegionId,
+    /// First address.
+    pub base: u64,
+    /// Length in bytes, at least 1.
+    pub len: u64,
+    /// Shown in maps, statistics and messages.
+    pub name: Arc<str>,
+    /// Who answers.
+    pub rung: Rung,
+    /// The device.
+    pub device: Arc<dyn Device>,
+}
+
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {:#x}..={:#x}", self.name, self.base, self.base + (self.len - 1))
+    }
+}
+
+/// The regions of a bus at one moment, sorted by base, without overlap.
+#[derive(Debug, Default)]
+pub struct Map {
+    bases: Vec<u64>,
+    regions: Vec<Region>,
+}
+
+impl Map {
+    /// The regions by ascending base.
+    #[must_use]
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    /// Index of the region that holds the whole access. An access that leaves its region belongs to nobody.
+    fn find(&self, address: u64, size: u8) -> Option<usize> {
+        let index = self.bases.partition_point(|&base| base <= address).checked_sub(1)?;
+        self.regions.get(index).filter(|region| holds(region, address, size)).map(|_| index)
+    }
+}
+
+fn holds(region: &Region, address: u64, size: u8) -> bool {
+    // Written without sums, so that no address can wrap.
+    address >= region.base && region.len.saturating_sub(address - region.base) >= u64::from(size)
+}
+
+/// One of a machine's two address spaces for devices.
+#[derive(Debug)]
+pub struct Bus {
+    limit: u64,
+    next_id: AtomicU64,
+    /// Counts changes of `map`; a cursor whose generation is older fetches the map again.
+    generation: AtomicU64,
+    map: Mutex<Arc<Map>>,
+}
+
+impl Bus {
+    /// An empty bus whose last address is `limit`: 0xffff for ports.
+    #[must_use]
+    pub fn new(limit: u64) -> Self {
+        Self { limit, next_id: AtomicU64::new(1), generation: AtomicU64::new(1), map: Mutex::default() }
+    }
+
+    /// The map as it is now.
+    #[must_use]
+    pub fn map(&self) -> Arc<Map> {
+        self.map.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts a device at `base..base + len`.
+    ///
+    /// # Errors
+    /// The range is empty, leaves the bus, or overlaps a region that is there.
+    pub fn attach(
+        &self,
+        base: u64,
+        len: u64,
+        name: Arc<str>,
+        rung: Rung,
+        device: Arc<dyn Device>,
+    ) -> Result<RegionId, BusError> {
+        let last = match len.checked_sub(1).map(|span| base.checked_add(span)) {
+            None => return Err(BusError::Empty { base }),
+            Some(Some(last)) if last <= self.limit => last,
+            Some(_) => return Err(BusError::OutsideBus { base, len, limit: self.limit }),
+        };
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = map.bases.partition_point(|&other| other <= base);
+        let before = at.checked_sub(1).and_then(|i| map.regions.get(i));
+        let clash = before
+            .filter(|region| region.base + (region.len - 1) >= base)
+            .or_else(|| map.regions.get(at).filter(|region| region.base <= last));
+        if let Some(region) = clash {
+            return Err(BusError::Overlap { base, len, other: region.name.to_string(), other_base: region.base });
+        }
+        let id = RegionId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let mut regions = map.regions.clone();
+        regions.insert(at, Region { id, base, len, name, rung, device });
+        self.publish(&mut map, regions);
+        Ok(id)
+    }
+
+    /// Takes a device off the bus and returns it. vCPUs may still be inside it: see [`Presence::wait_until_outside`].
+    ///
+    /// # Errors
+    /// No such attachment.
+    pub fn detach(&self, id: RegionId) -> Result<Region, BusError> {
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = map.regions.iter().position(|region| region.id == id).ok_or(BusError::NotAttached)?;
+        let mut regions = map.regions.clone();
+        let region = regions.remove(at);
+        self.publish(&mut map, regions);
+        Ok(region)
+    }
+
+    fn publish(&self, map: &mut Arc<Map>, regions: Vec<Region>) {
+        let bases = regions.iter().map(|region| region.base).collect();
+        *map = Arc::new(Map { bases, regions });
+        self.generation.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// One vCPU's way into a bus: the map it last saw and the region it last hit.
+#[derive(Debug)]
+pub struct Cursor {
+    map: Arc<Map>,
+    generation: u64,
+    last: usize,
+}
+
+impl Default for Cursor {
+    fn default() -> Self {
+        Self { map: Arc::default(), generation: 0, last: 0 }
+    }
+}
+
+impl Cursor {
+    /// The region that holds the whole access, or `None`. Call it only between [`Presence::enter`] and
+    /// [`Presence::leave`]: that is what lets `detach` know when the region is out of use.
+    #[inline]
+    pub fn find(&mut self, bus: &Bus, address: u64, size: u8) -> Option<&Region> {
+        let generation = bus.generation.load(Ordering::SeqCst);
+        if generation != self.generation {
+            self.refresh(bus, generation);
+        }
+        let hit = self.map.regions.get(self.last).is_some_and(|region| holds(region, address, size));
+        if !hit {
+            self.last = self.map.find(address, size)?;
+        }
+        self.map.regions.get(self.last)
+    }
+
+    #[cold]
+    fn refresh(&mut self, bus: &Bus, generation: u64) {
+        // The generation was read before the map: a map newer than it is fetched once more, never missed.
+        self.map = bus.map();
+        self.generation = generation;
+        self.last = 0;
+    }
+
+    /// Lets go of the map, so that a stopped vCPU keeps no detached device alive.
+    pub fn release(&mut self) {
+        *self = Self::default();
+    }
+}
+
+const OUTSIDE: u32 = 0;
+const INSIDE: u32 = 1;
+const WAITED_FOR: u32 = 2;
+
+/// Whether a vCPU is between a bus look-up and the end of the device's answer.
+///
+/// The vCPU stores INSIDE and then reads the bus's generation; `detach` bumps the generation and then reads this.
+/// Both are sequentially consistent, so at least one of them sees the other: a vCPU found outside can only enter
+/// with the new map.
+#[derive(Debug, Default)]
+pub struct Presence {
+    state: AtomicU32,
+    gate: Mutex<()>,
+    left: Condvar,
+}
+
+impl Presence {
+    /// The vCPU is about to look a device up.
+    #[inline]
+    pub fn enter(&self) {
+        self.state.swap(INSIDE, Ordering::SeqCst);
+    }
+
+    /// The device has answered.
+    #[inline]
+    pub fn leave(&self) {
+        if self.state.swap(OUTSIDE, Ordering::SeqCst) & WAITED_FOR != 0 {
+            self.wake();
+        }
+    }
+
+    #[cold]
+    fn wake(&self) {
+        drop(self.gate.lock().unwrap_or_else(PoisonError::into_inner));
+        self.left.notify_all();
+    }
+
+    /// Returns once the vCPU has been outside at least for a moment.
+    pub fn wait_until_outside(&self) {
+        let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        // The mark goes only onto a vCPU that is inside; one that left clears it and has then been outside.
+        while self
+            .state
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |s| (s & INSIDE != 0).then_some(s | WAITED_FOR))
+            .is_ok()
+        {
+            gate = self.left.wait(gate).unwrap_or_else(PoisonError::into_inner);
+            if self.state.load(Ordering::SeqCst) & WAITED_FOR == 0 {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The hot half of hyperpy: what runs between two vCPU exits.
+//!
+//! Four nouns carry it: [`Machine`](machine::Machine), [`Memory`](memory::Memory), [`Vcpu`](vcpu::Vcpu) and
+//! [`Device`](bus::Device). Around them: [`bus`] finds the device of an access, [`run`] drives a vCPU from exit
+//! to exit, [`control`] starts and stops vCPUs together, [`irq`] carries interrupts, [`boot`] puts a kernel into
+//! memory, [`arch`] names the processor's registers. [`accel`] is the seam below all of it: `kvm` is the one
+//! module that knows KVM, [`scripted`] plays a list of exits back for tests that need none.
+//!
+//! What is not here: stock devices (crate `hyperpy-devices`) and anything that knows Python (crate `hyperpy-python`).
+
+// pub mod accel;
+pub mod arch;
+// pub mod boot;
+pub mod bus;
+// pub mod control;
+pub mod error;
+pub mod exit;
+// pub mod irq;
+// pub mod kvm;
+// pub mod machine;
+pub mod memory;
+// pub mod run;
+// pub mod scripted;
+// pub mod vcpu;
