@@ -1,7 +1,7 @@
 //! Why a guest stopped: the closed set that `run()` and `wait()` return.
 //!
 //! Python has one small final class for each variant (`hyperpy.Exit`). What the accelerator reports on the way is
-//! [`accel::AccelExit`](crate::accel::AccelExit); most of those never leave the run loop.
+//! `accel::AccelExit`; most of those never leave the run loop.
 
 use std::sync::Arc;
 

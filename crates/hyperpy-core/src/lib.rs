@@ -15,7 +15,7 @@ pub mod bus;
 // pub mod control;
 pub mod error;
 pub mod exit;
-// pub mod irq;
+pub mod irq;
 // pub mod kvm;
 // pub mod machine;
 pub mod memory;
