@@ -14,6 +14,15 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use crate::error::BusError;
 use crate::exit::StopReason;
 
+/// Which of the two buses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Space {
+    /// Port I/O.
+    Pio,
+    /// Memory-mapped I/O.
+    Mmio,
+}
+
 /// One access of a guest to a device: where, how wide, by whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
@@ -290,6 +299,12 @@ impl Cursor {
         self.map = bus.map();
         self.generation = generation;
         self.last = 0;
+    }
+
+    /// Name of the region that was hit last.
+    #[must_use]
+    pub fn last_name(&self) -> Option<Arc<str>> {
+        self.map.regions.get(self.last).map(|region| region.name.clone())
     }
 
     /// Lets go of the map, so that a stopped vCPU keeps no detached device alive.

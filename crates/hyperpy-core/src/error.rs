@@ -7,6 +7,9 @@ use std::io;
 
 use thiserror::Error;
 
+use crate::accel::AccelError;
+use crate::control::Phase;
+
 /// A device could not be attached or detached.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -42,6 +45,30 @@ pub enum BusError {
     /// Detach of something that is not attached.
     #[error("device is not attached to this machine")]
     NotAttached,
+}
+
+/// A device could not be attached to a machine, or detached.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// The machine's state does not allow it.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The bus refused.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// Memory is there: the guest would never reach the device.
+    #[error("device region lies over memory {name} at {other:#x}: {base:#x} + {len:#x}")]
+    Memory {
+        /// Its base.
+        base: u64,
+        /// Its length.
+        len: u64,
+        /// Base of the memory region.
+        other: u64,
+        /// Name of the memory region.
+        name: String,
+    },
 }
 
 /// Guest memory could not be made or reached.
@@ -82,6 +109,14 @@ pub enum MemoryError {
         /// Base of the region that is there.
         other: u64,
     },
+    /// A region that comes too late.
+    #[error("memory region comes after the vcpus were made: {gpa:#x} + {len:#x}")]
+    Sealed {
+        /// Guest-physical address.
+        gpa: u64,
+        /// Length in bytes.
+        len: u64,
+    },
     /// The host gave no memory.
     #[error("the host gave no memory for {len:#x} bytes at {gpa:#x}: {source}")]
     Host {
@@ -92,4 +127,114 @@ pub enum MemoryError {
         /// What the host said.
         source: io::Error,
     },
+}
+
+/// A verb that the machine's state does not allow.
+#[derive(Debug, Error)]
+#[error("cannot {verb}: the machine is {}", .phase.name())]
+pub struct StateError {
+    /// The verb.
+    pub verb: &'static str,
+    /// The state.
+    pub phase: Phase,
+}
+
+impl StateError {
+    /// A refusal of `verb` in `phase`.
+    #[must_use]
+    pub fn new(verb: &'static str, phase: Phase) -> Self {
+        Self { verb, phase }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self.phase {
+            Phase::Created => "run() or start() the machine first",
+            Phase::Running => "it runs: wait() for it, or stop() it",
+            Phase::Paused => "the machine is already standing still",
+            Phase::Stopped => "the guest has ended: make a new machine",
+            Phase::Closed => "make a new machine; `with Machine(...)` closes it at the end of the block",
+        }
+    }
+}
+
+/// A run, or something else that needs the vCPUs, failed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The state does not allow it.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The accelerator failed.
+    #[error(transparent)]
+    Accel(#[from] AccelError),
+    /// A Python device raised; the bindings keep what it raised.
+    #[error("a device raised an exception")]
+    Device,
+    /// A device panicked: a bug in it. The machine cannot go on.
+    #[error("device {device} panicked: {message}")]
+    Panic {
+        /// Its name.
+        device: String,
+        /// What it said.
+        message: String,
+    },
+    /// The program around the machine wants its thread back; the bindings keep why.
+    #[error("interrupted")]
+    Host,
+    /// Called from inside a device, where it would wait for itself.
+    #[error("cannot {verb} inside a device callback")]
+    InCallback {
+        /// The verb.
+        verb: &'static str,
+    },
+    /// The machine belongs to the parent of a forked process.
+    #[error("cannot {verb}: the machine belongs to the process that was forked")]
+    Forked {
+        /// The verb.
+        verb: &'static str,
+    },
+    /// There is no such vCPU.
+    #[error("no such vcpu: {vcpu}")]
+    NoVcpu {
+        /// Its number.
+        vcpu: u32,
+    },
+    /// Asked for after the vCPUs were made.
+    #[error("cannot {verb}: the machine's vcpus already exist")]
+    TooLate {
+        /// What was asked for.
+        verb: &'static str,
+    },
+    /// A pending access could not be completed.
+    #[error("the pending access could not be completed: {exit}")]
+    Completion {
+        /// What happened instead.
+        exit: String,
+    },
+    /// Guest memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+}
+
+impl RunError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::State(error) => error.hint(),
+            Self::Accel(error) => error.hint(),
+            Self::Device | Self::Host => "",
+            Self::Panic { .. } => {
+                "this is a bug in the device: report it; the machine is closed, others are not affected"
+            }
+            Self::InCallback { .. } => "return Stop(\"why\") from the device, and do it after run() has returned",
+            Self::Forked { .. } => "make the machine in the child process",
+            Self::NoVcpu { .. } => "vcpus are numbered from 0",
+            Self::TooLate { .. } => "do it before the first run and before registers are read or written",
+            Self::Completion { .. } => "run the machine on, then try again",
+            Self::Memory(_) => "look at `m.map` for what is where",
+        }
+    }
 }

@@ -8,17 +8,17 @@
 //!
 //! What is not here: stock devices (crate `hyperpy-devices`) and anything that knows Python (crate `hyperpy-python`).
 
-// pub mod accel;
+pub mod accel;
 pub mod arch;
-// pub mod boot;
+pub mod boot;
 pub mod bus;
-// pub mod control;
+pub mod control;
 pub mod error;
 pub mod exit;
 pub mod irq;
-// pub mod kvm;
-// pub mod machine;
+pub mod kvm;
+pub mod machine;
 pub mod memory;
-// pub mod run;
-// pub mod scripted;
-// pub mod vcpu;
+pub mod run;
+pub mod scripted;
+pub mod vcpu;

@@ -51,6 +51,8 @@ pub struct RegionInfo {
 
 #[derive(Debug, Default)]
 struct Layout {
+    /// The accelerator has these regions: no more can be added.
+    sealed: bool,
     regions: Vec<RegionInfo>,
     backing: Backing,
 }
@@ -130,6 +132,9 @@ impl Memory {
         if let Some(other) = layout.regions.iter().find(|r| r.gpa <= last && gpa <= r.gpa + (r.len - 1)) {
             return Err(MemoryError::Overlap { gpa, len, other: other.gpa });
         }
+        if layout.sealed {
+            return Err(MemoryError::Sealed { gpa, len });
+        }
         let mut backing = layout.backing.clone();
         let mut hva = 0;
         if kind != Kind::Mmio {
@@ -141,8 +146,32 @@ impl Memory {
         let mut regions = layout.regions.clone();
         let at = regions.partition_point(|r| r.gpa < gpa);
         regions.insert(at, RegionInfo { gpa, len, kind, name: name.into(), hva });
-        *layout = Arc::new(Layout { regions, backing });
+        *layout = Arc::new(Layout { sealed: false, regions, backing });
         Ok(())
+    }
+
+    /// The first region that shares an address with `base..base + len` and has memory behind it.
+    #[must_use]
+    pub fn overlapping(&self, base: u64, len: u64) -> Option<RegionInfo> {
+        let last = base.saturating_add(len.saturating_sub(1));
+        let layout = self.layout();
+        let mut backed = layout.regions.iter().filter(|r| r.kind != Kind::Mmio);
+        backed.find(|r| r.gpa <= last && base <= r.gpa + (r.len - 1)).cloned()
+    }
+
+    /// The regions for the accelerator; none can be added after.
+    pub(crate) fn seal(&self) -> Vec<RegionInfo> {
+        let mut layout = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
+        let regions = layout.regions.clone();
+        *layout = Arc::new(Layout { sealed: true, regions: regions.clone(), backing: layout.backing.clone() });
+        regions
+    }
+
+    /// Lets go of all memory; views keep theirs.
+    pub(crate) fn clear(&self) {
+        let empty = Arc::new(Layout { sealed: true, ..Layout::default() });
+        let old = std::mem::replace(&mut *self.layout.lock().unwrap_or_else(PoisonError::into_inner), empty);
+        drop(old); // unmapping happens outside the lock
     }
 
     /// Copies guest memory into `buffer`, across adjoining regions.

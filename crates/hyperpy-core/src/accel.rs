@@ -1,0 +1,303 @@
+//! The seam below the machine: what an accelerator does, as one small trait pair. Entry in, exit out.
+//!
+//! `kvm` implements it for real, `scripted` plays a list of exits back. Nothing above this seam names a KVM constant.
+//! An accelerator's vCPU is driven by one thread at a time; only its [`ExitFlag`] is touched by others.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+
+use thiserror::Error;
+
+use crate::arch::x86_64::{Regs, Sregs};
+use crate::exit::SystemEvent;
+use crate::memory::RegionInfo;
+
+/// What a machine needs of its accelerator before the first vCPU exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VmConfig {
+    /// Number of vCPUs, at least 1.
+    pub vcpus: u32,
+    /// Whether interrupt controllers and the PIT live in the kernel.
+    pub irqchip: bool,
+}
+
+/// Makes virtual machines.
+pub trait Accelerator: Send + Sync {
+    /// Makes an empty VM.
+    ///
+    /// # Errors
+    /// The host refuses, or lacks something that `config` asks for.
+    fn create_vm(&self, config: VmConfig) -> Result<Arc<dyn Vm>, AccelError>;
+}
+
+/// A virtual machine: slots of memory, vCPUs and interrupt inputs.
+pub trait Vm: Send + Sync {
+    /// Shows a region of memory to the guest. The caller keeps it mapped for as long as the VM lives.
+    ///
+    /// # Errors
+    /// The host refuses the slot.
+    fn map(&self, slot: u32, region: &RegionInfo) -> Result<(), AccelError>;
+
+    /// Makes a vCPU in its reset state.
+    ///
+    /// # Errors
+    /// The host refuses it.
+    fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, AccelError>;
+
+    /// Drives an interrupt input of the in-kernel controllers.
+    ///
+    /// # Errors
+    /// There is no controller, or it has no such input.
+    fn set_line(&self, gsi: u32, high: bool) -> Result<(), AccelError>;
+
+    /// Replaces the whole table from gsi to controller pin or message.
+    ///
+    /// # Errors
+    /// There is no controller, or a route is refused.
+    fn set_routes(&self, routes: &[Route]) -> Result<(), AccelError>;
+}
+
+/// A vCPU: one `run`, and its registers while it does not run.
+pub trait Vcpu: Send {
+    /// Enters the guest and returns at the next exit. A pending access is completed on the way in.
+    ///
+    /// # Errors
+    /// [`Interruption`]: nothing happened that the guest asked for.
+    fn run(&mut self) -> Result<AccelExit, Interruption>;
+
+    /// Value `index` of the access that the last exit reported, as a little-endian integer.
+    fn io_value(&self, index: u32) -> u64;
+
+    /// Sets what the guest will read as value `index` of the access that the last exit reported.
+    fn set_io_value(&mut self, index: u32, value: u64);
+
+    /// The flag that makes the next, or the present, `run` return.
+    fn exit_flag(&self) -> Arc<dyn ExitFlag>;
+
+    /// Instruction pointer at the last exit. Costs no system call.
+    fn rip(&self) -> u64;
+
+    /// General registers.
+    ///
+    /// # Errors
+    /// The host refuses.
+    fn regs(&mut self) -> Result<Regs, AccelError>;
+
+    /// Sets the general registers. No access may be pending.
+    ///
+    /// # Errors
+    /// The host refuses the values.
+    fn set_regs(&mut self, regs: &Regs) -> Result<(), AccelError>;
+
+    /// Segment, table and control registers.
+    ///
+    /// # Errors
+    /// The host refuses.
+    fn sregs(&mut self) -> Result<Sregs, AccelError>;
+
+    /// Sets them. No access may be pending.
+    ///
+    /// # Errors
+    /// The host refuses the values.
+    fn set_sregs(&mut self, sregs: &Sregs) -> Result<(), AccelError>;
+
+    /// What the vCPU is doing, as far as the host can tell while it does not run.
+    ///
+    /// # Errors
+    /// The host refuses.
+    fn activity(&mut self) -> Result<Activity, AccelError>;
+
+    /// System calls that `run` has made so far, to hold "one ioctl per exit".
+    fn calls(&self) -> u64;
+}
+
+/// The byte that makes a vCPU leave the guest.
+pub trait ExitFlag: Send + Sync {
+    /// 1 asks for the exit. Only the vCPU's own thread sets it back to 0.
+    fn byte(&self) -> &AtomicU8;
+}
+
+/// What a vCPU that does not run was doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// Executing instructions, or about to.
+    Running,
+    /// In HLT; `interruptible` if interrupts are enabled.
+    Halted {
+        /// RFLAGS.IF.
+        interruptible: bool,
+    },
+    /// A secondary processor that nobody has started.
+    NotStarted,
+}
+
+/// Where a gsi leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// A pin of the I/O APIC, 0 to 23.
+    IoApic {
+        /// The gsi.
+        gsi: u32,
+        /// The pin.
+        pin: u32,
+    },
+    /// An input of the pair of 8259 interrupt controllers, 0 to 15.
+    Pic {
+        /// The gsi.
+        gsi: u32,
+        /// The input.
+        input: u32,
+    },
+    /// A message-signalled interrupt (SDM vol. 3, 11.11).
+    Msi {
+        /// The gsi.
+        gsi: u32,
+        /// Message address.
+        address: u64,
+        /// Message data.
+        data: u32,
+    },
+}
+
+/// What a guest did that its accelerator hands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccelExit {
+    /// One port access, or `count` of them to the same port by a string instruction.
+    Pio {
+        /// Port.
+        port: u16,
+        /// Width of each, in bytes: 1, 2 or 4.
+        size: u8,
+        /// How many.
+        count: u32,
+        /// Whether they are writes.
+        is_write: bool,
+    },
+    /// An access to memory that has nothing behind it.
+    Mmio {
+        /// Guest-physical address.
+        gpa: u64,
+        /// Width in bytes, 1 to 8.
+        size: u8,
+        /// Whether it is a write.
+        is_write: bool,
+    },
+    /// HLT, on a machine without in-kernel interrupt controllers.
+    Halt,
+    /// A hypercall.
+    Hypercall {
+        /// Its number.
+        number: u64,
+        /// Its arguments.
+        arguments: [u64; 6],
+    },
+    /// A model-specific register.
+    Msr {
+        /// Its index.
+        index: u32,
+        /// Whether it is written.
+        is_write: bool,
+        /// The value written.
+        value: u64,
+    },
+    /// Single step, breakpoint or watchpoint.
+    Debug {
+        /// Linear address of the next instruction.
+        pc: u64,
+        /// DR6.
+        dr6: u64,
+    },
+    /// Triple fault.
+    Shutdown,
+    /// An event of the whole machine.
+    SystemEvent(SystemEvent),
+    /// The processor refused the guest's state.
+    FailEntry {
+        /// Hardware's reason.
+        reason: u64,
+    },
+    /// The accelerator could not go on.
+    InternalError {
+        /// Its sub-error.
+        suberror: u32,
+        /// Instruction bytes.
+        bytes: [u8; 15],
+        /// How many of them are valid.
+        len: u8,
+    },
+    /// Nothing for us: enter again.
+    Nothing,
+    /// An exit that is unknown here, by KVM's number.
+    Unknown {
+        /// The number.
+        reason: u32,
+    },
+}
+
+/// Why `run` returned without an exit.
+#[derive(Debug)]
+pub enum Interruption {
+    /// The exit flag was set or a signal came. Any pending access is complete.
+    Kicked,
+    /// Try again: a secondary processor was just started.
+    Again,
+    /// The host refused.
+    Failed(AccelError),
+}
+
+/// What an accelerator could not do.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum AccelError {
+    /// There is no usable /dev/kvm.
+    #[error("/dev/kvm cannot be used: {source}")]
+    Unavailable {
+        /// What opening it said.
+        source: io::Error,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// Its version is not the one API that there has ever been.
+    #[error("/dev/kvm speaks version {version} of its interface, not 12")]
+    Version {
+        /// The version that it reports.
+        version: i32,
+    },
+    /// It lacks something that the machine needs.
+    #[error("/dev/kvm lacks {capability}")]
+    Missing {
+        /// Capability, as KVM names it.
+        capability: &'static str,
+    },
+    /// An ioctl failed.
+    #[error("{call} failed: {source}")]
+    Call {
+        /// The ioctl.
+        call: &'static str,
+        /// What it returned.
+        source: io::Error,
+    },
+    /// There is no interrupt controller to use.
+    #[error("the machine has no interrupt controller for gsi {gsi}")]
+    NoIrqchip {
+        /// The gsi.
+        gsi: u32,
+    },
+}
+
+impl AccelError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Unavailable { hint, .. } => hint,
+            Self::Version { .. } => "load the kvm module of a Linux kernel newer than 2.6.22",
+            Self::Missing { .. } => "run `hyperpy doctor` to see what this host's KVM offers, or use a newer kernel",
+            Self::Call { .. } => "run `hyperpy doctor` to check this host's KVM",
+            Self::NoIrqchip { .. } => {
+                "create the machine with irqchip=True, or attach the device with irq= before the first run"
+            }
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! Starting and stopping the vCPUs of a machine together.
+//!
+//! One lock, one condition variable, and a kick for each vCPU. The exit path never comes here: whoever wants a vCPU to
+//! stop stores the wish under the lock and kicks; the vCPU sees KVM_RUN interrupted, looks here, and leaves. The last
+//! one to leave *settles* the round: it decides what `run()` or `wait()` returns and wakes those who wait.
+//!
+//! A round is one run of all vCPUs, numbered by its epoch. What one vCPU does between exits is in `run`.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::bus::Action;
+use crate::error::{RunError, StateError};
+use crate::exit::{Exit, StopReason, SystemEvent};
+use crate::vcpu::Shared;
+
+/// How often a waiting thread looks whether its host (Python) wants it.
+const POLL: Duration = Duration::from_millis(50);
+
+/// The states of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing has run.
+    Created,
+    /// vCPUs run, or are about to, or are about to stop.
+    Running,
+    /// Every vCPU is stopped and can run on.
+    Paused,
+    /// The guest has ended.
+    Stopped,
+    /// Closed: memory and descriptors are given back.
+    Closed,
+}
+
+impl Phase {
+    /// The word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// What the program around the machine must be asked: Python, in practice.
+pub trait Host: Send + Sync {
+    /// Looks whether the program wants its thread back (a signal with an exception). True stops the machine.
+    fn poll(&self) -> bool;
+
+    /// Makes a thread that calls [`Machine::serve`](crate::machine::Machine::serve) for a vCPU.
+    ///
+    /// # Errors
+    /// There can be no more threads.
+    fn spawn(&self, vcpu: u32) -> Result<(), RunError>;
+}
+
+/// What `run()` or `wait()` will return.
+pub type Outcome = Result<Exit, RunError>;
+
+/// Why the vCPUs are asked to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// One of them, or someone else, has queued an outcome.
+    Outcome,
+    /// `stop()`: as above, and the guest is not to run on.
+    Stop,
+    /// The time is over.
+    Timeout,
+    /// All looked halted for good; whether they are is decided when all stand still.
+    CheckHalt,
+}
+
+#[derive(Debug)]
+struct Inner {
+    phase: Phase,
+    epoch: u64,
+    /// vCPUs that have not left this round.
+    active: u32,
+    /// vCPUs below this number are driven by the caller of `run()`, the others by threads.
+    first_thread: u32,
+    cause: Option<Cause>,
+    closing: bool,
+    /// The vCPU that parked last, if all are parked.
+    all_parked: bool,
+    last_parked: u32,
+    outcomes: VecDeque<Outcome>,
+    last: Option<Exit>,
+    /// Threads that serve vCPUs, by vCPU: true while one lives or is being made.
+    threads: Vec<bool>,
+    started: Option<Instant>,
+    ran: Duration,
+}
+
+/// The state of a machine and the means to change it.
+#[derive(Debug)]
+pub struct Control {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+    vcpus: OnceLock<Vec<Arc<Shared>>>,
+}
+
+/// How a vCPU left a round.
+#[derive(Debug)]
+pub(crate) enum Leave {
+    /// It was asked to.
+    Asked,
+    /// With something for the caller.
+    Outcome(Outcome),
+    /// It halted, on a machine without an interrupt controller.
+    Parked,
+}
+
+/// One vCPU's part in a round.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    pub(crate) epoch: u64,
+    /// All vCPUs are parked, so that this run takes them past their HLT.
+    pub(crate) unpark: bool,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        let inner = Inner {
+            phase: Phase::Created,
+            epoch: 0,
+            active: 0,
+            first_thread: 0,
+            cause: None,
+            closing: false,
+            all_parked: false,
+            last_parked: 0,
+            outcomes: VecDeque::new(),
+            last: None,
+            threads: Vec::new(),
+            started: None,
+            ran: Duration::ZERO,
+        };
+        Self { inner: Mutex::new(inner), changed: Condvar::new(), vcpus: OnceLock::new() }
+    }
+}
+
+impl Control {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn install(&self, vcpus: Vec<Arc<Shared>>) {
+        self.lock().threads = vec![false; vcpus.len()];
+        // A second call cannot happen: a machine makes its vCPUs once.
+        let _ = self.vcpus.set(vcpus);
+    }
+
+    /// The vCPUs' shared halves, once there are any.
+    #[must_use]
+    pub fn vcpus(&self) -> &[Arc<Shared>] {
+        self.vcpus.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// The state now.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        let inner = self.lock();
+        if inner.closing { Phase::Closed } else { inner.phase }
+    }
+
+    /// Wall time that vCPUs have been running.
+    #[must_use]
+    pub fn ran(&self) -> Duration {
+        let inner = self.lock();
+        inner.ran + inner.started.map_or(Duration::ZERO, |started| started.elapsed())
+    }
+
+    /// An outcome that an earlier round left, for `run()` to return before any vCPU enters again.
+    pub(crate) fn queued(&self) -> Option<Outcome> {
+        let mut inner = self.lock();
+        if inner.phase == Phase::Running { None } else { inner.take() }
+    }
+
+    /// vCPUs from `first` up that no thread serves; they are marked as served.
+    pub(crate) fn claim_threads(&self, first: u32) -> Vec<u32> {
+        let mut inner = self.lock();
+        let mut missing = Vec::new();
+        for (id, served) in (0..).zip(inner.threads.iter_mut()) {
+            if id >= first && !*served {
+                *served = true;
+                missing.push(id);
+            }
+        }
+        missing
+    }
+
+    pub(crate) fn thread_gone(&self, vcpu: u32) {
+        if let Some(served) = self.lock().threads.get_mut(vcpu as usize) {
+            *served = false;
+        }
+        self.changed.notify_all();
+    }
+
+    /// Begins a round. vCPUs below `first_thread` are the caller's to drive.
+    pub(crate) fn begin(&self, verb: &'static str, first_thread: u32) -> Result<Turn, StateError> {
+        let mut inner = self.lock();
+        if inner.closing || !matches!(inner.phase, Phase::Created | Phase::Paused) {
+            return Err(StateError::new(verb, inner.visible()));
+        }
+        inner.phase = Phase::Running;
+        inner.started = Some(Instant::now());
+        inner.first_thread = first_thread;
+        Ok(self.next_round(&mut inner))
+    }
+
+    fn next_round(&self, inner: &mut Inner) -> Turn {
+        inner.epoch += 1;
+        inner.cause = None;
+        inner.active = u32::try_from(self.vcpus().len()).unwrap_or(u32::MAX);
+        let turn = Turn { epoch: inner.epoch, unpark: inner.all_parked };
+        self.changed.notify_all();
+        turn
+    }
+
+    /// Waits until the vCPU has a round to run after `epoch`; `None` when its thread shall end.
+    pub(crate) fn wait_turn(&self, vcpu: u32, epoch: u64) -> Option<Turn> {
+        let mut inner = self.lock();
+        loop {
+            if inner.closing {
+                return None;
+            }
+            if inner.phase == Phase::Running && inner.epoch != epoch && vcpu >= inner.first_thread {
+                return Some(Turn { epoch: inner.epoch, unpark: inner.all_parked });
+            }
+            inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Whether the vCPU is to leave the guest.
+    pub(crate) fn wants_out(&self) -> bool {
+        let inner = self.lock();
+        inner.cause.is_some() || inner.closing
+    }
+
+    /// Asks every vCPU to leave. The first request of a round decides, but a look for a halt gives way to any other.
+    pub(crate) fn request(&self, cause: Cause, outcome: Option<Outcome>) {
+        let mut inner = self.lock();
+        if inner.phase != Phase::Running {
+            return;
+        }
+        inner.outcomes.extend(outcome);
+        if matches!(inner.cause, None | Some(Cause::CheckHalt)) || cause == Cause::Stop {
+            inner.cause = Some(cause);
+        }
+        drop(inner);
+        self.kick_all();
+    }
+
+    fn kick_all(&self) {
+        for vcpu in self.vcpus() {
+            vcpu.kick.kick();
+        }
+    }
+
+    /// A device's answer to a write was something else than "go on".
+    #[cold]
+    pub(crate) fn device_asks(&self, vcpu: u32, action: Action) {
+        let exit = match action {
+            Action::Continue => return,
+            Action::Stop(StopReason::PowerOff) => Exit::SystemEvent { vcpu, kind: SystemEvent::PowerOff },
+            Action::Stop(reason) => Exit::Stopped { vcpu: Some(vcpu), reason },
+            Action::Reset => Exit::SystemEvent { vcpu, kind: SystemEvent::Reset },
+        };
+        self.request(Cause::Outcome, Some(Ok(exit)));
+    }
+
+    /// A device could not answer: the machine pauses and `run()` fails with what the device left behind.
+    pub fn device_failed(&self) {
+        self.request(Cause::Outcome, Some(Err(RunError::Device)));
+    }
+
+    /// `stop()`: the guest shall not run on. Does not wait.
+    pub fn stop(&self, reason: StopReason) {
+        let mut inner = self.lock();
+        if matches!(inner.phase, Phase::Created | Phase::Paused) {
+            inner.phase = Phase::Stopped;
+            inner.last = Some(Exit::Stopped { vcpu: None, reason });
+            self.changed.notify_all();
+            return;
+        }
+        drop(inner);
+        self.request(Cause::Stop, Some(Ok(Exit::Stopped { vcpu: None, reason })));
+    }
+
+    /// A vCPU has left the round. The last one settles it.
+    pub(crate) fn leave(&self, vcpu: u32, leave: Leave) {
+        let mut inner = self.lock();
+        match leave {
+            Leave::Asked => {}
+            Leave::Parked => inner.last_parked = vcpu,
+            Leave::Outcome(outcome) => {
+                inner.outcomes.push_back(outcome);
+                if matches!(inner.cause, None | Some(Cause::CheckHalt)) {
+                    inner.cause = Some(Cause::Outcome);
+                    drop(inner);
+                    self.kick_all();
+                    inner = self.lock();
+                }
+            }
+        }
+        inner.active = inner.active.saturating_sub(1);
+        if inner.active == 0 {
+            self.settle(&mut inner);
+        }
+    }
+
+    fn settle(&self, inner: &mut Inner) {
+        let quiet = || self.vcpus().iter().all(|vcpu| vcpu.quiet.load(Ordering::SeqCst));
+        inner.all_parked = inner.cause.is_none();
+        match inner.cause {
+            Some(Cause::CheckHalt) if !inner.closing && !quiet() => {
+                self.next_round(inner);
+                return;
+            }
+            None | Some(Cause::CheckHalt) => inner.outcomes.push_back(Ok(Exit::Halt { vcpu: inner.last_parked })),
+            Some(Cause::Timeout) if inner.outcomes.is_empty() => inner.outcomes.push_back(Ok(Exit::Timeout)),
+            Some(_) => {}
+        }
+        let ended = |outcome: &Outcome| outcome.as_ref().is_ok_and(Exit::is_final);
+        let stopped = inner.cause == Some(Cause::Stop) || inner.outcomes.iter().any(ended);
+        inner.phase = if stopped { Phase::Stopped } else { Phase::Paused };
+        inner.cause = None;
+        inner.ran += inner.started.take().map_or(Duration::ZERO, |started| started.elapsed());
+        self.changed.notify_all();
+    }
+
+    /// Waits for the end of the round that `turn` began, on the thread that drove vCPU 0. Gives a new turn when the
+    /// round goes on (a halt that was none).
+    pub(crate) fn wait_round(&self, turn: Turn, host: &dyn Host) -> Result<Outcome, Turn> {
+        let mut inner = self.lock();
+        loop {
+            if inner.phase != Phase::Running {
+                return Ok(inner.take().unwrap_or_else(|| Err(StateError::new("run", inner.visible()).into())));
+            }
+            if inner.epoch != turn.epoch {
+                return Err(Turn { epoch: inner.epoch, unpark: inner.all_parked });
+            }
+            inner = self.pause(inner, None, host);
+        }
+    }
+
+    /// `wait()`: the next outcome of a started machine, or the last exit again.
+    pub(crate) fn wait(&self, deadline: Option<Instant>, host: &dyn Host) -> Outcome {
+        let mut inner = self.lock();
+        loop {
+            if inner.phase != Phase::Running {
+                if let Some(outcome) = inner.take() {
+                    return outcome;
+                }
+                return inner.last.clone().ok_or_else(|| StateError::new("wait", inner.visible()).into());
+            }
+            if inner.closing {
+                return Err(StateError::new("wait", Phase::Closed).into());
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(Exit::Timeout);
+            }
+            drop(inner);
+            if host.poll() {
+                return Err(RunError::Host);
+            }
+            inner = self.pause(self.lock(), deadline, host);
+        }
+    }
+
+    /// Sleeps until something changes, but not past the deadline or the next poll of the host.
+    fn pause<'a>(
+        &'a self,
+        inner: MutexGuard<'a, Inner>,
+        deadline: Option<Instant>,
+        _host: &dyn Host,
+    ) -> MutexGuard<'a, Inner> {
+        if inner.phase != Phase::Running {
+            return inner;
+        }
+        let left = deadline.map_or(POLL, |at| at.saturating_duration_since(Instant::now()).min(POLL));
+        self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Begins to close: vCPUs leave, threads end, nothing starts again. Returns false if someone else did already.
+    pub fn begin_close(&self) -> bool {
+        let mut inner = self.lock();
+        let first = !inner.closing;
+        inner.closing = true;
+        drop(inner);
+        self.changed.notify_all();
+        self.kick_all();
+        first
+    }
+
+    /// Waits until no vCPU runs and no thread serves one.
+    pub(crate) fn wait_closed(&self) {
+        let mut inner = self.lock();
+        while inner.active > 0 || inner.threads.iter().any(|&served| served) {
+            inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
+        inner.phase = Phase::Closed;
+        inner.outcomes.clear();
+    }
+
+    /// Refuses a verb in any but the given phases.
+    ///
+    /// # Errors
+    /// The machine is in another.
+    pub fn require(&self, verb: &'static str, phases: &[Phase]) -> Result<(), StateError> {
+        let phase = self.phase();
+        if phases.contains(&phase) { Ok(()) } else { Err(StateError::new(verb, phase)) }
+    }
+}
+
+impl Inner {
+    fn visible(&self) -> Phase {
+        if self.closing { Phase::Closed } else { self.phase }
+    }
+
+    fn take(&mut self) -> Option<Outcome> {
+        let outcome = self.outcomes.pop_front()?;
+        if let Ok(exit) = &outcome {
+            self.last = Some(exit.clone());
+        }
+        Some(outcome)
+    }
+}

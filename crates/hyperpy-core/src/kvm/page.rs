@@ -1,0 +1,121 @@
+//! The page that KVM shares with a vCPU's thread (`struct kvm_run`, api.rst section 5), by volatile access only.
+//!
+//! The kernel and kickers write it while we look, so no reference to it is ever formed but one: the exit flag, whose
+//! byte is an [`AtomicU8`] and is only ever touched as one.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::ptr::{self, addr_of, addr_of_mut, null_mut};
+use std::sync::atomic::AtomicU8;
+
+use kvm_bindings::{KVM_SYNC_X86_REGS, kvm_regs, kvm_run};
+
+use crate::accel::ExitFlag;
+
+/// A mapping of a vCPU's shared pages.
+#[derive(Debug)]
+pub(super) struct RunPage {
+    start: *mut u8,
+    len: usize,
+}
+
+// SAFETY: the mapping is plain shared memory. Its fields are read and written by volatile access by the one thread that
+// drives the vCPU (`KvmVcpu` is used through `&mut`); other threads reach only the atomic exit flag.
+unsafe impl Send for RunPage {}
+// SAFETY: as above.
+unsafe impl Sync for RunPage {}
+
+impl RunPage {
+    pub(super) fn map(vcpu: RawFd, len: usize) -> io::Result<Self> {
+        if len < size_of::<kvm_run>() {
+            return Err(io::Error::other("KVM_GET_VCPU_MMAP_SIZE is smaller than struct kvm_run"));
+        }
+        // SAFETY: a fresh shared mapping of a descriptor that the caller holds open; the kernel picks the address.
+        let start =
+            unsafe { libc::mmap(null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, vcpu, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { start: start.cast(), len })
+    }
+
+    #[allow(clippy::cast_ptr_alignment)] // mmap returns whole pages
+    pub(super) fn run(&self) -> *mut kvm_run {
+        self.start.cast()
+    }
+
+    /// Asks KVM to leave the general registers in the page at every exit.
+    pub(super) fn keep_regs(&self) {
+        // SAFETY: the field lies inside the mapping, which is at least as long as kvm_run.
+        unsafe { addr_of_mut!((*self.run()).kvm_valid_regs).write_volatile(u64::from(KVM_SYNC_X86_REGS)) }
+    }
+
+    /// General registers as KVM left them at the last exit.
+    pub(super) fn regs(&self) -> kvm_regs {
+        // SAFETY: the field lies inside the mapping; every bit pattern is a valid kvm_regs.
+        unsafe { addr_of!((*self.run()).s.regs.regs).read_volatile() }
+    }
+
+    /// RIP as KVM left it at the last exit.
+    pub(super) fn rip(&self) -> u64 {
+        // SAFETY: the field lies inside the mapping; every bit pattern is a valid u64.
+        unsafe { addr_of!((*self.run()).s.regs.regs.rip).read_volatile() }
+    }
+
+    /// Registers that KVM takes over at the next entry.
+    pub(super) fn set_regs(&self, regs: &kvm_regs) {
+        // SAFETY: both fields lie inside the mapping.
+        unsafe {
+            addr_of_mut!((*self.run()).s.regs.regs).write_volatile(*regs);
+            addr_of_mut!((*self.run()).kvm_dirty_regs).write_volatile(u64::from(KVM_SYNC_X86_REGS));
+        }
+    }
+
+    /// RFLAGS.IF as KVM left it at the last exit.
+    pub(super) fn interruptible(&self) -> bool {
+        // SAFETY: the field lies inside the mapping; every bit pattern is a valid u8.
+        unsafe { addr_of!((*self.run()).if_flag).read_volatile() != 0 }
+    }
+
+    /// Copies `into.len()` bytes at `offset`, or nothing if they leave the mapping: the offset comes from KVM, but a
+    /// check is cheaper than trust.
+    pub(super) fn read(&self, offset: usize, into: &mut [u8]) {
+        if !self.holds(offset, into.len()) {
+            return;
+        }
+        for (i, byte) in into.iter_mut().enumerate() {
+            // SAFETY: offset + i was checked to lie inside the mapping.
+            *byte = unsafe { self.start.add(offset + i).read_volatile() };
+        }
+    }
+
+    /// Copies bytes to `offset`, or nothing if they leave the mapping.
+    pub(super) fn write(&self, offset: usize, from: &[u8]) {
+        if !self.holds(offset, from.len()) {
+            return;
+        }
+        for (i, byte) in from.iter().enumerate() {
+            // SAFETY: offset + i was checked to lie inside the mapping.
+            unsafe { self.start.add(offset + i).write_volatile(*byte) };
+        }
+    }
+
+    fn holds(&self, offset: usize, len: usize) -> bool {
+        offset.checked_add(len).is_some_and(|end| end <= self.len)
+    }
+}
+
+impl ExitFlag for RunPage {
+    fn byte(&self) -> &AtomicU8 {
+        // SAFETY: `immediate_exit` lies inside the mapping, which lives as long as self; a byte is always aligned; our
+        // side touches it only through this atomic, and the kernel only reads it.
+        unsafe { AtomicU8::from_ptr(ptr::addr_of_mut!((*self.run()).immediate_exit)) }
+    }
+}
+
+impl Drop for RunPage {
+    fn drop(&mut self) {
+        // SAFETY: start and len are those of the mapping made in `map`; nothing can borrow from it any more.
+        unsafe { libc::munmap(self.start.cast(), self.len) };
+    }
+}

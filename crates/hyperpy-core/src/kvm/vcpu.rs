@@ -1,0 +1,307 @@
+//! A KVM vCPU: KVM_RUN, the decoding of its page, and registers.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::ptr::addr_of;
+use std::sync::Arc;
+
+use kvm_bindings::{
+    KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_HYPERCALL, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
+    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR,
+    KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_MP_STATE_HALTED,
+    KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET,
+    KVM_SYSTEM_EVENT_SHUTDOWN, kvm_dtable, kvm_regs, kvm_run, kvm_segment, kvm_sregs,
+};
+use kvm_ioctls::VcpuFd;
+
+use super::call;
+use super::page::RunPage;
+use crate::accel::{AccelError, AccelExit, Activity, ExitFlag, Interruption, Vcpu};
+use crate::arch::x86_64::{DescriptorTable, Regs, Segment, Sregs};
+use crate::exit::SystemEvent;
+
+/// `_IO(KVMIO, 0x80)`.
+const KVM_RUN: libc::c_ulong = 0xae80;
+/// KVM_INTERNAL_ERROR_EMULATION: KVM's instruction emulator met something that it cannot carry out.
+const ERROR_EMULATION: u32 = 1;
+/// KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES.
+const WITH_INSTRUCTION_BYTES: u64 = 1;
+
+#[derive(Debug)]
+pub(super) struct KvmVcpu {
+    fd: VcpuFd,
+    page: Arc<RunPage>,
+    /// Where in the page the values of the last reported access are, and how wide each is.
+    data: Data,
+    /// The page's registers are all zero before the first KVM_RUN.
+    entered: bool,
+    /// Registers were set in the page since the last entry: KVM does not know them yet.
+    regs_in_page: bool,
+    calls: u64,
+    /// Runs between the last look at the exit flag and KVM_RUN, to prove that no kick is lost there.
+    #[cfg(test)]
+    pub(super) before_run: Option<fn(&RunPage)>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Data {
+    offset: usize,
+    size: usize,
+}
+
+impl KvmVcpu {
+    pub(super) fn new(fd: VcpuFd, page_len: usize) -> Result<Self, AccelError> {
+        let page = RunPage::map(fd.as_raw_fd(), page_len)
+            .map_err(|source| AccelError::Call { call: "mmap of the vcpu", source })?;
+        page.keep_regs();
+        Ok(Self {
+            fd,
+            page: Arc::new(page),
+            data: Data::default(),
+            entered: false,
+            regs_in_page: false,
+            calls: 0,
+            #[cfg(test)]
+            before_run: None,
+        })
+    }
+
+    /// Reads the page after KVM_RUN returned 0. The union's arm is the one that the exit reason names.
+    fn decode(&mut self) -> AccelExit {
+        let run: *mut kvm_run = self.page.run();
+        let base = run as usize;
+        // SAFETY: every field read here lies inside the mapping, which is as long as kvm_run; each is an integer or an
+        // array of integers, for which every bit pattern is valid; reads are volatile, so nothing is assumed stable.
+        unsafe {
+            let arms = addr_of!((*run).__bindgen_anon_1);
+            match addr_of!((*run).exit_reason).read_volatile() {
+                KVM_EXIT_IO => {
+                    let io = addr_of!((*arms).io).read_volatile();
+                    self.data =
+                        Data { offset: usize::try_from(io.data_offset).unwrap_or(usize::MAX), size: io.size.into() };
+                    let is_write = u32::from(io.direction) == KVM_EXIT_IO_OUT;
+                    AccelExit::Pio { port: io.port, size: io.size, count: io.count, is_write }
+                }
+                KVM_EXIT_MMIO => {
+                    let mmio = addr_of!((*arms).mmio);
+                    let len = addr_of!((*mmio).len).read_volatile().min(8);
+                    self.data = Data { offset: addr_of!((*mmio).data) as usize - base, size: len as usize };
+                    AccelExit::Mmio {
+                        gpa: addr_of!((*mmio).phys_addr).read_volatile(),
+                        #[allow(clippy::cast_possible_truncation)] // at most 8
+                        size: len as u8,
+                        is_write: addr_of!((*mmio).is_write).read_volatile() != 0,
+                    }
+                }
+                KVM_EXIT_HLT => AccelExit::Halt,
+                KVM_EXIT_INTR | KVM_EXIT_IRQ_WINDOW_OPEN | KVM_EXIT_SET_TPR | KVM_EXIT_IOAPIC_EOI => AccelExit::Nothing,
+                KVM_EXIT_SHUTDOWN => AccelExit::Shutdown,
+                KVM_EXIT_DEBUG => {
+                    let arch = addr_of!((*arms).debug.arch).read_volatile();
+                    AccelExit::Debug { pc: arch.pc, dr6: arch.dr6 }
+                }
+                KVM_EXIT_HYPERCALL => {
+                    let hypercall = addr_of!((*arms).hypercall).read_volatile();
+                    AccelExit::Hypercall { number: hypercall.nr, arguments: hypercall.args }
+                }
+                reason @ (KVM_EXIT_X86_RDMSR | KVM_EXIT_X86_WRMSR) => {
+                    let msr = addr_of!((*arms).msr).read_volatile();
+                    let is_write = reason == KVM_EXIT_X86_WRMSR;
+                    AccelExit::Msr { index: msr.index, is_write, value: if is_write { msr.data } else { 0 } }
+                }
+                KVM_EXIT_SYSTEM_EVENT => {
+                    let kind = addr_of!((*arms).system_event.type_).read_volatile();
+                    AccelExit::SystemEvent(match kind {
+                        KVM_SYSTEM_EVENT_SHUTDOWN => SystemEvent::PowerOff,
+                        KVM_SYSTEM_EVENT_RESET => SystemEvent::Reset,
+                        KVM_SYSTEM_EVENT_CRASH => SystemEvent::Crash,
+                        other => SystemEvent::Other(other),
+                    })
+                }
+                KVM_EXIT_FAIL_ENTRY => {
+                    let reason = addr_of!((*arms).fail_entry.hardware_entry_failure_reason).read_volatile();
+                    AccelExit::FailEntry { reason }
+                }
+                KVM_EXIT_INTERNAL_ERROR => {
+                    let suberror = addr_of!((*arms).internal.suberror).read_volatile();
+                    let ndata = addr_of!((*arms).internal.ndata).read_volatile();
+                    let words = addr_of!((*arms).internal.data).read_volatile();
+                    let (bytes, len) = instruction_bytes(suberror, ndata, &words);
+                    AccelExit::InternalError { suberror, bytes, len }
+                }
+                reason => AccelExit::Unknown { reason },
+            }
+        }
+    }
+}
+
+/// The instruction of an emulation failure: `struct kvm_run.emulation_failure` laid over the words of `internal.data`:
+/// flags, then one byte of length and 15 bytes of code.
+fn instruction_bytes(suberror: u32, ndata: u32, words: &[u64]) -> ([u8; 15], u8) {
+    let mut bytes = [0; 15];
+    let (Some(&flags), Some(&low), Some(&high)) = (words.first(), words.get(1), words.get(2)) else {
+        return (bytes, 0);
+    };
+    if suberror != ERROR_EMULATION || ndata < 3 || flags & WITH_INSTRUCTION_BYTES == 0 {
+        return (bytes, 0);
+    }
+    let [len, first @ ..] = low.to_le_bytes();
+    for (byte, source) in bytes.iter_mut().zip(first.into_iter().chain(high.to_le_bytes())) {
+        *byte = source;
+    }
+    (bytes, len.min(15))
+}
+
+impl Vcpu for KvmVcpu {
+    fn run(&mut self) -> Result<AccelExit, Interruption> {
+        #[cfg(test)]
+        if let Some(hook) = self.before_run {
+            hook(&self.page);
+        }
+        self.calls += 1;
+        // SAFETY: KVM_RUN takes no argument; it writes guest memory, whose mappings outlive the VM, and the shared
+        // page, which is only touched by volatile access.
+        let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_RUN, 0) };
+        if result < 0 {
+            let error = io::Error::last_os_error();
+            return Err(match error.raw_os_error() {
+                Some(libc::EINTR) => {
+                    self.entered = true;
+                    self.regs_in_page = false;
+                    Interruption::Kicked
+                }
+                Some(libc::EAGAIN) => Interruption::Again,
+                _ => Interruption::Failed(AccelError::Call { call: "KVM_RUN", source: error }),
+            });
+        }
+        self.entered = true;
+        self.regs_in_page = false;
+        Ok(self.decode())
+    }
+
+    fn io_value(&self, index: u32) -> u64 {
+        let mut bytes = [0; 8];
+        let Data { offset, size } = self.data;
+        if let Some(bytes) = bytes.get_mut(..size) {
+            self.page.read(offset.saturating_add(size.saturating_mul(index as usize)), bytes);
+        }
+        u64::from_le_bytes(bytes)
+    }
+
+    fn set_io_value(&mut self, index: u32, value: u64) {
+        let Data { offset, size } = self.data;
+        if let Some(bytes) = value.to_le_bytes().get(..size) {
+            self.page.write(offset.saturating_add(size.saturating_mul(index as usize)), bytes);
+        }
+    }
+
+    fn exit_flag(&self) -> Arc<dyn ExitFlag> {
+        self.page.clone()
+    }
+
+    fn rip(&self) -> u64 {
+        self.page.rip()
+    }
+
+    fn regs(&mut self) -> Result<Regs, AccelError> {
+        if self.entered || self.regs_in_page {
+            return Ok(regs_from_kvm(&self.page.regs()));
+        }
+        self.fd.get_regs().map(|regs| regs_from_kvm(&regs)).map_err(call("KVM_GET_REGS"))
+    }
+
+    fn set_regs(&mut self, regs: &Regs) -> Result<(), AccelError> {
+        self.page.set_regs(&kvm_from_regs(regs));
+        self.regs_in_page = true;
+        Ok(())
+    }
+
+    fn sregs(&mut self) -> Result<Sregs, AccelError> {
+        self.fd.get_sregs().map(|sregs| sregs_from_kvm(&sregs)).map_err(call("KVM_GET_SREGS"))
+    }
+
+    fn set_sregs(&mut self, sregs: &Sregs) -> Result<(), AccelError> {
+        // The interrupt bitmap is KVM's own business: it goes back as it came.
+        let mut raw = self.fd.get_sregs().map_err(call("KVM_GET_SREGS"))?;
+        kvm_from_sregs(sregs, &mut raw);
+        self.fd.set_sregs(&raw).map_err(call("KVM_SET_SREGS"))
+    }
+
+    fn activity(&mut self) -> Result<Activity, AccelError> {
+        let state = self.fd.get_mp_state().map_err(call("KVM_GET_MP_STATE"))?;
+        Ok(match state.mp_state {
+            KVM_MP_STATE_HALTED => Activity::Halted { interruptible: self.page.interruptible() },
+            KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED => Activity::NotStarted,
+            _ => Activity::Running,
+        })
+    }
+
+    fn calls(&self) -> u64 {
+        self.calls
+    }
+}
+
+macro_rules! general_registers {
+    ($($name:ident)*) => {
+        fn regs_from_kvm(raw: &kvm_regs) -> Regs {
+            Regs { $($name: raw.$name),* }
+        }
+        fn kvm_from_regs(regs: &Regs) -> kvm_regs {
+            kvm_regs { $($name: regs.$name),* }
+        }
+    };
+}
+general_registers!(rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15 rip rflags);
+
+macro_rules! special_registers {
+    (segments $($segment:ident)*; tables $($table:ident)*; plain $($plain:ident)*) => {
+        fn sregs_from_kvm(raw: &kvm_sregs) -> Sregs {
+            Sregs {
+                $($segment: segment_from_kvm(&raw.$segment),)*
+                $($table: DescriptorTable { base: raw.$table.base, limit: raw.$table.limit },)*
+                $($plain: raw.$plain),*
+            }
+        }
+        fn kvm_from_sregs(sregs: &Sregs, raw: &mut kvm_sregs) {
+            $(raw.$segment = kvm_from_segment(&sregs.$segment);)*
+            $(raw.$table = kvm_dtable { base: sregs.$table.base, limit: sregs.$table.limit, ..Default::default() };)*
+            $(raw.$plain = sregs.$plain;)*
+        }
+    };
+}
+special_registers!(segments cs ds es fs gs ss tr ldt; tables gdt idt; plain cr0 cr2 cr3 cr4 cr8 efer apic_base);
+
+fn segment_from_kvm(raw: &kvm_segment) -> Segment {
+    Segment {
+        base: raw.base,
+        limit: raw.limit,
+        selector: raw.selector,
+        type_: raw.type_,
+        present: raw.present != 0,
+        dpl: raw.dpl,
+        db: raw.db != 0,
+        s: raw.s != 0,
+        l: raw.l != 0,
+        g: raw.g != 0,
+        avl: raw.avl != 0,
+        unusable: raw.unusable != 0,
+    }
+}
+
+fn kvm_from_segment(segment: &Segment) -> kvm_segment {
+    kvm_segment {
+        base: segment.base,
+        limit: segment.limit,
+        selector: segment.selector,
+        type_: segment.type_,
+        present: segment.present.into(),
+        dpl: segment.dpl,
+        db: segment.db.into(),
+        s: segment.s.into(),
+        l: segment.l.into(),
+        g: segment.g.into(),
+        avl: segment.avl.into(),
+        unusable: segment.unusable.into(),
+        padding: 0,
+    }
+}

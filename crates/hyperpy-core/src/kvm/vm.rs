@@ -1,0 +1,129 @@
+//! A KVM virtual machine: memory slots, interrupt controllers, vCPUs.
+
+use std::sync::Arc;
+
+use kvm_bindings::{
+    CpuId, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
+    KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting,
+    kvm_irq_routing_entry, kvm_pit_config, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, Kvm as KvmFd, VmFd};
+
+use super::call;
+use super::setup::{self, Features};
+use super::vcpu::KvmVcpu;
+use crate::accel::{AccelError, Route, Vcpu, Vm, VmConfig};
+use crate::arch::x86_64::layout::{IDENTITY_MAP_START, TSS_START};
+use crate::memory::{Kind, RegionInfo};
+
+/// Inputs of one 8259.
+const PIC_INPUTS: u32 = 8;
+
+#[derive(Debug)]
+pub(super) struct KvmVm {
+    fd: VmFd,
+    config: VmConfig,
+    /// What the host's processor and KVM can offer a guest.
+    cpuid: CpuId,
+    features: Features,
+}
+
+impl KvmVm {
+    pub(super) fn new(kvm: &KvmFd, config: VmConfig) -> Result<Self, AccelError> {
+        let fd = kvm.create_vm().map_err(call("KVM_CREATE_VM"))?;
+        if fd.check_extension(Cap::SetTssAddr) {
+            #[allow(clippy::cast_possible_truncation)] // below 4 GiB
+            fd.set_tss_address(TSS_START as usize).map_err(call("KVM_SET_TSS_ADDR"))?;
+        }
+        if fd.check_extension(Cap::SetIdentityMapAddr) {
+            fd.set_identity_map_address(IDENTITY_MAP_START).map_err(call("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        }
+        if config.irqchip {
+            fd.create_irq_chip().map_err(call("KVM_CREATE_IRQCHIP"))?;
+            let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+            fd.create_pit2(pit).map_err(call("KVM_CREATE_PIT2"))?;
+        }
+        let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(call("KVM_GET_SUPPORTED_CPUID"))?;
+        let features = Features { tsc_deadline: config.irqchip && fd.check_extension(Cap::TscDeadlineTimer) };
+        Ok(Self { fd, config, cpuid, features })
+    }
+}
+
+impl Vm for KvmVm {
+    fn map(&self, slot: u32, region: &RegionInfo) -> Result<(), AccelError> {
+        let flags = match region.kind {
+            Kind::Ram => 0,
+            Kind::Rom => KVM_MEM_READONLY,
+            Kind::Mmio => return Ok(()),
+        };
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags,
+            guest_phys_addr: region.gpa,
+            memory_size: region.len,
+            userspace_addr: region.hva,
+        };
+        // SAFETY: hva..hva+len is a mapping of the machine's Memory, which the machine keeps for as long as this VM
+        // lives (docs/unsafe.md, "memory outlives the VM"), and which nobody else maps into a guest.
+        unsafe { self.fd.set_user_memory_region(region) }.map_err(call("KVM_SET_USER_MEMORY_REGION"))
+    }
+
+    fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, AccelError> {
+        let vcpu = self.fd.create_vcpu(u64::from(id)).map_err(call("KVM_CREATE_VCPU"))?;
+        setup::prepare(&vcpu, id, self.config, &self.cpuid, self.features)?;
+        Ok(Box::new(KvmVcpu::new(vcpu, self.fd.run_size())?))
+    }
+
+    fn set_line(&self, gsi: u32, high: bool) -> Result<(), AccelError> {
+        if !self.config.irqchip {
+            return Err(AccelError::NoIrqchip { gsi });
+        }
+        self.fd.set_irq_line(gsi, high).map_err(call("KVM_IRQ_LINE"))
+    }
+
+    fn set_routes(&self, routes: &[Route]) -> Result<(), AccelError> {
+        if !self.config.irqchip {
+            return Err(AccelError::NoIrqchip { gsi: 0 });
+        }
+        let entries: Vec<_> = routes.iter().map(routing_entry).collect();
+        let table = KvmIrqRouting::from_entries(&entries).map_err(|_| AccelError::Call {
+            call: "KVM_SET_GSI_ROUTING",
+            source: std::io::Error::from_raw_os_error(libc::E2BIG),
+        })?;
+        self.fd.set_gsi_routing(&table).map_err(call("KVM_SET_GSI_ROUTING"))
+    }
+}
+
+fn routing_entry(route: &Route) -> kvm_irq_routing_entry {
+    let mut entry = kvm_irq_routing_entry { type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
+    match *route {
+        Route::IoApic { gsi, pin } => {
+            entry.gsi = gsi;
+            entry.u.irqchip.irqchip = KVM_IRQCHIP_IOAPIC;
+            entry.u.irqchip.pin = pin;
+        }
+        Route::Pic { gsi, input } => {
+            entry.gsi = gsi;
+            let slave = input >= PIC_INPUTS;
+            entry.u.irqchip.irqchip = if slave { KVM_IRQCHIP_PIC_SLAVE } else { KVM_IRQCHIP_PIC_MASTER };
+            entry.u.irqchip.pin = input % PIC_INPUTS;
+        }
+        Route::Msi { gsi, address, data } => {
+            entry.gsi = gsi;
+            entry.type_ = KVM_IRQ_ROUTING_MSI;
+            #[allow(clippy::cast_possible_truncation)] // the two halves of the address
+            {
+                entry.u.msi.address_lo = address as u32;
+                entry.u.msi.address_hi = (address >> 32) as u32;
+            }
+            entry.u.msi.data = data;
+        }
+    }
+    entry
+}
+
+/// Keeps `Arc<dyn Vm>` honest: KVM's VM calls may come from any thread.
+const _: fn() = || {
+    fn shared<T: Send + Sync>() {}
+    shared::<Arc<KvmVm>>();
+};

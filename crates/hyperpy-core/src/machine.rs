@@ -1,0 +1,506 @@
+//! A virtual machine: memory, two buses, vCPUs, interrupt lines, and the verbs on the whole of them.
+//!
+//! KVM's objects are made late, when registers or a run first need them: the interrupt controllers must exist before
+//! the first vCPU, and devices that want one are attached before. How vCPUs start and stop together is in `control`,
+//! what one does between exits in `run`.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use crate::accel::{Accelerator, Route, Vm, VmConfig};
+use crate::arch::x86_64::{Regs, Sregs};
+use crate::boot::Entry;
+use crate::bus::{Bus, Device, Region, RegionId, Rung, Space};
+use crate::control::{Control, Host, Leave, Outcome, Phase, Turn};
+use crate::error::{AttachError, RunError, StateError};
+use crate::exit::IoExit;
+use crate::irq::{Line, LineHub};
+use crate::kvm::thread::{block_signals, fork_generation};
+use crate::memory::Memory;
+use crate::run::{self, Watch};
+use crate::vcpu::{Current, Refused, Vcpu, current};
+
+/// Answers what no device claims.
+pub trait Answerer: Send + Sync {
+    /// Takes a write, or answers a read; `None` reads as all ones.
+    fn answer(&self, access: &Current, value: u64) -> Option<u64>;
+}
+
+/// What becomes of an access that no device claims.
+#[derive(Clone, Default)]
+pub enum Unclaimed {
+    /// `run()` returns it.
+    #[default]
+    Exit,
+    /// Reads are all ones, writes are dropped: what a PC's bus does.
+    Ones,
+    /// Someone else is asked.
+    Answerer(Arc<dyn Answerer>),
+}
+
+/// Where a device is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Attachment {
+    /// The bus.
+    pub space: Space,
+    /// The region on it.
+    pub region: RegionId,
+}
+
+/// Where a vCPU is while nobody drives it.
+struct Slot {
+    vcpu: Mutex<Option<Box<Vcpu>>>,
+    back: Condvar,
+}
+
+/// What exists only once vCPUs do. Fields drop in this order: vCPUs, the VM, and last the memory that it maps.
+struct Objects {
+    slots: Vec<Slot>,
+    vm: Arc<dyn Vm>,
+    _memory: crate::memory::Backing,
+}
+
+/// A virtual machine.
+pub struct Machine {
+    /// Tells this machine from every other of the process.
+    pub id: u64,
+    /// Guest-physical memory.
+    pub memory: Arc<Memory>,
+    /// Port I/O.
+    pub pio: Bus,
+    /// Memory-mapped I/O.
+    pub mmio: Bus,
+    /// Starting and stopping.
+    pub control: Arc<Control>,
+    accel: Arc<dyn Accelerator>,
+    config: Mutex<VmConfig>,
+    unclaimed: Mutex<Unclaimed>,
+    entry: Mutex<Option<Entry>>,
+    objects: Mutex<Option<Arc<Objects>>>,
+    lines: Arc<LineHub>,
+    forks: u64,
+}
+
+/// Last port.
+const LAST_PORT: u64 = 0xffff;
+
+impl Machine {
+    /// A machine that has run nothing yet. No KVM object is made.
+    #[must_use]
+    pub fn new(accel: Arc<dyn Accelerator>, memory: Memory, config: VmConfig) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        // More than one vCPU cannot be started without a local APIC.
+        let config = VmConfig { irqchip: config.irqchip || config.vcpus > 1, ..config };
+        Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            memory: Arc::new(memory),
+            pio: Bus::new(LAST_PORT),
+            mmio: Bus::new(u64::MAX),
+            control: Arc::default(),
+            accel,
+            config: Mutex::new(config),
+            unclaimed: Mutex::default(),
+            entry: Mutex::default(),
+            objects: Mutex::default(),
+            lines: Arc::default(),
+            forks: fork_generation(),
+        }
+    }
+
+    /// Number of vCPUs and whether there is an in-kernel interrupt controller.
+    #[must_use]
+    pub fn config(&self) -> VmConfig {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The policy for accesses that nobody claims.
+    #[must_use]
+    pub fn unclaimed(&self) -> Unclaimed {
+        self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets that policy.
+    pub fn set_unclaimed(&self, policy: Unclaimed) {
+        // The old one may be the last reference to a Python object: dropped after the lock is.
+        let old = std::mem::replace(&mut *self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner), policy);
+        drop(old);
+    }
+
+    /// Refuses a verb inside a device callback of any machine, and in a forked child.
+    ///
+    /// # Errors
+    /// It is one of the two.
+    pub fn check(&self, verb: &'static str) -> Result<(), RunError> {
+        if self.forks != fork_generation() {
+            return Err(RunError::Forked { verb });
+        }
+        if current().is_some() { Err(RunError::InCallback { verb }) } else { Ok(()) }
+    }
+
+    /// Whether this process inherited the machine by fork: nothing of it may be touched then.
+    #[must_use]
+    pub fn is_forked(&self) -> bool {
+        self.forks != fork_generation()
+    }
+
+    /// Asks for the in-kernel interrupt controllers and timer.
+    ///
+    /// # Errors
+    /// The vCPUs exist already, without.
+    pub fn want_irqchip(&self) -> Result<(), RunError> {
+        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        if objects.is_some() && !config.irqchip {
+            return Err(RunError::TooLate { verb: "add an interrupt controller" });
+        }
+        config.irqchip = true;
+        Ok(())
+    }
+
+    /// An interrupt input. It can be driven at any time; before the controllers exist the level is kept for them.
+    ///
+    /// # Errors
+    /// As for [`Self::want_irqchip`].
+    pub fn line(&self, gsi: u32) -> Result<Arc<dyn Line>, RunError> {
+        self.want_irqchip()?;
+        Ok(self.lines.line(gsi))
+    }
+
+    /// Replaces the table from gsi to controller pin or message.
+    ///
+    /// # Errors
+    /// The accelerator refuses it.
+    pub fn set_routes(&self, routes: &[Route]) -> Result<(), RunError> {
+        self.check("set interrupt routes")?;
+        self.want_irqchip()?;
+        Ok(self.objects()?.vm.set_routes(routes)?)
+    }
+
+    /// Puts a device on a bus.
+    ///
+    /// # Errors
+    /// The range is taken, empty or outside; on the mmio bus also when memory is there.
+    pub fn attach(
+        &self,
+        space: Space,
+        base: u64,
+        len: u64,
+        name: &str,
+        rung: Rung,
+        device: Arc<dyn Device>,
+    ) -> Result<Attachment, AttachError> {
+        self.control.require("attach", &[Phase::Created, Phase::Running, Phase::Paused, Phase::Stopped])?;
+        if space == Space::Mmio
+            && let Some(region) = self.memory.overlapping(base, len)
+        {
+            return Err(AttachError::Memory { base, len, other: region.gpa, name: region.name.to_string() });
+        }
+        let region = self.bus(space).attach(base, len, name.into(), rung, device)?;
+        Ok(Attachment { space, region })
+    }
+
+    /// Takes a device off its bus. Returns after every vCPU has left it; inside a device callback it does not wait.
+    ///
+    /// # Errors
+    /// It is not attached.
+    pub fn detach(&self, attachment: Attachment) -> Result<Region, AttachError> {
+        let region = self.bus(attachment.space).detach(attachment.region)?;
+        // A callback that waited for other vCPUs could be waited for by them: it leaves the device's end to the map,
+        // which lives until the last vCPU has let go of it.
+        if current().is_none() {
+            self.control.vcpus().iter().for_each(|vcpu| vcpu.presence.wait_until_outside());
+        }
+        Ok(region)
+    }
+
+    fn bus(&self, space: Space) -> &Bus {
+        match space {
+            Space::Pio => &self.pio,
+            Space::Mmio => &self.mmio,
+        }
+    }
+
+    /// Where vCPU 0 begins. Takes effect when the vCPUs are made, or now if they are.
+    ///
+    /// # Errors
+    /// The accelerator refuses the state, or the machine runs.
+    pub fn set_entry(&self, entry: Entry) -> Result<(), RunError> {
+        self.control.require("load", &[Phase::Created, Phase::Paused])?;
+        let made = self.objects.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if made {
+            self.with_vcpu(0, "load", true, |vcpu| enter_at(vcpu, &entry))?
+        } else {
+            *self.entry.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry);
+            Ok(())
+        }
+    }
+
+    /// KVM's objects, made now if they are not.
+    fn objects(&self) -> Result<Arc<Objects>, RunError> {
+        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(objects) = &*objects {
+            return Ok(objects.clone());
+        }
+        if self.control.phase() == Phase::Closed {
+            return Err(StateError::new("use the vcpus", Phase::Closed).into());
+        }
+        let config = self.config();
+        let vm = self.accel.create_vm(config)?;
+        for (slot, region) in (0..).zip(self.memory.seal()) {
+            vm.map(slot, &region)?;
+        }
+        let mut slots = Vec::new();
+        let mut shared = Vec::new();
+        for id in 0..config.vcpus {
+            let timer = |source| crate::accel::AccelError::Call { call: "vcpu seat", source };
+            let mut vcpu = Vcpu::new(id, vm.create_vcpu(id)?).map_err(timer)?;
+            let entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
+            if let (0, Some(entry)) = (id, &*entry) {
+                enter_at(&mut vcpu, entry)?;
+            }
+            shared.push(vcpu.shared.clone());
+            slots.push(Slot { vcpu: Mutex::new(Some(Box::new(vcpu))), back: Condvar::new() });
+        }
+        let made = Arc::new(Objects { slots, vm: vm.clone(), _memory: self.memory.backing() });
+        self.lines.connect(&vm);
+        self.control.install(shared);
+        *objects = Some(made.clone());
+        Ok(made)
+    }
+
+    /// Runs until something happens that the caller must know, or for `timeout`. vCPU 0 runs on this thread.
+    ///
+    /// # Errors
+    /// See [`RunError`]. The machine can run on after all but a panic.
+    pub fn run(self: &Arc<Self>, timeout: Option<Duration>, host: &dyn Host) -> Outcome {
+        self.check("run")?;
+        if let Some(outcome) = self.control.queued() {
+            return outcome;
+        }
+        self.control.require("run", &[Phase::Created, Phase::Paused])?;
+        self.objects()?;
+        self.spawn(1, host)?;
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let watch = Watch { host: Some(host), deadline };
+        let mut turn = self.control.begin("run", 1)?;
+        let outcome = loop {
+            let leave = self.round(0, turn, &watch);
+            self.control.leave(0, leave);
+            match self.control.wait_round(turn, host) {
+                Ok(outcome) => break outcome,
+                Err(again) => turn = again,
+            }
+        };
+        if matches!(outcome, Err(RunError::Panic { .. })) {
+            self.close_now();
+        }
+        outcome
+    }
+
+    /// Starts every vCPU on a thread of its own and returns.
+    ///
+    /// # Errors
+    /// As for [`Self::run`].
+    pub fn start(self: &Arc<Self>, host: &dyn Host) -> Result<(), RunError> {
+        self.check("start")?;
+        self.control.require("start", &[Phase::Created, Phase::Paused])?;
+        self.objects()?;
+        self.spawn(0, host)?;
+        self.control.begin("start", 0)?;
+        Ok(())
+    }
+
+    /// Waits for a started machine to stop. After `timeout` it returns [`Exit::Timeout`](crate::exit::Exit::Timeout)
+    /// and the guest runs on.
+    ///
+    /// # Errors
+    /// Nothing was started, or what stopped the machine was an error.
+    pub fn wait(&self, timeout: Option<Duration>, host: &dyn Host) -> Outcome {
+        self.check("wait")?;
+        let outcome = self.control.wait(timeout.and_then(|timeout| Instant::now().checked_add(timeout)), host);
+        if matches!(outcome, Err(RunError::Panic { .. })) {
+            self.close_now();
+        }
+        outcome
+    }
+
+    fn spawn(&self, first: u32, host: &dyn Host) -> Result<(), RunError> {
+        let missing = self.control.claim_threads(first);
+        for (done, &id) in missing.iter().enumerate() {
+            if let Err(error) = host.spawn(id) {
+                // Neither this one nor those after it have a thread.
+                missing.iter().skip(done).for_each(|&id| self.control.thread_gone(id));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The life of a vCPU's thread: one round after the other until the machine closes. Holds no strong reference to
+    /// the machine between rounds.
+    pub fn serve(machine: Weak<Self>, control: &Control, vcpu: u32) {
+        block_signals();
+        let mut epoch = 0;
+        while let Some(turn) = control.wait_turn(vcpu, epoch) {
+            epoch = turn.epoch;
+            let Some(machine) = machine.upgrade() else { break };
+            let leave = machine.round(vcpu, turn, &Watch { host: None, deadline: None });
+            drop(machine);
+            control.leave(vcpu, leave);
+        }
+        drop(machine);
+        control.thread_gone(vcpu);
+    }
+
+    /// One vCPU's part in a round.
+    fn round(&self, vcpu: u32, turn: Turn, watch: &Watch<'_>) -> Leave {
+        let result = self
+            .objects()
+            .and_then(|objects| borrow(&objects, vcpu, || Ok(()), |vcpu| run::drive(vcpu, self, turn, watch)));
+        result.unwrap_or_else(|error| Leave::Outcome(Err(error)))
+    }
+
+    /// Runs `f` on a vCPU that stands still; `completed` asks for its pending access to be completed first.
+    ///
+    /// # Errors
+    /// The machine runs or is closed, there is no such vCPU, or completion failed.
+    pub fn with_vcpu<T>(
+        &self,
+        id: u32,
+        verb: &'static str,
+        completed: bool,
+        f: impl FnOnce(&mut Vcpu) -> T,
+    ) -> Result<T, RunError> {
+        self.check(verb)?;
+        self.control.require(verb, &[Phase::Created, Phase::Paused, Phase::Stopped])?;
+        let objects = self.objects()?;
+        let patience = || match self.control.phase() {
+            phase @ (Phase::Running | Phase::Closed) => Err(StateError::new(verb, phase).into()),
+            _ => Ok(()),
+        };
+        borrow(&objects, id, patience, |vcpu| {
+            if completed {
+                run::complete(vcpu, self)?;
+            }
+            Ok(f(vcpu))
+        })?
+    }
+
+    /// General registers of a vCPU.
+    ///
+    /// # Errors
+    /// As for [`Self::with_vcpu`].
+    pub fn regs(&self, vcpu: u32) -> Result<Regs, RunError> {
+        Ok(self.with_vcpu(vcpu, "read registers", false, |vcpu| vcpu.accel.regs())??)
+    }
+
+    /// Changes general registers of a vCPU.
+    ///
+    /// # Errors
+    /// As for [`Self::with_vcpu`].
+    pub fn set_regs(&self, vcpu: u32, change: impl FnOnce(&mut Regs)) -> Result<(), RunError> {
+        self.with_vcpu(vcpu, "write registers", true, |vcpu| {
+            let mut regs = vcpu.accel.regs()?;
+            change(&mut regs);
+            Ok(vcpu.accel.set_regs(&regs)?)
+        })?
+    }
+
+    /// Segment, table and control registers of a vCPU.
+    ///
+    /// # Errors
+    /// As for [`Self::with_vcpu`].
+    pub fn sregs(&self, vcpu: u32) -> Result<Sregs, RunError> {
+        Ok(self.with_vcpu(vcpu, "read registers", false, |vcpu| vcpu.accel.sregs())??)
+    }
+
+    /// Changes segment, table and control registers of a vCPU.
+    ///
+    /// # Errors
+    /// As for [`Self::with_vcpu`].
+    pub fn set_sregs(&self, vcpu: u32, change: impl FnOnce(&mut Sregs)) -> Result<(), RunError> {
+        self.with_vcpu(vcpu, "write registers", true, |vcpu| {
+            let mut sregs = vcpu.accel.sregs()?;
+            change(&mut sregs);
+            Ok(vcpu.accel.set_sregs(&sregs)?)
+        })?
+    }
+
+    /// Answers an unclaimed read that `run()` or `wait()` returned.
+    ///
+    /// # Errors
+    /// The machine runs, or the answer is refused.
+    pub fn answer(&self, exit: &IoExit, value: u64) -> Result<Result<(), Refused>, RunError> {
+        self.with_vcpu(exit.vcpu, "answer", false, |vcpu| vcpu.answer(exit, value))
+    }
+
+    /// Stops every vCPU, waits for threads to end, and gives memory and descriptors back. Twice is fine.
+    ///
+    /// # Errors
+    /// Called inside a device callback.
+    pub fn close(&self) -> Result<(), RunError> {
+        if self.is_forked() {
+            return Ok(()); // the parent's: nothing of it is touched
+        }
+        self.check("close")?;
+        self.close_now();
+        Ok(())
+    }
+
+    fn close_now(&self) {
+        self.control.begin_close();
+        self.control.wait_closed();
+        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(objects);
+        self.memory.clear();
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if self.forks != fork_generation() {
+            // The child of a fork has the descriptors but none of the threads: it lets go without locks or joins.
+            let objects = self.objects.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+            std::mem::forget(objects);
+        }
+    }
+}
+
+impl std::fmt::Debug for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Machine({}, {})", self.id, self.control.phase().name())
+    }
+}
+
+/// Runs `f` on a vCPU that is out of its slot, so that no lock is held while it runs; it goes back whatever happens.
+/// While another thread has it, `patience` is asked before each wait.
+fn borrow<T>(
+    objects: &Objects,
+    id: u32,
+    patience: impl Fn() -> Result<(), RunError>,
+    f: impl FnOnce(&mut Vcpu) -> T,
+) -> Result<T, RunError> {
+    let slot = objects.slots.get(id as usize).ok_or(RunError::NoVcpu { vcpu: id })?;
+    let mut place = slot.vcpu.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut vcpu = loop {
+        match place.take() {
+            Some(vcpu) => break vcpu,
+            None => patience()?,
+        }
+        place = slot.back.wait(place).unwrap_or_else(PoisonError::into_inner);
+    };
+    drop(place);
+    let result = catch_unwind(AssertUnwindSafe(|| f(&mut vcpu)));
+    *slot.vcpu.lock().unwrap_or_else(PoisonError::into_inner) = Some(vcpu);
+    slot.back.notify_all();
+    Ok(result.unwrap_or_else(|panic| resume_unwind(panic)))
+}
+
+fn enter_at(vcpu: &mut Vcpu, entry: &Entry) -> Result<(), RunError> {
+    let mut sregs = vcpu.accel.sregs()?;
+    entry.apply(&mut sregs);
+    vcpu.accel.set_sregs(&sregs)?;
+    Ok(vcpu.accel.set_regs(&entry.regs)?)
+}

@@ -1,0 +1,214 @@
+//! One vCPU, from exit to exit: the loop that everything else exists to keep short.
+//!
+//! An exit costs one KVM_RUN. Nothing is checked between two of them: whoever wants something sets the vCPU's exit
+//! flag, KVM_RUN then completes the pending access and returns at once, and only there requests, signals, time and
+//! halts are looked at (docs/design.md, run loop, rules 1, 5, 7 and 10).
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::accel::{AccelError, AccelExit, Activity, Interruption};
+use crate::bus::Space;
+use crate::control::{Cause, Host, Leave, Turn};
+use crate::error::RunError;
+use crate::exit::Exit;
+use crate::kvm::thread::Sitting;
+use crate::machine::Machine;
+use crate::vcpu::{Pending, Vcpu};
+
+/// How often a running vCPU looks at signals, time and halts.
+pub const TICK: Duration = Duration::from_millis(50);
+
+/// What the thread that drives a vCPU looks after besides: the caller of `run()` has a host and a deadline.
+pub(crate) struct Watch<'a> {
+    pub(crate) host: Option<&'a dyn Host>,
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// Drives a vCPU through one round.
+pub(crate) fn drive(vcpu: &mut Vcpu, machine: &Machine, turn: Turn, watch: &Watch<'_>) -> Leave {
+    if vcpu.parked && !turn.unpark {
+        return Leave::Parked;
+    }
+    vcpu.parked = false;
+    vcpu.shared.quiet.store(false, Ordering::SeqCst);
+    let shared = vcpu.shared.clone();
+    let sitting = match shared.kick.sit(TICK) {
+        Ok(sitting) => sitting,
+        Err(source) => {
+            let error = AccelError::Call { call: "timer_create", source };
+            return Leave::Outcome(Err(error.into()));
+        }
+    };
+    let leave = guarded(vcpu, |vcpu| rounds(vcpu, machine, &sitting, watch));
+    let leave = leave.unwrap_or_else(|error| Leave::Outcome(Err(error)));
+    if machine.config().irqchip {
+        // The last look, with the vCPU standing still: what `Control` decides a halt by.
+        let quiet = is_quiet(vcpu);
+        vcpu.shared.quiet.store(quiet, Ordering::SeqCst);
+    }
+    vcpu.release_maps();
+    // Before the seat is left, so that a reader never misses the time of this round; it may see it twice for a moment.
+    let used = shared.kick.elapsed();
+    drop(sitting);
+    vcpu.count_time(used);
+    leave
+}
+
+fn rounds(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitting<'_>, watch: &Watch<'_>) -> Leave {
+    // Requests made before this thread sat down did not reach it by signal.
+    if let Some(leave) = interrupted(vcpu, machine, sitting, watch) {
+        return leave;
+    }
+    loop {
+        if vcpu.pending.is_some()
+            && let Some(exit) = vcpu.serve(machine)
+        {
+            return Leave::Outcome(Ok(exit));
+        }
+        match enter(vcpu) {
+            Entered::Access => {}
+            Entered::Exit(AccelExit::Halt) => {
+                vcpu.parked = true;
+                return Leave::Parked;
+            }
+            Entered::Exit(other) => {
+                if let Some(exit) = exit_for_caller(vcpu.id(), &other) {
+                    return Leave::Outcome(Ok(exit));
+                }
+            }
+            Entered::Kicked => {
+                if let Some(leave) = interrupted(vcpu, machine, sitting, watch) {
+                    return leave;
+                }
+            }
+            Entered::Failed(error) => return Leave::Outcome(Err(error.into())),
+        }
+    }
+}
+
+enum Entered {
+    /// An access is pending.
+    Access,
+    Exit(AccelExit),
+    Kicked,
+    Failed(AccelError),
+}
+
+/// Enters the guest once.
+#[inline]
+fn enter(vcpu: &mut Vcpu) -> Entered {
+    let result = vcpu.accel.run();
+    vcpu.unfinished = false;
+    vcpu.count_exit();
+    match result {
+        Ok(AccelExit::Pio { port, size, count, is_write }) => {
+            let address = u64::from(port);
+            vcpu.pending = Some(Pending { space: Space::Pio, address, size, is_write, count, next: 0 });
+            Entered::Access
+        }
+        Ok(AccelExit::Mmio { gpa, size, is_write }) => {
+            vcpu.pending = Some(Pending { space: Space::Mmio, address: gpa, size, is_write, count: 1, next: 0 });
+            Entered::Access
+        }
+        Ok(other) => Entered::Exit(other),
+        Err(Interruption::Kicked) => Entered::Kicked,
+        Err(Interruption::Again) => Entered::Exit(AccelExit::Nothing),
+        Err(Interruption::Failed(error)) => Entered::Failed(error),
+    }
+}
+
+/// KVM_RUN was interrupted: clear the flag, then look who wanted what.
+#[cold]
+fn interrupted(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitting<'_>, watch: &Watch<'_>) -> Option<Leave> {
+    vcpu.shared.kick.clear();
+    if machine.control.wants_out() {
+        return Some(Leave::Asked);
+    }
+    if watch.host.is_some_and(Host::poll) {
+        return Some(Leave::Outcome(Err(RunError::Host)));
+    }
+    if let Some(deadline) = watch.deadline {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            machine.control.request(Cause::Timeout, None);
+            return Some(Leave::Asked);
+        }
+        if left < TICK {
+            sitting.tick_in(left, TICK);
+        }
+    }
+    if vcpu.shared.kick.take_tick() && machine.config().irqchip {
+        let quiet = is_quiet(vcpu);
+        vcpu.shared.quiet.store(quiet, Ordering::SeqCst);
+        if machine.control.vcpus().iter().all(|vcpu| vcpu.quiet.load(Ordering::SeqCst)) {
+            machine.control.request(Cause::CheckHalt, None);
+            return Some(Leave::Asked);
+        }
+    }
+    None
+}
+
+/// Halted with interrupts off, or never started. A vCPU whose state cannot be read counts as running.
+fn is_quiet(vcpu: &mut Vcpu) -> bool {
+    vcpu.pending.is_none()
+        && !vcpu.unfinished
+        && matches!(vcpu.accel.activity(), Ok(Activity::Halted { interruptible: false } | Activity::NotStarted))
+}
+
+fn exit_for_caller(vcpu: u32, exit: &AccelExit) -> Option<Exit> {
+    Some(match *exit {
+        AccelExit::Pio { .. } | AccelExit::Mmio { .. } | AccelExit::Halt | AccelExit::Nothing => return None,
+        AccelExit::Hypercall { number, arguments } => Exit::Hypercall { vcpu, number, arguments },
+        AccelExit::Msr { index, is_write, value } => Exit::Msr { vcpu, index, is_write, value },
+        AccelExit::Debug { pc, dr6 } => Exit::Debug { vcpu, pc, dr6 },
+        AccelExit::Shutdown => Exit::Shutdown { vcpu },
+        AccelExit::SystemEvent(kind) => Exit::SystemEvent { vcpu, kind },
+        AccelExit::FailEntry { reason } => Exit::FailEntry { vcpu, reason },
+        AccelExit::InternalError { suberror, bytes, len } => {
+            let bytes = bytes.get(..usize::from(len)).unwrap_or_default().to_vec();
+            Exit::InternalError { vcpu, suberror, reason: 0, bytes }
+        }
+        AccelExit::Unknown { reason } => Exit::InternalError { vcpu, suberror: 0, reason, bytes: Vec::new() },
+    })
+}
+
+/// Completes the access that the guest waits for, and every further part of it, without running another instruction.
+/// Registers may be written after this (rule 7). Parts that nobody claims read as ones.
+pub(crate) fn complete(vcpu: &mut Vcpu, machine: &Machine) -> Result<(), RunError> {
+    if vcpu.pending.is_none() && !vcpu.unfinished {
+        return Ok(());
+    }
+    let shared = vcpu.shared.clone();
+    shared.kick.arm();
+    let result = guarded(vcpu, |vcpu| finish(vcpu, machine));
+    shared.kick.clear();
+    result?
+}
+
+fn finish(vcpu: &mut Vcpu, machine: &Machine) -> Result<(), RunError> {
+    loop {
+        while vcpu.pending.is_some() {
+            // An exit here would be one that the caller cannot answer any more: its read stays all ones.
+            let _ = vcpu.serve(machine);
+        }
+        match enter(vcpu) {
+            // KVM looks at the exit flag after it has completed the access: a further part of it comes first.
+            Entered::Access | Entered::Exit(AccelExit::Nothing) => {}
+            Entered::Kicked => return Ok(()),
+            Entered::Exit(other) => return Err(RunError::Completion { exit: format!("{other:?}") }),
+            Entered::Failed(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Runs `f`; a panic in a device becomes an error that names it.
+fn guarded<T>(vcpu: &mut Vcpu, f: impl FnOnce(&mut Vcpu) -> T) -> Result<T, RunError> {
+    catch_unwind(AssertUnwindSafe(|| f(vcpu))).map_err(|panic| {
+        let device = vcpu.escape();
+        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+        let message = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        RunError::Panic { device: device.as_deref().unwrap_or("?").to_owned(), message }
+    })
+}

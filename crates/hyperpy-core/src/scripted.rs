@@ -1,0 +1,295 @@
+//! An accelerator that plays lists of exits back, so that buses, the run loop, stopping and every error path can be
+//! tested without KVM, and the cost of dispatch measured without its exits hiding it.
+//!
+//! It keeps KVM's contract: a pending access is completed at the next entry, further parts of it come before the exit
+//! flag is looked at, and the flag makes an entry return [`Interruption::Kicked`]. It never stands in for KVM where a
+//! test is about KVM.
+
+use std::io;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::accel::{AccelError, AccelExit, Accelerator, Activity, ExitFlag, Interruption, Route, Vcpu, Vm, VmConfig};
+use crate::arch::x86_64::{Regs, Sregs};
+use crate::memory::RegionInfo;
+
+/// What a scripted vCPU does at one entry.
+#[derive(Clone)]
+pub enum Step {
+    /// Exits, with the values that the guest writes, if it does.
+    Exit(AccelExit, Vec<u64>),
+    /// The next part of the access before it: delivered even if the exit flag is set, as KVM does.
+    Part(AccelExit, Vec<u64>),
+    /// The same exit this many times, without allocation.
+    Repeat(AccelExit, u64),
+    /// Executes instructions until the exit flag is set.
+    Spin,
+    /// Sleeps in HLT until the exit flag is set, on a machine with interrupt controllers.
+    Sleep {
+        /// RFLAGS.IF.
+        interruptible: bool,
+    },
+    /// Runs between the last look at the exit flag and the entry, then goes on with the next step.
+    Before(Arc<dyn Fn() + Send + Sync>),
+    /// The call fails with this errno.
+    Fail(i32),
+}
+
+/// What happened to the scripted machines of one [`Scripted`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// Values that guests read: (vcpu, value), in order of completion.
+    pub reads: Vec<(u32, u64)>,
+    /// Interrupt lines driven: (gsi, level).
+    pub lines: Vec<(u32, bool)>,
+    /// Memory slots.
+    pub slots: Vec<(u32, u64, u64)>,
+    /// Routes set.
+    pub routes: Vec<Route>,
+}
+
+/// The accelerator: one script for each vCPU.
+#[derive(Clone, Default)]
+pub struct Scripted {
+    scripts: Vec<Vec<Step>>,
+    log: Arc<Mutex<Log>>,
+    quiet: bool,
+}
+
+impl Scripted {
+    /// Script `n` is vCPU `n`'s; a vCPU without one halts at once.
+    #[must_use]
+    pub fn new(scripts: Vec<Vec<Step>>) -> Self {
+        Self { scripts, ..Self::default() }
+    }
+
+    /// Leaves reads out of the log, for measurements.
+    #[must_use]
+    pub fn without_log(mut self) -> Self {
+        self.quiet = true;
+        self
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn log(&self) -> Log {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Accelerator for Scripted {
+    fn create_vm(&self, config: VmConfig) -> Result<Arc<dyn Vm>, AccelError> {
+        Ok(Arc::new(ScriptedVm { script: self.clone(), irqchip: config.irqchip }))
+    }
+}
+
+struct ScriptedVm {
+    script: Scripted,
+    irqchip: bool,
+}
+
+impl ScriptedVm {
+    fn note(&self, f: impl FnOnce(&mut Log)) {
+        f(&mut self.script.log.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Vm for ScriptedVm {
+    fn map(&self, slot: u32, region: &RegionInfo) -> Result<(), AccelError> {
+        self.note(|log| log.slots.push((slot, region.gpa, region.len)));
+        Ok(())
+    }
+
+    fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, AccelError> {
+        let mut steps = self.script.scripts.get(id as usize).cloned().unwrap_or_default();
+        steps.reverse();
+        Ok(Box::new(ScriptedVcpu {
+            id,
+            steps,
+            flag: Arc::default(),
+            log: (!self.script.quiet).then(|| self.script.log.clone()),
+            irqchip: self.irqchip,
+            values: [0; VALUES],
+            reading: 0,
+            asleep: None,
+            regs: Regs::default(),
+            sregs: Sregs::default(),
+            calls: 0,
+        }))
+    }
+
+    fn set_line(&self, gsi: u32, high: bool) -> Result<(), AccelError> {
+        if !self.irqchip {
+            return Err(AccelError::NoIrqchip { gsi });
+        }
+        self.note(|log| log.lines.push((gsi, high)));
+        Ok(())
+    }
+
+    fn set_routes(&self, routes: &[Route]) -> Result<(), AccelError> {
+        self.note(|log| log.routes = routes.to_vec());
+        Ok(())
+    }
+}
+
+/// Most values of one scripted string instruction.
+const VALUES: usize = 64;
+
+#[derive(Debug, Default)]
+struct Flag(AtomicU8);
+
+impl ExitFlag for Flag {
+    fn byte(&self) -> &AtomicU8 {
+        &self.0
+    }
+}
+
+struct ScriptedVcpu {
+    id: u32,
+    /// Last first.
+    steps: Vec<Step>,
+    flag: Arc<Flag>,
+    log: Option<Arc<Mutex<Log>>>,
+    irqchip: bool,
+    values: [u64; VALUES],
+    /// Values of a read that the guest will see at the next entry.
+    reading: u32,
+    asleep: Option<bool>,
+    regs: Regs,
+    sregs: Sregs,
+    calls: u64,
+}
+
+impl ScriptedVcpu {
+    fn exit(&mut self, exit: AccelExit, values: &[u64]) -> AccelExit {
+        let (count, is_write) = match exit {
+            AccelExit::Pio { count, is_write, .. } => (count, is_write),
+            AccelExit::Mmio { is_write, .. } => (1, is_write),
+            _ => (0, true),
+        };
+        for (into, from) in self.values.iter_mut().zip(values) {
+            *into = *from;
+        }
+        self.reading = if is_write { 0 } else { count };
+        exit
+    }
+
+    fn complete(&mut self) {
+        if let (Some(log), true) = (&self.log, self.reading > 0) {
+            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            log.reads.extend(self.values.iter().take(self.reading as usize).map(|value| (self.id, *value)));
+        }
+        self.reading = 0;
+    }
+
+    fn kicked(&self) -> bool {
+        self.flag.0.load(Ordering::SeqCst) != 0
+    }
+}
+
+impl Vcpu for ScriptedVcpu {
+    fn run(&mut self) -> Result<AccelExit, Interruption> {
+        self.calls += 1;
+        self.complete();
+        loop {
+            match self.steps.last() {
+                Some(Step::Before(_)) => {
+                    if let Some(Step::Before(hook)) = self.steps.pop() {
+                        hook();
+                    }
+                }
+                Some(Step::Part(..)) => {
+                    if let Some(Step::Part(exit, values)) = self.steps.pop() {
+                        return Ok(self.exit(exit, &values));
+                    }
+                }
+                _ if self.kicked() => return Err(Interruption::Kicked),
+                Some(Step::Exit(..)) => {
+                    if let Some(Step::Exit(exit, values)) = self.steps.pop() {
+                        self.regs.rip += 1;
+                        return Ok(self.exit(exit, &values));
+                    }
+                }
+                Some(&Step::Repeat(exit, left)) => {
+                    match self.steps.last_mut() {
+                        Some(Step::Repeat(_, count)) if left > 1 => *count -= 1,
+                        _ => drop(self.steps.pop()),
+                    }
+                    return Ok(self.exit(exit, &[]));
+                }
+                Some(Step::Spin) => {
+                    while !self.kicked() {
+                        std::hint::spin_loop();
+                    }
+                    self.steps.pop();
+                    return Err(Interruption::Kicked);
+                }
+                Some(&Step::Sleep { interruptible }) => {
+                    self.asleep = Some(interruptible);
+                    while !self.kicked() {
+                        std::thread::yield_now();
+                    }
+                    return Err(Interruption::Kicked);
+                }
+                Some(&Step::Fail(errno)) => {
+                    self.steps.pop();
+                    let source = io::Error::from_raw_os_error(errno);
+                    return Err(match errno {
+                        libc::EAGAIN => Interruption::Again,
+                        libc::EINTR => Interruption::Kicked,
+                        _ => Interruption::Failed(AccelError::Call { call: "KVM_RUN", source }),
+                    });
+                }
+                None if self.irqchip => self.steps.push(Step::Sleep { interruptible: false }),
+                None => return Ok(AccelExit::Halt),
+            }
+        }
+    }
+
+    fn io_value(&self, index: u32) -> u64 {
+        self.values.get(index as usize).copied().unwrap_or(0)
+    }
+
+    fn set_io_value(&mut self, index: u32, value: u64) {
+        if let Some(slot) = self.values.get_mut(index as usize) {
+            *slot = value;
+        }
+    }
+
+    fn exit_flag(&self) -> Arc<dyn ExitFlag> {
+        self.flag.clone()
+    }
+
+    fn rip(&self) -> u64 {
+        self.regs.rip
+    }
+
+    fn regs(&mut self) -> Result<Regs, AccelError> {
+        Ok(self.regs)
+    }
+
+    fn set_regs(&mut self, regs: &Regs) -> Result<(), AccelError> {
+        self.regs = *regs;
+        Ok(())
+    }
+
+    fn sregs(&mut self) -> Result<Sregs, AccelError> {
+        Ok(self.sregs)
+    }
+
+    fn set_sregs(&mut self, sregs: &Sregs) -> Result<(), AccelError> {
+        self.sregs = *sregs;
+        Ok(())
+    }
+
+    fn activity(&mut self) -> Result<Activity, AccelError> {
+        Ok(match self.asleep {
+            Some(interruptible) => Activity::Halted { interruptible },
+            None => Activity::Running,
+        })
+    }
+
+    fn calls(&self) -> u64 {
+        self.calls
+    }
+}

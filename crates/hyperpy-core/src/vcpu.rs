@@ -1,0 +1,325 @@
+//! A vCPU as the machine sees it: its accelerator half, the access that is pending on it, and its way into the buses.
+//!
+//! A pending access is completed before anything else is done to the vCPU: KVM finishes the instruction only at the
+//! next entry, and loses register writes made in between (docs/design.md, run loop, rule 7). [`Shared`] is the part
+//! that other threads may look at while the vCPU runs. How a vCPU is driven is in `run`.
+
+use std::cell::Cell;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::accel;
+use crate::bus::{Access, Action, Cursor, Presence, RUNGS, Rung, Space, ones};
+use crate::exit::{Exit, IoExit};
+use crate::kvm::thread::Kick;
+use crate::machine::{Machine, Unclaimed};
+
+/// The access that a Python device is answering on this thread, for error notes and for refusing verbs that would
+/// wait for themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Current {
+    /// [`Machine::id`].
+    pub machine: u64,
+    /// The vCPU.
+    pub vcpu: u32,
+    /// Its instruction pointer: on the instruction for a read, after it for a write.
+    pub rip: u64,
+    /// The bus.
+    pub space: Space,
+    /// Address on that bus.
+    pub address: u64,
+    /// Width in bytes.
+    pub size: u8,
+    /// Whether it is a write.
+    pub is_write: bool,
+}
+
+thread_local! {
+    static CURRENT: Cell<Option<Current>> = const { Cell::new(None) };
+}
+
+/// The access that is being answered on this thread, if any.
+#[must_use]
+pub fn current() -> Option<Current> {
+    CURRENT.get()
+}
+
+/// Counters that only the vCPU's thread writes and anyone may read.
+#[derive(Debug, Default)]
+pub struct Counters {
+    hits: [AtomicU64; RUNGS],
+    exits: AtomicU64,
+    calls: AtomicU64,
+    cpu_ns: AtomicU64,
+}
+
+/// Adds to a counter that has one writer: no locked instruction is needed.
+fn bump(counter: &AtomicU64, by: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+}
+
+/// A reading of a vCPU's counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Readings {
+    /// Accesses answered, by [`Rung`].
+    pub hits: [u64; RUNGS],
+    /// Exits to this process.
+    pub exits: u64,
+    /// KVM_RUN calls.
+    pub calls: u64,
+    /// Processor time of the thread while it drove the vCPU, in nanoseconds.
+    pub cpu_ns: u64,
+}
+
+/// The part of a vCPU that other threads may touch while it runs.
+#[derive(Debug)]
+pub struct Shared {
+    pub(crate) kick: Kick,
+    pub(crate) presence: Presence,
+    pub(crate) counters: Counters,
+    /// Seen halted with interrupts off, or never started, at its last tick.
+    pub(crate) quiet: AtomicBool,
+}
+
+impl Shared {
+    /// What the vCPU has done so far, up to this moment.
+    #[must_use]
+    pub fn readings(&self) -> Readings {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let mut hits = [0; RUNGS];
+        for (into, from) in hits.iter_mut().zip(&self.counters.hits) {
+            *into = load(from);
+        }
+        Readings {
+            hits,
+            exits: load(&self.counters.exits),
+            calls: load(&self.counters.calls),
+            cpu_ns: load(&self.counters.cpu_ns) + self.kick.elapsed(),
+        }
+    }
+}
+
+/// An access that the guest waits for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pending {
+    pub(crate) space: Space,
+    pub(crate) address: u64,
+    pub(crate) size: u8,
+    pub(crate) is_write: bool,
+    /// Values that a string instruction moves; 1 otherwise.
+    pub(crate) count: u32,
+    /// The first value that nobody has served yet.
+    pub(crate) next: u32,
+}
+
+/// A read that was handed to the caller of `run()` and can still be answered.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    ticket: u64,
+    index: u32,
+    size: u8,
+}
+
+/// Why an answer to an unclaimed read was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The vCPU has moved on.
+    Stale,
+    /// The exit was a write.
+    NotRead,
+    /// The value does not fit.
+    TooWide,
+}
+
+/// A vCPU.
+pub struct Vcpu {
+    id: u32,
+    pub(crate) accel: Box<dyn accel::Vcpu>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) pending: Option<Pending>,
+    /// An access was served, and the accelerator has not been entered since.
+    pub(crate) unfinished: bool,
+    /// Halted on a machine without an interrupt controller.
+    pub(crate) parked: bool,
+    open: Option<Open>,
+    ticket: u64,
+    /// The bus of the access that is being served, to name the device after a panic.
+    serving: Space,
+    pio: Cursor,
+    mmio: Cursor,
+}
+
+impl Vcpu {
+    pub(crate) fn new(id: u32, accel: Box<dyn accel::Vcpu>) -> io::Result<Self> {
+        let kick = Kick::new(accel.exit_flag())?;
+        let shared = Shared {
+            kick,
+            presence: Presence::default(),
+            counters: Counters::default(),
+            quiet: AtomicBool::new(false),
+        };
+        Ok(Self {
+            id,
+            accel,
+            shared: Arc::new(shared),
+            pending: None,
+            unfinished: false,
+            parked: false,
+            open: None,
+            ticket: 0,
+            serving: Space::Pio,
+            pio: Cursor::default(),
+            mmio: Cursor::default(),
+        })
+    }
+
+    /// Number of this vCPU, from 0.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    pub(crate) fn count_exit(&self) {
+        bump(&self.shared.counters.exits, 1);
+        let calls = self.accel.calls();
+        self.shared.counters.calls.store(calls, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_time(&self, ns: u64) {
+        bump(&self.shared.counters.cpu_ns, ns);
+    }
+
+    /// Serves what is left of the pending access. Returns an exit for the first value that nobody claims; the rest
+    /// stays pending then.
+    #[inline]
+    pub(crate) fn serve(&mut self, machine: &Machine) -> Option<Exit> {
+        self.open = None;
+        let mut pending = self.pending.take()?;
+        self.unfinished = true;
+        self.serving = pending.space;
+        while pending.next < pending.count {
+            let index = pending.next;
+            pending.next += 1;
+            if let Some(io) = self.serve_one(machine, &pending, index) {
+                self.pending = (pending.next < pending.count).then_some(pending);
+                return Some(match pending.space {
+                    Space::Pio => Exit::Pio(io),
+                    Space::Mmio => Exit::Mmio(io),
+                });
+            }
+        }
+        None
+    }
+
+    #[inline]
+    fn serve_one(&mut self, machine: &Machine, access: &Pending, index: u32) -> Option<IoExit> {
+        let Pending { space, address, size, is_write, .. } = *access;
+        let (bus, cursor) = match space {
+            Space::Pio => (&machine.pio, &mut self.pio),
+            Space::Mmio => (&machine.mmio, &mut self.mmio),
+        };
+        self.shared.presence.enter();
+        let Some(region) = cursor.find(bus, address, size) else {
+            self.shared.presence.leave();
+            return self.unclaimed(machine, access, index);
+        };
+        if let Some(hits) = self.shared.counters.hits.get(region.rung as usize) {
+            bump(hits, 1);
+        }
+        let at = Access { offset: address - region.base, size, vcpu: self.id };
+        let before = (region.rung >= Rung::Declared).then(|| {
+            let (machine, vcpu, rip) = (machine.id, self.id, self.accel.rip());
+            CURRENT.replace(Some(Current { machine, vcpu, rip, space, address, size, is_write }))
+        });
+        let action = if is_write {
+            region.device.write(at, self.accel.io_value(index))
+        } else {
+            let value = region.device.read(at);
+            self.accel.set_io_value(index, value);
+            Action::Continue
+        };
+        if let Some(before) = before {
+            CURRENT.set(before);
+        }
+        self.shared.presence.leave();
+        if action != Action::Continue {
+            machine.control.device_asks(self.id, action);
+        }
+        None
+    }
+
+    #[cold]
+    fn unclaimed(&mut self, machine: &Machine, access: &Pending, index: u32) -> Option<IoExit> {
+        if let Some(hits) = self.shared.counters.hits.get(Rung::Unclaimed as usize) {
+            bump(hits, 1);
+        }
+        let Pending { space, address, size, is_write, .. } = *access;
+        let value = if is_write { self.accel.io_value(index) } else { 0 };
+        let policy = machine.unclaimed();
+        // Whatever comes of it, a read that gets no answer is all ones.
+        if !is_write {
+            self.accel.set_io_value(index, ones(size));
+        }
+        match policy {
+            Unclaimed::Ones => None,
+            Unclaimed::Exit => {
+                self.ticket += 1;
+                let ticket = self.ticket;
+                self.open = (!is_write).then_some(Open { ticket, index, size });
+                Some(IoExit { vcpu: self.id, address, size, is_write, value, ticket })
+            }
+            Unclaimed::Answerer(answerer) => {
+                let (machine_id, vcpu, rip) = (machine.id, self.id, self.accel.rip());
+                let current = Current { machine: machine_id, vcpu, rip, space, address, size, is_write };
+                let before = CURRENT.replace(Some(current));
+                self.shared.presence.enter();
+                let answer = answerer.answer(&current, value);
+                self.shared.presence.leave();
+                CURRENT.set(before);
+                if let (false, Some(answer)) = (is_write, answer) {
+                    self.accel.set_io_value(index, answer);
+                }
+                None
+            }
+        }
+    }
+
+    /// Answers an unclaimed read that `run()` returned.
+    pub(crate) fn answer(&mut self, exit: &IoExit, value: u64) -> Result<(), Refused> {
+        if exit.is_write {
+            return Err(Refused::NotRead);
+        }
+        if value > ones(exit.size) {
+            return Err(Refused::TooWide);
+        }
+        match self.open {
+            Some(open) if open.ticket == exit.ticket && open.size == exit.size => {
+                self.accel.set_io_value(open.index, value);
+                Ok(())
+            }
+            _ => Err(Refused::Stale),
+        }
+    }
+
+    /// After a panic inside a device: the region it was in, and the vCPU outside of it again.
+    pub(crate) fn escape(&mut self) -> Option<Arc<str>> {
+        CURRENT.set(None);
+        self.shared.presence.leave();
+        match self.serving {
+            Space::Pio => self.pio.last_name(),
+            Space::Mmio => self.mmio.last_name(),
+        }
+    }
+
+    pub(crate) fn release_maps(&mut self) {
+        self.pio.release();
+        self.mmio.release();
+    }
+}
+
+impl std::fmt::Debug for Vcpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vcpu").field("id", &self.id).field("pending", &self.pending).finish_non_exhaustive()
+    }
+}
