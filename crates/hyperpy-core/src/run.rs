@@ -101,6 +101,7 @@ enum Entered {
 fn enter(vcpu: &mut Vcpu) -> Entered {
     let result = vcpu.accel.run();
     vcpu.unfinished = false;
+    vcpu.open = None;
     vcpu.count_exit();
     match result {
         Ok(AccelExit::Pio { port, size, count, is_write }) => {

@@ -115,7 +115,7 @@ pub(crate) struct Pending {
 
 /// A read that was handed to the caller of `run()` and can still be answered.
 #[derive(Clone, Copy, Debug)]
-struct Open {
+pub(crate) struct Open {
     ticket: u64,
     index: u32,
     size: u8,
@@ -142,7 +142,8 @@ pub struct Vcpu {
     pub(crate) unfinished: bool,
     /// Halted on a machine without an interrupt controller.
     pub(crate) parked: bool,
-    open: Option<Open>,
+    /// Closed again when the guest is entered.
+    pub(crate) open: Option<Open>,
     ticket: u64,
     /// The bus of the access that is being served, to name the device after a panic.
     serving: Space,
@@ -194,7 +195,6 @@ impl Vcpu {
     /// stays pending then.
     #[inline]
     pub(crate) fn serve(&mut self, machine: &Machine) -> Option<Exit> {
-        self.open = None;
         let mut pending = self.pending.take()?;
         self.unfinished = true;
         self.serving = pending.space;
