@@ -1,0 +1,238 @@
+//! The host's side of a serial line: what the guest wrote, kept for readers, and what the host wants to send.
+//!
+//! Output goes into a bounded buffer whose bytes are counted from the machine's start, so that several readers follow
+//! it, each by its own position; when it is full the oldest bytes go (docs/faults.md, 42). Input waits in a bounded
+//! queue until the UART has room. Who waits for output sleeps on a condition variable.
+//!
+//! Locks: the output's and the input's are leaves, nothing is called under them. The tap is called under its own lock
+//! only, so it may call anything here except what writes output or changes the tap. Waking the UART for input is
+//! done under no lock at all.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::lock;
+
+/// Bytes of output that a console keeps unless it is told otherwise.
+pub const DEFAULT_CAPACITY: usize = 1 << 20;
+/// Bytes of input that wait for the guest at most.
+pub const INPUT_CAPACITY: usize = 64 << 10;
+
+/// Sees every chunk of output as it comes, in order: a file, or the terminal. It runs on the vCPU's thread; a slow
+/// one slows the guest down.
+pub type Tap = Box<dyn FnMut(&[u8]) + Send>;
+
+type OnInput = Arc<dyn Fn() + Send + Sync>;
+
+/// One serial line as the host sees it.
+pub struct Console {
+    capacity: usize,
+    output: Mutex<Output>,
+    grew: Condvar,
+    tap: Mutex<Option<Tap>>,
+    /// Whether there is a tap, so that output without one takes one lock instead of two.
+    tapped: AtomicBool,
+    input: Mutex<VecDeque<u8>>,
+    /// Length of `input`, so that the UART sees an empty queue without a lock.
+    input_len: AtomicUsize,
+    on_input: Mutex<Option<OnInput>>,
+}
+
+#[derive(Debug, Default)]
+struct Output {
+    bytes: VecDeque<u8>,
+    /// Position after the last byte.
+    end: u64,
+    /// How many threads are in `wait_past`; nobody is notified when there are none.
+    waiters: usize,
+    closed: bool,
+}
+
+impl Output {
+    fn start(&self) -> u64 {
+        self.end - self.bytes.len() as u64
+    }
+
+    fn push(&mut self, chunk: &[u8], capacity: usize) {
+        self.end = self.end.saturating_add(chunk.len() as u64);
+        // Of a chunk that is larger than the buffer only the end stays. Room is made first, so that the buffer never
+        // grows beyond its capacity.
+        let kept = chunk.get(chunk.len().saturating_sub(capacity)..).unwrap_or_default();
+        let excess = (self.bytes.len() + kept.len()).saturating_sub(capacity);
+        self.bytes.drain(..excess);
+        self.bytes.extend(kept);
+    }
+}
+
+impl Default for Console {
+    fn default() -> Self {
+        Self::new(DEFAULT_CAPACITY)
+    }
+}
+
+impl fmt::Debug for Console {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Console").field("capacity", &self.capacity).field("end", &self.end()).finish_non_exhaustive()
+    }
+}
+
+impl Console {
+    /// An empty console that keeps the last `capacity` bytes of output.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            capacity,
+            output: Mutex::default(),
+            grew: Condvar::new(),
+            tap: Mutex::default(),
+            tapped: AtomicBool::new(false),
+            input: Mutex::default(),
+            input_len: AtomicUsize::new(0),
+            on_input: Mutex::default(),
+        }
+    }
+
+    /// Puts a tap on the output that comes from now on, or takes it off. Returns after a running tap has ended; a tap
+    /// must not call this.
+    pub fn set_tap(&self, tap: Option<Tap>) {
+        let mut slot = lock(&self.tap);
+        self.tapped.store(tap.is_some(), Ordering::Release);
+        let old = std::mem::replace(&mut *slot, tap);
+        // What a tap does when it is dropped is its own affair, so it is done without our lock.
+        drop(slot);
+        drop(old);
+    }
+
+    /// Takes output of the guest.
+    pub fn write(&self, chunk: &[u8]) {
+        if self.tapped.load(Ordering::Acquire) {
+            // Held across both, so that the tap sees chunks in the order of the buffer.
+            let mut tap = lock(&self.tap);
+            self.keep(chunk);
+            if let Some(tap) = tap.as_mut() {
+                tap(chunk);
+            }
+        } else {
+            self.keep(chunk);
+        }
+    }
+
+    fn keep(&self, chunk: &[u8]) {
+        let mut output = lock(&self.output);
+        output.push(chunk, self.capacity);
+        let waited_for = output.waiters > 0;
+        drop(output);
+        if waited_for {
+            self.grew.notify_all();
+        }
+    }
+
+    /// Position of the oldest byte that is still there.
+    #[must_use]
+    pub fn start(&self) -> u64 {
+        lock(&self.output).start()
+    }
+
+    /// Position after the newest byte: how many bytes the guest has written.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        lock(&self.output).end
+    }
+
+    /// How many bytes were pushed out by newer ones. They are the first ones, so this equals [`Console::start`].
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.start()
+    }
+
+    /// The output from a position on, and the position of its first byte: later than asked for when bytes were
+    /// dropped, the end when the position is not reached yet.
+    #[must_use]
+    pub fn read_from(&self, position: u64) -> (u64, Vec<u8>) {
+        let output = lock(&self.output);
+        let from = position.clamp(output.start(), output.end);
+        let skip = usize::try_from(from - output.start()).unwrap_or(usize::MAX);
+        (from, output.bytes.iter().skip(skip).copied().collect())
+    }
+
+    /// Waits until there is output past a position, the console is closed, or the time is over. Returns whether there
+    /// is.
+    #[must_use]
+    pub fn wait_past(&self, position: u64, timeout: Duration) -> bool {
+        // None: a time so far off that it does not come.
+        let deadline = Instant::now().checked_add(timeout);
+        let mut output = lock(&self.output);
+        output.waiters += 1;
+        while output.end <= position && !output.closed {
+            let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+            output = match left {
+                Some(Duration::ZERO) => break,
+                Some(left) => self.grew.wait_timeout(output, left).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.grew.wait(output).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+        output.waiters -= 1;
+        output.end > position
+    }
+
+    /// Says that no output will come, because the machine has stopped: wakes all who wait. What is there stays.
+    pub fn close(&self) {
+        lock(&self.output).closed = true;
+        self.grew.notify_all();
+    }
+
+    /// Says that output can come again: the machine was reset or runs on.
+    pub fn reopen(&self) {
+        lock(&self.output).closed = false;
+    }
+
+    /// Whether the machine has stopped.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        lock(&self.output).closed
+    }
+
+    /// Queues input for the guest and returns how many bytes were taken; the rest did not fit.
+    #[must_use]
+    pub fn send(&self, bytes: &[u8]) -> usize {
+        let mut input = lock(&self.input);
+        let taken = bytes.len().min(INPUT_CAPACITY.saturating_sub(input.len()));
+        input.extend(bytes.iter().take(taken));
+        self.input_len.store(input.len(), Ordering::SeqCst);
+        drop(input);
+        let on_input = lock(&self.on_input).clone();
+        if let Some(on_input) = on_input {
+            on_input();
+        }
+        taken
+    }
+
+    /// How many bytes of input wait for the guest.
+    #[must_use]
+    pub fn input_len(&self) -> usize {
+        self.input_len.load(Ordering::SeqCst)
+    }
+
+    /// Takes up to `max` bytes of input: the device's side.
+    #[must_use]
+    pub fn take_input(&self, max: usize) -> Vec<u8> {
+        let mut input = lock(&self.input);
+        let count = max.min(input.len());
+        let taken = input.drain(..count).collect();
+        self.input_len.store(input.len(), Ordering::SeqCst);
+        taken
+    }
+
+    /// Sets what [`Console::send`] calls after it has queued bytes; there is one such listener, the latest.
+    pub fn on_input(&self, listener: impl Fn() + Send + Sync + 'static) {
+        let old = lock(&self.on_input).replace(Arc::new(listener));
+        drop(old);
+    }
+}
+
+#[cfg(test)]
+#[path = "console_test.rs"]
+mod tests;

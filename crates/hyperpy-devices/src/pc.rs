@@ -1,0 +1,110 @@
+//! The stock devices of our PC, made and put onto the port bus together.
+//!
+//! Ports and gsis are core's `layout`. Not here: what the kernel answers (interrupt controllers, PIT with port 0x61).
+
+use std::sync::Arc;
+
+use hyperpy_core::arch::x86_64::layout::{
+    CMOS_PORT, COM1_GSI, COM1_PORT, DEBUG_CONSOLE_PORT, I8042_PORT, PM_TIMER_PORT, PM1A_CONTROL_PORT, PM1A_EVENT_PORT,
+    RESET_PORT, SCI_GSI,
+};
+use hyperpy_core::bus::{Bus, Device, Exclusive, RegionId, Rung};
+use hyperpy_core::error::BusError;
+use hyperpy_core::irq::Line;
+
+use crate::acpi_pm::{self, Pm1Control, Pm1Event, PmTimer, ResetRegister};
+use crate::clock::Clock;
+use crate::console::Console;
+use crate::debugcon::DebugConsole;
+use crate::debugexit::{self, DebugExit};
+use crate::i8042::{COMMAND_PORT_OFFSET, I8042};
+use crate::rtc::{self, Rtc};
+use crate::uart::{self, Uart};
+
+/// What the devices are made from.
+pub struct Parts<'a> {
+    /// Gives the interrupt line of a gsi: COM1's (edge) and the SCI's (level, active high).
+    pub lines: &'a dyn Fn(u32) -> Arc<dyn Line>,
+    /// The time that the guest sees.
+    pub clock: Arc<dyn Clock>,
+    /// The host's end of COM1 and of the debug console.
+    pub console: Arc<Console>,
+    /// RAM in bytes, told through CMOS.
+    pub memory_size: u64,
+    /// Port of the debug-exit device; `None` for a machine without one.
+    pub debug_exit: Option<u16>,
+}
+
+/// The devices that somebody outside the guest talks to, and where all of them are attached.
+///
+/// Reset goes through the bus: every attached device has `Device::reset`.
+pub struct Board {
+    /// The host's end of COM1 and of the debug console.
+    pub console: Arc<Console>,
+    /// The power button.
+    pub pm1_event: Arc<Pm1Event>,
+    regions: Vec<RegionId>,
+}
+
+impl Board {
+    /// Makes the devices and attaches them: all, or none when one's ports are taken.
+    ///
+    /// # Errors
+    /// A port is taken, or the debug-exit port does not leave room for its four ports.
+    pub fn attach(pio: &Bus, parts: Parts<'_>) -> Result<Self, BusError> {
+        let Parts { lines, clock, console, memory_size, debug_exit } = parts;
+        let pm1_event = Arc::new(Pm1Event::new(lines(SCI_GSI)));
+        let uart = Uart::new(lines(COM1_GSI), console.clone());
+        let rtc = Rtc::new(clock.clone(), memory_size);
+        let (i8042_data, i8042_command) = I8042::windows();
+        let debug_console = DebugConsole::new(console.clone());
+
+        let mut board = Self { console, pm1_event: pm1_event.clone(), regions: Vec::new() };
+        let devices: [(u16, u64, &str, Arc<dyn Device>); 9] = [
+            (COM1_PORT, uart::PORTS, "uart com1", uart),
+            (CMOS_PORT, rtc::PORTS, "rtc", Arc::new(Exclusive::new(rtc))),
+            (I8042_PORT, 1, "i8042 data", i8042_data),
+            (I8042_PORT + COMMAND_PORT_OFFSET, 1, "i8042 command", i8042_command),
+            (DEBUG_CONSOLE_PORT, 1, "debug console", Arc::new(debug_console)),
+            (PM1A_EVENT_PORT, acpi_pm::EVENT_PORTS, "acpi pm1a event", pm1_event),
+            (
+                PM1A_CONTROL_PORT,
+                acpi_pm::CONTROL_PORTS,
+                "acpi pm1a control",
+                Arc::new(Exclusive::new(Pm1Control::default())),
+            ),
+            (PM_TIMER_PORT, acpi_pm::TIMER_PORTS, "acpi pm timer", Arc::new(PmTimer::new(clock))),
+            (RESET_PORT, acpi_pm::RESET_PORTS, "reset register", Arc::new(Exclusive::new(ResetRegister::default()))),
+        ];
+        let debug_exit =
+            debug_exit.map(|port| (port, debugexit::PORTS, "debug exit", Arc::new(DebugExit) as Arc<dyn Device>));
+        for (port, ports, name, device) in devices.into_iter().chain(debug_exit) {
+            match pio.attach(port.into(), ports, name.into(), Rung::Native, device) {
+                Ok(id) => board.regions.push(id),
+                Err(error) => {
+                    board.detach(pio);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(board)
+    }
+
+    /// Where the devices are attached; also those that somebody has detached since.
+    #[must_use]
+    pub fn regions(&self) -> &[RegionId] {
+        &self.regions
+    }
+
+    /// Takes every device off the bus again.
+    pub fn detach(self, pio: &Bus) {
+        for id in self.regions {
+            // One that is no longer there was detached by somebody else: nothing is left to do.
+            let _ = pio.detach(id);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "pc_test.rs"]
+mod tests;
