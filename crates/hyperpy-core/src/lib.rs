@@ -10,7 +10,7 @@
 
 // pub mod accel;
 pub mod arch;
-// pub mod boot;
+pub mod boot;
 pub mod bus;
 // pub mod control;
 pub mod error;
