@@ -1,11 +1,12 @@
 """Files for a guest's first file system: initramfs images, written without root.
 
-This module owns the newc cpio writer and the busybox initramfs built on it. It does not compress (a kernel reads
-a plain archive, and the copy costs less than unpacking), does not read archives, and knows nothing about machines.
-Format: `Documentation/driver-api/early-userspace/buffer-format.rst` of the Linux kernel, magic 070701.
+This module owns the newc cpio writer and the busybox initramfs built on it. It does not compress (a kernel
+reads a plain archive, and the copy costs less than unpacking), does not read archives, and knows nothing
+about machines. Format: `Documentation/driver-api/early-userspace/buffer-format.rst` of the Linux kernel,
+magic 070701.
 
-The same source always gives the same bytes: entries are sorted, owners are 0:0, times are 0, and inode numbers
-count from 1.
+The same source always gives the same bytes: entries are sorted, owners are 0:0, times are 0, and inode
+numbers count from 1.
 """
 
 from __future__ import annotations
@@ -41,10 +42,6 @@ _DEVICE_TYPES = {"c": stat.S_IFCHR, "b": stat.S_IFBLK}
 class InitramfsError(HyperpyError, ValueError):
     """A source that no initramfs can be made of; `hint` says what to change."""
 
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(f"{message}\nhint: {hint}")
-        self.hint = hint
-
 
 @dataclass(frozen=True, slots=True)
 class File:
@@ -52,8 +49,8 @@ class File:
 
     Args:
         data: the content, or the path of a host file that is copied when the archive is written.
-        mode: permission bits, 0 to 0o7777. None takes them from the host file; for bytes it is 0o755 for `init`
-            at the root and for what begins like a program (`#!` or ELF), else 0o644.
+        mode: permission bits, 0 to 0o7777. None takes them from the host file; for bytes it is
+            0o755 for `init` at the root and for what begins like a program (`#!` or ELF), else 0o644.
     """
 
     data: bytes | os.PathLike[str]
@@ -62,7 +59,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """A directory; only needed for an empty one or one with an unusual mode, since parents are made by themselves."""
+    """A directory: needed for an empty one or an unusual mode only, since parents are made by themselves."""
 
     mode: int = 0o755
 
@@ -101,22 +98,22 @@ class _Record:
 
 
 def initramfs(source: Mapping[str, Content] | os.PathLike[str]) -> bytes:
-    """Return a newc cpio archive of `source`, for a kernel to unpack as its first root.
+    r"""Return a newc cpio archive of `source`, for a kernel to unpack as its first root.
 
     Args:
         source: a folder of the host, or a mapping from the path in the guest (`/` separated; a leading one is
-            ignored) to its content: bytes or text for a file, a `pathlib.Path` for a copy of that host file, or a
-            `File`, `Directory`, `Symlink` or `Device`. Missing parent directories are made.
+            ignored) to its content: bytes or text for a file, a `pathlib.Path` for a copy of that host file,
+            or a `File`, `Directory`, `Symlink` or `Device`. Missing parent directories are made.
 
     Raises:
-        InitramfsError: a name has a NUL, is empty or goes through `..`, two names are the same path, a file stands
-            where a directory must, or a value does not fit a header field of 32 bits (a file above 4 GiB).
+        InitramfsError: a name has a NUL, is empty or goes through `..`, two names are the same path, a file
+            stands where a directory must, or a value does not fit a header field (a file above 4 GiB).
         OSError: a host file cannot be read.
 
     Follows the newc format of the kernel's early user space documentation.
 
     Example:
-        >>> image = initramfs({"init": "#!/bin/sh\\necho hello\\n", "dev/console": Device("c", 5, 1)})
+        >>> image = initramfs({"init": "#!/bin/sh\necho hello\n", "dev/console": Device("c", 5, 1)})
         >>> image[:6], len(image) % 512
         (b'070701', 0)
     """
@@ -137,8 +134,9 @@ def busybox_initramfs(
 ) -> bytes:
     """Return an initramfs around the host's static busybox, with `init` as its `/init`.
 
-    The script starts with nothing mounted; `/proc`, `/sys`, `/dev`, `/tmp` and `/dev/console` exist, `/bin/sh` is
-    busybox. Other applets are run as `busybox NAME`, or by name after `busybox --install -s /bin`.
+    The script starts with nothing mounted; `/proc`, `/sys`, `/dev`, `/tmp` and `/dev/console` exist,
+    `/bin/sh` is busybox. Other applets are run as `busybox NAME`, or by name after `busybox --install -s
+    /bin`.
 
     Args:
         init: a shell script; a `#!/bin/sh` line is put before it unless it has one.
@@ -173,10 +171,10 @@ def _static_busybox(given: os.PathLike[str] | None) -> Path:
     )
     hint = "install the package busybox-static, or name a static one with `busybox=`"
     if found is None or not os.path.exists(found):
-        raise InitramfsError(f"no busybox on this host: {found or '/bin/busybox'}", hint)
+        raise InitramfsError(f"no busybox on this host: {found or '/bin/busybox'}", hint=hint)
     path = Path(found)
     if b"/ld-linux" in path.read_bytes()[:4096] or b"/ld-musl" in path.read_bytes()[:4096]:
-        raise InitramfsError(f"busybox is not statically linked: {path}", hint)
+        raise InitramfsError(f"busybox is not statically linked: {path}", hint=hint)
     return path
 
 
@@ -185,7 +183,7 @@ def _entries_from_mapping(source: Mapping[str, Content]) -> dict[tuple[str, ...]
     for name, content in source.items():
         path = _path_from_name(name)
         if path in entries:
-            raise InitramfsError(f"path given twice: {name}", "keep one of the two")
+            raise InitramfsError(f"path given twice: {name}", hint="keep one of the two")
         entries[path] = _entry_from_content(path, content)
     for path in list(entries):
         for depth in range(1, len(path)):
@@ -193,25 +191,27 @@ def _entries_from_mapping(source: Mapping[str, Content]) -> dict[tuple[str, ...]
             if not isinstance(parent, Directory):
                 below, above = "/".join(path), "/".join(path[:depth])
                 raise InitramfsError(
-                    f"parent of {below} is not a directory: {above}", "rename one of the two"
+                    f"parent of {below} is not a directory: {above}", hint="rename one of the two"
                 )
     return entries
 
 
 def _path_from_name(name: str) -> tuple[str, ...]:
     if "\0" in name:
-        raise InitramfsError(f"name has a NUL: {name!r}", "take it out: a NUL ends a name in the archive")
+        raise InitramfsError(
+            f"name has a NUL: {name!r}", hint="take it out: a NUL ends a name in the archive"
+        )
     parts = PurePosixPath(name.lstrip("/")).parts
     if ".." in parts:
-        raise InitramfsError(f"name goes through '..': {name}", "give the path from the guest's root")
+        raise InitramfsError(f"name goes through '..': {name}", hint="give the path from the guest's root")
     if not parts:
         raise InitramfsError(
-            f"name is empty: {name!r}", "give the path from the guest's root, such as 'init'"
+            f"name is empty: {name!r}", hint="give the path from the guest's root, such as 'init'"
         )
     if len("/".join(parts).encode()) + 1 > _NAME_MAX or "/".join(parts) == "TRAILER!!!":
         raise InitramfsError(
             f"name cannot be stored: {name[:64]}",
-            "a name has at most 4094 bytes and does not end the archive",
+            hint="a name has at most 4094 bytes and does not end the archive",
         )
     return parts
 
@@ -230,7 +230,7 @@ def _entry_from_content(path: tuple[str, ...], content: Content) -> Entry:
             return File(content, _default_mode(path, content))
     raise InitramfsError(
         f"content of {'/'.join(path)} is a {type(content).__name__}",
-        "give bytes, text, a pathlib.Path, File, Directory, Symlink or Device",
+        hint="give bytes, text, a pathlib.Path, File, Directory, Symlink or Device",
     )
 
 
@@ -244,7 +244,7 @@ def _default_mode(path: tuple[str, ...], data: bytes | os.PathLike[str]) -> int:
 
 def _entries_from_folder(folder: Path) -> dict[tuple[str, ...], Entry]:
     if not folder.is_dir():
-        raise InitramfsError(f"not a folder: {folder}", "give a folder of the host, or a mapping")
+        raise InitramfsError(f"not a folder: {folder}", hint="give a folder of the host, or a mapping")
     entries: dict[tuple[str, ...], Entry] = {}
     for parent, folders, files in os.walk(folder):
         for name in folders + files:
@@ -269,7 +269,7 @@ def _entry_from_host(host: Path) -> Entry:
         case stat.S_IFBLK:
             return Device("b", os.major(info.st_rdev), os.minor(info.st_rdev), mode)
     raise InitramfsError(
-        f"neither file, folder, link nor device: {host}", "leave sockets and pipes out of the folder"
+        f"neither file, folder, link nor device: {host}", hint="leave sockets and pipes out of the folder"
     )
 
 
@@ -280,12 +280,12 @@ def _record_from_entry(name: str, entry: Entry) -> _Record:
         case Symlink(target=target):
             if not target or "\0" in target:
                 raise InitramfsError(
-                    f"link target of {name} is empty or has a NUL: {target!r}", "name a path"
+                    f"link target of {name} is empty or has a NUL: {target!r}", hint="name a path"
                 )
             return _Record(stat.S_IFLNK | 0o777, target.encode())
         case Device(kind=kind, major=major, minor=minor, mode=mode):
             if kind not in _DEVICE_TYPES:
-                raise InitramfsError(f"device kind of {name}: {kind}", "it is 'c' or 'b'")
+                raise InitramfsError(f"device kind of {name}: {kind}", hint="it is 'c' or 'b'")
             numbers = _checked(name, "major", major, _FIELD_MAX), _checked(name, "minor", minor, _FIELD_MAX)
             return _Record(_DEVICE_TYPES[kind] | _checked(name, "mode", mode, 0o7777), rdev=numbers)
         case File(data=data, mode=mode):
@@ -299,7 +299,7 @@ def _record_from_entry(name: str, entry: Entry) -> _Record:
 def _checked(name: str, what: str, value: int, limit: int) -> int:
     if not 0 <= value <= limit:
         hint = "put it on a disk instead" if what == "size" else f"it is 0 to {limit:#x}"
-        raise InitramfsError(f"{what} of {name} does not fit the archive: {value:#x}", hint)
+        raise InitramfsError(f"{what} of {name} does not fit the archive: {value:#x}", hint=hint)
     return value
 
 

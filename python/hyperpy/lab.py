@@ -1,14 +1,15 @@
 """The lab: a place with a real /dev/kvm, wherever hyperpy is.
 
-This module runs a command inside a Linux whose CPU is emulated by QEMU with AMD SVM and nested paging, so that
-unmodified operating systems run under KVM there. It owns the boot (virtme-ng starts QEMU with a Debian kernel and the
-host's files), and the way out: output, exit status, and an end without anything left behind. It knows nothing about
-machines. Where the host's own KVM runs kernels, the command runs directly.
+This module runs a command inside a Linux whose CPU is emulated by QEMU with AMD SVM and nested paging, so
+that unmodified operating systems run under KVM there. It owns the boot (virtme-ng starts QEMU with a Debian
+kernel and the host's files), and the way out: output, exit status, and an end without anything left behind.
+It knows nothing about machines. Where the host's own KVM runs kernels, the command runs directly.
 
-Inside, the host's files are seen through 9p, mounted a second time with `cache=loose` (starting Python falls from
-3 s to 0.3 s: the host must not change a file while the lab reads it, which a test run does not); virtme-ng's own root
-is read-only, since its init runs systemd-tmpfiles on it. Each stream of the command has its own virtio-serial port,
-so the kernel's log cannot mix into it. The guest holds the control port open and powers off when the host's end goes.
+Inside, the host's files are seen through 9p, mounted a second time with `cache=loose` (starting Python falls
+from 3 s to 0.3 s: the host must not change a file while the lab reads it, which a test run does not);
+virtme-ng's own root is read-only, since its init runs systemd-tmpfiles on it. Each stream of the command has
+its own virtio-serial port, so the kernel's log cannot mix into it. The guest holds the control port open and
+powers off when the host's end goes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from hyperpy import packages
 from hyperpy.errors import HyperpyError
@@ -58,10 +59,6 @@ _PROGRAMS = {
 class LabError(HyperpyError):
     """The lab cannot start, or ended without the command's status; `hint` says what to do."""
 
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(f"{message}\nhint: {hint}")
-        self.hint = hint
-
 
 def is_inside() -> bool:
     """Return whether this process runs in the lab."""
@@ -72,7 +69,7 @@ def native_kvm() -> bool:
     """Return whether the host's own /dev/kvm runs kernel-mode code natively, so that no lab is needed."""
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return False
-    # Imported late: the probe needs the native module, and the lab must also work where that is not built yet.
+    # Imported late: the probe needs the native module, and the lab works also before that is built.
     from hyperpy.doctor import kernel_code_is_native
 
     return kernel_code_is_native()
@@ -101,11 +98,13 @@ def run(
         timeout: seconds for boot and command together; None waits.
         cwd: the command's working directory; None takes this process's.
         env: its whole environment; None takes this process's. `HYPERPY_LAB=1` is added in the lab.
-        stdout, stderr: binary streams that receive its output as it comes; None takes this process's.
+        stdout: binary stream with a descriptor that receives its output as it comes; None takes this
+            process's.
+        stderr: the same for its messages.
         direct: run on the host; None decides by `is_inside()` and `native_kvm()`.
 
-    The command's input is empty. Below /tmp only what the command needs is the host's (the folders of `cwd`, of the
-    cache, of this Python and of the paths among the arguments); the rest is empty and forgotten.
+    The command's input is empty. Below /tmp only what the command needs is the host's (the folders of `cwd`,
+    of the cache, of this Python and of the paths among the arguments); the rest is empty and forgotten.
 
     Raises:
         LabError: something is missing on the host, or the lab ended without the command's status.
@@ -126,7 +125,7 @@ def run(
         direct = is_inside() or native_kvm()
     if direct:
         _log.info("kernels run on this machine's own KVM: running directly")
-        return _run_here(command, place, environment, stdout, stderr, timeout)
+        return _run_here(command, place, environment, (stdout, stderr), timeout)
     sinks = {"stdout": stdout or sys.stdout.buffer, "stderr": stderr or sys.stderr.buffer}
     deadline = None if timeout is None else time.monotonic() + timeout
     kernel = _prepare()
@@ -143,7 +142,7 @@ def run(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `hyperpy lab [options] -- COMMAND...` and return its exit status: the command's, 124 on timeout, 1 on error."""
+    """Run `hyperpy lab [options] -- COMMAND...`; return the command's status, 124 on timeout, 1 on error."""
     parser = argparse.ArgumentParser(prog="hyperpy lab", description="Run COMMAND where a real KVM exists.")
     parser.add_argument("--cpus", type=int, default=2, help="CPUs of the lab (default: 2)")
     parser.add_argument("--memory", default="4G", help="memory of the lab (default: 4G)")
@@ -178,8 +177,7 @@ def _run_here(
     command: Sequence[str],
     place: Path,
     environment: dict[str, str],
-    stdout: IO[bytes] | None,
-    stderr: IO[bytes] | None,
+    streams: tuple[IO[bytes] | None, IO[bytes] | None],
     timeout: float | None,
 ) -> int:
     try:
@@ -188,15 +186,15 @@ def _run_here(
             cwd=place,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
+            stdout=streams[0],
+            stderr=streams[1],
             timeout=timeout,
             check=False,
         )
     except subprocess.TimeoutExpired:
         raise _timeout_error(timeout) from None
     except OSError as error:
-        raise LabError(f"cannot start: {command[0]}: {error.strerror}", "check the command's path") from error
+        raise LabError(f"cannot start: {command[0]}: {error.strerror}", hint="check its path") from error
     return done.returncode if done.returncode >= 0 else 128 - done.returncode
 
 
@@ -211,9 +209,9 @@ def _prepare() -> packages.Kernel:
     if missing:
         if os.geteuid() == 0:
             _log.info("installing what is missing: %s", " ".join(missing))
-        packages.install(missing, suite=packages.BACKPORTS)
+        packages.install(missing, backports=True)
     if shutil.which("vng", path=path) is None:
-        raise LabError("virtme-ng is missing: vng", f"run `{sys.executable} -m pip install virtme-ng`")
+        raise LabError("virtme-ng is missing: vng", hint=f"run `{sys.executable} -m pip install virtme-ng`")
     return packages.kernel()
 
 
@@ -303,7 +301,7 @@ for path in $shared; do
 done
 unset IFS
 
-# Pipes stand between the command and the ports, since a port can be opened only once and /dev/stderr opens it again.
+# Pipes stand between the command and the ports: a port opens only once, and /dev/stderr opens it again.
 for stream in stdout stderr; do
     $b mkfifo $run/$stream
     $b cat < $run/$stream > "$(port $stream)" &
@@ -322,7 +320,7 @@ $b poweroff -f
 
 
 class _Session:
-    """One boot of the lab: its process and the sockets behind its ports. Leaving the context ends all of it."""
+    """One boot of the lab: its process and the sockets behind its ports. Leaving the context ends it."""
 
     def __init__(self, folder: Path, sinks: Mapping[str, IO[bytes]]) -> None:
         self._folder = folder
@@ -342,19 +340,24 @@ class _Session:
                 listener, selectors.EVENT_READ, functools.partial(self._accept, listener, port)
             )
 
-    def __enter__(self) -> _Session:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._resources.close()
-        if self._process is None:
-            return
-        # QEMU is in the process group of vng; it is ended by force at last, since vng may go before it.
+    def __exit__(self, *_exception: object) -> None:
+        self._sinks = {}  # what still comes is drained: the caller may no longer take it
+        # QEMU is in the process group of vng. It is gone when its ends of the ports are closed.
         for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_END_S)
+            if self._process is not None and self._open:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, number)
+                while self._open and (events := self._selector.select(_END_S)):
+                    for key, _ in events:
+                        key.data()
+        self._resources.close()
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):  # a QEMU that had not come to its ports yet
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def start(self, command: Sequence[str]) -> None:
         """Start virtme-ng; its output, which is the kernel's log, goes to a file."""
@@ -384,7 +387,7 @@ class _Session:
                 key.data()
         if self._status is None:
             hint = "the last lines of its console are above; `--memory` and `--cpus` change the lab"
-            raise LabError(f"the lab ended before the command did: {self._console_tail()}", hint)
+            raise LabError(f"the lab ended before the command did: {self._console_tail()}", hint=hint)
         return self._status
 
     def _accept(self, listener: socket.socket, port: str) -> None:
@@ -407,9 +410,9 @@ class _Session:
             self._control += data
             if found := re.search(rb"^exit (\d+)\n", self._control, re.MULTILINE):
                 self._status = int(found[1])
-        else:
-            self._sinks[port].write(data)
-            self._sinks[port].flush()
+        elif (sink := self._sinks.get(port)) is not None:
+            sink.write(data)
+            sink.flush()
 
     def _console_tail(self) -> str:
         text = (self._folder / "console").read_bytes()[-_CHUNK:].decode(errors="replace")

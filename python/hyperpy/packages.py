@@ -1,9 +1,10 @@
 """Debian packages as files: kernels and other guests, fetched into a cache, unmodified and checked.
 
-This module owns a private apt state (lists, archives, sources) in hyperpy's cache folder, the extraction of packages
-there, and the proof that an extracted file is the one that the distribution published. It never writes to the host's
-apt configuration; only `install` changes the host, and only as root. Sources come from the host's own Debian entries,
-with the suite that our guests are taken from and its backports added. Formats: sources.list(5), deb-control(5).
+This module owns a private apt state (lists, archives, sources) in hyperpy's cache folder, the extraction of
+packages there, and the proof that an extracted file is the one that the distribution published. It never
+writes to the host's apt configuration; only `install` changes the host, and only as root. Sources come from
+the host's own Debian entries, with the suite that our guests are taken from and its backports added. Formats:
+sources.list(5), deb-control(5).
 
 What was fetched once is found again without network, apt or dpkg, in about a millisecond.
 """
@@ -15,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -55,10 +57,6 @@ _STANZA_FIELDS = ("Signed-By", "Trusted", "Architectures")
 class PackageError(HyperpyError):
     """A package cannot be found, fetched or trusted; `hint` says what to do."""
 
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(f"{message}\nhint: {hint}")
-        self.hint = hint
-
 
 @dataclass(frozen=True, slots=True)
 class Package:
@@ -87,7 +85,7 @@ class Package:
         found = self.root / path.lstrip("/")
         if not found.exists():
             raise PackageError(
-                f"no such file in {self.name} {self.version}: {path}", f"see `find {self.root}`"
+                f"no such file in {self.name} {self.version}: {path}", hint=f"see `find {self.root}`"
             )
         return found
 
@@ -103,7 +101,7 @@ class Kernel:
 
 
 def cache_dir() -> Path:
-    """Return hyperpy's cache folder: `$HYPERPY_CACHE`, else `$XDG_CACHE_HOME/hyperpy`, else `~/.cache/hyperpy`."""
+    """Return the cache folder: `$HYPERPY_CACHE`, else `$XDG_CACHE_HOME/hyperpy`, else `~/.cache/hyperpy`."""
     if given := os.environ.get("HYPERPY_CACHE"):
         return Path(given).absolute()
     base = os.environ.get("XDG_CACHE_HOME")
@@ -118,7 +116,8 @@ def fetch(name: str, *, suite: str = SUITE) -> Package:
         suite: the release to take it from: `SUITE` or `BACKPORTS`.
 
     Raises:
-        PackageError: apt or dpkg is missing, the network fails, the package is unknown, or its checksum is wrong.
+        PackageError: apt or dpkg is missing, the network fails, the package is unknown, or its checksum is
+            wrong.
 
     Safe to call from several processes at once: one downloads, the others wait and find the result.
 
@@ -143,7 +142,7 @@ def kernel(name: str = "linux-image-amd64", *, suite: str = SUITE) -> Kernel:
     package = _cached(name, suite) or _with_lock(name, suite, None)
     vmlinuz = sorted(package.root.glob("boot/vmlinuz-*"))
     if not vmlinuz:
-        raise PackageError(f"no kernel in package: {package.name}", "name a linux-image metapackage")
+        raise PackageError(f"no kernel in package: {package.name}", hint="name a linux-image metapackage")
     release = vmlinuz[0].name.removeprefix("vmlinuz-")
     return Kernel(package, release, vmlinuz[0], package.root / "lib/modules" / release)
 
@@ -151,8 +150,8 @@ def kernel(name: str = "linux-image-amd64", *, suite: str = SUITE) -> Kernel:
 def verify(file: Path) -> Package:
     """Check that `file`, in the cache, is what its package contains, and return that package.
 
-    The .deb is compared with its SHA-256 in the signed index, then the file with the package's own md5sums, or with
-    a fresh extraction where the package does not list it.
+    The .deb is compared with its SHA-256 in the signed index, then the file with the package's own md5sums,
+    or with a fresh extraction where the package does not list it.
 
     Raises:
         PackageError: the file or the .deb was modified, or the file is not from the cache.
@@ -161,7 +160,7 @@ def verify(file: Path) -> Package:
     package = _package_from_file(file)
     if _sha256(package.deb) != package.sha256:
         raise PackageError(
-            f"package was modified: {package.deb}", f"remove {package.root.parent} and fetch it again"
+            f"package was modified: {package.deb}", hint=f"remove {package.root.parent} and fetch it again"
         )
     path = file.relative_to(package.root).as_posix()
     content = file.read_bytes()
@@ -174,27 +173,29 @@ def verify(file: Path) -> Package:
         same = content == _deb_member(package.deb, path, control=False)
     if not same:
         raise PackageError(
-            f"file differs from package {package.name}: {file}", f"remove {package.root.parent}"
+            f"file differs from package {package.name}: {file}", hint=f"remove {package.root.parent}"
         )
     return package
 
 
-def install(names: Sequence[str], *, suite: str | None = None) -> None:
+def install(names: Sequence[str], *, backports: bool = False) -> None:
     """Install packages on this host, as root, with the private sources.
 
     Args:
         names: Debian packages.
-        suite: take them, and what they depend on, from this suite where it has them.
+        backports: take them, and what they depend on, from the backports where this host runs `SUITE`.
 
     Raises:
         PackageError: not root, or apt fails.
     """
     command = f"apt-get install {' '.join(names)}"
     if os.geteuid() != 0:
-        raise PackageError(f"packages are missing on this host: {' '.join(names)}", f"run `sudo {command}`")
+        raise PackageError(
+            f"packages are missing on this host: {' '.join(names)}", hint=f"run `sudo {command}`"
+        )
     with _locked():
         _update()
-        release = ["-t", suite] if suite else []
+        release = ["-t", BACKPORTS] if backports and _host_release() == SUITE else []
         options = ["-y", "-q", "--no-install-recommends", *release]
         environment = {"DEBIAN_FRONTEND": "noninteractive"}
         _run(
@@ -202,6 +203,12 @@ def install(names: Sequence[str], *, suite: str | None = None) -> None:
             hint=f"run `{command}`",
             env=environment,
         )
+
+
+def _host_release() -> str:
+    with contextlib.suppress(OSError):
+        return platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+    return ""
 
 
 def _cached(name: str, suite: str) -> Package | None:
@@ -215,13 +222,16 @@ def _cached(name: str, suite: str) -> Package | None:
 
 def _index(name: str, suite: str) -> Path:
     if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]*", name):
-        raise PackageError(f"not a package name: {name!r}", "a name has a-z, 0-9, plus, minus and dots")
+        raise PackageError(f"not a package name: {name!r}", hint="a name has a-z, 0-9, plus, minus and dots")
     return cache_dir() / "index" / suite / f"{name}.json"
 
 
 def _with_lock(name: str, suite: str, wanted: str | None) -> Package:
     """Fetch `wanted` (None: what the metapackage `name` depends on) and remember it as `name`."""
     index = _index(name, suite)
+    if os.environ.get("HYPERPY_LAB") == "1":
+        hint = f"fetch it outside the lab first: `hyperpy.packages.fetch({name!r}, suite={suite!r})`"
+        raise PackageError(f"package is not in the cache, and the lab has no network: {name}", hint=hint)
     with _locked():
         if (package := _cached(name, suite)) is not None:
             return package  # another process was first
@@ -264,7 +274,7 @@ def _download(name: str, suite: str) -> Package:
         (downloaded,) = Path(partial).glob("*.deb")
         if (found := _sha256(downloaded)) != sha256:
             raise PackageError(
-                f"checksum of {name} {version} is wrong: {found}", f"{sha256} is listed; {_NETWORK_HINT}"
+                f"checksum of {name} {version} is wrong: {found}", hint=f"{sha256} is listed; {_NETWORK_HINT}"
             )
         made = Path(partial, "made")
         made.mkdir()
@@ -281,14 +291,16 @@ def _record(name: str, suite: str) -> dict[str, str]:
     done = _run(["apt-cache", *_apt_options(), "show", f"{name}/{suite}"], hint="", check=False)
     fields = dict(re.findall(r"^([A-Za-z0-9-]+): (.*)$", done.split("\n\n")[0], re.MULTILINE))
     if "SHA256" not in fields:
-        raise PackageError(f"unknown package in {suite}: {name}", "check its name at `apt-cache search`")
+        raise PackageError(f"unknown package in {suite}: {name}", hint="check its name at `apt-cache search`")
     return fields
 
 
 def _kernel_dependency(name: str, suite: str) -> str:
     found = re.search(r"linux-image-\d[^ ,]*", _record(name, suite).get("Depends", ""))
     if found is None:
-        raise PackageError(f"depends on no kernel: {name}", "name a metapackage such as linux-image-amd64")
+        raise PackageError(
+            f"depends on no kernel: {name}", hint="name a metapackage such as linux-image-amd64"
+        )
     return found.group()
 
 
@@ -319,14 +331,14 @@ def _update() -> None:
 
 
 def _sources() -> list[str]:
-    """Return deb822 stanzas: the host's Debian entries, with our suite and its backports added to the main one."""
+    """Return deb822 stanzas: the host's Debian entries, and the main one again for suites that it lacks."""
     stanzas = [s for s in _host_stanzas() if "deb" in s["Types"].split() and _is_debian(s)]
     host = [s for s in stanzas if "main" in s["Components"].split() and _RELEASES & set(s["Suites"].split())]
     if not host:
         hint = (
             f"add a Debian entry with `Suites: {SUITE}` and `Components: main` in {_ETC_APT}/sources.list.d"
         )
-        raise PackageError(f"no Debian sources on this host: {_ETC_APT}", hint)
+        raise PackageError(f"no Debian sources on this host: {_ETC_APT}", hint=hint)
     known = {suite for s in stanzas for suite in s["Suites"].split()}
     extra = [suite for suite in (SUITE, BACKPORTS) if suite not in known]
     added = [host[0] | {"Suites": " ".join(extra), "Components": "main"}] if extra else []
@@ -375,19 +387,21 @@ def _package_from_file(file: Path) -> Package:
         if package is not None and file.is_relative_to(package.root):
             return package
     raise PackageError(
-        f"file is not from a fetched package: {file}", "verify a path that `fetch` or `kernel` gave"
+        f"file is not from a fetched package: {file}", hint="verify a path that `fetch` or `kernel` gave"
     )
 
 
 def _deb_member(deb: Path, path: str, *, control: bool = True) -> bytes:
     """Return one file out of a package, or b"" when it has no such file."""
     command = ["dpkg-deb", "--ctrl-tarfile" if control else "--fsys-tarfile", str(deb)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
-            for member in archive:
-                if member.name.removeprefix("./") == path:
-                    file = archive.extractfile(member)
-                    return file.read() if file else b""
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process,
+        tarfile.open(fileobj=process.stdout, mode="r|") as archive,
+    ):
+        for member in archive:
+            if member.name.removeprefix("./") == path:
+                file = archive.extractfile(member)
+                return file.read() if file else b""
     return b""
 
 
@@ -408,11 +422,13 @@ def _run(
     program = shutil.which(command[0], path=path)
     if program is None:
         raise PackageError(
-            f"program is missing on this host: {command[0]}", "packages are fetched on Debian only"
+            f"program is missing on this host: {command[0]}", hint="packages are fetched on Debian only"
         )
     environment = os.environ | {"LC_ALL": "C", "PATH": path} | (env or {})
-    done = subprocess.run([program, *command[1:]], capture_output=True, text=True, cwd=cwd, env=environment)
+    done = subprocess.run(
+        [program, *command[1:]], capture_output=True, text=True, cwd=cwd, env=environment, check=False
+    )
     if check and done.returncode != 0:
         detail = "\n".join(done.stderr.strip().splitlines()[-4:])
-        raise PackageError(f"{command[0]} failed with status {done.returncode}: {detail}", hint)
+        raise PackageError(f"{command[0]} failed with status {done.returncode}: {detail}", hint=hint)
     return done.stdout

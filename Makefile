@@ -1,0 +1,156 @@
+# The repository's entry points. Everything is built in .venv, target and build; outside the clone only hyperpy's
+# cache folder and, as root, missing Debian packages are touched. What passed is stamped below build/passed, so that
+# the next `make test` repeats only what changed; `make forget` drops the stamps.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+PYTHON := $(BIN)/python
+PASSED := build/passed
+REPORTS := build/reports
+export PATH := $(BIN):$(PATH):$(HOME)/.cargo/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+
+find = $(shell find $(wildcard $(1)) -type f $(2) 2>/dev/null | grep -v __pycache__)
+RUST := $(wildcard Cargo.toml Cargo.lock) $(call find,crates benches fuzz,\( -name '*.rs' -o -name Cargo.toml \))
+CODE := $(call find,python,\( -name '*.py' -o -name '*.pyi' \))
+TESTS := $(call find,tests examples benches/python scripts docs,\( -name '*.py' -o -name '*.md' -o -name '*.S' -o -name '*.toml' \))
+PLAIN_TESTS := $(wildcard tests/unit tests/kvm tests/docs tests/examples)
+# What the demo and the lab's tests boot: fetched here, since the lab has no network.
+GUESTS := linux-image-amd64/bookworm linux-image-cloud-amd64/bookworm-backports memtest86+/bookworm
+
+##@ Use
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: build guests ## Install what is missing, build, and run several operating systems from one script
+	@$(BIN)/hyperpy lab --timeout 900 -- $(PYTHON) examples/demo.py
+
+.PHONY: setup
+setup: $(VENV)/.system $(VENV)/.tools ## Install the tools: Debian packages (as root) and .venv
+
+.PHONY: build
+build: $(VENV)/.built ## Build the native module into .venv, optimized
+
+.PHONY: guests
+guests: $(VENV)/.guests ## Fetch the kernels that the demo and the tests boot
+
+##@ Check
+.PHONY: test
+test: lint test-rust test-python test-wheel test-lab ## Run every check and test; fails on a skip with HYPERPY_NO_SKIPS=1
+	@$(PYTHON) scripts/totals.py $(REPORTS)
+
+.PHONY: lint
+lint: $(PASSED)/lint-rust $(PASSED)/lint-python ## Check formatting, lints, types, the stub, and the reasons of unsafe blocks
+
+.PHONY: test-rust
+test-rust: $(PASSED)/rust ## Run the Rust tests
+
+.PHONY: test-python
+test-python: $(PASSED)/python ## Run the Python tests that need no lab
+
+.PHONY: test-lab
+test-lab: $(PASSED)/lab ## Run the tests on real kernels: one boot of the lab
+
+.PHONY: test-wheel
+test-wheel: $(PASSED)/wheel ## Build the wheel, check it, and use it in a fresh environment
+
+.PHONY: bench
+bench: build guests ## Measure; prints each figure beside its target
+	cargo bench --package hyperpy-benches
+	@for script in $(wildcard benches/python/*.py); do $(PYTHON) $$script; done
+
+.PHONY: format
+format: setup ## Format all code
+	cargo fmt --all
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix --quiet .
+
+##@ Deliver
+.PHONY: wheel
+wheel: $(PASSED)/wheel ## Build dist/*.whl: abi3 for Python 3.11 and later, manylinux_2_28
+	@ls -l dist/*.whl
+
+.PHONY: forget
+forget: ## Forget what passed, so that `make test` runs everything
+	rm -rf $(PASSED) $(REPORTS)
+
+.PHONY: clean
+clean: ## Remove everything that was built
+	rm -rf $(VENV) build dist target .mypy_cache .ruff_cache .pytest_cache .hypothesis python/hyperpy/*.so
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+# The steps behind the names.
+
+$(VENV)/.python:
+	@scripts/make-venv $(VENV)
+	@touch $@
+
+$(VENV)/.system: scripts/system_packages.py | $(VENV)/.python
+	@$(PYTHON) scripts/system_packages.py
+	@scripts/need-rust
+	@touch $@
+
+$(VENV)/.tools: requirements/dev.txt | $(VENV)/.python
+	@echo "installing the tools into $(VENV)"
+	@$(PYTHON) -m pip install --quiet --requirement $<
+	@touch $@
+
+$(VENV)/.built: $(RUST) pyproject.toml $(VENV)/.system $(VENV)/.tools
+	@rm -f python/hyperpy/*.so
+	$(BIN)/maturin develop --release --quiet
+	@touch $@
+
+$(VENV)/.guests: $(VENV)/.system Makefile
+	@$(PYTHON) scripts/fetch_guests.py $(GUESTS)
+	@touch $@
+
+$(PASSED)/lint-rust: $(RUST) $(VENV)/.system | $(PASSED)
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- --deny warnings
+	$(PYTHON) scripts/count_unsafe.py
+	@touch $@
+
+$(PASSED)/lint-python: $(CODE) $(TESTS) pyproject.toml $(VENV)/.built | $(PASSED)
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	@if [ -d tests/typing ]; then $(BIN)/mypy tests/typing; fi
+	MYPYPATH=python $(PYTHON) -m mypy.stubtest --mypy-config-file pyproject.toml hyperpy._hyperpy
+	@touch $@
+
+$(PASSED)/rust: $(RUST) .config/nextest.toml $(VENV)/.system | $(PASSED) $(REPORTS)
+	@rm -f $(REPORTS)/rust.xml
+	cargo nextest run --workspace --cargo-quiet
+	@cp target/nextest/default/junit.xml $(REPORTS)/rust.xml
+	cargo test --workspace --doc --quiet
+	@touch $@
+
+$(PASSED)/python: $(CODE) $(TESTS) pyproject.toml $(VENV)/.built $(VENV)/.guests | $(PASSED) $(REPORTS)
+	@rm -f $(REPORTS)/python.xml
+	$(PYTHON) -m pytest --quiet --junitxml=$(REPORTS)/python.xml $(PLAIN_TESTS)
+	@touch $@
+
+$(PASSED)/lab: $(CODE) $(TESTS) pyproject.toml $(VENV)/.built $(VENV)/.guests | $(PASSED) $(REPORTS)
+	@rm -f $(REPORTS)/lab.xml
+	$(BIN)/hyperpy lab --timeout 900 -- $(PYTHON) -m pytest --quiet --junitxml=$(REPORTS)/lab.xml tests/lab
+	@touch $@
+
+$(PASSED)/wheel: $(CODE) $(RUST) pyproject.toml $(VENV)/.system $(VENV)/.tools | $(PASSED)
+	@rm -rf dist
+	$(BIN)/maturin build --release --zig --compatibility manylinux_2_28 --out dist --quiet
+	$(PYTHON) scripts/check_wheel.py dist/*.whl
+	@touch $@
+
+$(PASSED) $(REPORTS):
+	@mkdir -p $@
