@@ -71,7 +71,8 @@ struct HubState {
 
 impl LineHub {
     /// The line of a gsi.
-    pub(crate) fn line(self: &Arc<Self>, gsi: u32) -> Arc<dyn Line> {
+    #[must_use]
+    pub fn line(self: &Arc<Self>, gsi: u32) -> Arc<dyn Line> {
         Arc::new(HubLine { hub: self.clone(), gsi })
     }
 

@@ -79,7 +79,8 @@ pub struct Machine {
     unclaimed: Mutex<Unclaimed>,
     entry: Mutex<Option<Entry>>,
     objects: Mutex<Option<Arc<Objects>>>,
-    lines: Arc<LineHub>,
+    /// Interrupt lines.
+    pub lines: Arc<LineHub>,
     forks: u64,
 }
 

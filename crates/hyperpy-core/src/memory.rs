@@ -9,6 +9,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::FromRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vm_memory::bitmap::AtomicBitmap;
@@ -19,6 +20,9 @@ use crate::error::MemoryError;
 
 /// vm-memory's collection of regions, with our bitmap of pages that the host wrote.
 pub(crate) type Backing = vm_memory::GuestMemoryMmap<AtomicBitmap>;
+
+/// Unit of `st_blocks` (stat(2)).
+const BLOCK: u64 = 512;
 
 /// Bytes in a page.
 pub const PAGE_SIZE: u64 = 4096;
@@ -201,6 +205,14 @@ impl Memory {
     #[must_use]
     pub fn holds(&self, gpa: u64, len: usize) -> bool {
         self.layout().backing.check_range(GuestAddress(gpa), len)
+    }
+
+    /// Bytes of host memory that the regions take up: pages that were touched.
+    #[must_use]
+    pub fn committed(&self) -> u64 {
+        let layout = self.layout();
+        let files = layout.backing.iter().filter_map(|region| region.file_offset());
+        files.filter_map(|file| file.file().metadata().ok()).map(|meta| meta.blocks() * BLOCK).sum()
     }
 
     /// A zero-copy window onto memory within one region.

@@ -1,1 +1,40 @@
-//! Bindings.
+//! The Python face of hyperpy: conversion, GIL policy, exceptions, buffers. No logic lives here.
+//!
+//! Every class is frozen: what can change is behind the core's own locks. Blocking verbs detach from the interpreter
+//! before they wait; a device's method attaches for its call alone. The classes here are private: the public ones in
+//! `python/hyperpy/` are made of them.
+
+mod boot;
+mod buffer;
+mod console;
+mod convert;
+mod device;
+mod errors;
+mod host;
+mod machine;
+mod memory;
+mod probe;
+mod vcpu;
+
+use pyo3::prelude::*;
+
+/// Native half of hyperpy.
+#[pymodule]
+mod _hyperpy {
+    #[pymodule_export]
+    use crate::boot::{kernel_payload, load_flat, load_linux};
+    #[pymodule_export]
+    use crate::buffer::View;
+    #[pymodule_export]
+    use crate::console::Console;
+    #[pymodule_export]
+    use crate::device::{IrqLine, StockDevice};
+    #[pymodule_export]
+    use crate::host::VcpuThread;
+    #[pymodule_export]
+    use crate::machine::Machine;
+    #[pymodule_export]
+    use crate::memory::Memory;
+    #[pymodule_export]
+    use crate::probe::capabilities;
+}

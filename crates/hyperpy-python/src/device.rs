@@ -1,0 +1,241 @@
+//! A Python object as a device: its `read` and `write` methods behind the core's `Device` trait.
+//!
+//! The interpreter is attached for each call alone. What a method raises is kept for `run()` to raise; the guest reads
+//! all ones, or its write is dropped, and the machine pauses (docs/design.md, run loop, rule 6).
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use hyperpy_core::bus::{Access, Action, Device, Space, ones};
+use hyperpy_core::control::Control;
+use hyperpy_core::exit::StopReason;
+use hyperpy_core::irq::Line;
+use hyperpy_core::machine::Answerer;
+use hyperpy_core::vcpu::{Current, current};
+use hyperpy_devices::debugcon::DebugConsole;
+use hyperpy_devices::debugexit::DebugExit;
+use pyo3::exceptions::PyException;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyInt, PyString};
+
+use crate::console::Console;
+use crate::errors::Raise;
+
+/// Exceptions that devices of one machine raised, first one first.
+#[derive(Default)]
+pub(crate) struct Faults(Mutex<Vec<PyErr>>);
+
+impl Faults {
+    pub(crate) fn take(&self) -> Vec<PyErr> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Where a device's exceptions go.
+#[derive(Clone)]
+pub(crate) struct Report {
+    pub(crate) faults: Arc<Faults>,
+    /// Weak: a device must not keep its machine.
+    pub(crate) control: Weak<Control>,
+}
+
+impl Report {
+    fn raised(&self, py: Python<'_>, error: PyErr, device: &str, value: Option<u64>) {
+        if error.is_instance_of::<PyException>(py)
+            && let Some(access) = current()
+        {
+            let note = note(device, &access, value);
+            // An exception that takes no notes is raised without.
+            let _ = error.value(py).call_method1(intern!(py, "add_note"), (note,));
+        }
+        self.faults.0.lock().unwrap_or_else(PoisonError::into_inner).push(error);
+        if let Some(control) = self.control.upgrade() {
+            control.device_failed();
+        }
+    }
+}
+
+fn note(device: &str, access: &Current, value: Option<u64>) -> String {
+    let bus = match access.space {
+        Space::Pio => "port",
+        Space::Mmio => "mmio",
+    };
+    let what = match value {
+        Some(value) => format!("write of {value:#x} to"),
+        None => "read of".to_owned(),
+    };
+    let when = if access.is_write { "after the access" } else { "at the access" };
+    format!(
+        "device {device}: {what} {bus} {:#x}, {} bytes, vcpu {}, rip {:#x} ({when})",
+        access.address, access.size, access.vcpu, access.rip
+    )
+}
+
+/// A Python object with `read(offset, size)` and `write(offset, size, value)`.
+pub(crate) struct PyDevice {
+    pub(crate) object: Mutex<Option<Py<PyAny>>>,
+    pub(crate) name: String,
+    pub(crate) report: Report,
+}
+
+impl PyDevice {
+    fn object(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.object.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|object| object.clone_ref(py))
+    }
+}
+
+impl Device for PyDevice {
+    fn read(&self, at: Access) -> u64 {
+        Python::attach(|py| {
+            let Some(object) = self.object(py) else { return at.ones() };
+            let answer = object
+                .call_method1(py, intern!(py, "read"), (at.offset, at.size))
+                .and_then(|value| number(value.bind(py), at.size, &self.name));
+            answer.unwrap_or_else(|error| {
+                self.report.raised(py, error, &self.name, None);
+                at.ones()
+            })
+        })
+    }
+
+    fn write(&self, at: Access, value: u64) -> Action {
+        Python::attach(|py| {
+            let Some(object) = self.object(py) else { return Action::Continue };
+            let action = object
+                .call_method1(py, intern!(py, "write"), (at.offset, at.size, value))
+                .and_then(|answer| action(answer.bind(py), &self.name));
+            action.unwrap_or_else(|error| {
+                self.report.raised(py, error, &self.name, Some(value));
+                Action::Continue
+            })
+        })
+    }
+
+    fn reset(&self) {
+        Python::attach(|py| {
+            let Some(object) = self.object(py) else { return };
+            if let Err(error) = object.call_method0(py, intern!(py, "reset")) {
+                self.report.raised(py, error, &self.name, None);
+            }
+        });
+    }
+}
+
+impl Drop for PyDevice {
+    fn drop(&mut self) {
+        let object = self.object.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if object.is_some() {
+            // The last reference may run any Python code: it is dropped attached. During the interpreter's end there
+            // is nothing to attach to, and the reference is left to it.
+            let kept = Python::try_attach(|_| drop(object));
+            let _ = kept;
+        }
+    }
+}
+
+/// What a device's `read` returned, as the guest will see it: 0 to all ones of the access's width.
+fn number(value: &Bound<'_, PyAny>, size: u8, device: &str) -> PyResult<u64> {
+    let py = value.py();
+    let hint = format!("read() returns an int from 0 to {:#x} for an access of {size} bytes", ones(size));
+    let wrong =
+        |what: String| PyErr::from(Raise::new("DeviceError", format!("device {device}: read returned {what}"), &hint));
+    let index = match value.cast::<PyInt>() {
+        Ok(int) => int.clone().into_any(),
+        // Objects with __index__ are numbers too; what they raise is raised.
+        Err(_) if value.hasattr(intern!(py, "__index__"))? => value.call_method0(intern!(py, "__index__"))?,
+        Err(_) => return Err(wrong(value.repr()?.to_string())),
+    };
+    match index.extract::<u64>() {
+        Ok(number) if number <= ones(size) => Ok(number),
+        _ => Err(wrong(index.repr()?.to_string())),
+    }
+}
+
+/// What a device's `write` returned: nothing, or `Stop("why")`.
+fn action(answer: &Bound<'_, PyAny>, device: &str) -> PyResult<Action> {
+    if answer.is_none() {
+        return Ok(Action::Continue);
+    }
+    let py = answer.py();
+    let stop = py.import(intern!(py, "hyperpy.device"))?.getattr(intern!(py, "Stop"))?;
+    if answer.is_instance(&stop)? {
+        let reason = answer.getattr(intern!(py, "reason"))?.cast_into::<PyString>()?;
+        return Ok(Action::Stop(StopReason::Text(reason.to_cow()?.into())));
+    }
+    let message = format!("device {device}: write returned {}", answer.repr()?);
+    Err(Raise::new("DeviceError", message, "write() returns None, or Stop(\"why\") to stop the machine").into())
+}
+
+/// A Python callable that answers what nobody claims.
+pub(crate) struct PyAnswerer {
+    pub(crate) callable: Py<PyAny>,
+    pub(crate) report: Report,
+}
+
+impl Answerer for PyAnswerer {
+    fn answer(&self, access: &Current, value: u64) -> Option<u64> {
+        let (is_pio, name) = (access.space == Space::Pio, "unclaimed");
+        let written = access.is_write.then_some(value);
+        Python::attach(|py| {
+            let arguments = (is_pio, access.vcpu, access.address, access.size, access.is_write, value);
+            let answer = self.callable.bind(py).call1(arguments).and_then(|answer| {
+                let wanted = !access.is_write && !answer.is_none();
+                wanted.then(|| number(&answer, access.size, name)).transpose()
+            });
+            answer.unwrap_or_else(|error| {
+                self.report.raised(py, error, name, written);
+                None
+            })
+        })
+    }
+}
+
+/// An interrupt line of a machine, as a Python device holds it.
+#[pyclass(frozen, module = "hyperpy._hyperpy")]
+pub struct IrqLine {
+    pub(crate) line: Arc<dyn Line>,
+    #[pyo3(get)]
+    pub(crate) gsi: u32,
+}
+
+#[pymethods]
+impl IrqLine {
+    /// Drives the line: True is asserted. Level-triggered devices keep it asserted until they are served.
+    fn set(&self, py: Python<'_>, level: bool) {
+        py.detach(|| self.line.set(level));
+    }
+
+    /// One rising edge.
+    fn pulse(&self, py: Python<'_>) {
+        py.detach(|| self.line.pulse());
+    }
+
+    fn __repr__(&self) -> String {
+        format!("IrqLine(gsi={})", self.gsi)
+    }
+}
+
+/// A device written in Rust, to be attached by name.
+#[pyclass(frozen, module = "hyperpy._hyperpy")]
+pub struct StockDevice {
+    pub(crate) device: Arc<dyn Device>,
+    #[pyo3(get)]
+    name: &'static str,
+    #[pyo3(get)]
+    size: u64,
+}
+
+#[pymethods]
+impl StockDevice {
+    /// The debug-exit port of test kernels: a write stops the machine with status `value << 1 | 1`.
+    #[staticmethod]
+    fn debug_exit() -> Self {
+        Self { device: Arc::new(DebugExit), name: "debug exit", size: hyperpy_devices::debugexit::PORTS }
+    }
+
+    /// The debug console port: bytes go to the console.
+    #[staticmethod]
+    fn debug_console(console: &Console) -> Self {
+        Self { device: Arc::new(DebugConsole::new(console.inner.clone())), name: "debug console", size: 1 }
+    }
+}

@@ -1,0 +1,116 @@
+//! From the core's errors to the classes of `hyperpy.errors`.
+
+use hyperpy_core::accel::AccelError;
+use hyperpy_core::error::{AttachError, BootError, MemoryError, RunError, StateError};
+use pyo3::exceptions::PyIndexError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{IntoPyDict, PyDict, PyModule};
+
+/// Something that becomes an instance of a class of `hyperpy.errors`.
+pub(crate) struct Raise {
+    class: &'static str,
+    message: String,
+    hint: String,
+    fields: Vec<(&'static str, Field)>,
+}
+
+enum Field {
+    Number(u64),
+    Errno(i32),
+    Text(&'static str),
+}
+
+impl Raise {
+    pub(crate) fn new(class: &'static str, message: impl ToString, hint: impl ToString) -> Self {
+        Self { class, message: message.to_string(), hint: hint.to_string(), fields: Vec::new() }
+    }
+
+    fn with(mut self, name: &'static str, field: Field) -> Self {
+        self.fields.push((name, field));
+        self
+    }
+
+    fn instance<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+        let module = MODULE.get_or_try_init(py, || py.import("hyperpy.errors").map(Bound::unbind))?.bind(py);
+        let options = PyDict::new(py);
+        if !self.hint.is_empty() {
+            options.set_item("hint", &self.hint)?;
+        }
+        for (name, field) in &self.fields {
+            match field {
+                Field::Number(value) => options.set_item(name, value)?,
+                Field::Errno(value) => options.set_item(name, value)?,
+                Field::Text(value) => options.set_item(name, value)?,
+            }
+        }
+        module.getattr(self.class)?.call((self.message.as_str(),), Some(&options.into_py_dict(py)?))
+    }
+}
+
+impl From<Raise> for PyErr {
+    fn from(raise: Raise) -> Self {
+        Python::attach(|py| raise.instance(py).map_or_else(|error| error, PyErr::from_value))
+    }
+}
+
+pub(crate) fn accel(error: &AccelError) -> PyErr {
+    let hint = error.hint();
+    match error {
+        AccelError::Unavailable { source, .. } => {
+            Raise::new("KvmUnavailable", error, hint).with("errno", Field::Errno(source.raw_os_error().unwrap_or(0)))
+        }
+        AccelError::Call { call, source } => Raise::new("KvmError", error, hint)
+            .with("errno", Field::Errno(source.raw_os_error().unwrap_or(0)))
+            .with("ioctl", Field::Text(call)),
+        AccelError::NoIrqchip { .. } => Raise::new("StateError", error, hint),
+        _ => Raise::new("KvmUnavailable", error, hint),
+    }
+    .into()
+}
+
+pub(crate) fn memory(error: &MemoryError) -> PyErr {
+    match error {
+        MemoryError::Access { gpa, len } => Raise::new("MemoryAccessError", error, "look at `m.map` for what is where")
+            .with("address", Field::Number(*gpa))
+            .with("size", Field::Number(*len))
+            .into(),
+        MemoryError::Host { .. } => {
+            pyo3::exceptions::PyMemoryError::new_err(format!("{error}\n\nhint: ask for less, or close other machines"))
+        }
+        MemoryError::Sealed { .. } => {
+            Raise::new("StateError", error, "add memory before the first run and before registers are used").into()
+        }
+        _ => pyo3::exceptions::PyValueError::new_err(format!(
+            "{error}\n\nhint: regions are whole 4 KiB pages, and may not overlap: `m.map` shows them"
+        )),
+    }
+}
+
+pub(crate) fn state(error: &StateError) -> PyErr {
+    Raise::new("StateError", error, error.hint()).into()
+}
+
+pub(crate) fn attach(error: &AttachError) -> PyErr {
+    match error {
+        AttachError::State(error) => state(error),
+        _ => Raise::new("DeviceError", error, "look at `m.map` for what is where").into(),
+    }
+}
+
+pub(crate) fn boot(error: &BootError) -> PyErr {
+    Raise::new("BootError", error, error.hint().unwrap_or_default()).into()
+}
+
+/// All but the two that stand for an exception that Python has already: the caller has looked for it.
+pub(crate) fn run(error: &RunError) -> PyErr {
+    match error {
+        RunError::State(error) => state(error),
+        RunError::Accel(error) => accel(error),
+        RunError::Memory(error) => memory(error),
+        RunError::Panic { .. } => Raise::new("DeviceError", error, error.hint()).into(),
+        RunError::NoVcpu { .. } => PyIndexError::new_err(format!("{error}\n\nhint: {}", error.hint())),
+        _ => Raise::new("StateError", error, error.hint()).into(),
+    }
+}

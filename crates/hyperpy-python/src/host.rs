@@ -1,0 +1,71 @@
+//! What the core asks of Python: whether a signal has raised an exception, and threads for vCPUs.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use hyperpy_core::control::{Control, Host};
+use hyperpy_core::error::RunError;
+use hyperpy_core::machine::Machine;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+/// The Python thread that called a verb.
+pub(crate) struct PyHost {
+    machine: Weak<Machine>,
+    control: Arc<Control>,
+    raised: Mutex<Option<PyErr>>,
+}
+
+impl PyHost {
+    pub(crate) fn new(machine: &Arc<Machine>) -> Self {
+        Self { machine: Arc::downgrade(machine), control: machine.control.clone(), raised: Mutex::default() }
+    }
+
+    /// The exception behind [`RunError::Host`].
+    pub(crate) fn take(&self) -> Option<PyErr> {
+        self.raised.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn keep(&self, error: PyErr) {
+        *self.raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+}
+
+impl Host for PyHost {
+    fn poll(&self) -> bool {
+        // Does nothing but on Python's main thread.
+        Python::attach(|py| py.check_signals()).map_err(|error| self.keep(error)).is_err()
+    }
+
+    fn spawn(&self, vcpu: u32) -> Result<(), RunError> {
+        let target = VcpuThread { machine: self.machine.clone(), control: self.control.clone(), vcpu };
+        let name = format!("hyperpy-vcpu{vcpu}");
+        let spawned = Python::attach(|py| {
+            let options = PyDict::new(py);
+            options.set_item("target", target.into_pyobject(py)?)?;
+            options.set_item("name", name)?;
+            options.set_item("daemon", true)?;
+            py.import("threading")?.getattr("Thread")?.call((), Some(&options))?.call_method0("start").map(drop)
+        });
+        spawned.map_err(|error| {
+            self.keep(error);
+            RunError::Host
+        })
+    }
+}
+
+/// The body of a vCPU's thread. It holds no strong reference to its machine while the machine stands still, so that an
+/// abandoned machine can be collected.
+#[pyclass(frozen, module = "hyperpy._hyperpy")]
+pub struct VcpuThread {
+    machine: Weak<Machine>,
+    control: Arc<Control>,
+    vcpu: u32,
+}
+
+#[pymethods]
+impl VcpuThread {
+    fn __call__(&self, py: Python<'_>) {
+        // One detach for the thread's life: attaches inside find its lasting thread state and are cheap.
+        py.detach(|| Machine::serve(self.machine.clone(), &self.control, self.vcpu));
+    }
+}

@@ -1,0 +1,351 @@
+//! The machine for Python: verbs, devices and statistics.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hyperpy_core::accel::{Accelerator, VmConfig};
+use hyperpy_core::bus::{Rung, Space};
+use hyperpy_core::control::{Outcome, Phase};
+use hyperpy_core::error::RunError;
+use hyperpy_core::exit::StopReason;
+use hyperpy_core::kvm::Kvm;
+use hyperpy_core::machine::{Attachment, Machine as Core, Unclaimed};
+use hyperpy_core::memory::Memory as CoreMemory;
+use hyperpy_core::vcpu::Refused;
+use hyperpy_devices::clock::HostClock;
+use hyperpy_devices::pc::{Board, Parts};
+use pyo3::exceptions::{PyIndexError, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+use crate::console::Console;
+use crate::device::{Faults, IrqLine, PyAnswerer, PyDevice, Report, StockDevice};
+use crate::host::PyHost;
+use crate::memory::Memory;
+use crate::{convert, errors, vcpu};
+
+/// A machine's core, and what of it is Python's.
+#[pyclass(frozen, weakref, module = "hyperpy._hyperpy")]
+pub struct Machine {
+    core: Arc<Core>,
+    faults: Arc<Faults>,
+    devices: Mutex<Vec<(Attachment, Option<Arc<PyDevice>>)>>,
+    answerer: Mutex<Option<Arc<PyAnswerer>>>,
+    board: Mutex<Option<Board>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[pymethods]
+impl Machine {
+    #[new]
+    fn new(memory: u64, vcpus: u32, irqchip: bool) -> PyResult<Self> {
+        if vcpus == 0 {
+            return Err(PyValueError::new_err("a machine has at least one vcpu: 0"));
+        }
+        let accel: Arc<dyn Accelerator> = Arc::new(Kvm::open().map_err(|error| errors::accel(&error))?);
+        let memory = CoreMemory::with_ram(memory).map_err(|error| errors::memory(&error))?;
+        Ok(Self {
+            core: Arc::new(Core::new(accel, memory, VmConfig { vcpus, irqchip })),
+            faults: Arc::default(),
+            devices: Mutex::default(),
+            answerer: Mutex::default(),
+            board: Mutex::default(),
+        })
+    }
+
+    #[getter]
+    fn id(&self) -> u64 {
+        self.core.id
+    }
+
+    #[getter]
+    fn state(&self) -> &'static str {
+        self.core.control.phase().name()
+    }
+
+    #[getter]
+    fn vcpus(&self) -> u32 {
+        self.core.config().vcpus
+    }
+
+    #[getter]
+    fn irqchip(&self) -> bool {
+        self.core.config().irqchip
+    }
+
+    #[getter]
+    fn memory(&self) -> Memory {
+        Memory { inner: self.core.memory.clone() }
+    }
+
+    /// Puts an object with `read` and `write` on a bus; returns a number that `detach` takes.
+    fn attach(&self, object: &Bound<'_, PyAny>, pio: bool, base: u64, size: u64, name: &str) -> PyResult<u64> {
+        let space = space(pio);
+        let (attachment, device) = if let Ok(stock) = object.cast::<StockDevice>() {
+            let device = stock.get().device.clone();
+            (self.core.attach(space, base, size, name, Rung::Native, device), None)
+        } else {
+            let object = Mutex::new(Some(object.clone().unbind()));
+            let device = Arc::new(PyDevice { object, name: name.to_owned(), report: self.report() });
+            (self.core.attach(space, base, size, name, Rung::Method, device.clone()), Some(device))
+        };
+        let attachment = attachment.map_err(|error| errors::attach(&error))?;
+        lock(&self.devices).push((attachment, device));
+        Ok(attachment.region.0)
+    }
+
+    /// Takes a device off its bus.
+    fn detach(&self, py: Python<'_>, pio: bool, region: u64) -> PyResult<()> {
+        let space = space(pio);
+        let mut devices = lock(&self.devices);
+        let at = devices.iter().position(|(a, _)| a.space == space && a.region.0 == region);
+        let Some(at) = at else {
+            return Err(PyValueError::new_err("device is not attached to this machine"));
+        };
+        let (attachment, kept) = devices.swap_remove(at);
+        drop(devices);
+        // Waits for vCPUs to leave the device, and they may be in Python: detached.
+        let region = py.detach(|| self.core.detach(attachment)).map_err(|error| errors::attach(&error))?;
+        drop((region, kept));
+        Ok(())
+    }
+
+    /// The interrupt line of a gsi.
+    fn line(&self, gsi: u32) -> PyResult<IrqLine> {
+        let line = self.core.line(gsi).map_err(|error| errors::run(&error))?;
+        Ok(IrqLine { line, gsi })
+    }
+
+    /// Puts the stock devices of a PC onto the port bus, with interrupt controllers.
+    fn attach_pc(&self, console: &Console) -> PyResult<()> {
+        let mut board = lock(&self.board);
+        if board.is_some() {
+            return Ok(());
+        }
+        self.core.want_irqchip().map_err(|error| errors::run(&error))?;
+        let lines = |gsi| self.core.lines.line(gsi);
+        let memory_size = self.core.memory.regions().iter().map(|region| region.len).sum();
+        let console = console.inner.clone();
+        let parts =
+            Parts { lines: &lines, clock: Arc::new(HostClock::default()), console, memory_size, debug_exit: None };
+        let made = Board::attach(&self.core.pio, parts).map_err(|error| errors::attach(&error.into()))?;
+        *board = Some(made);
+        Ok(())
+    }
+
+    /// Sets the policy for what nobody claims: "exit", "ones", or a callable.
+    fn set_unclaimed(&self, py: Python<'_>, policy: &Bound<'_, PyAny>) {
+        let answerer = policy.is_callable().then(|| {
+            let callable = policy.clone().unbind();
+            Arc::new(PyAnswerer { callable, report: self.report() })
+        });
+        let policy = match &answerer {
+            Some(answerer) => Unclaimed::Answerer(answerer.clone()),
+            None if policy.eq("ones").unwrap_or(false) => Unclaimed::Ones,
+            None => Unclaimed::Exit,
+        };
+        let old = std::mem::replace(&mut *lock(&self.answerer), answerer);
+        self.core.set_unclaimed(policy);
+        drop(old);
+        let _ = py;
+    }
+
+    fn run<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        let timeout = duration(timeout)?;
+        let host = PyHost::new(&self.core);
+        let outcome = py.detach(|| self.core.run(timeout, &host));
+        self.outcome(py, outcome, &host)
+    }
+
+    fn start(&self, py: Python<'_>) -> PyResult<()> {
+        let host = PyHost::new(&self.core);
+        let started = py.detach(|| self.core.start(&host));
+        started.map_err(|error| host.take().unwrap_or_else(|| errors::run(&error)))
+    }
+
+    fn wait<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        let timeout = duration(timeout)?;
+        let host = PyHost::new(&self.core);
+        let outcome = py.detach(|| self.core.wait(timeout, &host));
+        self.outcome(py, outcome, &host)
+    }
+
+    fn stop(&self, py: Python<'_>, reason: &str) -> PyResult<()> {
+        if self.core.control.phase() == Phase::Closed {
+            return Err(errors::state(&hyperpy_core::error::StateError::new("stop", Phase::Closed)));
+        }
+        let reason = StopReason::Text(reason.into());
+        py.detach(|| self.core.control.stop(reason));
+        Ok(())
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.core.close()).map_err(|error| errors::run(&error))?;
+        self.let_go();
+        Ok(())
+    }
+
+    /// Answers an unclaimed read: the fields of its exit.
+    fn answer(&self, py: Python<'_>, exit: (u32, u64, u8, bool, u64, u64), value: u64) -> PyResult<()> {
+        let exit = convert::io_from_fields(exit);
+        let answered = py.detach(|| self.core.answer(&exit, value)).map_err(|error| errors::run(&error))?;
+        let limit = hyperpy_core::bus::ones(exit.size);
+        answered.map_err(|refused| match refused {
+            Refused::Stale => errors::Raise::new(
+                "StateError",
+                "the vcpu has moved on: the read was answered already",
+                "answer an exit before the next run(), and before registers are written",
+            )
+            .into(),
+            Refused::NotRead => PyValueError::new_err("the exit is a write: it needs no answer"),
+            _ => PyValueError::new_err(format!(
+                "value is too wide for a read of {} bytes: {value:#x}\n\nhint: at most {limit:#x}",
+                exit.size
+            )),
+        })
+    }
+
+    fn regs<'py>(&self, py: Python<'py>, index: u32) -> PyResult<Bound<'py, PyDict>> {
+        let regs = py.detach(|| self.core.regs(index)).map_err(|error| errors::run(&error))?;
+        vcpu::regs_dict(py, &regs)
+    }
+
+    fn set_regs(&self, py: Python<'_>, index: u32, values: Vec<(String, u64)>) -> PyResult<()> {
+        // Names are checked before anything is changed.
+        for (name, _) in &values {
+            vcpu::reg_mut(&mut Default::default(), name)?;
+        }
+        let change = |regs: &mut _| {
+            for (name, value) in &values {
+                if let Ok(register) = vcpu::reg_mut(regs, name) {
+                    *register = *value;
+                }
+            }
+        };
+        py.detach(|| self.core.set_regs(index, change)).map_err(|error| errors::run(&error))
+    }
+
+    fn sregs<'py>(&self, py: Python<'py>, index: u32) -> PyResult<Bound<'py, PyDict>> {
+        let sregs = py.detach(|| self.core.sregs(index)).map_err(|error| errors::run(&error))?;
+        vcpu::sregs_dict(py, &sregs)
+    }
+
+    fn set_sregs(&self, py: Python<'_>, index: u32, values: &Bound<'_, PyDict>) -> PyResult<()> {
+        let mut sregs = py.detach(|| self.core.sregs(index)).map_err(|error| errors::run(&error))?;
+        for (name, value) in values {
+            vcpu::set_sreg(&mut sregs, &name.extract::<String>()?, &value)?;
+        }
+        py.detach(|| self.core.set_sregs(index, |now| *now = sregs)).map_err(|error| errors::run(&error))
+    }
+
+    /// Per vCPU: (hits by rung, exits, KVM_RUN calls, processor time in ns); and wall time in seconds.
+    #[allow(clippy::type_complexity)]
+    fn readings(&self) -> (Vec<(Vec<u64>, u64, u64, u64)>, f64) {
+        let of = |r: hyperpy_core::vcpu::Readings| (r.hits.to_vec(), r.exits, r.calls, r.cpu_ns);
+        let vcpus = self.core.control.vcpus().iter().map(|vcpu| of(vcpu.readings())).collect();
+        (vcpus, self.core.control.ran().as_secs_f64())
+    }
+
+    /// (bus, base, size, name, rung) of every device.
+    fn regions(&self) -> Vec<(&'static str, u64, u64, String, u8)> {
+        let of = |bus: &'static str, map: Arc<hyperpy_core::bus::Map>| {
+            let row = move |r: &hyperpy_core::bus::Region| (bus, r.base, r.len, r.name.to_string(), r.rung as u8);
+            map.regions().iter().map(row).collect::<Vec<_>>()
+        };
+        let mut rows = of("pio", self.core.pio.map());
+        rows.extend(of("mmio", self.core.mmio.map()));
+        rows
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // A lock that is held belongs to a thread that is changing the list: the collector comes again.
+        if let Ok(devices) = self.devices.try_lock() {
+            for (_, device) in devices.iter() {
+                if let Some(object) = device.as_ref().and_then(|device| device.object.try_lock().ok()) {
+                    visit.call(&*object)?;
+                }
+            }
+        }
+        if let Ok(answerer) = self.answerer.try_lock() {
+            visit.call(answerer.as_ref().map(|answerer| &answerer.callable))?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        self.core.control.begin_close();
+        self.let_go();
+    }
+}
+
+impl Machine {
+    pub(crate) fn core(&self) -> PyResult<Arc<Core>> {
+        Ok(self.core.clone())
+    }
+
+    pub(crate) fn require_standing(&self, verb: &'static str) -> PyResult<()> {
+        self.core.check(verb).map_err(|error| errors::run(&error))?;
+        let standing = self.core.control.require(verb, &[Phase::Created, Phase::Paused]);
+        standing.map_err(|error| errors::state(&error))
+    }
+
+    fn report(&self) -> Report {
+        Report { faults: self.faults.clone(), control: Arc::downgrade(&self.core.control) }
+    }
+
+    /// What a round ended with, or what a device or a signal raised during it.
+    fn outcome<'py>(&self, py: Python<'py>, outcome: Outcome, host: &PyHost) -> PyResult<Bound<'py, PyAny>> {
+        match outcome {
+            Ok(exit) => convert::exit(py, &exit),
+            Err(RunError::Host) => Err(host.take().unwrap_or_else(|| PyIndexError::new_err("no exception"))),
+            Err(RunError::Device) => {
+                let raised = PyList::empty(py);
+                for error in self.faults.take() {
+                    raised.append(error.value(py))?;
+                }
+                ("raised", raised).into_pyobject(py).map(Bound::into_any)
+            }
+            Err(error) => Err(errors::run(&error)),
+        }
+    }
+
+    /// Drops every reference to Python objects.
+    fn let_go(&self) {
+        let devices = std::mem::take(&mut *lock(&self.devices));
+        for (_, device) in &devices {
+            let object = device.as_ref().map(|device| lock(&device.object).take());
+            drop(object);
+        }
+        let answerer = lock(&self.answerer).take();
+        self.core.set_unclaimed(Unclaimed::Ones);
+        drop(answerer);
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if !self.core.is_forked() {
+            // vCPUs that still run leave, their threads end, and the last of them lets go of the core.
+            self.core.control.begin_close();
+        }
+    }
+}
+
+fn space(pio: bool) -> Space {
+    if pio { Space::Pio } else { Space::Mmio }
+}
+
+fn duration(seconds: Option<f64>) -> PyResult<Option<Duration>> {
+    let wrong = |_| PyValueError::new_err("timeout is not a number of seconds from 0 up");
+    // Longer than any machine lives is the same as for ever.
+    const FOREVER: f64 = 1e9;
+    match seconds {
+        Some(seconds) if seconds >= FOREVER => Ok(None),
+        Some(seconds) => Duration::try_from_secs_f64(seconds).map(Some).map_err(wrong),
+        None => Ok(None),
+    }
+}

@@ -1,0 +1,67 @@
+"""hyperpy: a hypervisor that a Python program owns.
+
+A script defines machines, runs operating systems in them on KVM, answers their devices and asks why they stopped:
+
+    >>> import hyperpy
+    >>> with hyperpy.Machine(memory="1M") as m:
+    ...     m.load(hyperpy.Flat(bytes([0xF4]), at=0x1000, mode="real"))  # hlt
+    ...     m.run(timeout=1.0)
+    Exit.Halt(vcpu=0)
+
+This module only gathers the public names; each lives in the module that its own documentation names.
+"""
+
+from __future__ import annotations
+
+from hyperpy.boot import Flat, Image, Linux
+from hyperpy.console import Console
+from hyperpy.device import DebugConsole, DebugExit, Device, IrqLine, Stop
+from hyperpy.errors import (
+    BootError,
+    DeviceError,
+    GuestFault,
+    HyperpyError,
+    KvmError,
+    KvmUnavailable,
+    MemoryAccessError,
+    SnapshotError,
+    StateError,
+)
+from hyperpy.exits import AnyExit, Exit
+from hyperpy.machine import Machine
+from hyperpy.memory import Memory
+from hyperpy.stats import Map, Stats
+from hyperpy.vcpu import DescriptorTable, Registers, Segment, SpecialRegisters, Vcpu
+
+__all__ = [
+    "AnyExit",
+    "BootError",
+    "Console",
+    "DebugConsole",
+    "DebugExit",
+    "DescriptorTable",
+    "Device",
+    "DeviceError",
+    "Exit",
+    "Flat",
+    "GuestFault",
+    "HyperpyError",
+    "Image",
+    "IrqLine",
+    "KvmError",
+    "KvmUnavailable",
+    "Linux",
+    "Machine",
+    "Map",
+    "Memory",
+    "MemoryAccessError",
+    "Registers",
+    "Segment",
+    "SnapshotError",
+    "SpecialRegisters",
+    "StateError",
+    "Stats",
+    "Stop",
+    "Vcpu",
+]
+__version__ = "0.1.0"

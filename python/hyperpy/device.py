@@ -1,0 +1,119 @@
+"""Devices: what answers a guest's accesses to a range of a bus.
+
+Any object with `read(offset, size)` and `write(offset, size, value)` can be attached; `Device` is the base class that
+says so and gives defaults. The stock devices that are written in Rust and attached by name are here too. Where they
+are attached, and how the machine reacts, is in `hyperpy.machine`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
+
+from hyperpy import _hyperpy
+
+__all__ = ["DebugConsole", "DebugExit", "Device", "DeviceLike", "IrqLine", "Stop"]
+
+IrqLine: TypeAlias = _hyperpy.IrqLine
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Returned by a device's `write`: every vcpu stops, and `run` returns `Exit.Stopped` with this reason."""
+
+    reason: str = ""
+
+
+@runtime_checkable
+class DeviceLike(Protocol):
+    """What `Machine.attach` wants of an object."""
+
+    def read(self, offset: int, size: int, /) -> int:
+        """Answer a read."""
+
+    def write(self, offset: int, size: int, value: int, /) -> Stop | None:
+        """Take a write."""
+
+
+class Device:
+    """A device written in Python.
+
+    Override `read` and `write`. `offset` counts bytes from the start of the device's range; `size` is 1 to 8 bytes
+    (an access across a page comes in two parts); values are little-endian integers of that size. Both run on the
+    thread of the vcpu that made the access, two vcpus may be in them at once, and none of the machine's verbs that
+    would wait for that vcpu can be used inside them. What they raise, `Machine.run` raises.
+
+    Class attributes:
+        size: length of the device's range in bytes, if every instance has the same.
+        acpi_hid: hardware id (ACPI 6.5, 6.1.5) to list the device under, so that an operating system finds it.
+        irq_level: whether its interrupt is level-triggered (True) or edge-triggered.
+
+    `irq` is the interrupt line that `Machine.attach(..., irq=n)` connects, or None.
+
+    Example:
+        >>> import hyperpy
+        >>> class Doorbell(hyperpy.Device):
+        ...     size = 8
+        ...     rings = 0
+        ...
+        ...     def write(self, offset: int, size: int, value: int) -> hyperpy.Stop | None:
+        ...         self.rings += 1
+        ...         return hyperpy.Stop("enough") if self.rings == 2 else None
+        >>> code = bytes([0xE6, 0x80, 0xEB, 0xFC])  # again: out 0x80, al; jmp again
+        >>> with hyperpy.Machine(memory="1M") as m:
+        ...     bell = m.attach(Doorbell(), pio=0x80)
+        ...     m.load(hyperpy.Flat(code, at=0x1000, mode="real"))
+        ...     print(m.run(timeout=1.0), bell.rings)
+        Exit.Stopped(vcpu=0, reason='enough', status=None) 2
+    """
+
+    size: ClassVar[int | None] = None
+    acpi_hid: ClassVar[str | None] = None
+    irq_level: ClassVar[bool] = False
+    irq: IrqLine | None = None
+
+    def read(self, offset: int, size: int, /) -> int:
+        """Answer a read with an int from 0 to all ones of `size` bytes. The default is all ones."""
+        return (1 << (8 * size)) - 1
+
+    def write(self, offset: int, size: int, value: int, /) -> Stop | None:
+        """Take a write. The default drops it. Return `Stop("why")` to stop the machine."""
+        return None
+
+    def reset(self) -> None:
+        """Return to the power-on state. The default does nothing."""
+
+
+class _Stock:
+    """A device written in Rust."""
+
+    def __init__(self, native: _hyperpy.StockDevice) -> None:
+        self._native = native
+
+    @property
+    def size(self) -> int:
+        """Length of its range in bytes."""
+        return self._native.size
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class DebugExit(_Stock):
+    """The debug-exit port of test kernels, usually at 0xf4, 4 ports wide.
+
+    A write stops the machine: `Exit.Stopped` with `status` = `value << 1 | 1`, as QEMU's isa-debug-exit does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_hyperpy.StockDevice.debug_exit())
+
+
+class DebugConsole(_Stock):
+    """The debug console port, usually 0xe9: every byte written to it goes to the given console."""
+
+    def __init__(self, console: object) -> None:
+        native = getattr(console, "_native", None)
+        if not isinstance(native, _hyperpy.Console):
+            raise TypeError(f"not a console: {console!r}\n\nhint: give m.console")
+        super().__init__(_hyperpy.StockDevice.debug_console(native))

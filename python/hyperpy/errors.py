@@ -1,0 +1,101 @@
+"""Every exception that hyperpy raises, and nothing else.
+
+All of them derive from `HyperpyError` and carry a `hint`: what to do about it. The native module raises these classes
+too; they live here because the stable ABI cannot derive exceptions with fields in native code before Python 3.12.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BootError",
+    "DeviceError",
+    "GuestFault",
+    "HyperpyError",
+    "KvmError",
+    "KvmUnavailable",
+    "MemoryAccessError",
+    "SnapshotError",
+    "StateError",
+]
+
+
+class HyperpyError(Exception):
+    """Base of all of hyperpy's exceptions.
+
+    Arguments:
+        message: what happened, lower case, values after a colon.
+        hint: what to do about it; shown below the message.
+
+    Example:
+        >>> try:
+        ...     raise HyperpyError("no such thing: 0x10", hint="look at m.map")
+        ... except HyperpyError as error:
+        ...     print(error)
+        no such thing: 0x10
+        <BLANKLINE>
+        hint: look at m.map
+    """
+
+    def __init__(self, message: str = "", *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint or None
+
+    def __str__(self) -> str:
+        return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
+
+
+class KvmError(HyperpyError, OSError):
+    """An ioctl of KVM failed. `errno` is what it returned and `ioctl` its name (kernel: virt/kvm/api.rst)."""
+
+    def __init__(self, message: str = "", *, errno: int = 0, ioctl: str = "", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.errno = errno
+        self.ioctl = ioctl
+
+
+class KvmUnavailable(HyperpyError, OSError):  # noqa: N818 - the name says it
+    """There is no /dev/kvm, it may not be opened, or it lacks something. `hint` names the fix."""
+
+    def __init__(self, message: str = "", *, errno: int = 0, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.errno = errno
+
+
+class MemoryAccessError(HyperpyError, LookupError):
+    """An access to guest-physical memory that is not there.
+
+    `address` is the gpa, `size` the length in bytes.
+    """
+
+    def __init__(self, message: str = "", *, address: int = 0, size: int = 0, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.address = address
+        self.size = size
+
+
+class StateError(HyperpyError, RuntimeError):
+    """A verb that the machine's state does not allow, such as `run` on a closed machine."""
+
+
+class DeviceError(HyperpyError):
+    """A device could not be attached, answered with something unusable, or panicked."""
+
+
+class BootError(HyperpyError, ValueError):
+    """An image could not be loaded: damaged, of an unknown kind, or too large."""
+
+
+class GuestFault(HyperpyError):
+    """The guest did something that ends the run where the caller asked for an exception.
+
+    `exit` is the exit that tells what.
+    """
+
+    def __init__(self, message: str = "", *, exit: object = None, hint: str | None = None) -> None:  # noqa: A002
+        super().__init__(message, hint=hint)
+        self.exit = exit
+
+
+class SnapshotError(HyperpyError):
+    """A snapshot could not be taken, read or restored."""
