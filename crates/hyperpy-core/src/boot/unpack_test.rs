@@ -147,7 +147,7 @@ fn test_payload_wanting_a_huge_dictionary_is_refused() {
 
 #[test]
 fn test_payload_with_any_byte_damaged_or_cut_never_panics() {
-    let vmlinux = elf();
+    let vmlinux = [b"\x7fELF".as_slice(), &[7; 200], b"end"].concat();
     for packed in [xz(&vmlinux), zstd(&vmlinux), gzip(&vmlinux), lz4(&vmlinux)] {
         for at in 0..packed.len() {
             let mut damaged = packed.clone();
