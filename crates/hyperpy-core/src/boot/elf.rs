@@ -103,6 +103,8 @@ fn segment<'a>(image: &'a [u8], offset: u64, ram: &Ram) -> Result<Option<Segment
     if at.end > MAPPED_END {
         return Err(BootError::NoRam { what: "an ELF segment below 4 GiB", gpa: p_paddr, len: p_memsz });
     }
+    // Where a segment has no bytes in the file, its offset may be anywhere.
+    let p_offset = if p_filesz == 0 { 0 } else { p_offset };
     let bytes = Fields { image, what: "an ELF segment" }.slice(p_offset, p_filesz)?;
     Ok(Some(Segment { at, bytes }))
 }

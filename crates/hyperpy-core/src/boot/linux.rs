@@ -10,7 +10,7 @@ use vm_memory::ByteValued as _;
 
 use super::elf::{Elf, Fields, is_elf};
 use super::ram::{Ram, Span};
-use super::setup::{Setup, is_bzimage};
+use super::setup::Setup;
 use super::tables::{MAPPED_END, gdt, identity_map};
 use super::{Entry, EntryMode, RFLAGS_CLEAR, zero_page};
 use crate::arch::x86_64::Regs;
@@ -113,9 +113,6 @@ fn elf<'a>(linux: &Linux<'a>, ram: &Ram) -> Result<Kernel<'a>, BootError> {
 }
 
 fn bzimage<'a>(image: &'a [u8], ram: &Ram) -> Result<Kernel<'a>, BootError> {
-    if !is_bzimage(image) {
-        return Err(BootError::NotKernel { found: image.iter().copied().take(4).collect() });
-    }
     let setup = Setup::parse(image)?;
     let from = setup.code_offset();
     let long = setup.has_64_bit_entry();

@@ -132,6 +132,17 @@ fn test_linux_elf_is_loaded_and_what_follows_its_bytes_is_cleared() {
 }
 
 #[test]
+fn test_linux_elf_segment_without_bytes_in_the_file_is_cleared() {
+    let code = Phdr { kind: 1, offset: 0x1000, paddr: LOAD, filesz: 0x800, memsz: 0x800 };
+    let bss = Phdr { kind: 1, offset: 0x10_0000, paddr: LOAD + 0x1000, filesz: 0, memsz: 0x2_0001 };
+    let memory = ram();
+    memory.write(LOAD + 0x1000, &[0xee; 0x2_0002]).unwrap();
+    linux(&memory, &of(&elf_of(LOAD, &[code, bss]))).unwrap();
+    assert!(bytes(&memory, LOAD + 0x1000, 0x2_0001).iter().all(|b| *b == 0));
+    assert_eq!(bytes(&memory, LOAD + 0x2_1001, 1), [0xee]);
+}
+
+#[test]
 fn test_linux_elf_takes_the_header_of_its_bzimage() {
     let (memory, image, mut setup) = (ram(), elf(), bzimage(b""));
     put(&mut setup, 0x250, &[1, 2, 3, 4]); // setup_data

@@ -28,15 +28,10 @@ const UNASSIGNED_LOADER: u8 = 0xff;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Setup(setup_header);
 
-/// Whether a file begins as bzImages do.
-pub(super) fn is_bzimage(image: &[u8]) -> bool {
-    image.get(MAGIC_OFFSET..MAGIC_OFFSET + MAGIC.len()) == Some(MAGIC)
-}
-
 impl Setup {
     /// Reads the header of a bzImage, of which no more than the header need be there.
     pub(super) fn parse(image: &[u8]) -> Result<Self, BootError> {
-        if !is_bzimage(image) {
+        if image.get(MAGIC_OFFSET..MAGIC_OFFSET + MAGIC.len()) != Some(MAGIC) {
             return Err(BootError::NotKernel { found: image.iter().copied().take(4).collect() });
         }
         let mut header = setup_header::default();

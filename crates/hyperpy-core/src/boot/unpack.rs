@@ -7,8 +7,8 @@
 
 use std::io::{self, Read};
 
-use super::elf::{Fields, MAGIC};
-use super::setup::{Setup, is_bzimage};
+use super::elf::{Fields, MAGIC, is_elf};
+use super::setup::Setup;
 use crate::error::BootError;
 
 /// Most memory of the xz decoder: kernels are packed with dictionaries of up to 128 MiB.
@@ -67,11 +67,8 @@ impl Format {
 /// The image or its payload is damaged, is packed in a way that is not known here, unpacks to more than `limit` bytes
 /// or to something that is no ELF file.
 pub fn payload(kernel: &[u8], limit: usize) -> Result<Option<Vec<u8>>, BootError> {
-    if super::elf::is_elf(kernel) {
+    if is_elf(kernel) {
         return Ok(None);
-    }
-    if !is_bzimage(kernel) {
-        return Err(BootError::NotKernel { found: kernel.iter().copied().take(4).collect() });
     }
     let setup = Setup::parse(kernel)?;
     let Some((offset, len)) = setup.payload() else {
