@@ -116,9 +116,9 @@ def run(
         0
     """
     if not command:
-        raise ValueError("no command for the lab: []\nhint: give the program and its arguments")
+        raise ValueError("no command for the lab: []\n\nhint: give the program and its arguments")
     if cpu not in _CPUS:
-        raise ValueError(f"unknown cpu for the lab: {cpu}\nhint: one of {', '.join(_CPUS)}")
+        raise ValueError(f"unknown cpu for the lab: {cpu}\n\nhint: one of {', '.join(_CPUS)}")
     place = Path(cwd or ".").absolute()
     environment = dict(os.environ if env is None else env)
     if direct is None:
@@ -136,8 +136,8 @@ def run(
         with _Session(Path(folder), sinks) as session:
             session.start(_vng_command(kernel, Path(folder), cpus=cpus, memory=memory, cpu=cpu))
             status = session.pump(deadline)
-    if status is None:
-        raise _timeout_error(timeout)
+            if status is None:
+                raise _timeout_error(timeout, session.progress())
     return status
 
 
@@ -198,8 +198,9 @@ def _run_here(
     return done.returncode if done.returncode >= 0 else 128 - done.returncode
 
 
-def _timeout_error(timeout: float | None) -> TimeoutError:
-    return TimeoutError(f"command did not end in time: {timeout} s\nhint: give it a longer timeout")
+def _timeout_error(timeout: float | None, progress: str = "") -> TimeoutError:
+    hint = "give it a longer timeout"
+    return TimeoutError(f"command did not end in time: {timeout} s{progress}\n\nhint: {hint}")
 
 
 def _prepare() -> packages.Kernel:
@@ -413,6 +414,10 @@ class _Session:
         elif (sink := self._sinks.get(port)) is not None:
             sink.write(data)
             sink.flush()
+
+    def progress(self) -> str:
+        """Return where the boot stands, for a message: nothing once the command has started."""
+        return "" if b"ready\n" in self._control else f": the lab is still booting: {self._console_tail()}"
 
     def _console_tail(self) -> str:
         text = (self._folder / "console").read_bytes()[-_CHUNK:].decode(errors="replace")

@@ -58,7 +58,9 @@ def test_initramfs_mapping_unpacked_by_cpio_gives_the_files(tmp_path: Path) -> N
 
 def test_initramfs_listed_by_cpio_has_the_devices() -> None:
     archive = initramfs({"dev/console": Device("c", 5, 1), "dev/vda": Device("b", 254, 0, mode=0o660)})
-    listing = subprocess.run(["cpio", "-itv", "--quiet"], input=archive, capture_output=True, check=True).stdout
+    listing = subprocess.run(
+        ["cpio", "-itv", "--quiet"], input=archive, capture_output=True, check=True
+    ).stdout
     lines = {line.split()[-1]: line.split() for line in listing.decode().splitlines()}
     assert (lines["dev/console"][0], lines["dev/console"][4:6]) == ("crw-------", ["5,", "1"])
     assert (lines["dev/vda"][0], lines["dev/vda"][4:6]) == ("brw-rw----", ["254,", "0"])
@@ -146,7 +148,9 @@ def test_busybox_initramfs_has_what_init_needs() -> None:
 
 
 def test_busybox_initramfs_extra_replaces_its_own() -> None:
-    found = {n: c for n, _, c in members(busybox_initramfs("#!/bin/ash\n", extra={"/bin/sh": b"mine", "x": b""}))}
+    found = {
+        n: c for n, _, c in members(busybox_initramfs("#!/bin/ash\n", extra={"/bin/sh": b"mine", "x": b""}))
+    }
     assert found["bin/sh"] == b"mine"
     assert found["init"] == b"#!/bin/ash\n"
     assert found["x"] == b""
