@@ -7,12 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from hyperpy.guest import Device, Directory, File, InitramfsError, Symlink, busybox_initramfs, initramfs
+from hyperpy.guest import (
+    Content,
+    Device,
+    Directory,
+    File,
+    InitramfsError,
+    Symlink,
+    busybox_initramfs,
+    initramfs,
+)
 
 
 def members(archive: bytes) -> list[tuple[str, list[int], bytes]]:
     """Read every member up to the trailer: name, the 13 header fields, content."""
-    found = []
+    found: list[tuple[str, list[int], bytes]] = []
     at = 0
     while True:
         assert archive[at : at + 6] == b"070701"
@@ -75,7 +84,7 @@ def test_initramfs_members_are_sorted_aligned_and_without_host_traces() -> None:
 
 
 def test_initramfs_same_source_in_another_order_gives_same_bytes() -> None:
-    source = {"x": b"1", "y/z": b"2", "w": Symlink("x")}
+    source: dict[str, Content] = {"x": b"1", "y/z": b"2", "w": Symlink("x")}
     assert initramfs(source) == initramfs(dict(reversed(source.items())))
 
 
@@ -87,7 +96,7 @@ def test_initramfs_folder_gives_what_the_mapping_gives(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("sub")
     (tmp_path / "init").write_bytes(b"#!/bin/sh\n")
     (tmp_path / "init").chmod(0o755)
-    mapping = {"sub/file": b"abc", "link": Symlink("sub"), "init": b"#!/bin/sh\n"}
+    mapping: dict[str, Content] = {"sub/file": b"abc", "link": Symlink("sub"), "init": b"#!/bin/sh\n"}
     assert initramfs(tmp_path) == initramfs(mapping)
 
 

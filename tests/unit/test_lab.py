@@ -180,7 +180,7 @@ def test_run_boots_with_kvm_streams_status_and_files_that_reach_the_host(tmp_pat
         environment = {"PATH": os.environ["PATH"], "A": "b c"}
         command = ["sh", "-c", script]
         status = lab.run(
-            command, cwd=tmp_path, env=environment, stdout=out, stderr=err, timeout=240, direct=False
+            command, cwd=tmp_path, env=environment, stdout=out, stderr=err, timeout=100, direct=False
         )
         assert status == 3
     assert (tmp_path / "err").read_text() == "apart\n"

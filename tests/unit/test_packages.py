@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -178,7 +179,7 @@ def test_fetch_without_archive_raises_with_hint(archive: Path) -> None:
 
 
 def test_fetch_without_apt_names_it(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     with pytest.raises(PackageError, match="program is missing on this host: apt-get"):
         packages.fetch("tool")
 
