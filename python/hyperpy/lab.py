@@ -229,26 +229,20 @@ def _vng_command(kernel: packages.Kernel, folder: Path, *, cpus: int, memory: st
         *("-device", "virtio-9p-pci,fsdev=hyperpy,mount_tag=hyperpy"),
         *("-device", "virtio-serial-pci,id=hyperpy"),
     ]
-    for number, port in enumerate(_PORTS, start=1):
-        qemu += ["-chardev", f"socket,id=hyperpy.{port},path={folder / port}"]
-        qemu += [
-            "-device",
-            f"virtserialport,bus=hyperpy.0,nr={number},chardev=hyperpy.{port},name=hyperpy.{port}",
-        ]
-    return [
-        *("vng", "-v", "-r", str(kernel.vmlinuz), "--disable-kvm", "--force-9p", "--disable-microvm"),
-        *(
-            "--user",
-            "root",
-            "--cpus",
-            str(cpus),
-            "--memory",
-            memory,
-            "--append",
-            "loglevel=4 mitigations=off",
-        ),
-        *("--qemu-opts=" + shlex.join(qemu), "--exec", f"busybox sh {folder}/boot"),
-    ]
+    for number, name in enumerate(_PORTS, start=1):
+        qemu += ["-chardev", f"socket,id=hyperpy.{name},path={folder / name}"]
+        device = f"virtserialport,bus=hyperpy.0,nr={number},chardev=hyperpy.{name},name=hyperpy.{name}"
+        qemu += ["-device", device]
+    options = {
+        "--user": "root",
+        "--cpus": str(cpus),
+        "--memory": memory,
+        "--append": "loglevel=4 mitigations=off",
+        "--qemu-opts": shlex.join(qemu),
+        "--exec": f"busybox sh {folder}/boot",
+    }
+    start = ["vng", "-v", "-r", str(kernel.vmlinuz), "--disable-kvm", "--force-9p", "--disable-microvm"]
+    return [*start, *(f"{name}={value}" for name, value in options.items())]
 
 
 def _write_scripts(
@@ -262,7 +256,8 @@ def _write_scripts(
     ]
     lines = [*exports, f"cd {shlex.quote(str(place))} || exit 126", f"exec {shlex.join(command)}"]
     (folder / "command").write_bytes(os.fsencode("\n".join(lines) + "\n"))
-    wanted = [place, packages.cache_dir(), Path(sys.prefix), folder, *map(Path, command)]
+    pythons = [Path(sys.prefix), Path(sys.base_prefix)]
+    wanted = [place, packages.cache_dir(), *pythons, folder, *map(Path, command)]
     tops = {Path(*path.parts[:3]) for path in wanted if path.parts[:2] == ("/", "tmp") and path.parts[2:]}
     shared = "\n".join(sorted(str(top) for top in tops if top.exists()))
     settings = {"folder": str(folder), "module": module, "shared": shared}
