@@ -116,9 +116,9 @@ def run(
         0
     """
     if not command:
-        raise ValueError("no command for the lab: []\nhint: give the program and its arguments")
+        raise ValueError("no command for the lab: []\n\nhint: give the program and its arguments")
     if cpu not in _CPUS:
-        raise ValueError(f"unknown cpu for the lab: {cpu}\nhint: one of {', '.join(_CPUS)}")
+        raise ValueError(f"unknown cpu for the lab: {cpu}\n\nhint: one of {', '.join(_CPUS)}")
     place = Path(cwd or ".").absolute()
     environment = dict(os.environ if env is None else env)
     if direct is None:
@@ -136,8 +136,8 @@ def run(
         with _Session(Path(folder), sinks) as session:
             session.start(_vng_command(kernel, Path(folder), cpus=cpus, memory=memory, cpu=cpu))
             status = session.pump(deadline)
-    if status is None:
-        raise _timeout_error(timeout)
+            if status is None:
+                raise _timeout_error(timeout, session.progress())
     return status
 
 
@@ -198,8 +198,9 @@ def _run_here(
     return done.returncode if done.returncode >= 0 else 128 - done.returncode
 
 
-def _timeout_error(timeout: float | None) -> TimeoutError:
-    return TimeoutError(f"command did not end in time: {timeout} s\nhint: give it a longer timeout")
+def _timeout_error(timeout: float | None, progress: str = "") -> TimeoutError:
+    hint = "give it a longer timeout"
+    return TimeoutError(f"command did not end in time: {timeout} s{progress}\n\nhint: {hint}")
 
 
 def _prepare() -> packages.Kernel:
@@ -228,26 +229,20 @@ def _vng_command(kernel: packages.Kernel, folder: Path, *, cpus: int, memory: st
         *("-device", "virtio-9p-pci,fsdev=hyperpy,mount_tag=hyperpy"),
         *("-device", "virtio-serial-pci,id=hyperpy"),
     ]
-    for number, port in enumerate(_PORTS, start=1):
-        qemu += ["-chardev", f"socket,id=hyperpy.{port},path={folder / port}"]
-        qemu += [
-            "-device",
-            f"virtserialport,bus=hyperpy.0,nr={number},chardev=hyperpy.{port},name=hyperpy.{port}",
-        ]
-    return [
-        *("vng", "-v", "-r", str(kernel.vmlinuz), "--disable-kvm", "--force-9p", "--disable-microvm"),
-        *(
-            "--user",
-            "root",
-            "--cpus",
-            str(cpus),
-            "--memory",
-            memory,
-            "--append",
-            "loglevel=4 mitigations=off",
-        ),
-        *("--qemu-opts=" + shlex.join(qemu), "--exec", f"busybox sh {folder}/boot"),
-    ]
+    for number, name in enumerate(_PORTS, start=1):
+        qemu += ["-chardev", f"socket,id=hyperpy.{name},path={folder / name}"]
+        device = f"virtserialport,bus=hyperpy.0,nr={number},chardev=hyperpy.{name},name=hyperpy.{name}"
+        qemu += ["-device", device]
+    options = {
+        "--user": "root",
+        "--cpus": str(cpus),
+        "--memory": memory,
+        "--append": "loglevel=4 mitigations=off",
+        "--qemu-opts": shlex.join(qemu),
+        "--exec": f"busybox sh {folder}/boot",
+    }
+    start = ["vng", "-v", "-r", str(kernel.vmlinuz), "--disable-kvm", "--force-9p", "--disable-microvm"]
+    return [*start, *(f"{name}={value}" for name, value in options.items())]
 
 
 def _write_scripts(
@@ -261,7 +256,8 @@ def _write_scripts(
     ]
     lines = [*exports, f"cd {shlex.quote(str(place))} || exit 126", f"exec {shlex.join(command)}"]
     (folder / "command").write_bytes(os.fsencode("\n".join(lines) + "\n"))
-    wanted = [place, packages.cache_dir(), Path(sys.prefix), folder, *map(Path, command)]
+    pythons = [Path(sys.prefix), Path(sys.base_prefix)]
+    wanted = [place, packages.cache_dir(), *pythons, folder, *map(Path, command)]
     tops = {Path(*path.parts[:3]) for path in wanted if path.parts[:2] == ("/", "tmp") and path.parts[2:]}
     shared = "\n".join(sorted(str(top) for top in tops if top.exists()))
     settings = {"folder": str(folder), "module": module, "shared": shared}
@@ -413,6 +409,10 @@ class _Session:
         elif (sink := self._sinks.get(port)) is not None:
             sink.write(data)
             sink.flush()
+
+    def progress(self) -> str:
+        """Return where the boot stands, for a message: nothing once the command has started."""
+        return "" if b"ready\n" in self._control else f": the lab is still booting: {self._console_tail()}"
 
     def _console_tail(self) -> str:
         text = (self._folder / "console").read_bytes()[-_CHUNK:].decode(errors="replace")

@@ -6,10 +6,11 @@ Sizes and addresses are bytes. What is where is shown by `Machine.map`; how gues
 from __future__ import annotations
 
 import re
-from collections.abc import Buffer
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from hyperpy import _hyperpy
 
 __all__ = ["Memory", "parse_size"]

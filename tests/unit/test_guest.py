@@ -7,12 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from hyperpy.guest import Device, Directory, File, InitramfsError, Symlink, busybox_initramfs, initramfs
+from hyperpy.guest import (
+    Content,
+    Device,
+    Directory,
+    File,
+    InitramfsError,
+    Symlink,
+    busybox_initramfs,
+    initramfs,
+)
 
 
 def members(archive: bytes) -> list[tuple[str, list[int], bytes]]:
     """Read every member up to the trailer: name, the 13 header fields, content."""
-    found = []
+    found: list[tuple[str, list[int], bytes]] = []
     at = 0
     while True:
         assert archive[at : at + 6] == b"070701"
@@ -58,7 +67,9 @@ def test_initramfs_mapping_unpacked_by_cpio_gives_the_files(tmp_path: Path) -> N
 
 def test_initramfs_listed_by_cpio_has_the_devices() -> None:
     archive = initramfs({"dev/console": Device("c", 5, 1), "dev/vda": Device("b", 254, 0, mode=0o660)})
-    listing = subprocess.run(["cpio", "-itv", "--quiet"], input=archive, capture_output=True, check=True).stdout
+    listing = subprocess.run(
+        ["cpio", "-itv", "--quiet"], input=archive, capture_output=True, check=True
+    ).stdout
     lines = {line.split()[-1]: line.split() for line in listing.decode().splitlines()}
     assert (lines["dev/console"][0], lines["dev/console"][4:6]) == ("crw-------", ["5,", "1"])
     assert (lines["dev/vda"][0], lines["dev/vda"][4:6]) == ("brw-rw----", ["254,", "0"])
@@ -73,7 +84,7 @@ def test_initramfs_members_are_sorted_aligned_and_without_host_traces() -> None:
 
 
 def test_initramfs_same_source_in_another_order_gives_same_bytes() -> None:
-    source = {"x": b"1", "y/z": b"2", "w": Symlink("x")}
+    source: dict[str, Content] = {"x": b"1", "y/z": b"2", "w": Symlink("x")}
     assert initramfs(source) == initramfs(dict(reversed(source.items())))
 
 
@@ -85,7 +96,7 @@ def test_initramfs_folder_gives_what_the_mapping_gives(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("sub")
     (tmp_path / "init").write_bytes(b"#!/bin/sh\n")
     (tmp_path / "init").chmod(0o755)
-    mapping = {"sub/file": b"abc", "link": Symlink("sub"), "init": b"#!/bin/sh\n"}
+    mapping: dict[str, Content] = {"sub/file": b"abc", "link": Symlink("sub"), "init": b"#!/bin/sh\n"}
     assert initramfs(tmp_path) == initramfs(mapping)
 
 
@@ -146,7 +157,9 @@ def test_busybox_initramfs_has_what_init_needs() -> None:
 
 
 def test_busybox_initramfs_extra_replaces_its_own() -> None:
-    found = {n: c for n, _, c in members(busybox_initramfs("#!/bin/ash\n", extra={"/bin/sh": b"mine", "x": b""}))}
+    found = {
+        n: c for n, _, c in members(busybox_initramfs("#!/bin/ash\n", extra={"/bin/sh": b"mine", "x": b""}))
+    }
     assert found["bin/sh"] == b"mine"
     assert found["init"] == b"#!/bin/ash\n"
     assert found["x"] == b""

@@ -98,12 +98,16 @@ struct Inner {
 }
 
 /// The state of a machine and the means to change it.
-#[derive(Debug)]
 pub struct Control {
     inner: Mutex<Inner>,
     changed: Condvar,
     vcpus: OnceLock<Vec<Arc<Shared>>>,
+    watcher: OnceLock<Watcher>,
 }
+
+/// Told when vCPUs begin to run (true) and when all stand still (false). Called under the control's lock: it may take
+/// no lock but leaves, and calls nothing of the machine.
+pub type Watcher = Box<dyn Fn(bool) + Send + Sync>;
 
 /// How a vCPU left a round.
 #[derive(Debug)]
@@ -141,7 +145,7 @@ impl Default for Control {
             started: None,
             ran: Duration::ZERO,
         };
-        Self { inner: Mutex::new(inner), changed: Condvar::new(), vcpus: OnceLock::new() }
+        Self { inner: Mutex::new(inner), changed: Condvar::new(), vcpus: OnceLock::new(), watcher: OnceLock::new() }
     }
 }
 
@@ -154,6 +158,17 @@ impl Control {
         self.lock().threads = vec![false; vcpus.len()];
         // A second call cannot happen: a machine makes its vCPUs once.
         let _ = self.vcpus.set(vcpus);
+    }
+
+    /// Tells `watcher` of every start and stop from now on. The first one stays.
+    pub fn watch(&self, watcher: Watcher) {
+        let _ = self.watcher.set(watcher);
+    }
+
+    fn tell(&self, running: bool) {
+        if let Some(watcher) = self.watcher.get() {
+            watcher(running);
+        }
     }
 
     /// The vCPUs' shared halves, once there are any.
@@ -211,6 +226,7 @@ impl Control {
         inner.phase = Phase::Running;
         inner.started = Some(Instant::now());
         inner.first_thread = first_thread;
+        self.tell(true);
         Ok(self.next_round(&mut inner))
     }
 
@@ -331,6 +347,7 @@ impl Control {
         let stopped = inner.cause == Some(Cause::Stop) || inner.outcomes.iter().any(ended);
         inner.phase = if stopped { Phase::Stopped } else { Phase::Paused };
         inner.cause = None;
+        self.tell(false);
         inner.ran += inner.started.take().map_or(Duration::ZERO, |started| started.elapsed());
         self.changed.notify_all();
     }
@@ -416,6 +433,12 @@ impl Control {
     pub fn require(&self, verb: &'static str, phases: &[Phase]) -> Result<(), StateError> {
         let phase = self.phase();
         if phases.contains(&phase) { Ok(()) } else { Err(StateError::new(verb, phase)) }
+    }
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Control({})", self.phase().name())
     }
 }
 

@@ -48,6 +48,10 @@ impl Report {
             // An exception that takes no notes is raised without.
             let _ = error.value(py).call_method1(intern!(py, "add_note"), (note,));
         }
+        // Kept apart from the exception by the interpreter until it is caught: what `run()` raises shows the device's line.
+        if let Some(traceback) = error.traceback(py) {
+            let _ = error.value(py).setattr(intern!(py, "__traceback__"), traceback);
+        }
         self.faults.0.lock().unwrap_or_else(PoisonError::into_inner).push(error);
         if let Some(control) = self.control.upgrade() {
             control.device_failed();

@@ -42,14 +42,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[pymethods]
 impl Machine {
     #[new]
-    fn new(memory: u64, vcpus: u32, irqchip: bool) -> PyResult<Self> {
+    fn new(memory: u64, vcpus: u32, irqchip: bool, console: &Console) -> PyResult<Self> {
         if vcpus == 0 {
             return Err(PyValueError::new_err("a machine has at least one vcpu: 0"));
         }
         let accel: Arc<dyn Accelerator> = Arc::new(Kvm::open().map_err(|error| errors::accel(&error))?);
         let memory = CoreMemory::with_ram(memory).map_err(|error| errors::memory(&error))?;
+        let core = Arc::new(Core::new(accel, memory, VmConfig { vcpus, irqchip }));
+        let console = console.inner.clone();
+        // Who waits for output wakes up when no more will come.
+        let watcher = move |running| if running { console.reopen() } else { console.close() };
+        core.control.watch(Box::new(watcher));
         Ok(Self {
-            core: Arc::new(Core::new(accel, memory, VmConfig { vcpus, irqchip })),
+            core,
             faults: Arc::default(),
             devices: Mutex::default(),
             answerer: Mutex::default(),

@@ -1,0 +1,334 @@
+"""The machine: what a script makes, gives devices and images to, runs, and asks.
+
+The verbs are those of docs/design.md. Everything here is thin: states, threads and dispatch are in Rust.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar
+
+from hyperpy import _hyperpy
+from hyperpy.console import Console
+from hyperpy.device import DeviceLike, _Stock
+from hyperpy.errors import DeviceError, GuestFault
+from hyperpy.exits import AnyExit, Exit
+from hyperpy.memory import Memory, parse_size
+from hyperpy.stats import RUNGS, Map, MapRow, Stats, VcpuStats
+from hyperpy.vcpu import Vcpu
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from hyperpy.boot import Image
+
+__all__ = ["Machine", "Unclaimed"]
+
+Unclaimed: TypeAlias = Literal["exit", "ones", "raise"] | Callable[[Any], "int | None"]
+_D = TypeVar("_D")
+_PORTS = 0x10000
+_live: weakref.WeakSet[Machine] = weakref.WeakSet()
+
+
+class Machine:
+    """A virtual machine.
+
+    Arguments:
+        memory: RAM in bytes, or "64M", "2G". It lies from gpa 0 up to 3 GiB and goes on at 4 GiB; no page is
+            committed before it is touched.
+        vcpus: number of vcpus, from 1. More than one asks for interrupt controllers.
+        irqchip: whether the kernel's interrupt controllers and PIT are there. Devices with `irq=` ask for them too.
+        unclaimed: what becomes of an access that nobody claims. "exit": `run` returns it; "ones": reads are all
+            ones, writes are dropped, as on a PC; "raise": `run` raises `GuestFault`; or a callable that gets the exit
+            and returns the value of a read (None: all ones).
+        name: shown in messages and tables.
+
+    Raises:
+        KvmUnavailable: /dev/kvm cannot be used; `hint` says what to do.
+        ValueError: an argument is out of range.
+
+    Example:
+        >>> import hyperpy
+        >>> from hyperpy import Exit
+        >>> with hyperpy.Machine(memory="1M") as m:
+        ...     m.load(hyperpy.Flat(bytes([0xE4, 0x99, 0xF4]), at=0x1000, mode="real"))  # in al, 0x99; hlt
+        ...     match m.run(timeout=1.0):
+        ...         case Exit.Pio(address=0x99, is_write=False) as e:
+        ...             m.answer(e, 0x42)
+        ...     print(m.run(timeout=1.0), hex(m.vcpus[0].regs.rax & 0xFF))
+        Exit.Halt(vcpu=0) 0x42
+    """
+
+    def __init__(
+        self,
+        *,
+        memory: int | str = "64M",
+        vcpus: int = 1,
+        irqchip: bool = False,
+        unclaimed: Unclaimed = "exit",
+        name: str | None = None,
+    ) -> None:
+        self._closed = True  # until there is something to close
+        reference = weakref.ref(self)
+        self.console = Console(running=lambda: (m := reference()) is not None and m.state == "running")
+        self._native = _hyperpy.Machine(parse_size(memory), vcpus, irqchip, self.console._native)
+        self._closed = False
+        self._owner = os.getpid()
+        self.name = name or f"machine {self._native.id}"
+        self.memory = Memory(self._native.memory)
+        self.vcpus = tuple(Vcpu(self._native, index) for index in range(vcpus))
+        self.errors: list[BaseException] = []
+        self._attached: dict[int, tuple[object, bool, int, dict[str, Any]]] = {}
+        self.unclaimed = unclaimed
+        _live.add(self)
+
+    # -- lifecycle ---------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """One of created, running, paused, stopped and closed."""
+        return self._native.state
+
+    def load(self, image: Image) -> None:
+        """Put an image into memory and set vcpu 0 to its entry. Runs nothing.
+
+        Raises:
+            BootError: the image cannot be loaded.
+            StateError: the machine runs, has ended, or is closed.
+        """
+        image.load_into(self)
+
+    def run(self, timeout: float | None = None) -> AnyExit:
+        """Run until something happens that the script must know, or for `timeout` seconds.
+
+        vcpu 0 runs on the calling thread. What a device raises is raised here, with notes that name the access; the
+        machine can run on after it. Ctrl-C works.
+
+        Raises:
+            StateError: the machine runs already, has ended, or is closed; or this is inside a device.
+            KvmError: KVM refused.
+        """
+        return self._exit(self._native.run(timeout))
+
+    def start(self) -> None:
+        """Run every vcpu on a thread of its own, and return.
+
+        Raises:
+            StateError: as for `run`.
+        """
+        self._native.start()
+
+    def wait(self, timeout: float | None = None) -> AnyExit:
+        """Wait until a started machine stops, and return why; after `timeout` seconds `Exit.Timeout`: it runs on.
+
+        Once it has stopped, the last exit is returned again.
+
+        Raises:
+            StateError: nothing was started. Also everything that `run` raises.
+        """
+        return self._exit(self._native.wait(timeout))
+
+    def stop(self, reason: str = "stop") -> None:
+        """Ask every vcpu to stop for good; `run` and `wait` return `Exit.Stopped`. Does not wait. Safe anywhere.
+
+        Raises:
+            StateError: the machine is closed.
+        """
+        self._native.stop(reason)
+
+    def close(self) -> None:
+        """Stop every vcpu and give memory and descriptors back. Twice is fine.
+
+        Raises:
+            StateError: this is inside a device.
+        """
+        if self._closed:
+            return
+        self._native.close()
+        self._closed = True
+        self._attached.clear()
+        _live.discard(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True) and self._owner == os.getpid():
+            warnings.warn(f"unclosed {self!r}: use `with Machine(...)`, or close()", ResourceWarning, source=self)
+
+    # -- devices -----------------------------------------------------------------------------------------------------
+
+    def attach(
+        self,
+        device: _D,
+        *,
+        pio: int | None = None,
+        mmio: int | None = None,
+        size: int | None = None,
+        irq: int | None = None,
+        name: str | None = None,
+    ) -> _D:
+        """Put a device on a bus, and return it.
+
+        Arguments:
+            device: an object with `read(offset, size)` and `write(offset, size, value)`.
+            pio: first port, 0 to 0xffff. Exactly one of `pio` and `mmio` is given.
+            mmio: first gpa.
+            size: length of its range in bytes; a device whose class has `size` knows its own.
+            irq: gsi of an interrupt line for it; `device.irq` is set to the line.
+            name: shown in maps and messages; the class's name if it is left out.
+
+        Raises:
+            DeviceError: the range is taken, or empty, or memory is there.
+            TypeError: the object is no device.
+            StateError: it wants an interrupt line, and the vcpus exist already without interrupt controllers.
+        """
+        if (pio is None) == (mmio is None):
+            raise TypeError("a device sits on one bus\n\nhint: give pio=PORT or mmio=ADDRESS")
+        is_pio, base = (True, pio) if pio is not None else (False, mmio)
+        assert base is not None
+        if not isinstance(device, DeviceLike | _Stock):
+            hint = "define read(self, offset, size) and write(self, offset, size, value)"
+            raise TypeError(f"not a device: {device!r}\n\nhint: {hint}")
+        length = size if size is not None else getattr(device, "size", None)
+        if length is None:
+            raise TypeError(f"size of {type(device).__name__} is not known\n\nhint: give size=BYTES, or the class a `size`")
+        if not 0 <= base < (_PORTS if is_pio else 1 << 64) or not 0 <= length < 1 << 64:
+            hint = "ports go from 0 to 0xffff, addresses to 2**64 - 1"
+            raise DeviceError(f"device region leaves the bus: {base:#x} + {length:#x}", hint=hint)
+        name = name or type(device).__name__
+        line = None if irq is None else self._native.line(irq)
+        if line is not None:
+            device.irq = line  # type: ignore[attr-defined]
+        native = device._native if isinstance(device, _Stock) else device
+        region = self._native.attach(native, is_pio, base, length, name)
+        facts = {"base": base, "size": length, "irq": irq}
+        self._attached[region] = (device, is_pio, region, facts)
+        return device
+
+    def detach(self, device: object) -> None:
+        """Take a device off its bus, wherever it is attached. Returns after every vcpu has left it.
+
+        Raises:
+            DeviceError: it is not attached to this machine.
+        """
+        mine = [entry for entry in self._attached.values() if entry[0] is device]
+        if not mine:
+            raise DeviceError(f"device is not attached to {self.name}: {device!r}", hint="`m.map` shows what is")
+        for _, is_pio, region, _ in mine:
+            self._native.detach(is_pio, region)
+            del self._attached[region]
+
+    def attach_pc(self) -> None:
+        """Give the machine a PC's stock devices, once: COM1 as `console`, RTC, i8042, debug console, ACPI power and reset.
+
+        Loading an operating system does it by itself.
+        """
+        self._native.attach_pc(self.console._native)
+
+    def answer(self, exit: Exit.Mmio | Exit.Pio, value: int) -> None:  # noqa: A002
+        """Answer an unclaimed read that `run` or `wait` returned; unanswered it is all ones at the next run.
+
+        Raises:
+            ValueError: the value is too wide, or the exit is a write.
+            StateError: that vcpu has moved on.
+        """
+        if not 0 <= value < 1 << 64:
+            raise ValueError(f"value is too wide for a read of {exit.size} bytes: {value:#x}")
+        fields = (exit.vcpu, exit.address, exit.size, exit.is_write, exit.value, exit._ticket)
+        self._native.answer(fields, value)
+
+    @property
+    def unclaimed(self) -> Unclaimed:
+        """What becomes of an access that nobody claims; see the class."""
+        return self._unclaimed
+
+    @unclaimed.setter
+    def unclaimed(self, policy: Unclaimed) -> None:
+        if policy == "raise":
+            self._native.set_unclaimed(_raise_unclaimed)
+        elif policy in {"exit", "ones"}:
+            self._native.set_unclaimed(policy)
+        elif callable(policy):
+            answer = policy
+            self._native.set_unclaimed(lambda *access: answer(_unclaimed_exit(*access)))
+        else:
+            raise ValueError(f"unknown policy: {policy!r}\n\nhint: exit, ones, raise, or a callable")
+        self._unclaimed: Unclaimed = policy
+
+    # -- looking -----------------------------------------------------------------------------------------------------
+
+    @property
+    def stats(self) -> Stats:
+        """Counters up to this moment; also while the machine runs."""
+        vcpus, wall = self._native.readings()
+        rows = tuple(
+            VcpuStats(exits, calls, ns / 1e9, {word: hits[rung] for rung, word in RUNGS.items()})
+            for hits, exits, calls, ns in vcpus
+        )
+        return Stats(rows, wall, self.memory.committed)
+
+    @property
+    def map(self) -> Map:
+        """What is where."""
+        rows = [MapRow("memory", base, size, name, kind) for base, size, kind, name in self._native.memory.regions()]
+        rows += [MapRow(bus, base, size, name, RUNGS[rung]) for bus, base, size, name, rung in self._native.regions()]
+        return Map(tuple(rows))
+
+    def __repr__(self) -> str:
+        return f"<Machine {self.name!r}, {self.state}, {len(self.vcpus)} vcpus>"
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _exit(self, outcome: tuple[str, Any]) -> AnyExit:
+        kind, fields = outcome
+        if kind != "raised":
+            result: AnyExit = getattr(Exit, kind)(*fields)
+            return result
+        self.errors += fields
+        first, *later = fields
+        for other in later:
+            with contextlib.suppress(AttributeError):
+                first.add_note(f"then {type(other).__name__}: {other}")
+        raise first
+
+    def _listed(self) -> list[tuple[str, list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, bool]]]]:
+        """Devices for the ACPI tables: hardware id, mmio ranges, port ranges, interrupts."""
+        listed: dict[int, tuple[str, list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, bool]]]] = {}
+        for device, is_pio, _, facts in self._attached.values():
+            hid = getattr(device, "acpi_hid", None)
+            if hid is None:
+                continue
+            _, mmio, pio, irqs = listed.setdefault(id(device), (hid, [], [], []))
+            (pio if is_pio else mmio).append((facts["base"], facts["size"]))
+            if facts["irq"] is not None:
+                irqs.append((facts["irq"], bool(getattr(device, "irq_level", False))))
+        return list(listed.values())
+
+
+def _unclaimed_exit(is_pio: bool, vcpu: int, address: int, size: int, is_write: bool, value: int) -> AnyExit:
+    return (Exit.Pio if is_pio else Exit.Mmio)(vcpu, address, size, is_write, value)
+
+
+def _raise_unclaimed(*access: Any) -> int:
+    exit_ = _unclaimed_exit(*access)
+    hint = "attach a device there, or make the machine with unclaimed='ones'"
+    raise GuestFault(f"nobody claims {exit_!r}", exit=exit_, hint=hint)
+
+
+@atexit.register
+def _close_all() -> None:
+    """Stop every machine before the interpreter goes: their threads are in the middle of Python code."""
+    for machine in list(_live):
+        if machine._owner == os.getpid():
+            machine._closed or machine.close()

@@ -1,0 +1,104 @@
+"""What a machine has done and where its devices are, as values that print as tables.
+
+`Stats` is a reading of counters that the core keeps; `Map` is the two buses and the memory. Neither changes after it
+was taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["Map", "MapRow", "Stats", "VcpuStats"]
+
+RUNGS = {2: "rust", 3: "register", 4: "python", 5: "unclaimed"}
+
+
+@dataclass(frozen=True)
+class VcpuStats:
+    """What one vcpu has done.
+
+    `exits` counts exits to this process, `ioctls` calls of KVM_RUN, `cpu_seconds` processor time of the thread that
+    drove it, and `hits` the accesses answered by each rung of the dispatch ladder: rust (a device written in Rust),
+    register (a declared register), python (a Python method), unclaimed (nobody).
+    """
+
+    exits: int = 0
+    ioctls: int = 0
+    cpu_seconds: float = 0.0
+    hits: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stats:
+    """A machine's counters at one moment: per vcpu, and in sum.
+
+    `wall_seconds` is the time that the machine has been running, `memory_bytes` the host memory that it uses.
+    """
+
+    vcpus: tuple[VcpuStats, ...]
+    wall_seconds: float
+    memory_bytes: int
+
+    @property
+    def exits(self) -> int:
+        """Exits of all vcpus."""
+        return sum(vcpu.exits for vcpu in self.vcpus)
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor time of all vcpus."""
+        return sum(vcpu.cpu_seconds for vcpu in self.vcpus)
+
+    @property
+    def hits(self) -> dict[str, int]:
+        """Accesses answered, by rung, of all vcpus."""
+        return {name: sum(vcpu.hits.get(name, 0) for vcpu in self.vcpus) for name in RUNGS.values()}
+
+    def __str__(self) -> str:
+        head = ["vcpu", "cpu s", "exits", *RUNGS.values()]
+        rows = [
+            [str(i), f"{v.cpu_seconds:.3f}", str(v.exits), *(str(v.hits.get(name, 0)) for name in RUNGS.values())]
+            for i, v in enumerate(self.vcpus)
+        ]
+        total = f"{self.wall_seconds:.3f} s running, {self.memory_bytes >> 10} KiB of memory in use"
+        return table(head, rows) + "\n" + total
+
+
+@dataclass(frozen=True)
+class MapRow:
+    """One range: `space` is memory, pio or mmio; `rung` says who answers."""
+
+    space: str
+    base: int
+    size: int
+    name: str
+    rung: str
+
+    @property
+    def end(self) -> int:
+        """The address after the last one."""
+        return self.base + self.size
+
+
+@dataclass(frozen=True)
+class Map:
+    """What is where: memory, then the port bus, then the mmio bus, each by ascending address."""
+
+    rows: tuple[MapRow, ...]
+
+    def __str__(self) -> str:
+        cells = [[r.space, f"{r.base:#x}", f"{r.end - 1:#x}", f"{r.size:#x}", r.rung, r.name] for r in self.rows]
+        return table(["space", "first", "last", "size", "answered by", "name"], cells)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Columns of text, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+
+    def line(cells: list[str]) -> str:
+        def place(cell: str, width: int) -> str:
+            return cell.rjust(width) if cell[:1].isdigit() else cell.ljust(width)
+
+        return "  ".join(place(cell, width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+    return "\n".join([line(head), *map(line, rows)])
