@@ -18,9 +18,12 @@ INIT = """#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc; /bin/busybox mount -t devtmpfs dev /dev
 echo "ready: Linux $(/bin/busybox uname -r), timer ticks by cpu:$(/bin/busybox grep LOC: /proc/interrupts)"
 """
-ASK = INIT + f"""/bin/busybox devmem {MAILBOX + 4:#x} 32 0x600d
+ASK = (
+    INIT
+    + f"""/bin/busybox devmem {MAILBOX + 4:#x} 32 0x600d
 echo "number: $(/bin/busybox devmem {MAILBOX:#x} 32)"
 """
+)
 OFF = "/bin/busybox poweroff -f\n"
 
 
@@ -55,13 +58,21 @@ def main() -> None:
     tester.load(Linux(memtest, cmdline="console=ttyS0"))
     bare = Machine(name="bare metal", memory="1M")
     bare.attach_pc()
-    code = b"".join(b"\xb0" + bytes([letter]) + b"\xe6\xe9" for letter in b"hello") + b"\xfa\xf4"  # mov, out; cli, hlt
+    code = (
+        b"".join(b"\xb0" + bytes([letter]) + b"\xe6\xe9" for letter in b"hello") + b"\xfa\xf4"
+    )  # mov, out; cli, hlt
     bare.load(Flat(code, at=0x1000, mode="real"))
 
     mailbox = asker.attach(Mailbox(), mmio=MAILBOX)
     mailbox.number = secrets.randbits(32)
     ready = re.compile(r"ready: (.*)\n")
-    waits = {bare: re.compile("(hello)"), asker: ready, other: ready, third: ready, tester: re.compile("(Memtest86)")}
+    waits = {
+        bare: re.compile("(hello)"),
+        asker: ready,
+        other: ready,
+        third: ready,
+        tester: re.compile("(Memtest86)"),
+    }
     print("booting", *(machine.name for machine in waits), sep=", ", flush=True)
     for machine in waits:
         machine.start()
@@ -87,7 +98,12 @@ def main() -> None:
         times = [f"{boot:.1f}", f"{stats.wall_seconds:.1f}", f"{stats.cpu_seconds:.1f}"]
         rows.append([machine.name, state, *times, f"{stats.memory_bytes >> 20}", str(stats.exits), *hits])
         machine.close()
-    print(table(["machine", "state", "boot s", "wall s", "vcpu s", "MiB", "exits", "rust", "python", "unclaimed"], rows))
+    print(
+        table(
+            ["machine", "state", "boot s", "wall s", "vcpu s", "MiB", "exits", "rust", "python", "unclaimed"],
+            rows,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(options.command(options))
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (HyperpyError, OSError) as error:
+    except (HyperpyError, OSError, ValueError, TypeError) as error:
         if _raised_by_user(error):
             raise
         print(f"hyperpy: {error}", file=sys.stderr)
@@ -83,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     raw = argparse.RawDescriptionHelpFormatter
-    run = commands.add_parser("run", help="boot a kernel, or run a script", epilog=_RUN_EXAMPLES, formatter_class=raw)
+    run = commands.add_parser(
+        "run", help="boot a kernel, or run a script", epilog=_RUN_EXAMPLES, formatter_class=raw
+    )
     run.add_argument("script", nargs="?", help="a Python script to run instead of a kernel")
     run.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's arguments")
     run.add_argument("--kernel", metavar="K", help="bzImage or ELF kernel")
@@ -98,12 +100,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="module:Class@mmio=0x...,irq=N",
         help="a device written in Python; also pio=, size=; can be given several times",
     )
-    run.add_argument("--debug-exit", type=_number, metavar="PORT", help="port of a debug-exit device, such as 0xf4")
+    run.add_argument(
+        "--debug-exit", type=_number, metavar="PORT", help="port of a debug-exit device, such as 0xf4"
+    )
     run.add_argument("--serial", default="stdio", metavar="stdio|file:PATH|none", help="where COM1 goes")
     run.add_argument("--timeout", type=float, metavar="S", help="stop after S seconds with status 124")
     run.set_defaults(command=_run)
 
-    commands.add_parser("lab", help="run a command where a real KVM exists: hyperpy lab -- COMMAND", add_help=False)
+    commands.add_parser(
+        "lab", help="run a command where a real KVM exists: hyperpy lab -- COMMAND", add_help=False
+    )
     doctor = commands.add_parser("doctor", help="what this host can do, and how to mend what it cannot")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(command=_doctor)
@@ -124,7 +130,9 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     if (options.kernel is None) == (options.script is None):
-        raise UsageError("give a kernel or a script", hint="hyperpy run --kernel vmlinuz, or hyperpy run script.py")
+        raise UsageError(
+            "give a kernel or a script", hint="hyperpy run --kernel vmlinuz, or hyperpy run script.py"
+        )
     if options.script is not None:
         return _run_script(options.script, options.arguments)
     from hyperpy import DebugExit, Linux, Machine
@@ -180,7 +188,9 @@ def _attach(machine: Machine, text: str) -> None:
     try:
         factory = getattr(importlib.import_module(match["module"]), match["name"])
     except (ImportError, AttributeError) as error:
-        raise UsageError(f"no such device: {error}", hint="the module is looked for here and in sys.path") from error
+        raise UsageError(
+            f"no such device: {error}", hint="the module is looked for here and in sys.path"
+        ) from error
     machine.attach(factory(), **where)  # type: ignore[arg-type]
 
 
@@ -233,7 +243,9 @@ def _input(machine: Machine) -> Iterator[None]:
         print("hyperpy: Ctrl-A x leaves", file=sys.stderr)
         tty.setraw(descriptor)
     wake, waker = os.pipe()
-    thread = threading.Thread(target=_forward, args=(machine, descriptor, wake, terminal is not None), daemon=True)
+    thread = threading.Thread(
+        target=_forward, args=(machine, descriptor, wake, terminal is not None), daemon=True
+    )
     thread.start()
     try:
         yield

@@ -11,6 +11,7 @@ import functools
 import os
 import platform
 import shutil
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,7 +106,9 @@ def examine() -> Report:
         missing.append((f"the native module: {error}", "build it: `make build`, or `pip install .`"))
     except OSError as error:
         usable = False
-        missing.append((str(getattr(error, "message", error)), getattr(error, "hint", None) or "load a kvm module"))
+        missing.append(
+            (str(getattr(error, "message", error)), getattr(error, "hint", None) or "load a kvm module")
+        )
     lab_missing = [package for program, package in _LAB_PROGRAMS.items() if _which(program) is None]
     if lab_missing:
         fix = f"`apt-get install {' '.join(p for p in lab_missing if '(' not in p)}`; virtme-ng: `pip install virtme-ng`"
@@ -127,10 +130,10 @@ def examine() -> Report:
 
 
 def _which(program: str) -> str | None:
-    import sys
-
     here = str(Path(sys.executable).parent)
-    return shutil.which(program, path=":".join([here, os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]))
+    return shutil.which(
+        program, path=":".join([here, os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    )
 
 
 def _flavour(usable: bool, native: bool) -> str:

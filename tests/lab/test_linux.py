@@ -80,7 +80,9 @@ def test_boot_cloud_kernel_without_unpacking_reaches_init_and_reboot_is_a_reset(
     assert exit_.kind == "reset"
 
 
-def test_device_in_python_is_found_by_devmem_and_listed_by_acpi(machine: Machine, debian: packages.Kernel) -> None:
+def test_device_in_python_is_found_by_devmem_and_listed_by_acpi(
+    machine: Machine, debian: packages.Kernel
+) -> None:
     device = machine.attach(Counter(), mmio=0xFE00_0000, irq=11)
     init = (
         INIT
@@ -92,7 +94,10 @@ def test_device_in_python_is_found_by_devmem_and_listed_by_acpi(machine: Machine
     )
     machine.load(Linux(debian.vmlinuz, initrd=busybox_initramfs(init), cmdline=CMDLINE))
     machine.start()
-    assert machine.console.expect(re.compile("read: (.*)\r?\n"), timeout=120)[1].split() == ["0x12345678", "0x56"]
+    assert machine.console.expect(re.compile("read: (.*)\r?\n"), timeout=120)[1].split() == [
+        "0x12345678",
+        "0x56",
+    ]
     assert "LNRO0005" in machine.console.expect(re.compile("acpi: (.*)\n"), timeout=10)[1]
     machine.wait(timeout=30)
     assert device.written == [(4, 4, 0xCAFE_0001), (8, 1, 0x7F)]
@@ -100,7 +105,7 @@ def test_device_in_python_is_found_by_devmem_and_listed_by_acpi(machine: Machine
 
 
 def test_console_input_reaches_a_shell_in_the_guest(machine: Machine, debian: packages.Kernel) -> None:
-    init = INIT + "echo asking; read line; echo \"got: $line\"\n" + OFF
+    init = INIT + 'echo asking; read line; echo "got: $line"\n' + OFF
     machine.load(Linux(debian.vmlinuz, initrd=busybox_initramfs(init), cmdline=CMDLINE))
     machine.start()
     machine.console.expect("asking", timeout=120)
@@ -115,7 +120,11 @@ def test_demo_runs_five_operating_systems_from_one_script() -> None:
     )
     assert done.returncode == 0, done.stderr + done.stdout
     assert "came back from debian-1" in done.stdout
-    rows = [line for line in done.stdout.splitlines() if re.match(r"(debian-[12]|cloud|memtest86\+|bare metal) ", line)]
+    rows = [
+        line
+        for line in done.stdout.splitlines()
+        if re.match(r"(debian-[12]|cloud|memtest86\+|bare metal) ", line)
+    ]
     assert len(rows) == 5
 
 
