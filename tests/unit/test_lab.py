@@ -1,7 +1,9 @@
 """The lab's way out (streams, status, deadline, nothing left behind) against a stand-in for virtme-ng, and one boot."""
 
+import contextlib
 import io
 import os
+import select
 import signal
 import subprocess
 import sys
