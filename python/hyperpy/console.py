@@ -93,8 +93,8 @@ class Console:
         if isinstance(pattern, bytes):
             return self._expect_bytes(re.compile(re.escape(pattern)), timeout)
         if isinstance(pattern.pattern, str):
-            return self._expect_text(pattern, timeout)  # type: ignore[arg-type]
-        return self._expect_bytes(pattern, timeout)  # type: ignore[arg-type]
+            return self._expect_text(pattern, timeout)
+        return self._expect_bytes(pattern, timeout)
 
     def _expect_text(self, pattern: re.Pattern[str], timeout: float | None) -> re.Match[str]:
         def search(data: bytes) -> tuple[re.Match[str], int] | None:

@@ -48,7 +48,9 @@ class HyperpyError(Exception):
 class KvmError(HyperpyError, OSError):
     """An ioctl of KVM failed. `errno` is what it returned and `ioctl` its name (kernel: virt/kvm/api.rst)."""
 
-    def __init__(self, message: str = "", *, errno: int = 0, ioctl: str = "", hint: str | None = None) -> None:
+    def __init__(
+        self, message: str = "", *, errno: int = 0, ioctl: str = "", hint: str | None = None
+    ) -> None:
         super().__init__(message, hint=hint)
         self.errno = errno
         self.ioctl = ioctl
@@ -68,7 +70,9 @@ class MemoryAccessError(HyperpyError, LookupError):
     `address` is the gpa, `size` the length in bytes.
     """
 
-    def __init__(self, message: str = "", *, address: int = 0, size: int = 0, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str = "", *, address: int = 0, size: int = 0, hint: str | None = None
+    ) -> None:
         super().__init__(message, hint=hint)
         self.address = address
         self.size = size
@@ -86,7 +90,7 @@ class BootError(HyperpyError, ValueError):
     """An image could not be loaded: damaged, of an unknown kind, or too large."""
 
 
-class GuestFault(HyperpyError):
+class GuestFault(HyperpyError):  # noqa: N818 - the guest's, not ours
     """The guest did something that ends the run where the caller asked for an exception.
 
     `exit` is the exit that tells what.

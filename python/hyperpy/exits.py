@@ -30,166 +30,141 @@ class _Exit:
 _HEX = frozenset({"address", "value", "index", "pc", "dr6", "number", "reason"})
 
 
-@final
-@dataclass(frozen=True, slots=True, repr=False)
-class Halt(_Exit):
-    """Every started vcpu has executed HLT and nothing can wake one."""
-
-    vcpu: int
-
-
-@final
-@dataclass(frozen=True, slots=True, repr=False)
-class Mmio(_Exit):
-    """An access to memory that no device and no RAM claims.
-
-    `address` is the gpa, `size` 1 to 8 bytes, `value` what was written (0 for a read). A read can be answered with
-    `Machine.answer`; left alone it is all ones.
-    """
-
-    vcpu: int
-    address: int
-    size: int
-    is_write: bool
-    value: int
-    _ticket: int = field(default=0, repr=False, compare=False)
-
-
-@final
-@dataclass(frozen=True, slots=True, repr=False)
-class Pio(_Exit):
-    """An access to a port that no device claims: as `Mmio`, with a port from 0 to 0xffff as `address`."""
-
-    vcpu: int
-    address: int
-    size: int
-    is_write: bool
-    value: int
-    _ticket: int = field(default=0, repr=False, compare=False)
-
-
-@final
-@dataclass(frozen=True, slots=True, repr=False)
-class Hypercall(_Exit):
-    """A hypercall that KVM handed on."""
-
-    vcpu: int
-    number: int
-    arguments: tuple[int, int, int, int, int, int]
-
-
-@final
-@dataclass(frozen=True, slots=True, repr=False)
-class Msr(_Exit):
-    """RDMSR or WRMSR of model-specific register `index` that KVM handed on."""
-
-    vcpu: int
-    index: int
-    is_write: bool
-    value: int
-
-
-@final
-@dataclass(frozen=True, slots=True, repr=False)
-class Debug(_Exit):
-    """A single step, breakpoint or watchpoint; `pc` is linear, `dr6` says which (SDM vol. 3, 18.2.3)."""
-
-    vcpu: int
-    pc: int
-    dr6: int
-
-
-@final
-@dataclass(frozen=True, slots=True, repr=False)
-class Shutdown(_Exit):
-    """A triple fault."""
-
-    vcpu: int
-
-
-@final
-@dataclass(frozen=True, slots=True, repr=False)
-class SystemEvent(_Exit):
-    """The guest switched the power off, asked for a reset, or crashed: `kind` is power-off, reset, crash or other.
-
-    `number` is KVM's number of the event (KVM_SYSTEM_EVENT_*).
-    """
-
-    vcpu: int
-    kind: str
-    number: int = field(default=0, repr=False)
-
-
-@final
-@dataclass(frozen=True, slots=True, repr=False)
-class Stopped(_Exit):
-    """A device or `Machine.stop` asked for it.
-
-    `vcpu` is the one whose access made the device ask, or None. `status` is set when a debug-exit port was written.
-    """
-
-    vcpu: int | None
-    reason: str
-    status: int | None = None
-
-
-@final
-@dataclass(frozen=True, slots=True, repr=False)
-class Timeout(_Exit):
-    """The time given to `run` or `wait` is over; the guest can run on."""
-
-
-@final
-@dataclass(frozen=True, slots=True, repr=False)
-class FailEntry(_Exit):
-    """The processor refused the guest's state; `reason` is the hardware's."""
-
-    vcpu: int
-    reason: int
-
-
-@final
-@dataclass(frozen=True, slots=True, repr=False)
-class InternalError(_Exit):
-    """KVM could not go on. `suberror` 1: its emulator met an instruction that it lacks, whose `bytes` are given.
-
-    `number` is KVM's exit number, for one that hyperpy does not know.
-    """
-
-    vcpu: int
-    suberror: int
-    number: int
-    bytes: bytes
-
-
 class Exit:
     """The namespace of all exits, for `match m.run(): case Exit.Halt(): ...`."""
 
-    Halt = Halt
-    Mmio = Mmio
-    Pio = Pio
-    Hypercall = Hypercall
-    Msr = Msr
-    Debug = Debug
-    Shutdown = Shutdown
-    SystemEvent = SystemEvent
-    Stopped = Stopped
-    Timeout = Timeout
-    FailEntry = FailEntry
-    InternalError = InternalError
+    @final
+    @dataclass(frozen=True, slots=True, repr=False)
+    class Halt(_Exit):
+        """Every started vcpu has executed HLT and nothing can wake one."""
+
+        vcpu: int
+
+    @final
+    @dataclass(frozen=True, slots=True, repr=False)
+    class Mmio(_Exit):
+        """An access to memory that no device and no RAM claims.
+
+        `address` is the gpa, `size` 1 to 8 bytes, `value` what was written (0 for a read). A read can be answered with
+        `Machine.answer`; left alone it is all ones.
+        """
+
+        vcpu: int
+        address: int
+        size: int
+        is_write: bool
+        value: int
+        _ticket: int = field(default=0, repr=False, compare=False)
+
+    @final
+    @dataclass(frozen=True, slots=True, repr=False)
+    class Pio(_Exit):
+        """An access to a port that no device claims: as `Mmio`, with a port from 0 to 0xffff as `address`."""
+
+        vcpu: int
+        address: int
+        size: int
+        is_write: bool
+        value: int
+        _ticket: int = field(default=0, repr=False, compare=False)
+
+    @final
+    @dataclass(frozen=True, slots=True, repr=False)
+    class Hypercall(_Exit):
+        """A hypercall that KVM handed on."""
+
+        vcpu: int
+        number: int
+        arguments: tuple[int, int, int, int, int, int]
+
+    @final
+    @dataclass(frozen=True, slots=True, repr=False)
+    class Msr(_Exit):
+        """RDMSR or WRMSR of model-specific register `index` that KVM handed on."""
+
+        vcpu: int
+        index: int
+        is_write: bool
+        value: int
+
+    @final
+    @dataclass(frozen=True, slots=True, repr=False)
+    class Debug(_Exit):
+        """A single step, breakpoint or watchpoint; `pc` is linear, `dr6` says which (SDM vol. 3, 18.2.3)."""
+
+        vcpu: int
+        pc: int
+        dr6: int
+
+    @final
+    @dataclass(frozen=True, slots=True, repr=False)
+    class Shutdown(_Exit):
+        """A triple fault."""
+
+        vcpu: int
+
+    @final
+    @dataclass(frozen=True, slots=True, repr=False)
+    class SystemEvent(_Exit):
+        """The guest switched the power off, asked for a reset, or crashed: `kind` is power-off, reset, crash or other.
+
+        `number` is KVM's number of the event (KVM_SYSTEM_EVENT_*).
+        """
+
+        vcpu: int
+        kind: str
+        number: int = field(default=0, repr=False)
+
+    @final
+    @dataclass(frozen=True, slots=True, repr=False)
+    class Stopped(_Exit):
+        """A device or `Machine.stop` asked for it.
+
+        `vcpu` is the one whose access made the device ask, or None. `status` is set when a debug-exit port was written.
+        """
+
+        vcpu: int | None
+        reason: str
+        status: int | None = None
+
+    @final
+    @dataclass(frozen=True, slots=True, repr=False)
+    class Timeout(_Exit):
+        """The time given to `run` or `wait` is over; the guest can run on."""
+
+    @final
+    @dataclass(frozen=True, slots=True, repr=False)
+    class FailEntry(_Exit):
+        """The processor refused the guest's state; `reason` is the hardware's."""
+
+        vcpu: int
+        reason: int
+
+    @final
+    @dataclass(frozen=True, slots=True, repr=False)
+    class InternalError(_Exit):
+        """KVM could not go on. `suberror` 1: its emulator met an instruction that it lacks, whose `bytes` are given.
+
+        `number` is KVM's exit number, for one that hyperpy does not know.
+        """
+
+        vcpu: int
+        suberror: int
+        number: int
+        bytes: bytes
 
 
 AnyExit: TypeAlias = (
-    Halt
-    | Mmio
-    | Pio
-    | Hypercall
-    | Msr
-    | Debug
-    | Shutdown
-    | SystemEvent
-    | Stopped
-    | Timeout
-    | FailEntry
-    | InternalError
+    Exit.Halt
+    | Exit.Mmio
+    | Exit.Pio
+    | Exit.Hypercall
+    | Exit.Msr
+    | Exit.Debug
+    | Exit.Shutdown
+    | Exit.SystemEvent
+    | Exit.Stopped
+    | Exit.Timeout
+    | Exit.FailEntry
+    | Exit.InternalError
 )

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import operator
 import os
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar
 
 from hyperpy import _hyperpy
 from hyperpy.console import Console
 from hyperpy.device import DeviceLike, _Stock
-from hyperpy.errors import DeviceError, GuestFault
+from hyperpy.errors import DeviceError, GuestFault, StateError
 from hyperpy.exits import AnyExit, Exit
 from hyperpy.memory import Memory, parse_size
 from hyperpy.stats import RUNGS, Map, MapRow, Stats, VcpuStats
@@ -32,6 +33,7 @@ __all__ = ["Machine", "Unclaimed"]
 Unclaimed: TypeAlias = Literal["exit", "ones", "raise"] | Callable[[Any], "int | None"]
 _D = TypeVar("_D")
 _PORTS = 0x10000
+_GSIS = 24  # pins of the I/O APIC
 _live: weakref.WeakSet[Machine] = weakref.WeakSet()
 
 
@@ -74,17 +76,21 @@ class Machine:
         name: str | None = None,
     ) -> None:
         self._closed = True  # until there is something to close
+        if not 0 < operator.index(vcpus) < 1 << 32:
+            raise ValueError(
+                f"number of vcpus is out of range: {vcpus}\n\nhint: from 1; `hyperpy doctor` shows how many KVM takes"
+            )
         reference = weakref.ref(self)
         self.console = Console(running=lambda: (m := reference()) is not None and m.state == "running")
         self._native = _hyperpy.Machine(parse_size(memory), vcpus, irqchip, self.console._native)
-        self._closed = False
         self._owner = os.getpid()
         self.name = name or f"machine {self._native.id}"
         self.memory = Memory(self._native.memory)
         self.vcpus = tuple(Vcpu(self._native, index) for index in range(vcpus))
         self.errors: list[BaseException] = []
-        self._attached: dict[int, tuple[object, bool, int, dict[str, Any]]] = {}
+        self._attached: dict[tuple[bool, int], tuple[object, dict[str, Any]]] = {}  # by bus and region
         self.unclaimed = unclaimed
+        self._closed = False
         _live.add(self)
 
     # -- lifecycle ---------------------------------------------------------------------------------------------------
@@ -155,6 +161,8 @@ class Machine:
         _live.discard(self)
 
     def __enter__(self) -> Self:
+        if self._closed:
+            raise StateError("cannot enter: the machine is closed", hint="make a new machine")
         return self
 
     def __exit__(
@@ -164,7 +172,12 @@ class Machine:
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and self._owner == os.getpid():
-            warnings.warn(f"unclosed {self!r}: use `with Machine(...)`, or close()", ResourceWarning, source=self)
+            warnings.warn(
+                f"unclosed {self!r}: use `with Machine(...)`, or close()",
+                ResourceWarning,
+                source=self,
+                stacklevel=2,
+            )
 
     # -- devices -----------------------------------------------------------------------------------------------------
 
@@ -174,7 +187,7 @@ class Machine:
         *,
         pio: int | None = None,
         mmio: int | None = None,
-        size: int | None = None,
+        size: int | str | None = None,
         irq: int | None = None,
         name: str | None = None,
     ) -> _D:
@@ -184,37 +197,63 @@ class Machine:
             device: an object with `read(offset, size)` and `write(offset, size, value)`.
             pio: first port, 0 to 0xffff. Exactly one of `pio` and `mmio` is given.
             mmio: first gpa.
-            size: length of its range in bytes; a device whose class has `size` knows its own.
-            irq: gsi of an interrupt line for it; `device.irq` is set to the line.
+            size: length of its range in bytes, or "4K"; a device whose class has `size` knows its own.
+            irq: gsi of an interrupt line for it, 0 to 23; `device.irq` is set to the line.
             name: shown in maps and messages; the class's name if it is left out.
 
         Raises:
-            DeviceError: the range is taken, or empty, or memory is there.
-            TypeError: the object is no device.
+            DeviceError: the range is taken, or empty, or memory is there; or there is no such interrupt line.
+            TypeError: the object is no device, or no size or place is given.
             StateError: it wants an interrupt line, and the vcpus exist already without interrupt controllers.
         """
         if (pio is None) == (mmio is None):
             raise TypeError("a device sits on one bus\n\nhint: give pio=PORT or mmio=ADDRESS")
         is_pio, base = (True, pio) if pio is not None else (False, mmio)
-        assert base is not None
+        base = operator.index(base)  # type: ignore[arg-type]
+        if isinstance(device, type):
+            raise TypeError(
+                f"not a device but a class: {device.__name__}\n\nhint: give an instance, {device.__name__}()"
+            )
         if not isinstance(device, DeviceLike | _Stock):
             hint = "define read(self, offset, size) and write(self, offset, size, value)"
             raise TypeError(f"not a device: {device!r}\n\nhint: {hint}")
-        length = size if size is not None else getattr(device, "size", None)
+        length = (
+            parse_size(size)
+            if isinstance(size, str)
+            else size
+            if size is not None
+            else getattr(device, "size", None)
+        )
         if length is None:
-            raise TypeError(f"size of {type(device).__name__} is not known\n\nhint: give size=BYTES, or the class a `size`")
-        if not 0 <= base < (_PORTS if is_pio else 1 << 64) or not 0 <= length < 1 << 64:
+            raise TypeError(
+                f"size of {type(device).__name__} is not known\n\nhint: give size=BYTES, or the class a `size`"
+            )
+        if not 0 <= base < (_PORTS if is_pio else 1 << 64) or not 0 <= operator.index(length) < 1 << 64:
             hint = "ports go from 0 to 0xffff, addresses to 2**64 - 1"
             raise DeviceError(f"device region leaves the bus: {base:#x} + {length:#x}", hint=hint)
         name = name or type(device).__name__
-        line = None if irq is None else self._native.line(irq)
-        if line is not None:
-            device.irq = line  # type: ignore[attr-defined]
         native = device._native if isinstance(device, _Stock) else device
-        region = self._native.attach(native, is_pio, base, length, name)
+        with self._line_for(device, irq):
+            region = self._native.attach(native, is_pio, base, length, name)
         facts = {"base": base, "size": length, "irq": irq}
-        self._attached[region] = (device, is_pio, region, facts)
+        self._attached[is_pio, region] = (device, facts)
         return device
+
+    @contextlib.contextmanager
+    def _line_for(self, device: Any, irq: int | None) -> Iterator[None]:
+        """Give a device its line before the guest can reach it, and take it back if the guest will not."""
+        if irq is None:
+            yield
+            return
+        if not 0 <= operator.index(irq) < _GSIS:
+            raise DeviceError(f"no such interrupt line: {irq}", hint=f"gsi 0 to {_GSIS - 1}")
+        before = getattr(device, "irq", None)
+        device.irq = self._native.line(irq)
+        try:
+            yield
+        except BaseException:
+            device.irq = before
+            raise
 
     def detach(self, device: object) -> None:
         """Take a device off its bus, wherever it is attached. Returns after every vcpu has left it.
@@ -222,12 +261,14 @@ class Machine:
         Raises:
             DeviceError: it is not attached to this machine.
         """
-        mine = [entry for entry in self._attached.values() if entry[0] is device]
+        mine = [place for place, (attached, _) in self._attached.items() if attached is device]
         if not mine:
-            raise DeviceError(f"device is not attached to {self.name}: {device!r}", hint="`m.map` shows what is")
-        for _, is_pio, region, _ in mine:
-            self._native.detach(is_pio, region)
-            del self._attached[region]
+            raise DeviceError(
+                f"device is not attached to {self.name}: {device!r}", hint="`m.map` shows what is"
+            )
+        for place in mine:
+            self._native.detach(*place)
+            del self._attached[place]
 
     def attach_pc(self) -> None:
         """Give the machine a PC's stock devices, once: COM1 as `console`, RTC, i8042, debug console, ACPI power and reset.
@@ -243,7 +284,11 @@ class Machine:
             ValueError: the value is too wide, or the exit is a write.
             StateError: that vcpu has moved on.
         """
-        if not 0 <= value < 1 << 64:
+        if not isinstance(exit, Exit.Mmio | Exit.Pio):
+            raise TypeError(
+                f"not an access: {exit!r}\n\nhint: an Exit.Mmio or Exit.Pio that run() or wait() returned"
+            )
+        if not 0 <= operator.index(value) < 1 << 64:
             raise ValueError(f"value is too wide for a read of {exit.size} bytes: {value:#x}")
         fields = (exit.vcpu, exit.address, exit.size, exit.is_write, exit.value, exit._ticket)
         self._native.answer(fields, value)
@@ -257,7 +302,7 @@ class Machine:
     def unclaimed(self, policy: Unclaimed) -> None:
         if policy == "raise":
             self._native.set_unclaimed(_raise_unclaimed)
-        elif policy in {"exit", "ones"}:
+        elif policy in ("exit", "ones"):
             self._native.set_unclaimed(policy)
         elif callable(policy):
             answer = policy
@@ -281,8 +326,14 @@ class Machine:
     @property
     def map(self) -> Map:
         """What is where."""
-        rows = [MapRow("memory", base, size, name, kind) for base, size, kind, name in self._native.memory.regions()]
-        rows += [MapRow(bus, base, size, name, RUNGS[rung]) for bus, base, size, name, rung in self._native.regions()]
+        rows = [
+            MapRow("memory", base, size, name, kind)
+            for base, size, kind, name in self._native.memory.regions()
+        ]
+        rows += [
+            MapRow(bus, base, size, name, RUNGS[rung])
+            for bus, base, size, name, rung in self._native.regions()
+        ]
         return Map(tuple(rows))
 
     def __repr__(self) -> str:
@@ -302,10 +353,14 @@ class Machine:
                 first.add_note(f"then {type(other).__name__}: {other}")
         raise first
 
-    def _listed(self) -> list[tuple[str, list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, bool]]]]:
+    def _listed(
+        self,
+    ) -> list[tuple[str, list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, bool]]]]:
         """Devices for the ACPI tables: hardware id, mmio ranges, port ranges, interrupts."""
-        listed: dict[int, tuple[str, list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, bool]]]] = {}
-        for device, is_pio, _, facts in self._attached.values():
+        listed: dict[
+            int, tuple[str, list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, bool]]]
+        ] = {}
+        for (is_pio, _), (device, facts) in self._attached.items():
             hid = getattr(device, "acpi_hid", None)
             if hid is None:
                 continue
@@ -331,4 +386,5 @@ def _close_all() -> None:
     """Stop every machine before the interpreter goes: their threads are in the middle of Python code."""
     for machine in list(_live):
         if machine._owner == os.getpid():
-            machine._closed or machine.close()
+            with contextlib.suppress(Exception):  # one that fails must not keep the others alive
+                machine.close()

@@ -5,6 +5,7 @@ Sizes and addresses are bytes. What is where is shown by `Machine.map`; how gues
 
 from __future__ import annotations
 
+import operator
 import re
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Memory", "parse_size"]
 
+# No process maps more than this; the core's own tables grow with it.
+_LARGEST = 1 << 46
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -22,7 +25,7 @@ def parse_size(size: int | str) -> int:
     """A size in bytes from an int, or from a string such as "64M" (K, M, G and T are powers of 1024).
 
     Raises:
-        ValueError: it is neither, or not positive.
+        ValueError: the string is no size, or the size is not from 1 byte to 64 TiB.
 
     Example:
         >>> parse_size("64M") == 64 * 1024 * 1024
@@ -31,10 +34,12 @@ def parse_size(size: int | str) -> int:
     if isinstance(size, str):
         match = re.fullmatch(r"\s*(\d+)\s*([KMGT]?)(?:i?B)?\s*", size, re.IGNORECASE)
         if match is None:
-            raise ValueError(f'not a size: {size!r}\n\nhint: write bytes, or a number with K, M, G or T: "512M"')
+            raise ValueError(
+                f'not a size: {size!r}\n\nhint: write bytes, or a number with K, M, G or T: "512M"'
+            )
         size = int(match[1]) * _UNITS[match[2].upper()]
-    if size <= 0 or size >= 1 << 52:
-        raise ValueError(f"size is out of range: {size}\n\nhint: 4096 bytes or more, and below 2**52")
+    if not 0 < operator.index(size) <= _LARGEST:
+        raise ValueError(f"size is out of range: {size}\n\nhint: more than nothing, and at most 64T")
     return size
 
 
@@ -58,7 +63,7 @@ class Memory:
         Raises:
             MemoryAccessError: a byte of the range has no memory.
         """
-        return self._native.read(_address(gpa), size)
+        return self._native.read(_address(gpa), _length(size))
 
     def read_into(self, gpa: int, buffer: Buffer) -> int:
         """Copy bytes at `gpa` into a writable buffer, as many as it holds; returns their number.
@@ -86,15 +91,19 @@ class Memory:
         Raises:
             MemoryAccessError: the range leaves its region.
         """
-        return memoryview(self._native.view(_address(gpa), size, writable))
+        return memoryview(self._native.view(_address(gpa), _length(size), writable))
 
-    def add(self, gpa: int, size: int | str, *, kind: Literal["ram", "rom", "mmio"] = "ram", name: str = "") -> None:
+    def add(
+        self, gpa: int, size: int | str, *, kind: Literal["ram", "rom", "mmio"] = "ram", name: str = ""
+    ) -> None:
         """Add a region of whole 4 KiB pages: ram, rom (a guest's write is an exit) or mmio (every access is one).
 
         Raises:
-            ValueError: it is not of whole pages, or overlaps another.
+            ValueError: it is not of whole pages, or overlaps another; or the name has a NUL.
             StateError: the vcpus exist already.
         """
+        if "\0" in name:
+            raise ValueError(f"name has a NUL: {name!r}")
         self._native.add(_address(gpa), parse_size(size), kind, name or kind)
 
     @property
@@ -103,26 +112,38 @@ class Memory:
         return self._native.committed()
 
     def __getitem__(self, key: slice) -> bytes:
-        if not isinstance(key, slice) or key.step is not None or key.start is None or key.stop is None:
-            raise TypeError("memory is read by a range\n\nhint: m.memory[0x1000:0x1010], or m.memory.read(gpa, size)")
+        if not _is_range(key):
+            raise TypeError(
+                "memory is read by a range\n\nhint: m.memory[0x1000:0x1010], or m.memory.read(gpa, size)"
+            )
         if key.stop < key.start:
             raise ValueError(f"range ends before it begins: {key.start:#x} to {key.stop:#x}")
         return self.read(key.start, key.stop - key.start)
 
     def __setitem__(self, key: slice, data: Buffer) -> None:
-        length = memoryview(data).nbytes
-        if not isinstance(key, slice) or key.step is not None or key.start is None or key.stop is None:
+        if not _is_range(key):
             raise TypeError("memory is written by a range\n\nhint: m.memory[0x1000:0x1002] = b'ok'")
+        length = memoryview(data).nbytes
         if key.stop - key.start != length:
             raise ValueError(f"range is of {key.stop - key.start} bytes, data of {length}")
         self.write(key.start, data)
 
     def __repr__(self) -> str:
         total = sum(size for _, size, kind, _ in self._native.regions() if kind != "mmio")
-        return f"Memory({total >> 20} MiB, {self.committed >> 20} MiB in use)"
+        return f"Memory({total >> 10} KiB, {self.committed >> 10} KiB in use)"
+
+
+def _is_range(key: object) -> bool:
+    return isinstance(key, slice) and key.step is None and None not in {key.start, key.stop}
+
+
+def _length(size: int) -> int:
+    if not 0 <= operator.index(size) < 1 << 63:
+        raise ValueError(f"not a number of bytes: {size}\n\nhint: from 0 to 2**63 - 1")
+    return size
 
 
 def _address(gpa: int) -> int:
-    if not 0 <= gpa < 1 << 64:
+    if not 0 <= operator.index(gpa) < 1 << 64:
         raise ValueError(f"not a guest-physical address: {gpa:#x}\n\nhint: from 0 to 2**64 - 1")
     return gpa

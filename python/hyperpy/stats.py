@@ -57,7 +57,12 @@ class Stats:
     def __str__(self) -> str:
         head = ["vcpu", "cpu s", "exits", *RUNGS.values()]
         rows = [
-            [str(i), f"{v.cpu_seconds:.3f}", str(v.exits), *(str(v.hits.get(name, 0)) for name in RUNGS.values())]
+            [
+                str(i),
+                f"{v.cpu_seconds:.3f}",
+                str(v.exits),
+                *(str(v.hits.get(name, 0)) for name in RUNGS.values()),
+            ]
             for i, v in enumerate(self.vcpus)
         ]
         total = f"{self.wall_seconds:.3f} s running, {self.memory_bytes >> 10} KiB of memory in use"
@@ -87,7 +92,9 @@ class Map:
     rows: tuple[MapRow, ...]
 
     def __str__(self) -> str:
-        cells = [[r.space, f"{r.base:#x}", f"{r.end - 1:#x}", f"{r.size:#x}", r.rung, r.name] for r in self.rows]
+        cells = [
+            [r.space, f"{r.base:#x}", f"{r.end - 1:#x}", f"{r.size:#x}", r.rung, r.name] for r in self.rows
+        ]
         return table(["space", "first", "last", "size", "answered by", "name"], cells)
 
 

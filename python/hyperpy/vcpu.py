@@ -6,17 +6,28 @@ one look at it, `all()` and `update()` are the same in bulk.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hyperpy.errors import KvmError
 
 if TYPE_CHECKING:
     from hyperpy import _hyperpy
 
 __all__ = ["DescriptorTable", "Registers", "Segment", "SpecialRegisters", "Vcpu"]
 
-_GENERAL = tuple("rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15 rip rflags".split())
-_SEGMENTS = frozenset("cs ds es fs gs ss tr ldt".split())
-_TABLES = frozenset({"gdt", "idt"})
+_GENERAL = tuple("rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15 rip rflags".split())  # noqa: SIM905
+_SEGMENTS = tuple("cs ds es fs gs ss tr ldt".split())  # noqa: SIM905
+_TABLES = ("gdt", "idt")
+_PLAIN = tuple("cr0 cr2 cr3 cr4 cr8 efer apic_base".split())  # noqa: SIM905
+_SPECIAL = _SEGMENTS + _TABLES + _PLAIN
+# Fields of `Segment` and `DescriptorTable` in order, with their widths in the processor.
+_SEGMENT_BITS = {
+    "base": 64, "limit": 32, "selector": 16, "type": 4, "present": 1, "dpl": 2,
+    "db": 1, "s": 1, "l": 1, "g": 1, "avl": 1, "unusable": 1,
+}  # fmt: skip
+_TABLE_BITS = {"base": 64, "limit": 16}
 
 
 class Segment(NamedTuple):
@@ -78,13 +89,15 @@ class Registers:
         """
         wanted = {**(values or {}), **more}
         for name, value in wanted.items():
-            if not 0 <= value < 1 << 64:
+            if name not in _GENERAL:
+                raise AttributeError(_no_register(name, _GENERAL))
+            if not 0 <= operator.index(value) < 1 << 64:
                 raise ValueError(f"{name} takes 64 bits: {value:#x}")
         self._native.set_regs(self._index, list(wanted.items()))
 
     def __getattr__(self, name: str) -> int:
         if name not in _GENERAL:
-            raise AttributeError(f"no such register: {name}\n\nhint: one of {', '.join(_GENERAL)}")
+            raise AttributeError(_no_register(name, _GENERAL))
         return self._native.regs(self._index)[name]
 
     def __setattr__(self, name: str, value: int) -> None:
@@ -121,25 +134,61 @@ class SpecialRegisters:
         """Set several at once, so that no invalid state comes in between.
 
         Raises:
-            AttributeError: there is no such register.
-            KvmError: KVM refuses the state.
+            AttributeError: there is no such register; nothing is changed then.
+            ValueError: a value does not fit into its register.
+            KvmError: KVM refuses the state. `hint` tells what was set.
         """
-        self._native.set_sregs(self._index, {**(values or {}), **more})
+        wanted = {**(values or {}), **more}
+        for name, value in wanted.items():
+            _check_special(name, value)
+        try:
+            self._native.set_sregs(self._index, wanted)
+        except KvmError as error:
+            shown = ", ".join(f"{name} = {_shown(value)}" for name, value in wanted.items())
+            error.hint = (
+                f"the processor has no such state: {shown}; set what belongs together in one update()"
+            )
+            raise
 
     def __getattr__(self, name: str) -> Any:
         values = self._native.sregs(self._index)
         if name not in values:
-            raise AttributeError(f"no such register: {name}\n\nhint: one of {', '.join(values)}")
+            raise AttributeError(_no_register(name, values))
         return _named(name, values[name])
 
     def __setattr__(self, name: str, value: Any) -> None:
         self.update({name: value})
 
-    def __repr__(self) -> str:
-        def shown(value: Any) -> str:
-            return f"{value:#x}" if isinstance(value, int) else repr(value)
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *_SPECIAL]
 
-        return "\n".join(f"{name:>9} {shown(value)}" for name, value in self.all().items())
+    def __repr__(self) -> str:
+        return "\n".join(f"{name:>9} {_shown(value)}" for name, value in self.all().items())
+
+
+def _check_special(name: str, value: Any) -> None:
+    if name in _SEGMENTS or name in _TABLES:
+        kind: type[Segment | DescriptorTable] = Segment if name in _SEGMENTS else DescriptorTable
+        if not isinstance(value, tuple) or len(value) != len(kind._fields):
+            raise TypeError(
+                f"{name} takes a {kind.__name__}: {value!r}\n\nhint: sregs.{name}._replace({kind._fields[0]}=...)"
+            )
+        widths = _SEGMENT_BITS if name in _SEGMENTS else _TABLE_BITS
+        for (field, bits), part in zip(widths.items(), value, strict=True):
+            if not 0 <= operator.index(part) < 1 << bits:
+                raise ValueError(f"{name}.{field} takes {bits} bits: {part:#x}")
+    elif name not in _PLAIN:
+        raise AttributeError(_no_register(name, _SPECIAL))
+    elif not 0 <= operator.index(value) < 1 << 64:
+        raise ValueError(f"{name} takes 64 bits: {value:#x}")
+
+
+def _no_register(name: str, names: Iterable[str]) -> str:
+    return f"no such register: {name}\n\nhint: one of {', '.join(names)}"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:#x}" if isinstance(value, int) else repr(value)
 
 
 def _named(name: str, value: Any) -> Any:

@@ -64,14 +64,19 @@ fn rounds(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitting<'_>, watch: &Wat
     if let Some(leave) = interrupted(vcpu, machine, sitting, watch) {
         return leave;
     }
+    // What is left of an access whose first part the last round handed to its caller.
+    if let Some(access) = vcpu.pending.take()
+        && let Some(exit) = vcpu.serve(machine, access)
+    {
+        return Leave::Outcome(Ok(exit));
+    }
     loop {
-        if vcpu.pending.is_some()
-            && let Some(exit) = vcpu.serve(machine)
-        {
-            return Leave::Outcome(Ok(exit));
-        }
         match enter(vcpu) {
-            Entered::Access => {}
+            Entered::Access(access) => {
+                if let Some(exit) = vcpu.serve(machine, access) {
+                    return Leave::Outcome(Ok(exit));
+                }
+            }
             Entered::Exit(AccelExit::Halt) => {
                 vcpu.parked = true;
                 return Leave::Parked;
@@ -92,8 +97,9 @@ fn rounds(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitting<'_>, watch: &Wat
 }
 
 enum Entered {
-    /// An access is pending.
-    Access,
+    /// An access, to be served before anything else. It goes from hand to hand, never through the vCPU: a detour through
+    /// memory costs as much as all the rest of dispatch.
+    Access(Pending),
     Exit(AccelExit),
     Kicked,
     Failed(AccelError),
@@ -109,12 +115,10 @@ fn enter(vcpu: &mut Vcpu) -> Entered {
     match result {
         Ok(AccelExit::Pio { port, size, count, is_write }) => {
             let address = u64::from(port);
-            vcpu.pending = Some(Pending { space: Space::Pio, address, size, is_write, count, next: 0 });
-            Entered::Access
+            Entered::Access(Pending { space: Space::Pio, address, size, is_write, count, next: 0 })
         }
         Ok(AccelExit::Mmio { gpa, size, is_write }) => {
-            vcpu.pending = Some(Pending { space: Space::Mmio, address: gpa, size, is_write, count: 1, next: 0 });
-            Entered::Access
+            Entered::Access(Pending { space: Space::Mmio, address: gpa, size, is_write, count: 1, next: 0 })
         }
         Ok(other) => Entered::Exit(other),
         Err(Interruption::Kicked) => Entered::Kicked,
@@ -192,14 +196,17 @@ pub(crate) fn complete(vcpu: &mut Vcpu, machine: &Machine) -> Result<(), RunErro
 }
 
 fn finish(vcpu: &mut Vcpu, machine: &Machine) -> Result<(), RunError> {
+    let mut access = vcpu.pending.take();
     loop {
-        while vcpu.pending.is_some() {
+        while let Some(part) = access {
             // An exit here would be one that the caller cannot answer any more: its read stays all ones.
-            let _ = vcpu.serve(machine);
+            let _ = vcpu.serve(machine, part);
+            access = vcpu.pending.take();
         }
         match enter(vcpu) {
             // KVM looks at the exit flag after it has completed the access: a further part of it comes first.
-            Entered::Access | Entered::Exit(AccelExit::Nothing) => {}
+            Entered::Access(part) => access = Some(part),
+            Entered::Exit(AccelExit::Nothing) => {}
             Entered::Kicked => return Ok(()),
             Entered::Exit(other) => return Err(RunError::Completion { exit: format!("{other:?}") }),
             Entered::Failed(error) => return Err(error.into()),

@@ -23,6 +23,17 @@ pub enum Step {
     Part(AccelExit, Vec<u64>),
     /// The same exit this many times, without allocation.
     Repeat(AccelExit, u64),
+    /// The same access at one address after the other, round and round, without allocation.
+    Cycle {
+        /// The access; its address is replaced.
+        exit: AccelExit,
+        /// The addresses.
+        addresses: Arc<[u64]>,
+        /// Index of the next one.
+        next: usize,
+        /// How many accesses are left.
+        left: u64,
+    },
     /// Executes instructions until the exit flag is set.
     Spin,
     /// Sleeps in HLT until the exit flag is set, on a machine with interrupt controllers.
@@ -39,6 +50,23 @@ pub enum Step {
     Before(Arc<dyn Fn() + Send + Sync>),
     /// The call fails with this errno.
     Fail(i32),
+}
+
+impl Step {
+    /// The next access of a [`Step::Cycle`]; `None` if it has no addresses, or is another step.
+    fn turn(&mut self) -> Option<AccelExit> {
+        let Self::Cycle { exit, addresses, next, left } = self else { return None };
+        let address = *addresses.get(*next)?;
+        *left -= 1;
+        *next = if *next + 1 < addresses.len() { *next + 1 } else { 0 };
+        Some(match *exit {
+            AccelExit::Mmio { size, is_write, .. } => AccelExit::Mmio { gpa: address, size, is_write },
+            AccelExit::Pio { size, count, is_write, .. } => {
+                AccelExit::Pio { port: u16::try_from(address).unwrap_or(u16::MAX), size, count, is_write }
+            }
+            other => other,
+        })
+    }
 }
 
 /// What happened to the scripted machines of one [`Scripted`].
@@ -226,6 +254,13 @@ impl Vcpu for ScriptedVcpu {
                         _ => drop(self.steps.pop()),
                     }
                     return Ok(self.exit(exit, &[]));
+                }
+                Some(Step::Cycle { left: 0, .. }) => drop(self.steps.pop()),
+                Some(Step::Cycle { .. }) => {
+                    if let Some(exit) = self.steps.last_mut().and_then(Step::turn) {
+                        return Ok(self.exit(exit, &[]));
+                    }
+                    self.steps.pop();
                 }
                 Some(Step::Spin) => {
                     while !self.kicked() {

@@ -227,11 +227,9 @@ impl Vcpu {
         self.shared.counters.calls.store(calls, Ordering::Relaxed);
     }
 
-    /// Serves what is left of the pending access. Returns an exit for the first value that nobody claims; the rest
-    /// stays pending then.
+    /// Serves what is left of an access. Returns an exit for the first value that nobody claims; the rest is pending then.
     #[inline]
-    pub(crate) fn serve(&mut self, machine: &Machine) -> Option<Exit> {
-        let mut pending = self.pending.take()?;
+    pub(crate) fn serve(&mut self, machine: &Machine, mut pending: Pending) -> Option<Exit> {
         self.unfinished = true;
         self.serving = Some(pending.space);
         while pending.next < pending.count {

@@ -6,13 +6,15 @@
 use std::ffi::{c_int, c_void};
 use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 
 use hyperpy_core::memory;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyMemoryView;
 
 /// Keeps a range of guest memory mapped and exports it as a buffer.
 #[pyclass(frozen, module = "hyperpy._hyperpy")]
@@ -48,10 +50,16 @@ pub(crate) fn with_bytes<T>(object: &Bound<'_, PyAny>, f: impl FnOnce(&[u8]) -> 
     if let Ok(bytes) = object.cast::<pyo3::types::PyBytes>() {
         return Ok(f(bytes.as_bytes()));
     }
-    let buffer = PyBuffer::<u8>::get(object)?;
-    if !buffer.is_c_contiguous() {
+    let py = object.py();
+    let view = PyMemoryView::from(object)?;
+    if !view.getattr(intern!(py, "c_contiguous"))?.is_truthy()? {
         return Err(PyBufferError::new_err("buffer is not contiguous\n\nhint: make a copy with bytes(...)"));
     }
+    if view.len()? == 0 || view.getattr(intern!(py, "nbytes"))?.extract::<usize>()? == 0 {
+        return Ok(f(&[])); // what is empty cannot be cast
+    }
+    // Whatever its items are, its bytes are meant.
+    let buffer = PyBuffer::<u8>::get(&view.call_method1(intern!(py, "cast"), ("B",))?)?;
     if buffer.readonly() {
         let start = buffer.buf_ptr().cast::<u8>();
         if start.is_null() {
@@ -62,7 +70,15 @@ pub(crate) fn with_bytes<T>(object: &Bound<'_, PyAny>, f: impl FnOnce(&[u8]) -> 
         return Ok(f(unsafe { std::slice::from_raw_parts(start, buffer.len_bytes()) }));
     }
     // A writable buffer may be changed by others while we look at it: it is copied first.
-    Ok(f(&buffer.to_vec(object.py())?))
+    Ok(f(&buffer.to_vec(py)?))
+}
+
+/// Whether a write to a file would be taken, after waiting for at most `milliseconds`. Pipes say yes when they have
+/// room for PIPE_BUF (4096) bytes.
+pub(crate) fn takes_writes(file: &File, milliseconds: c_int) -> bool {
+    let mut wanted = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one valid pollfd, which outlives the call.
+    unsafe { libc::poll(&raw mut wanted, 1, milliseconds) > 0 }
 }
 
 /// A descriptor of our own for the same open file.

@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use hyperpy_core::bus::{Access, Action, Device, Space, ones};
 use hyperpy_core::control::Control;
+use hyperpy_core::error::RunError;
 use hyperpy_core::exit::StopReason;
 use hyperpy_core::irq::Line;
+use hyperpy_core::kvm::thread::fork_generation;
 use hyperpy_core::machine::Answerer;
 use hyperpy_core::vcpu::{Current, current};
 use hyperpy_devices::debugcon::DebugConsole;
@@ -19,7 +21,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyString};
 
 use crate::console::Console;
-use crate::errors::Raise;
+use crate::errors::{self, Raise};
 
 /// Exceptions that devices of one machine raised, first one first.
 #[derive(Default)]
@@ -200,22 +202,35 @@ pub struct IrqLine {
     pub(crate) line: Arc<dyn Line>,
     #[pyo3(get)]
     pub(crate) gsi: u32,
+    /// The process that it belongs to.
+    pub(crate) forks: u64,
 }
 
 #[pymethods]
 impl IrqLine {
     /// Drives the line: True is asserted. Level-triggered devices keep it asserted until they are served.
-    fn set(&self, py: Python<'_>, level: bool) {
+    fn set(&self, py: Python<'_>, level: bool) -> PyResult<()> {
+        self.ours()?;
         py.detach(|| self.line.set(level));
+        Ok(())
     }
 
     /// One rising edge.
-    fn pulse(&self, py: Python<'_>) {
+    fn pulse(&self, py: Python<'_>) -> PyResult<()> {
+        self.ours()?;
         py.detach(|| self.line.pulse());
+        Ok(())
     }
 
     fn __repr__(&self) -> String {
         format!("IrqLine(gsi={})", self.gsi)
+    }
+}
+
+impl IrqLine {
+    fn ours(&self) -> PyResult<()> {
+        let mine = self.forks == fork_generation();
+        if mine { Ok(()) } else { Err(errors::run(&RunError::Forked { verb: "drive an interrupt line" })) }
     }
 }
 

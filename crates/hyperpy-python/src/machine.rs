@@ -9,6 +9,7 @@ use hyperpy_core::control::{Outcome, Phase};
 use hyperpy_core::error::RunError;
 use hyperpy_core::exit::StopReason;
 use hyperpy_core::kvm::Kvm;
+use hyperpy_core::kvm::thread::fork_generation;
 use hyperpy_core::machine::{Attachment, Machine as Core, Unclaimed};
 use hyperpy_core::memory::Memory as CoreMemory;
 use hyperpy_core::vcpu::Refused;
@@ -69,7 +70,8 @@ impl Machine {
 
     #[getter]
     fn state(&self) -> &'static str {
-        self.core.control.phase().name()
+        // In the child of a fork a lock may be held by a thread that is not there; and nothing of it can be used.
+        if self.core.is_forked() { Phase::Closed.name() } else { self.core.control.phase().name() }
     }
 
     #[getter]
@@ -89,6 +91,7 @@ impl Machine {
 
     /// Puts an object with `read` and `write` on a bus; returns a number that `detach` takes.
     fn attach(&self, object: &Bound<'_, PyAny>, pio: bool, base: u64, size: u64, name: &str) -> PyResult<u64> {
+        self.ours("attach")?;
         let space = space(pio);
         let (attachment, device) = if let Ok(stock) = object.cast::<StockDevice>() {
             let device = stock.get().device.clone();
@@ -105,6 +108,7 @@ impl Machine {
 
     /// Takes a device off its bus.
     fn detach(&self, py: Python<'_>, pio: bool, region: u64) -> PyResult<()> {
+        self.ours("detach")?;
         let space = space(pio);
         let mut devices = lock(&self.devices);
         let at = devices.iter().position(|(a, _)| a.space == space && a.region.0 == region);
@@ -121,16 +125,20 @@ impl Machine {
 
     /// The interrupt line of a gsi.
     fn line(&self, gsi: u32) -> PyResult<IrqLine> {
+        self.ours("use an interrupt line")?;
         let line = self.core.line(gsi).map_err(|error| errors::run(&error))?;
-        Ok(IrqLine { line, gsi })
+        Ok(IrqLine { line, gsi, forks: fork_generation() })
     }
 
     /// Puts the stock devices of a PC onto the port bus, with interrupt controllers.
     fn attach_pc(&self, console: &Console) -> PyResult<()> {
+        self.ours("attach")?;
         let mut board = lock(&self.board);
         if board.is_some() {
             return Ok(());
         }
+        let open = [Phase::Created, Phase::Running, Phase::Paused, Phase::Stopped];
+        self.core.control.require("attach", &open).map_err(|error| errors::state(&error))?;
         self.core.want_irqchip().map_err(|error| errors::run(&error))?;
         let lines = |gsi| self.core.lines.line(gsi);
         let memory_size = self.core.memory.regions().iter().map(|region| region.len).sum();
@@ -143,7 +151,8 @@ impl Machine {
     }
 
     /// Sets the policy for what nobody claims: "exit", "ones", or a callable.
-    fn set_unclaimed(&self, py: Python<'_>, policy: &Bound<'_, PyAny>) {
+    fn set_unclaimed(&self, policy: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.ours("set what is unclaimed")?;
         let answerer = policy.is_callable().then(|| {
             let callable = policy.clone().unbind();
             Arc::new(PyAnswerer { callable, report: self.report() })
@@ -156,7 +165,7 @@ impl Machine {
         let old = std::mem::replace(&mut *lock(&self.answerer), answerer);
         self.core.set_unclaimed(policy);
         drop(old);
-        let _ = py;
+        Ok(())
     }
 
     fn run<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
@@ -180,6 +189,7 @@ impl Machine {
     }
 
     fn stop(&self, py: Python<'_>, reason: &str) -> PyResult<()> {
+        self.ours("stop")?;
         if self.core.control.phase() == Phase::Closed {
             return Err(errors::state(&hyperpy_core::error::StateError::new("stop", Phase::Closed)));
         }
@@ -190,7 +200,9 @@ impl Machine {
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| self.core.close()).map_err(|error| errors::run(&error))?;
-        self.let_go();
+        if !self.core.is_forked() {
+            self.let_go();
+        }
         Ok(())
     }
 
@@ -249,21 +261,24 @@ impl Machine {
 
     /// Per vCPU: (hits by rung, exits, KVM_RUN calls, processor time in ns); and wall time in seconds.
     #[allow(clippy::type_complexity)]
-    fn readings(&self) -> (Vec<(Vec<u64>, u64, u64, u64)>, f64) {
+    fn readings(&self) -> PyResult<(Vec<(Vec<u64>, u64, u64, u64)>, f64)> {
+        self.ours("read its counters")?;
         let of = |r: hyperpy_core::vcpu::Readings| (r.hits.to_vec(), r.exits, r.calls, r.cpu_ns);
         let vcpus = self.core.control.vcpus().iter().map(|vcpu| of(vcpu.readings())).collect();
-        (vcpus, self.core.control.ran().as_secs_f64())
+        Ok((vcpus, self.core.control.ran().as_secs_f64()))
     }
 
     /// (bus, base, size, name, rung) of every device.
-    fn regions(&self) -> Vec<(&'static str, u64, u64, String, u8)> {
+    #[allow(clippy::type_complexity)]
+    fn regions(&self) -> PyResult<Vec<(&'static str, u64, u64, String, u8)>> {
+        self.ours("read its map")?;
         let of = |bus: &'static str, map: Arc<hyperpy_core::bus::Map>| {
             let row = move |r: &hyperpy_core::bus::Region| (bus, r.base, r.len, r.name.to_string(), r.rung as u8);
             map.regions().iter().map(row).collect::<Vec<_>>()
         };
         let mut rows = of("pio", self.core.pio.map());
         rows.extend(of("mmio", self.core.mmio.map()));
-        rows
+        Ok(rows)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -282,14 +297,21 @@ impl Machine {
     }
 
     fn __clear__(&self) {
-        self.core.control.begin_close();
-        self.let_go();
+        if !self.core.is_forked() {
+            self.core.control.begin_close();
+            self.let_go();
+        }
     }
 }
 
 impl Machine {
     pub(crate) fn core(&self) -> PyResult<Arc<Core>> {
         Ok(self.core.clone())
+    }
+
+    /// Refuses a verb in the child of a fork, before any lock is taken: the thread that holds it may not be there.
+    fn ours(&self, verb: &'static str) -> PyResult<()> {
+        if self.core.is_forked() { Err(errors::run(&RunError::Forked { verb })) } else { Ok(()) }
     }
 
     pub(crate) fn require_standing(&self, verb: &'static str) -> PyResult<()> {

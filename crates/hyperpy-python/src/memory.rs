@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use hyperpy_core::control::Phase;
+use hyperpy_core::error::{MemoryError, StateError};
 use hyperpy_core::memory::{self, Kind};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -21,17 +23,17 @@ impl Memory {
     fn read<'py>(&self, py: Python<'py>, gpa: u64, size: usize) -> PyResult<Bound<'py, PyBytes>> {
         // Before the bytes are allocated: a wrong size must not become a huge one.
         if !self.inner.holds(gpa, size) {
-            return Err(errors::memory(&hyperpy_core::error::MemoryError::Access { gpa, len: size as u64 }));
+            return Err(self.refused(&MemoryError::Access { gpa, len: size as u64 }));
         }
-        PyBytes::new_with(py, size, |into| self.inner.read(gpa, into).map_err(|error| errors::memory(&error)))
+        PyBytes::new_with(py, size, |into| self.inner.read(gpa, into).map_err(|error| self.refused(&error)))
     }
 
     fn write(&self, gpa: u64, data: &Bound<'_, PyAny>) -> PyResult<()> {
-        buffer::with_bytes(data, |bytes| self.inner.write(gpa, bytes))?.map_err(|error| errors::memory(&error))
+        buffer::with_bytes(data, |bytes| self.inner.write(gpa, bytes))?.map_err(|error| self.refused(&error))
     }
 
     fn view(&self, gpa: u64, size: usize, writable: bool) -> PyResult<View> {
-        let view = self.inner.view(gpa, size).map_err(|error| errors::memory(&error))?;
+        let view = self.inner.view(gpa, size).map_err(|error| self.refused(&error))?;
         Ok(View { view, writable })
     }
 
@@ -44,7 +46,7 @@ impl Memory {
                 return Err(PyValueError::new_err(format!("unknown kind of memory: {kind}\n\nhint: ram, rom or mmio")));
             }
         };
-        self.inner.add(gpa, size, kind, name).map_err(|error| errors::memory(&error))
+        self.inner.add(gpa, size, kind, name).map_err(|error| self.refused(&error))
     }
 
     /// (gpa, size, kind, name) by ascending gpa.
@@ -60,5 +62,15 @@ impl Memory {
     /// Bytes of host memory that are in use for it.
     fn committed(&self) -> u64 {
         self.inner.committed()
+    }
+}
+
+impl Memory {
+    /// Only a closed machine has no region at all: its memory was given back.
+    fn refused(&self, error: &MemoryError) -> PyErr {
+        if self.inner.regions().is_empty() {
+            return errors::state(&StateError::new("use the memory", Phase::Closed));
+        }
+        errors::memory(error)
     }
 }

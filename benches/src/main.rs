@@ -1,0 +1,89 @@
+//! Measures, and prints one JSON object a line; `run.py` makes the table. The other commands give the tools that
+//! count something to hold on to: callgrind (`script`) and strace (`drive`).
+#![allow(clippy::print_stdout, reason = "printing figures is what this program is for")]
+
+use std::process::ExitCode;
+
+use hyperpy_benches::alloc::{Counting, allocations};
+use hyperpy_benches::dispatch::{self, Order};
+use hyperpy_benches::exits::{self, GUESTS, Hyperpy};
+use hyperpy_benches::{Failure, pin};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const USAGE: &str = "usage: hyperpy-bench dispatch ROUNDS EXITS | exits ROUNDS EXITS | \
+                     script REGIONS same|spread EXITS | drive EXITS";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match command(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            println!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command(words: &[&str]) -> Result<(), Failure> {
+    match *words {
+        ["dispatch", rounds, exits] => measure_dispatch(rounds.parse()?, exits.parse()?),
+        ["exits", rounds, exits] => measure_exits(rounds.parse()?, exits.parse()?),
+        ["script", regions, order, exits] => {
+            let order = if order == "spread" { Order::Spread } else { Order::Same };
+            let exits = exits.parse()?;
+            dispatch::run(&dispatch::machine(regions.parse()?, order, exits)?, exits)
+        }
+        ["drive", exits] => {
+            let mut hyperpy = Hyperpy::open(&GUESTS[0])?;
+            hyperpy.run(exits.parse()?)?;
+            let (exits, calls) = hyperpy.counted();
+            println!("{exits} {calls}");
+            Ok(())
+        }
+        _ => Err(USAGE.into()),
+    }
+}
+
+fn measure_dispatch(rounds: usize, exits: u64) -> Result<(), Failure> {
+    pin()?;
+    let cases = [(1, Order::Same), (256, Order::Same), (256, Order::Spread)];
+    let mut samples = cases.map(|_| Vec::new());
+    for round in 0..=rounds {
+        for (case, into) in cases.iter().zip(&mut samples) {
+            let sample = dispatch::ns_per_exit(case.0, case.1, exits)?;
+            if round > 0 {
+                into.push(sample); // the first round is the warm-up
+            }
+        }
+    }
+    for ((regions, order), samples) in cases.iter().zip(&samples) {
+        let allocations = allocations_per_exit(*regions, *order, exits)?;
+        println!(r#"{{"regions": {regions}, "order": "{order:?}", "allocations": {allocations}, "ns": {samples:?}}}"#);
+    }
+    Ok(())
+}
+
+/// Allocations during a run, less those during a run of one exit, which are the price of starting and ending one.
+fn allocations_per_exit(regions: u64, order: Order, exits: u64) -> Result<u64, Failure> {
+    let during = |exits| {
+        let machine = dispatch::machine(regions, order, exits)?;
+        let before = allocations();
+        dispatch::run(&machine, exits)?;
+        Ok::<_, Failure>(allocations() - before)
+    };
+    Ok(during(exits)?.saturating_sub(during(1)?))
+}
+
+fn measure_exits(rounds: usize, exits: u64) -> Result<(), Failure> {
+    pin()?;
+    for guest in &GUESTS {
+        let rounds = exits::compare(guest, rounds, exits)?;
+        let hyperpy: Vec<f64> = rounds.iter().map(|round| round.hyperpy).collect();
+        let floor: Vec<f64> = rounds.iter().map(|round| round.floor).collect();
+        println!(r#"{{"guest": "{}", "hyperpy_ns": {hyperpy:?}, "floor_ns": {floor:?}}}"#, guest.name);
+    }
+    Ok(())
+}

@@ -1,0 +1,25 @@
+//! No allocation between two exits. A file, and so a process, of its own: the counter is the process's.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use hyperpy_benches::alloc::{Counting, allocations};
+use hyperpy_benches::dispatch::{self, Order};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn test_dispatch_many_exits_allocate_no_more_than_one() {
+    for (regions, order) in [(1, Order::Same), (256, Order::Same), (256, Order::Spread)] {
+        let during = |exits| {
+            let machine = dispatch::machine(regions, order, exits).unwrap();
+            let before = allocations();
+            dispatch::run(&machine, exits).unwrap();
+            allocations() - before
+        };
+        assert_eq!(during(100_000), during(1), "{regions} regions, {order:?}");
+    }
+    // The counter counts: what the two have in common would else be nothing at all.
+    let before = allocations();
+    drop(Box::new(std::hint::black_box(7)));
+    assert_eq!(allocations() - before, 1);
+}
