@@ -360,3 +360,7 @@ impl Presence {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "bus_test.rs"]
+mod tests;

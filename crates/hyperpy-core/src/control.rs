@@ -269,11 +269,12 @@ impl Control {
     pub(crate) fn wait_turn(&self, vcpu: u32, epoch: u64) -> Option<Turn> {
         let mut inner = self.lock();
         loop {
-            if inner.closing {
-                return None;
-            }
+            // A round that has begun counts on this vCPU to leave it, even if the machine closes meanwhile.
             if inner.phase == Phase::Running && inner.epoch != epoch && vcpu >= inner.first_thread {
                 return Some(Turn { epoch: inner.epoch, unpark: inner.all_parked });
+            }
+            if inner.closing {
+                return None;
             }
             inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
@@ -561,3 +562,7 @@ impl Inner {
 fn is_final(outcome: &Outcome) -> bool {
     outcome.as_ref().is_ok_and(Exit::is_final)
 }
+
+#[cfg(test)]
+#[path = "control_test.rs"]
+mod tests;

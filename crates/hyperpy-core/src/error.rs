@@ -99,6 +99,16 @@ pub enum MemoryError {
         /// Length in bytes.
         len: u64,
     },
+    /// A region beyond what KVM takes as one.
+    #[error("memory region is larger than {most:#x} bytes: {gpa:#x} + {len:#x}")]
+    TooLarge {
+        /// Guest-physical address.
+        gpa: u64,
+        /// Length in bytes.
+        len: u64,
+        /// Most bytes.
+        most: u64,
+    },
     /// Two regions at one place.
     #[error("memory region overlaps the one at {other:#x}: {gpa:#x} + {len:#x}")]
     Overlap {

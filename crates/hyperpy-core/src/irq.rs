@@ -131,3 +131,7 @@ pub fn default_routes() -> Vec<Route> {
     let inputs = (0..PIC_INPUTS).map(|gsi| Route::Pic { gsi, input: gsi });
     pins.chain(inputs).collect()
 }
+
+#[cfg(test)]
+#[path = "irq_test.rs"]
+mod tests;

@@ -21,4 +21,7 @@ pub mod machine;
 pub mod memory;
 pub mod run;
 pub mod scripted;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod testing;
 pub mod vcpu;

@@ -539,3 +539,7 @@ fn enter_at(vcpu: &mut Vcpu, entry: &Entry) -> Result<(), RunError> {
     vcpu.accel.set_sregs(&sregs)?;
     Ok(vcpu.accel.set_regs(&entry.regs)?)
 }
+
+#[cfg(test)]
+#[path = "machine_test.rs"]
+mod tests;

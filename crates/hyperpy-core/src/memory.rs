@@ -28,6 +28,10 @@ const BLOCK: u64 = 512;
 /// Bytes in a page.
 pub const PAGE_SIZE: u64 = 4096;
 
+/// Most bytes of one region: what KVM takes as a slot (KVM_MEM_MAX_NR_PAGES). It also bounds the bitmap, which is not of
+/// the host's to refuse.
+const MOST: u64 = ((1 << 31) - 1) * PAGE_SIZE;
+
 /// What a region is to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -99,7 +103,7 @@ impl Memory {
     /// No page is committed before it is touched.
     ///
     /// # Errors
-    /// `size` is not of whole pages, or the host has no memory to map.
+    /// `size` is not of whole pages or too large, or the host has no memory to map.
     pub fn with_ram(size: u64) -> Result<Self, MemoryError> {
         let memory = Self::default();
         let low = size.min(MMIO_HOLE_START);
@@ -123,12 +127,15 @@ impl Memory {
     /// Adds a region.
     ///
     /// # Errors
-    /// The range is empty, unaligned, wraps, overlaps another region, or the host has no memory to map.
+    /// The range is empty, unaligned, too large, wraps, overlaps another region, or the host has no memory to map.
     pub fn add(&self, gpa: u64, len: u64, kind: Kind, name: &str) -> Result<(), MemoryError> {
         if len == 0 || !gpa.is_multiple_of(PAGE_SIZE) || !len.is_multiple_of(PAGE_SIZE) {
             return Err(MemoryError::Unaligned { gpa, len });
         }
         let last = gpa.checked_add(len - 1).ok_or(MemoryError::Wraps { gpa, len })?;
+        if len > MOST && kind != Kind::Mmio {
+            return Err(MemoryError::TooLarge { gpa, len, most: MOST });
+        }
         let mut layout = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(other) = layout.regions.iter().find(|r| r.gpa <= last && gpa <= r.gpa + (r.len - 1)) {
             return Err(MemoryError::Overlap { gpa, len, other: other.gpa });
@@ -270,3 +277,7 @@ fn map_memfd(gpa: u64, len: u64, name: &str) -> io::Result<GuestRegionMmap<Atomi
     .map_err(io::Error::other)?;
     GuestRegionMmap::new(region, GuestAddress(gpa)).ok_or_else(|| io::Error::other("region wraps the address space"))
 }
+
+#[cfg(test)]
+#[path = "memory_test.rs"]
+mod tests;

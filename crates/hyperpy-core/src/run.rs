@@ -225,3 +225,7 @@ pub(crate) fn panicked(device: Option<Arc<str>>, panic: &(dyn Any + Send)) -> Ru
     let message = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
     RunError::Panic { device: device.as_deref().unwrap_or("?").to_owned(), message }
 }
+
+#[cfg(test)]
+#[path = "run_test.rs"]
+mod tests;

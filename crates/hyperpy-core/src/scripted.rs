@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::accel::{AccelError, AccelExit, Accelerator, Activity, ExitFlag, Interruption, Route, Vcpu, Vm, VmConfig};
 use crate::arch::x86_64::{Regs, Sregs};
+use crate::bus::ones;
 use crate::memory::RegionInfo;
 
 /// What a scripted vCPU does at one entry.
@@ -39,6 +40,11 @@ pub enum Step {
     Sleep {
         /// RFLAGS.IF.
         interruptible: bool,
+    },
+    /// Sleeps in HLT with interrupts off until it was seen so this often; then it is awake, as after an NMI.
+    Nap {
+        /// Calls of [`Vcpu::activity`] that find it asleep.
+        looks: u32,
     },
     /// Runs between the last look at the exit flag and the entry, then goes on with the next step.
     Before(Arc<dyn Fn() + Send + Sync>),
@@ -138,6 +144,7 @@ impl Vm for ScriptedVm {
             log: (!self.script.quiet).then(|| self.script.log.clone()),
             irqchip: self.irqchip,
             values: [0; VALUES],
+            size: 0,
             reading: 0,
             asleep: None,
             regs: Regs::default(),
@@ -180,6 +187,8 @@ struct ScriptedVcpu {
     log: Option<Arc<Mutex<Log>>>,
     irqchip: bool,
     values: [u64; VALUES],
+    /// Width of each, in bytes.
+    size: u8,
     /// Values of a read that the guest will see at the next entry.
     reading: u32,
     asleep: Option<bool>,
@@ -190,11 +199,12 @@ struct ScriptedVcpu {
 
 impl ScriptedVcpu {
     fn exit(&mut self, exit: AccelExit, values: &[u64]) -> AccelExit {
-        let (count, is_write) = match exit {
-            AccelExit::Pio { count, is_write, .. } => (count, is_write),
-            AccelExit::Mmio { is_write, .. } => (1, is_write),
-            _ => (0, true),
+        let (size, count, is_write) = match exit {
+            AccelExit::Pio { size, count, is_write, .. } => (size, count, is_write),
+            AccelExit::Mmio { size, is_write, .. } => (size, 1, is_write),
+            _ => (0, 0, true),
         };
+        self.size = size;
         for (into, from) in self.values.iter_mut().zip(values) {
             *into = *from;
         }
@@ -266,6 +276,17 @@ impl Vcpu for ScriptedVcpu {
                     }
                     return Err(Interruption::Kicked);
                 }
+                Some(Step::Nap { looks: 0 }) => {
+                    self.asleep = None;
+                    self.steps.pop();
+                }
+                Some(Step::Nap { .. }) => {
+                    self.asleep = Some(false);
+                    while !self.kicked() {
+                        std::thread::yield_now();
+                    }
+                    return Err(Interruption::Kicked);
+                }
                 Some(&Step::Fail(errno)) => {
                     self.steps.pop();
                     let source = io::Error::from_raw_os_error(errno);
@@ -282,12 +303,12 @@ impl Vcpu for ScriptedVcpu {
     }
 
     fn io_value(&self, index: u32) -> u64 {
-        self.values.get(index as usize).copied().unwrap_or(0)
+        self.values.get(index as usize).map_or(0, |value| value & ones(self.size))
     }
 
     fn set_io_value(&mut self, index: u32, value: u64) {
         if let Some(slot) = self.values.get_mut(index as usize) {
-            *slot = value;
+            *slot = value & ones(self.size);
         }
     }
 
@@ -318,6 +339,10 @@ impl Vcpu for ScriptedVcpu {
     }
 
     fn activity(&mut self) -> Result<Activity, AccelError> {
+        if let Some(Step::Nap { looks }) = self.steps.last_mut() {
+            let Some(left) = looks.checked_sub(1) else { return Ok(Activity::Running) };
+            *looks = left;
+        }
         Ok(match self.asleep {
             Some(interruptible) => Activity::Halted { interruptible },
             None => Activity::Running,

@@ -360,3 +360,7 @@ impl std::fmt::Debug for Vcpu {
         f.debug_struct("Vcpu").field("id", &self.id).field("pending", &self.pending).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "vcpu_test.rs"]
+mod tests;

@@ -229,8 +229,8 @@ impl Kick {
         seat.flag.store(flag, Ordering::Relaxed);
         seat.since.store(thread_time(tid).unwrap_or(0), Ordering::SeqCst);
         seat.tid.store(tid, Ordering::SeqCst);
-        let mut sitting = Sitting { kick: self, seat, old_mask, timer: null_mut() };
-        sitting.timer = sitting.make_timer(signal, tid)?;
+        let mut sitting = Sitting { kick: self, seat, old_mask, timer: None };
+        sitting.timer = Some(sitting.make_timer(signal, tid)?);
         sitting.tick_in(period, period);
         Ok(sitting)
     }
@@ -247,7 +247,8 @@ pub(crate) struct Sitting<'a> {
     kick: &'a Kick,
     seat: &'static Seat,
     old_mask: libc::sigset_t,
-    timer: libc::timer_t,
+    /// The first timer of a process has the number 0, which is a null `timer_t`.
+    timer: Option<libc::timer_t>,
 }
 
 impl Sitting<'_> {
@@ -271,16 +272,18 @@ impl Sitting<'_> {
     pub(crate) fn tick_in(&self, first: Duration, period: Duration) {
         let spec =
             libc::itimerspec { it_value: timespec(first.max(Duration::from_nanos(1))), it_interval: timespec(period) };
-        // SAFETY: the timer is this thread's own and lives until drop; the old setting is not asked for.
-        unsafe { libc::timer_settime(self.timer, 0, &raw const spec, null_mut()) };
+        if let Some(timer) = self.timer {
+            // SAFETY: the timer is this thread's own and lives until drop; the old setting is not asked for.
+            unsafe { libc::timer_settime(timer, 0, &raw const spec, null_mut()) };
+        }
     }
 }
 
 impl Drop for Sitting<'_> {
     fn drop(&mut self) {
-        if !self.timer.is_null() {
+        if let Some(timer) = self.timer {
             // SAFETY: made in `sit` by this thread, deleted once. A tick that is still pending finds the seat empty.
-            unsafe { libc::timer_delete(self.timer) };
+            unsafe { libc::timer_delete(timer) };
         }
         self.seat.flag.store(null_mut(), Ordering::Relaxed);
         self.seat.tid.store(0, Ordering::SeqCst);
@@ -343,3 +346,7 @@ static FORKS: AtomicU64 = AtomicU64::new(0);
 extern "C" fn forked() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
+
+#[cfg(test)]
+#[path = "thread_test.rs"]
+mod tests;

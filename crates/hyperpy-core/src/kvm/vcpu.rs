@@ -305,3 +305,7 @@ fn kvm_from_segment(segment: &Segment) -> kvm_segment {
         padding: 0,
     }
 }
+
+#[cfg(test)]
+#[path = "vcpu_test.rs"]
+mod tests;

@@ -47,6 +47,13 @@ impl KvmVm {
         let features = Features { tsc_deadline: config.irqchip && fd.check_extension(Cap::TscDeadlineTimer) };
         Ok(Self { fd, config, cpuid, features })
     }
+
+    /// A vCPU, prepared.
+    pub(super) fn make_vcpu(&self, id: u32) -> Result<KvmVcpu, AccelError> {
+        let vcpu = self.fd.create_vcpu(u64::from(id)).map_err(call("KVM_CREATE_VCPU"))?;
+        setup::prepare(&vcpu, id, self.config, &self.cpuid, self.features)?;
+        KvmVcpu::new(vcpu, self.fd.run_size())
+    }
 }
 
 impl Vm for KvmVm {
@@ -69,9 +76,7 @@ impl Vm for KvmVm {
     }
 
     fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, AccelError> {
-        let vcpu = self.fd.create_vcpu(u64::from(id)).map_err(call("KVM_CREATE_VCPU"))?;
-        setup::prepare(&vcpu, id, self.config, &self.cpuid, self.features)?;
-        Ok(Box::new(KvmVcpu::new(vcpu, self.fd.run_size())?))
+        Ok(Box::new(self.make_vcpu(id)?))
     }
 
     fn set_line(&self, gsi: u32, high: bool) -> Result<(), AccelError> {

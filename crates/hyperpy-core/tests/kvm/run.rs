@@ -1,90 +1,17 @@
-//! The run loop on the host's KVM: port and memory accesses, string instructions, accesses across a page, halts,
-//! stops and several vCPUs, with tiny real-mode guests whose bytes are spelled out.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::expect_used, missing_docs)]
+//! The run loop: port and memory accesses, string instructions, accesses across a page, halts, stops and several vCPUs.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use hyperpy_core::accel::VmConfig;
 use hyperpy_core::boot::flat::{Mode, flat};
 use hyperpy_core::bus::{Access, Action, Device, Rung, Space};
-use hyperpy_core::control::{Host, Phase};
+use hyperpy_core::control::Phase;
 use hyperpy_core::error::RunError;
 use hyperpy_core::exit::{Exit, StopReason};
-use hyperpy_core::kvm::Kvm;
-use hyperpy_core::machine::Machine;
 use hyperpy_core::memory::Memory;
 
-/// A host without Python: threads are plain threads.
-struct Threads(Mutex<std::sync::Weak<Machine>>);
-
-impl Host for Threads {
-    fn poll(&self) -> bool {
-        false
-    }
-    fn spawn(&self, vcpu: u32) -> Result<(), RunError> {
-        let machine = self.0.lock().unwrap().clone();
-        let control = machine.upgrade().unwrap().control.clone();
-        std::thread::spawn(move || Machine::serve(machine, &control, vcpu));
-        Ok(())
-    }
-}
-
-fn bare(memory: Memory, vcpus: u32, irqchip: bool) -> (Arc<Machine>, Threads) {
-    let config = VmConfig { vcpus, irqchip };
-    let machine = Arc::new(Machine::new(Arc::new(Kvm::open().unwrap()), memory, config));
-    let host = Threads(Mutex::new(Arc::downgrade(&machine)));
-    (machine, host)
-}
-
-/// A machine with 1 MiB of RAM whose vCPU 0 begins at `code` in real mode, at 0x1000.
-fn machine(code: &[u8], vcpus: u32, irqchip: bool) -> (Arc<Machine>, Threads) {
-    let memory = Memory::with_ram(1 << 20).unwrap();
-    memory.write(0x1000, code).unwrap();
-    let (machine, host) = bare(memory, vcpus, irqchip);
-    machine
-        .set_sregs(0, |sregs| {
-            sregs.cs.base = 0;
-            sregs.cs.selector = 0;
-        })
-        .unwrap();
-    machine
-        .set_regs(0, |regs| {
-            regs.rip = 0x1000;
-            regs.rsp = 0x8000;
-            regs.rflags = 2;
-        })
-        .unwrap();
-    (machine, host)
-}
-
-/// Remembers what was written, and answers reads by counting up.
-#[derive(Default)]
-struct Recorder {
-    writes: Mutex<Vec<(u64, u8, u64)>>,
-    reads: Mutex<Vec<(u64, u8)>>,
-    next: AtomicU64,
-}
-
-impl Device for Recorder {
-    fn read(&self, at: Access) -> u64 {
-        self.reads.lock().unwrap().push((at.offset, at.size));
-        self.next.fetch_add(1, Ordering::SeqCst)
-    }
-    fn write(&self, at: Access, value: u64) -> Action {
-        self.writes.lock().unwrap().push((at.offset, at.size, value));
-        if value == 0xdead { Action::Stop(StopReason::Text("asked".into())) } else { Action::Continue }
-    }
-}
-
-fn attach(machine: &Machine, space: Space, base: u64, len: u64) -> Arc<Recorder> {
-    let device = Arc::new(Recorder::default());
-    machine.attach(space, base, len, "recorder", Rung::Native, device.clone()).unwrap();
-    device
-}
-
-const SECOND: Option<Duration> = Some(Duration::from_secs(10));
+use crate::{SECOND, attach, bare, machine};
 
 #[test]
 fn test_run_port_writes_reach_the_device_and_hlt_ends() {
@@ -129,7 +56,6 @@ fn test_run_string_input_fills_memory() {
 
 #[test]
 fn test_run_access_across_a_page_comes_in_parts() {
-    // mov ax,0xffff; mov ds,ax; mov eax,[0xffe+0x...]: ds:0x1ffe is 0xffff0+0x1ffe = 0x101fee; use 0x100f: 0x100fff
     // mov ax,0xffff; mov ds,ax; mov eax,[0x100e]; mov [0x100e],eax; hlt
     let code = [0xb8, 0xff, 0xff, 0x8e, 0xd8, 0x66, 0xa1, 0x0e, 0x10, 0x66, 0xa3, 0x0e, 0x10, 0xf4];
     let (machine, host) = machine(&code, 1, false);

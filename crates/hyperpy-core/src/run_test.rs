@@ -1,0 +1,301 @@
+//! The loop of one vCPU: decoding, string instructions, accesses in parts, exits for the caller, errors, completion.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+
+use super::*;
+use crate::bus::{Action, ones};
+use crate::control::Phase;
+use crate::exit::SystemEvent;
+use crate::machine::Unclaimed;
+use crate::scripted::Step;
+use crate::testing::{Closures, Recorder, Rig, before, ins, io, mmio_read, mmio_write, outs, stopped, stopper};
+
+#[test]
+fn test_run_access_of_each_width_is_cut_to_it() {
+    for size in 1..=8 {
+        let script = vec![
+            Step::Exit(mmio_write(0xfe00_0000, size), vec![u64::MAX]),
+            Step::Exit(mmio_read(0xfe00_0010, size), vec![]),
+        ];
+        let rig = Rig::new(vec![script]);
+        let written = Arc::new(Mutex::new(0));
+        let into = written.clone();
+        let device = Closures(
+            |_| u64::MAX,
+            move |_, value| {
+                *into.lock().unwrap() = value;
+                Action::Continue
+            },
+        );
+        rig.attach(Space::Mmio, 0xfe00_0000, 0x100, device);
+        assert_eq!(rig.run().unwrap(), Exit::Halt { vcpu: 0 });
+        assert_eq!(*written.lock().unwrap(), ones(size));
+        assert_eq!(rig.log().reads, [(0, ones(size))]);
+    }
+}
+
+#[test]
+fn test_run_port_and_memory_at_one_address_are_two_places() {
+    let rig = Rig::new(vec![vec![outs(0x80, &[1]), Step::Exit(mmio_write(0x80, 4), vec![2])]]);
+    // RAM is there, so the machine would refuse it; the bus takes it.
+    let (port, place) = (Recorder::default(), Recorder::default());
+    rig.attach(Space::Pio, 0x80, 1, port.clone());
+    rig.machine.mmio.attach(0x80, 4, "place".into(), crate::bus::Rung::Native, Arc::new(place.clone())).unwrap();
+    rig.run().unwrap();
+    assert_eq!((port.writes(), place.writes()), (vec![(0, 1, 1)], vec![(0, 4, 2)]));
+}
+
+#[test]
+fn test_run_string_instruction_serves_every_value_in_order() {
+    let values: Vec<u64> = (1..=64).collect();
+    let rig = Rig::new(vec![vec![outs(0x81, &values), ins(0x82, 64)]]);
+    let device = Recorder::default();
+    rig.attach(Space::Pio, 0x80, 4, device.clone());
+    rig.run().unwrap();
+    assert_eq!(device.writes(), values.iter().map(|&value| (1, 1, value)).collect::<Vec<_>>());
+    assert_eq!(rig.log().reads, values.iter().map(|&value| (0, value)).collect::<Vec<_>>());
+    let readings = rig.machine.control.vcpus()[0].readings();
+    assert_eq!((readings.hits[crate::bus::Rung::Native as usize], readings.exits, readings.calls), (128, 3, 3));
+}
+
+#[test]
+fn test_run_unclaimed_string_instruction_returns_each_value_and_serves_the_rest() {
+    let rig = Rig::new(vec![vec![outs(0x99, &[7, 8, 9]), outs(0x80, &[1])]]);
+    let device = Recorder::default();
+    rig.attach(Space::Pio, 0x80, 1, device.clone());
+    let first = io(rig.run());
+    assert_eq!((first.address, first.size, first.is_write, first.value), (0x99, 1, true, 7));
+    assert_eq!(io(rig.run()).value, 8);
+    // What is left of the batch finds the device that is there now.
+    let late = Recorder::default();
+    rig.attach(Space::Pio, 0x99, 1, late.clone());
+    assert_eq!(rig.run().unwrap(), Exit::Halt { vcpu: 0 });
+    assert_eq!((late.writes(), device.writes()), (vec![(0, 1, 9)], vec![(0, 1, 1)]));
+}
+
+#[test]
+fn test_run_access_in_parts_is_served_part_by_part() {
+    let script = vec![
+        Step::Exit(mmio_write(0xfe00_0ffd, 3), vec![0x11_2233]),
+        Step::Part(mmio_write(0xfe00_1000, 5), vec![0x44_5566_7788]),
+        Step::Exit(mmio_read(0xfe00_0fff, 1), vec![]),
+        Step::Part(mmio_read(0xfe00_1000, 3), vec![]),
+    ];
+    let rig = Rig::new(vec![script]);
+    let device = Recorder::default();
+    rig.attach(Space::Mmio, 0xfe00_0000, 0x2000, device.clone());
+    rig.run().unwrap();
+    assert_eq!(device.writes(), [(0xffd, 3, 0x11_2233), (0x1000, 5, 0x44_5566_7788)]);
+    assert_eq!(device.reads(), [(0xfff, 1), (0x1000, 3)]);
+}
+
+#[test]
+fn test_run_access_that_leaves_its_region_belongs_to_nobody() {
+    let rig = Rig::new(vec![vec![Step::Exit(mmio_read(0xfe00_0ffe, 4), vec![])]]);
+    rig.attach(Space::Mmio, 0xfe00_0000, 0x1000, Recorder::default());
+    rig.attach(Space::Mmio, 0xfe00_1000, 0x1000, Recorder::default());
+    let exit = io(rig.run());
+    assert_eq!((exit.address, exit.size), (0xfe00_0ffe, 4));
+}
+
+#[test]
+fn test_run_other_exits_reach_the_caller_as_they_are() {
+    let bytes = [0x0f, 0xae, 0xe8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let arguments = [1, 2, 3, 4, 5, 6];
+    let error = |suberror, reason, bytes: &[u8]| Exit::InternalError { vcpu: 0, suberror, reason, bytes: bytes.into() };
+    let event = |kind| (AccelExit::SystemEvent(kind), Exit::SystemEvent { vcpu: 0, kind });
+    let table = [
+        (AccelExit::Hypercall { number: 9, arguments }, Exit::Hypercall { vcpu: 0, number: 9, arguments }),
+        (
+            AccelExit::Msr { index: 0x10, is_write: true, value: 7 },
+            Exit::Msr { vcpu: 0, index: 0x10, is_write: true, value: 7 },
+        ),
+        (AccelExit::Debug { pc: 0x1000, dr6: 1 }, Exit::Debug { vcpu: 0, pc: 0x1000, dr6: 1 }),
+        (AccelExit::Shutdown, Exit::Shutdown { vcpu: 0 }),
+        event(SystemEvent::PowerOff),
+        event(SystemEvent::Reset),
+        event(SystemEvent::Crash),
+        event(SystemEvent::Other(77)),
+        (AccelExit::FailEntry { reason: 0x21 }, Exit::FailEntry { vcpu: 0, reason: 0x21 }),
+        (AccelExit::InternalError { suberror: 1, bytes, len: 3 }, error(1, 0, &[0x0f, 0xae, 0xe8])),
+        (AccelExit::InternalError { suberror: 1, bytes, len: 200 }, error(1, 0, &[])),
+        (AccelExit::Unknown { reason: 99 }, error(0, 99, &[])),
+    ];
+    for (from, to) in table {
+        let rig = Rig::new(vec![vec![Step::Exit(AccelExit::Nothing, vec![]), Step::Exit(from, vec![])]]);
+        assert_eq!(rig.run().unwrap(), to);
+        let phase = if to.is_final() { Phase::Stopped } else { Phase::Paused };
+        assert_eq!(rig.machine.control.phase(), phase, "{to:?}");
+    }
+}
+
+#[test]
+fn test_run_call_that_says_again_is_repeated() {
+    let rig = Rig::new(vec![vec![Step::Fail(libc::EAGAIN), Step::Fail(libc::EAGAIN), outs(0x99, &[1])]]);
+    assert_eq!(io(rig.run()).value, 1);
+}
+
+#[test]
+fn test_run_call_that_was_interrupted_for_nothing_goes_on() {
+    let rig = Rig::new(vec![vec![Step::Fail(libc::EINTR), outs(0x99, &[1])]]);
+    assert_eq!(io(rig.run()).value, 1);
+}
+
+#[test]
+fn test_run_call_that_fails_is_an_error_with_its_errno() {
+    for errno in [libc::EFAULT, libc::ENOMEM, libc::EINVAL, libc::EBADF] {
+        let rig = Rig::new(vec![vec![Step::Fail(errno), outs(0x99, &[1])]]);
+        let Err(RunError::Accel(AccelError::Call { call: "KVM_RUN", source })) = rig.run() else { panic!() };
+        assert_eq!(source.raw_os_error(), Some(errno));
+        // The machine can run on.
+        assert_eq!(io(rig.run()).value, 1);
+    }
+}
+
+#[test]
+fn test_run_unclaimed_policy_ones_reads_as_ones_and_drops_writes() {
+    let rig = Rig::new(vec![vec![ins(0x99, 2), outs(0x99, &[1]), Step::Exit(mmio_read(0xfe00_0000, 8), vec![])]]);
+    rig.machine.set_unclaimed(Unclaimed::Ones);
+    assert_eq!(rig.run().unwrap(), Exit::Halt { vcpu: 0 });
+    assert_eq!(rig.log().reads, [(0, 0xff), (0, 0xff), (0, u64::MAX)]);
+    assert_eq!(rig.machine.control.vcpus()[0].readings().hits[crate::bus::Rung::Unclaimed as usize], 4);
+}
+
+#[test]
+fn test_set_regs_completes_an_access_with_all_its_parts_first() {
+    let script = vec![
+        Step::Exit(mmio_read(0xfe00_0ffe, 2), vec![]),
+        Step::Part(mmio_read(0xfe00_1000, 2), vec![]),
+        Step::Part(mmio_write(0xfe00_1002, 2), vec![5]),
+        outs(0x99, &[1]),
+    ];
+    let rig = Rig::new(vec![script]);
+    let device = Recorder::default();
+    rig.attach(Space::Mmio, 0xfe00_1002, 0x10, device.clone());
+    let exit = io(rig.run());
+    rig.machine.answer(&exit, 0x1234).unwrap().unwrap();
+    // Reading registers completes nothing.
+    rig.machine.regs(0).unwrap();
+    assert_eq!(rig.log().reads, []);
+    rig.machine.set_regs(0, |regs| regs.rax = 7).unwrap();
+    // The part that nobody claims reads as ones: there is no caller to ask.
+    assert_eq!(rig.log().reads, [(0, 0x1234), (0, 0xffff)]);
+    assert_eq!(device.writes(), [(0, 2, 5)]);
+    // No instruction ran: the next one is still to come.
+    assert_eq!(io(rig.run()).value, 1);
+    assert_eq!(rig.machine.regs(0).unwrap().rax, 7);
+}
+
+#[test]
+fn test_set_regs_completes_the_rest_of_a_string_instruction_first() {
+    let rig = Rig::new(vec![vec![ins(0x99, 3), outs(0x98, &[1])]]);
+    let exit = io(rig.run());
+    rig.machine.answer(&exit, 0x42).unwrap().unwrap();
+    rig.machine.set_sregs(0, |sregs| sregs.cr2 = 1).unwrap();
+    assert_eq!(rig.log().reads, [(0, 0x42), (0, 0xff), (0, 0xff)]);
+    assert_eq!(io(rig.run()).value, 1);
+}
+
+#[test]
+fn test_set_regs_with_nothing_pending_enters_nothing() {
+    let rig = Rig::new(vec![vec![outs(0x99, &[1])]]);
+    rig.machine.set_regs(0, |regs| regs.rbx = 1).unwrap();
+    assert_eq!(rig.machine.control.vcpus()[0].readings().calls, 0);
+    rig.run().unwrap();
+    rig.machine.set_regs(0, |_| ()).unwrap();
+    rig.machine.set_regs(0, |_| ()).unwrap();
+    assert_eq!(rig.machine.control.vcpus()[0].readings().calls, 2);
+}
+
+#[test]
+fn test_completion_that_ends_otherwise_says_how() {
+    let rig = Rig::new(vec![vec![ins(0x99, 1), Step::Part(AccelExit::Shutdown, vec![])]]);
+    rig.run().unwrap();
+    let Err(RunError::Completion { exit }) = rig.machine.set_regs(0, |_| ()) else { panic!() };
+    assert!(exit.contains("Shutdown"), "{exit}");
+}
+
+#[test]
+fn test_completion_in_which_a_device_asks_to_stop_is_told_by_the_next_run() {
+    let rig = Rig::new(vec![vec![outs(0x99, &[1, 2, 3]), outs(0x98, &[1])]]);
+    io(rig.run());
+    rig.attach(Space::Pio, 0x99, 1, stopper("enough"));
+    rig.machine.set_regs(0, |_| ()).unwrap();
+    // Twice asked by one instruction, told once.
+    assert_eq!(rig.run().unwrap(), stopped(Some(0), "enough"));
+    assert_eq!(io(rig.run()).address, 0x98);
+}
+
+#[test]
+fn test_completion_in_which_a_device_switches_off_stops_the_machine() {
+    let rig = Rig::new(vec![vec![outs(0x99, &[1, 2])]]);
+    io(rig.run());
+    let off = Closures(|_| 0, |_, _| Action::Stop(crate::exit::StopReason::PowerOff));
+    rig.attach(Space::Pio, 0x99, 1, off);
+    rig.machine.set_regs(0, |_| ()).unwrap();
+    assert_eq!(rig.machine.control.phase(), Phase::Stopped);
+    assert_eq!(rig.run().unwrap(), Exit::SystemEvent { vcpu: 0, kind: SystemEvent::PowerOff });
+}
+
+#[test]
+fn test_completion_in_which_a_device_panics_closes_the_machine() {
+    let rig = Rig::new(vec![vec![outs(0x99, &[1, 2])]]);
+    io(rig.run());
+    rig.attach(Space::Pio, 0x99, 1, Closures(|_| 0, |_, _| panic!("second value")));
+    let Err(RunError::Panic { device, message }) = rig.machine.set_regs(0, |_| ()) else { panic!() };
+    assert_eq!((device.as_str(), message.as_str()), ("test device", "second value"));
+    assert_eq!(rig.machine.control.phase(), Phase::Closed);
+}
+
+#[test]
+fn test_run_spinning_guest_and_host_that_wants_its_thread_ends() {
+    let rig = Rig::new(vec![vec![Step::Spin, outs(0x99, &[1])]]);
+    rig.wanted.store(true, Ordering::SeqCst);
+    assert!(matches!(rig.run(), Err(RunError::Host)));
+    assert_eq!(rig.machine.control.phase(), Phase::Paused);
+    rig.wanted.store(false, Ordering::SeqCst);
+    assert_eq!(io(rig.run()).value, 1);
+}
+
+#[test]
+fn test_run_tick_makes_the_loop_ask_the_host_without_any_kick() {
+    let polls = Arc::new(AtomicUsize::new(0));
+    struct Third(Arc<AtomicUsize>);
+    impl Host for Third {
+        fn poll(&self) -> bool {
+            self.0.fetch_add(1, Ordering::SeqCst) == 2
+        }
+        fn spawn(&self, _: u32) -> Result<(), RunError> {
+            Ok(())
+        }
+    }
+    let rig = Rig::new(vec![vec![Step::Spin, Step::Spin, Step::Spin, Step::Spin]]);
+    let began = Instant::now();
+    assert!(matches!(rig.machine.run(None, &Third(polls.clone())), Err(RunError::Host)));
+    assert_eq!(polls.load(Ordering::SeqCst), 3);
+    assert!(began.elapsed() >= TICK, "{:?}", began.elapsed());
+}
+
+#[test]
+fn test_run_string_instruction_finishes_before_a_stop_is_honoured() {
+    let later = crate::testing::Later::default();
+    let hook = later.clone();
+    let rig = Rig::new(vec![vec![outs(0x80, &[1, 2, 3]), before(|| ()), outs(0x80, &[4])]]);
+    later.set(&rig);
+    let seen = Recorder::default();
+    let into = seen.clone();
+    let device = Closures(
+        |_| 0,
+        move |at, value| {
+            if value == 1 {
+                hook.control().stop(crate::exit::StopReason::Text("asked".into()));
+            }
+            crate::bus::Device::write(&into, at, value)
+        },
+    );
+    rig.attach(Space::Pio, 0x80, 1, device);
+    assert_eq!(rig.run().unwrap(), stopped(None, "asked"));
+    assert_eq!(seen.writes(), [(0, 1, 1), (0, 1, 2), (0, 1, 3)]);
+}
