@@ -43,7 +43,8 @@ setup: $(VENV)/.system $(VENV)/.tools ## Install the tools: Debian packages (as 
 build: $(VENV)/.built ## Build the native module into .venv, optimized
 
 .PHONY: guests
-guests: $(VENV)/.guests ## Fetch the kernels that the demo and the tests boot
+guests: $(VENV)/.system ## Fetch the kernels that the demo and the tests boot
+	@$(PYTHON) scripts/fetch_guests.py $(GUESTS)
 
 ##@ Check
 .PHONY: test
@@ -111,10 +112,6 @@ $(VENV)/.built: $(RUST) pyproject.toml $(VENV)/.system $(VENV)/.tools
 	$(BIN)/maturin develop --release --quiet
 	@touch $@
 
-$(VENV)/.guests: $(VENV)/.system Makefile
-	@$(PYTHON) scripts/fetch_guests.py $(GUESTS)
-	@touch $@
-
 $(PASSED)/lint-rust: $(RUST) $(VENV)/.system | $(PASSED)
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- --deny warnings
@@ -136,12 +133,12 @@ $(PASSED)/rust: $(RUST) .config/nextest.toml $(VENV)/.system | $(PASSED) $(REPOR
 	cargo test --workspace --doc --quiet
 	@touch $@
 
-$(PASSED)/python: $(CODE) $(TESTS) pyproject.toml $(VENV)/.built $(VENV)/.guests | $(PASSED) $(REPORTS)
+$(PASSED)/python: $(CODE) $(TESTS) pyproject.toml $(VENV)/.built | guests $(PASSED) $(REPORTS)
 	@rm -f $(REPORTS)/python.xml
 	$(PYTHON) -m pytest --quiet --junitxml=$(REPORTS)/python.xml $(PLAIN_TESTS)
 	@touch $@
 
-$(PASSED)/lab: $(CODE) $(TESTS) pyproject.toml $(VENV)/.built $(VENV)/.guests | $(PASSED) $(REPORTS)
+$(PASSED)/lab: $(CODE) $(TESTS) pyproject.toml $(VENV)/.built | guests $(PASSED) $(REPORTS)
 	@rm -f $(REPORTS)/lab.xml
 	$(BIN)/hyperpy lab --timeout 900 -- $(PYTHON) -m pytest --quiet --junitxml=$(REPORTS)/lab.xml tests/lab
 	@touch $@

@@ -23,19 +23,25 @@ SLACK = 1.10
 def build() -> Path:
     """Build the optimized bench program, and return where it is."""
     command = ["cargo", "build", "--release", "--package", "hyperpy-benches", "--message-format=json"]
-    lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    lines = subprocess.run(
+        command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.splitlines()
     found = [m["executable"] for m in map(json.loads, lines) if m.get("executable")]
     return Path(found[-1])
 
 
 def count(program: Path) -> dict[str, float]:
     """Return the instructions per exit of each case in the bounds file."""
-    return {case: (_total(program, case, 2 * EXITS) - _total(program, case, EXITS)) / EXITS for case in bounds()}
+    return {
+        case: (_total(program, case, 2 * EXITS) - _total(program, case, EXITS)) / EXITS for case in bounds()
+    }
 
 
 def bounds() -> dict[str, int]:
     """Return the bound of each case: `regions order`."""
-    read: dict[str, int] = tomllib.loads((ROOT / "benches/instructions.toml").read_text())["instructions_per_exit"]
+    read: dict[str, int] = tomllib.loads((ROOT / "benches/instructions.toml").read_text())[
+        "instructions_per_exit"
+    ]
     return read
 
 
@@ -44,11 +50,16 @@ def _total(program: Path, case: str, exits: int) -> int:
         out = os.path.join(folder, "out")
         tool = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
         done = subprocess.run(
-            [*tool, str(program), "script", *case.split(), str(exits)], capture_output=True, text=True, check=False
+            [*tool, str(program), "script", *case.split(), str(exits)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
     found = re.search(r"Collected : (\d+)", done.stderr)
     if done.returncode != 0 or found is None:
-        sys.exit(f"callgrind failed: {done.stdout}{done.stderr}\nhint: valgrind must be installed (`make setup`)")
+        sys.exit(
+            f"callgrind failed: {done.stdout}{done.stderr}\nhint: valgrind must be installed (`make setup`)"
+        )
     return int(found[1])
 
 

@@ -14,6 +14,8 @@ _NEEDED = {
     "depmod": "kmod",
     "busybox": "busybox-static",
     "file": "file",
+    "iasl": "acpica-tools",
+    "ld": "binutils",
     "strace": "strace",
     "valgrind": "valgrind",
     "qemu-system-x86_64": "qemu-system-x86",

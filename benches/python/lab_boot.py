@@ -57,7 +57,20 @@ def main() -> None:
 
 def _commands(kernel: Path, initrd: Path) -> dict[str, list[str]]:
     qemu = "qemu-system-x86_64"
-    machine = ["-M", "q35", "-accel", "kvm", "-cpu", "host", "-smp", "2", "-m", "512", "-nodefaults", "-no-reboot"]
+    machine = [
+        "-M",
+        "q35",
+        "-accel",
+        "kvm",
+        "-cpu",
+        "host",
+        "-smp",
+        "2",
+        "-m",
+        "512",
+        "-nodefaults",
+        "-no-reboot",
+    ]
     serial = ["-display", "none", "-serial", "stdio"]
     image = ["-kernel", str(kernel), "-initrd", str(initrd), "-append", CMDLINE]
     boot = [sys.executable, "-c", _BOOT, str(kernel), str(initrd), CMDLINE, LINE, str(TIMEOUT_S)]

@@ -83,7 +83,6 @@ class Machine:
         reference = weakref.ref(self)
         self.console = Console(running=lambda: (m := reference()) is not None and m.state == "running")
         self._native = _hyperpy.Machine(parse_size(memory), vcpus, irqchip, self.console._native)
-        self._closed = False
         self._owner = os.getpid()
         self.name = name or f"machine {self._native.id}"
         self.memory = Memory(self._native.memory)
@@ -91,6 +90,7 @@ class Machine:
         self.errors: list[BaseException] = []
         self._attached: dict[tuple[bool, int], tuple[object, dict[str, Any]]] = {}  # by bus and region
         self.unclaimed = unclaimed
+        self._closed = False
         _live.add(self)
 
     # -- lifecycle ---------------------------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ class Machine:
     def unclaimed(self, policy: Unclaimed) -> None:
         if policy == "raise":
             self._native.set_unclaimed(_raise_unclaimed)
-        elif policy in {"exit", "ones"}:
+        elif policy in ("exit", "ones"):
             self._native.set_unclaimed(policy)
         elif callable(policy):
             answer = policy

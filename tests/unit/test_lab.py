@@ -76,8 +76,47 @@ def test_session_at_the_deadline_returns_none_and_ends_the_whole_group(tmp_path:
     pids = [int(line) for line in out.split()]
     assert len(pids) == 2
     for pid in pids:
-        state = Path(f"/proc/{pid}/stat")
-        assert not state.exists() or ") Z " in state.read_text(), "gone, or only not reaped yet"
+        with contextlib.suppress(ProcessLookupError):  # gone, and reaped
+            descriptor = os.pidfd_open(pid)
+            # A descriptor of a process is readable once it has ended: a killed one may take a moment to die.
+            ended, _, _ = select.select([descriptor], [], [], 10)
+            os.close(descriptor)
+            assert ended
+
+
+def test_run_boot_that_stalls_is_made_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = """
+        first = not os.path.exists(sys.argv[2])
+        open(sys.argv[2], "w").close()
+        if first:
+            time.sleep(600)
+        ports["control"].sendall(b"ready\\n")
+        ports["stdout"].sendall(b"second")
+        ports["control"].sendall(b"exit 0\\n")
+        """
+    stand_in = [sys.executable, "-I", "-c", _CONNECT + textwrap.dedent(program)]
+    kernel = packages.Kernel(
+        packages.Package("k", "1", "s", "0", tmp_path, tmp_path), "1", tmp_path, tmp_path
+    )
+    monkeypatch.setattr(lab, "_BOOT_S", 0.5)
+    monkeypatch.setattr(lab, "_prepare", lambda: kernel)
+    monkeypatch.setattr(lab, "_vng_command", lambda _, folder, **__: [*stand_in, folder, tmp_path / "booted"])
+    with (tmp_path / "out").open("w+b") as out:
+        assert lab.run(["true"], stdout=out, timeout=60, direct=False) == 0
+    assert (tmp_path / "out").read_bytes() == b"second"
+
+
+def test_run_boot_that_always_stalls_raises_with_the_console(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kernel = packages.Kernel(
+        packages.Package("k", "1", "s", "0", tmp_path, tmp_path), "1", tmp_path, tmp_path
+    )
+    monkeypatch.setattr(lab, "_BOOT_S", 0.2)
+    monkeypatch.setattr(lab, "_prepare", lambda: kernel)
+    monkeypatch.setattr(lab, "_vng_command", lambda *_, **__: ["sh", "-c", "echo rcu stalls; exec sleep 600"])
+    with pytest.raises(lab.LabError, match=r"(?s)does not boot.*rcu stalls"):
+        lab.run(["true"], direct=False)
 
 
 def test_scripts_quote_command_place_and_environment(tmp_path: Path) -> None:

@@ -33,11 +33,15 @@ pub trait Accelerator: Send + Sync {
 
 /// A virtual machine: slots of memory, vCPUs and interrupt inputs.
 pub trait Vm: Send + Sync {
-    /// Shows a region of memory to the guest. The caller keeps it mapped for as long as the VM lives.
+    /// Shows a region of memory to the guest.
     ///
     /// # Errors
     /// The host refuses the slot.
-    fn map(&self, slot: u32, region: &RegionInfo) -> Result<(), AccelError>;
+    ///
+    /// # Safety
+    /// `region.hva` is a mapping of `region.len` bytes that the guest may change at any moment, and it stays mapped for
+    /// as long as a vCPU of this VM lives; or the region is of [`Kind::Mmio`](crate::memory::Kind::Mmio).
+    unsafe fn map(&self, slot: u32, region: &RegionInfo) -> Result<(), AccelError>;
 
     /// Makes a vCPU in its reset state.
     ///

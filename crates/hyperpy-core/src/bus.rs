@@ -264,17 +264,11 @@ impl Bus {
 }
 
 /// One vCPU's way into a bus: the map it last saw and the region it last hit.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Cursor {
     map: Arc<Map>,
     generation: u64,
     last: usize,
-}
-
-impl Default for Cursor {
-    fn default() -> Self {
-        Self { map: Arc::default(), generation: 0, last: 0 }
-    }
 }
 
 impl Cursor {

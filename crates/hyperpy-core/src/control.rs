@@ -86,6 +86,8 @@ struct Inner {
     first_thread: u32,
     cause: Option<Cause>,
     closing: bool,
+    /// A caller of `run()` is in this round: it ends the round itself, so that nobody else takes its outcome.
+    owned: bool,
     /// The vCPU that parked last, if all are parked.
     all_parked: bool,
     last_parked: u32,
@@ -118,6 +120,8 @@ pub(crate) enum Leave {
     Outcome(Outcome),
     /// It halted, on a machine without an interrupt controller.
     Parked,
+    /// The program around the machine wants the thread that drove it back.
+    Host,
 }
 
 /// One vCPU's part in a round.
@@ -137,6 +141,7 @@ impl Default for Control {
             first_thread: 0,
             cause: None,
             closing: false,
+            owned: false,
             all_parked: false,
             last_parked: 0,
             outcomes: VecDeque::new(),
@@ -194,7 +199,7 @@ impl Control {
     /// An outcome that an earlier round left, for `run()` to return before any vCPU enters again.
     pub(crate) fn queued(&self) -> Option<Outcome> {
         let mut inner = self.lock();
-        if inner.phase == Phase::Running { None } else { inner.take() }
+        if inner.closing || inner.phase == Phase::Running { None } else { inner.take() }
     }
 
     /// vCPUs from `first` up that no thread serves; they are marked as served.
@@ -217,17 +222,38 @@ impl Control {
         self.changed.notify_all();
     }
 
-    /// Begins a round. vCPUs below `first_thread` are the caller's to drive.
-    pub(crate) fn begin(&self, verb: &'static str, first_thread: u32) -> Result<Turn, StateError> {
+    /// Begins a round. vCPUs below `first_thread` are the caller's to drive; a caller that drives any owns the round
+    /// until [`Self::wait_round`] gives it an outcome. `None` if an earlier round left an outcome, which is returned before any
+    /// vCPU enters again.
+    pub(crate) fn begin(&self, verb: &'static str, first_thread: u32) -> Result<Option<Turn>, StateError> {
         let mut inner = self.lock();
         if inner.closing || !matches!(inner.phase, Phase::Created | Phase::Paused) {
             return Err(StateError::new(verb, inner.visible()));
         }
+        if !inner.outcomes.is_empty() {
+            return Ok(None);
+        }
         inner.phase = Phase::Running;
         inner.started = Some(Instant::now());
         inner.first_thread = first_thread;
+        inner.owned = first_thread > 0;
         self.tell(true);
-        Ok(self.next_round(&mut inner))
+        Ok(Some(self.next_round(&mut inner)))
+    }
+
+    /// The caller of `run()` leaves, whatever vCPUs are still doing: they are asked to stop, and the last one settles.
+    fn disown(&self) {
+        let mut inner = self.lock();
+        inner.owned = false;
+        if inner.phase == Phase::Running {
+            inner.ask(Cause::Outcome);
+            if inner.active == 0 {
+                self.settle(&mut inner);
+            }
+        }
+        drop(inner);
+        self.changed.notify_all();
+        self.kick_all();
     }
 
     fn next_round(&self, inner: &mut Inner) -> Turn {
@@ -260,15 +286,17 @@ impl Control {
     }
 
     /// Asks every vCPU to leave. The first request of a round decides, but a look for a halt gives way to any other.
+    /// An outcome that comes while nothing runs (a device served by the completion of an access) is kept for the next
+    /// `run()`.
     pub(crate) fn request(&self, cause: Cause, outcome: Option<Outcome>) {
         let mut inner = self.lock();
+        if let Some(outcome) = outcome {
+            inner.queue(outcome);
+        }
         if inner.phase != Phase::Running {
             return;
         }
-        inner.outcomes.extend(outcome);
-        if matches!(inner.cause, None | Some(Cause::CheckHalt)) || cause == Cause::Stop {
-            inner.cause = Some(cause);
-        }
+        inner.ask(cause);
         drop(inner);
         self.kick_all();
     }
@@ -298,72 +326,113 @@ impl Control {
 
     /// `stop()`: the guest shall not run on. Does not wait.
     pub fn stop(&self, reason: StopReason) {
+        let exit = Exit::Stopped { vcpu: None, reason };
         let mut inner = self.lock();
-        if matches!(inner.phase, Phase::Created | Phase::Paused) {
-            inner.phase = Phase::Stopped;
-            inner.last = Some(Exit::Stopped { vcpu: None, reason });
-            self.changed.notify_all();
-            return;
+        match inner.phase {
+            Phase::Created | Phase::Paused => {
+                inner.phase = Phase::Stopped;
+                inner.last = Some(exit);
+                self.tell(false);
+                self.changed.notify_all();
+            }
+            // The first of several reasons is kept.
+            Phase::Running if inner.cause != Some(Cause::Stop) => {
+                inner.outcomes.push_back(Ok(exit));
+                inner.cause = Some(Cause::Stop);
+                drop(inner);
+                self.kick_all();
+            }
+            Phase::Running | Phase::Stopped | Phase::Closed => {}
         }
-        drop(inner);
-        self.request(Cause::Stop, Some(Ok(Exit::Stopped { vcpu: None, reason })));
     }
 
-    /// A vCPU has left the round. The last one settles it.
+    /// A vCPU has left the round. The last one settles it, unless the caller of `run()` will.
     pub(crate) fn leave(&self, vcpu: u32, leave: Leave) {
         let mut inner = self.lock();
-        match leave {
-            Leave::Asked => {}
-            Leave::Parked => inner.last_parked = vcpu,
+        let wanted = match leave {
+            Leave::Asked => false,
+            Leave::Parked => {
+                inner.last_parked = vcpu;
+                false
+            }
+            Leave::Host => inner.ask(Cause::Outcome),
             Leave::Outcome(outcome) => {
                 inner.outcomes.push_back(outcome);
-                if matches!(inner.cause, None | Some(Cause::CheckHalt)) {
-                    inner.cause = Some(Cause::Outcome);
-                    drop(inner);
-                    self.kick_all();
-                    inner = self.lock();
-                }
+                inner.ask(Cause::Outcome)
             }
-        }
+        };
         inner.active = inner.active.saturating_sub(1);
-        if inner.active == 0 {
+        if inner.active == 0 && !inner.owned {
             self.settle(&mut inner);
+        }
+        drop(inner);
+        self.changed.notify_all();
+        if wanted {
+            self.kick_all();
         }
     }
 
-    fn settle(&self, inner: &mut Inner) {
+    /// Ends a round that every vCPU has left, or begins it again: the new turn, if a halt was none.
+    fn settle(&self, inner: &mut Inner) -> Option<Turn> {
         let quiet = || self.vcpus().iter().all(|vcpu| vcpu.quiet.load(Ordering::SeqCst));
-        inner.all_parked = inner.cause.is_none();
+        inner.all_parked = inner.cause.is_none() && !inner.closing;
         match inner.cause {
-            Some(Cause::CheckHalt) if !inner.closing && !quiet() => {
-                self.next_round(inner);
-                return;
-            }
+            _ if inner.closing => {}
+            Some(Cause::CheckHalt) if !quiet() => return Some(self.next_round(inner)),
             None | Some(Cause::CheckHalt) => inner.outcomes.push_back(Ok(Exit::Halt { vcpu: inner.last_parked })),
             Some(Cause::Timeout) if inner.outcomes.is_empty() => inner.outcomes.push_back(Ok(Exit::Timeout)),
             Some(_) => {}
         }
-        let ended = |outcome: &Outcome| outcome.as_ref().is_ok_and(Exit::is_final);
-        let stopped = inner.cause == Some(Cause::Stop) || inner.outcomes.iter().any(ended);
+        let stopped = inner.cause == Some(Cause::Stop) || inner.outcomes.iter().any(is_final);
         inner.phase = if stopped { Phase::Stopped } else { Phase::Paused };
         inner.cause = None;
         self.tell(false);
         inner.ran += inner.started.take().map_or(Duration::ZERO, |started| started.elapsed());
         self.changed.notify_all();
+        None
     }
 
-    /// Waits for the end of the round that `turn` began, on the thread that drove vCPU 0. Gives a new turn when the
-    /// round goes on (a halt that was none).
-    pub(crate) fn wait_round(&self, turn: Turn, host: &dyn Host) -> Result<Outcome, Turn> {
+    /// Waits, on the thread that drove vCPU 0, until the others have left the round too, and settles it. Gives a new
+    /// turn when the round goes on (a halt that was none). Once the host wants its thread back (`interrupted`), a vCPU
+    /// that does not come out of a device is not waited for: it settles the round when it does.
+    pub(crate) fn wait_round(
+        &self,
+        mut interrupted: bool,
+        host: &dyn Host,
+        deadline: Option<Instant>,
+    ) -> Result<Outcome, Turn> {
+        let _owner = Owner(self);
         let mut inner = self.lock();
         loop {
-            if inner.phase != Phase::Running {
+            if inner.active == 0 {
+                if let Some(turn) = self.settle(&mut inner) {
+                    return Err(turn);
+                }
+                inner.owned = false;
+                if interrupted {
+                    // What others left is for the next run; that the time is over is not.
+                    inner.outcomes.retain(|outcome| !matches!(outcome, Ok(Exit::Timeout)));
+                    return Ok(Err(RunError::Host));
+                }
                 return Ok(inner.take().unwrap_or_else(|| Err(StateError::new("run", inner.visible()).into())));
             }
-            if inner.epoch != turn.epoch {
-                return Err(Turn { epoch: inner.epoch, unpark: inner.all_parked });
+            let (now, woken) = self.sleep(inner, deadline);
+            inner = now;
+            if woken {
+                continue;
             }
-            inner = self.pause(inner, None, host);
+            drop(inner);
+            if interrupted {
+                self.disown();
+                return Ok(Err(RunError::Host));
+            }
+            if host.poll() {
+                interrupted = true;
+                self.request(Cause::Outcome, None);
+            } else if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                self.request(Cause::Timeout, None);
+            }
+            inner = self.lock();
         }
     }
 
@@ -387,22 +456,19 @@ impl Control {
             if host.poll() {
                 return Err(RunError::Host);
             }
-            inner = self.pause(self.lock(), deadline, host);
+            inner = self.lock();
+            if inner.phase == Phase::Running {
+                inner = self.sleep(inner, deadline).0;
+            }
         }
     }
 
-    /// Sleeps until something changes, but not past the deadline or the next poll of the host.
-    fn pause<'a>(
-        &'a self,
-        inner: MutexGuard<'a, Inner>,
-        deadline: Option<Instant>,
-        _host: &dyn Host,
-    ) -> MutexGuard<'a, Inner> {
-        if inner.phase != Phase::Running {
-            return inner;
-        }
-        let left = deadline.map_or(POLL, |at| at.saturating_duration_since(Instant::now()).min(POLL));
-        self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0
+    /// Sleeps until something changes (then true), but not past the deadline or the next poll of the host.
+    fn sleep<'a>(&'a self, inner: MutexGuard<'a, Inner>, deadline: Option<Instant>) -> (MutexGuard<'a, Inner>, bool) {
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero());
+        let nap = left.map_or(POLL, |left| left.min(POLL));
+        let (inner, timeout) = self.changed.wait_timeout(inner, nap).unwrap_or_else(PoisonError::into_inner);
+        (inner, !timeout.timed_out())
     }
 
     /// Begins to close: vCPUs leave, threads end, nothing starts again. Returns false if someone else did already.
@@ -419,11 +485,12 @@ impl Control {
     /// Waits until no vCPU runs and no thread serves one.
     pub(crate) fn wait_closed(&self) {
         let mut inner = self.lock();
-        while inner.active > 0 || inner.threads.iter().any(|&served| served) {
+        while inner.active > 0 || inner.owned || inner.threads.iter().any(|&served| served) {
             inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
         inner.phase = Phase::Closed;
         inner.outcomes.clear();
+        self.tell(false);
     }
 
     /// Refuses a verb in any but the given phases.
@@ -433,6 +500,17 @@ impl Control {
     pub fn require(&self, verb: &'static str, phases: &[Phase]) -> Result<(), StateError> {
         let phase = self.phase();
         if phases.contains(&phase) { Ok(()) } else { Err(StateError::new(verb, phase)) }
+    }
+}
+
+/// Gives the round up if the host's poll panics: the other vCPUs must not wait for its caller.
+struct Owner<'a>(&'a Control);
+
+impl Drop for Owner<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.disown();
+        }
     }
 }
 
@@ -447,11 +525,39 @@ impl Inner {
         if self.closing { Phase::Closed } else { self.phase }
     }
 
+    /// Stores a wish; whether it is the first of the round, so that vCPUs have not been kicked for one yet.
+    fn ask(&mut self, cause: Cause) -> bool {
+        let first = matches!(self.cause, None | Some(Cause::CheckHalt));
+        if first {
+            self.cause = Some(cause);
+        }
+        first
+    }
+
+    /// Keeps what a device asked for. A string instruction can ask a thousand times before it is stopped, and what
+    /// Python devices raised is kept elsewhere, all of it together: once is enough.
+    fn queue(&mut self, outcome: Outcome) {
+        let same = |other: &Outcome| match (other, &outcome) {
+            (Ok(other), Ok(exit)) => other == exit,
+            (Err(RunError::Device), Err(RunError::Device)) => true,
+            _ => false,
+        };
+        if self.closing || self.outcomes.iter().any(same) {
+            return;
+        }
+        if is_final(&outcome) && matches!(self.phase, Phase::Created | Phase::Paused) {
+            self.phase = Phase::Stopped;
+        }
+        self.outcomes.push_back(outcome);
+    }
+
     fn take(&mut self) -> Option<Outcome> {
         let outcome = self.outcomes.pop_front()?;
-        if let Ok(exit) = &outcome {
-            self.last = Some(exit.clone());
-        }
+        self.last = outcome.as_ref().ok().cloned();
         Some(outcome)
     }
+}
+
+fn is_final(outcome: &Outcome) -> bool {
+    outcome.as_ref().is_ok_and(Exit::is_final)
 }

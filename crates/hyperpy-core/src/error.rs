@@ -189,6 +189,13 @@ pub enum RunError {
         /// The verb.
         verb: &'static str,
     },
+    /// Called on a thread that is running the machine, where it would wait for itself: from a signal handler or a
+    /// finalizer.
+    #[error("cannot {verb}: this thread is running the machine")]
+    WhileRunning {
+        /// The verb.
+        verb: &'static str,
+    },
     /// The machine belongs to the parent of a forked process.
     #[error("cannot {verb}: the machine belongs to the process that was forked")]
     Forked {
@@ -230,6 +237,7 @@ impl RunError {
                 "this is a bug in the device: report it; the machine is closed, others are not affected"
             }
             Self::InCallback { .. } => "return Stop(\"why\") from the device, and do it after run() has returned",
+            Self::WhileRunning { .. } => "stop() it, and do it after run() has returned",
             Self::Forked { .. } => "make the machine in the child process",
             Self::NoVcpu { .. } => "vcpus are numbered from 0",
             Self::TooLate { .. } => "do it before the first run and before registers are read or written",

@@ -15,12 +15,12 @@ use crate::boot::Entry;
 use crate::bus::{Bus, Device, Region, RegionId, Rung, Space};
 use crate::control::{Control, Host, Leave, Outcome, Phase, Turn};
 use crate::error::{AttachError, RunError, StateError};
-use crate::exit::IoExit;
+use crate::exit::{IoExit, StopReason};
 use crate::irq::{Line, LineHub};
 use crate::kvm::thread::{block_signals, fork_generation};
 use crate::memory::Memory;
 use crate::run::{self, Watch};
-use crate::vcpu::{Current, Refused, Vcpu, current};
+use crate::vcpu::{Current, Inside, Refused, Vcpu, current};
 
 /// Answers what no device claims.
 pub trait Answerer: Send + Sync {
@@ -93,7 +93,7 @@ impl Machine {
     pub fn new(accel: Arc<dyn Accelerator>, memory: Memory, config: VmConfig) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         // More than one vCPU cannot be started without a local APIC.
-        let config = VmConfig { irqchip: config.irqchip || config.vcpus > 1, ..config };
+        let config = VmConfig { irqchip: config.irqchip || config.vcpus > 1, vcpus: config.vcpus.max(1) };
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             memory: Arc::new(memory),
@@ -129,15 +129,21 @@ impl Machine {
         drop(old);
     }
 
-    /// Refuses a verb inside a device callback of any machine, and in a forked child.
+    /// Refuses a verb in a forked child, inside a device callback of any machine, and on a thread that is running this
+    /// machine (a signal handler, a finalizer): it would wait for itself.
     ///
     /// # Errors
-    /// It is one of the two.
+    /// It is one of them.
     pub fn check(&self, verb: &'static str) -> Result<(), RunError> {
-        if self.forks != fork_generation() {
-            return Err(RunError::Forked { verb });
+        if self.is_forked() {
+            Err(RunError::Forked { verb })
+        } else if current().is_some() {
+            Err(RunError::InCallback { verb })
+        } else if Inside::machine(self.id) {
+            Err(RunError::WhileRunning { verb })
+        } else {
+            Ok(())
         }
-        if current().is_some() { Err(RunError::InCallback { verb }) } else { Ok(()) }
     }
 
     /// Whether this process inherited the machine by fork: nothing of it may be touched then.
@@ -208,9 +214,9 @@ impl Machine {
     /// It is not attached.
     pub fn detach(&self, attachment: Attachment) -> Result<Region, AttachError> {
         let region = self.bus(attachment.space).detach(attachment.region)?;
-        // A callback that waited for other vCPUs could be waited for by them: it leaves the device's end to the map,
-        // which lives until the last vCPU has let go of it.
-        if current().is_none() {
+        // A thread that drives a vCPU could be waited for by those that it waits for, or by itself: it leaves the
+        // device's end to the map, which lives until the last vCPU has let go of it.
+        if !Inside::any() {
             self.control.vcpus().iter().for_each(|vcpu| vcpu.presence.wait_until_outside());
         }
         Ok(region)
@@ -229,13 +235,14 @@ impl Machine {
     /// The accelerator refuses the state, or the machine runs.
     pub fn set_entry(&self, entry: Entry) -> Result<(), RunError> {
         self.control.require("load", &[Phase::Created, Phase::Paused])?;
-        let made = self.objects.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        if made {
-            self.with_vcpu(0, "load", true, |vcpu| enter_at(vcpu, &entry))?
-        } else {
+        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        if objects.is_none() {
+            // Under the lock of the objects: who makes them next reads it.
             *self.entry.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry);
-            Ok(())
+            return Ok(());
         }
+        drop(objects);
+        self.with_vcpu(0, "load", true, |vcpu| enter_at(vcpu, &entry))?
     }
 
     /// KVM's objects, made now if they are not.
@@ -249,9 +256,7 @@ impl Machine {
         }
         let config = self.config();
         let vm = self.accel.create_vm(config)?;
-        for (slot, region) in (0..).zip(self.memory.seal()) {
-            vm.map(slot, &region)?;
-        }
+        let memory = self.memory.seal_into(&*vm)?;
         let mut slots = Vec::new();
         let mut shared = Vec::new();
         for id in 0..config.vcpus {
@@ -264,7 +269,7 @@ impl Machine {
             shared.push(vcpu.shared.clone());
             slots.push(Slot { vcpu: Mutex::new(Some(Box::new(vcpu))), back: Condvar::new() });
         }
-        let made = Arc::new(Objects { slots, vm: vm.clone(), _memory: self.memory.backing() });
+        let made = Arc::new(Objects { slots, vm: vm.clone(), _memory: memory });
         self.lines.connect(&vm);
         self.control.install(shared);
         *objects = Some(made.clone());
@@ -277,30 +282,41 @@ impl Machine {
     /// See [`RunError`]. The machine can run on after all but a panic.
     pub fn run(self: &Arc<Self>, timeout: Option<Duration>, host: &dyn Host) -> Outcome {
         self.check("run")?;
-        if let Some(outcome) = self.control.queued() {
-            return outcome;
-        }
-        self.control.require("run", &[Phase::Created, Phase::Paused])?;
-        self.objects()?;
-        self.spawn(1, host)?;
+        let _inside = Inside::enter(self.id);
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let watch = Watch { host: Some(host), deadline };
-        let mut turn = self.control.begin("run", 1)?;
-        let outcome = loop {
-            let leave = self.round(0, turn, &watch);
-            self.control.leave(0, leave);
-            match self.control.wait_round(turn, host) {
-                Ok(outcome) => break outcome,
-                Err(again) => turn = again,
+        let mut turn = loop {
+            if let Some(outcome) = self.control.queued() {
+                return self.ended(outcome);
+            }
+            self.control.require("run", &[Phase::Created, Phase::Paused])?;
+            self.objects()?;
+            self.spawn(1, host)?;
+            if let Some(turn) = self.control.begin("run", 1)? {
+                break turn;
             }
         };
-        if matches!(outcome, Err(RunError::Panic { .. })) {
-            self.close_now();
+        let watch = Watch { host: Some(host), deadline };
+        loop {
+            let leave = self.round(0, turn, &watch);
+            let interrupted = matches!(leave, Leave::Host);
+            self.control.leave(0, leave);
+            match self.control.wait_round(interrupted, host, deadline) {
+                Ok(outcome) => return self.ended(outcome),
+                Err(again) => turn = again,
+            }
         }
-        outcome
     }
 
-    /// Starts every vCPU on a thread of its own and returns.
+    /// A device that panicked is not entered again: the machine closes.
+    fn ended<T>(&self, result: Result<T, RunError>) -> Result<T, RunError> {
+        if matches!(result, Err(RunError::Panic { .. })) {
+            self.close_now();
+        }
+        result
+    }
+
+    /// Starts every vCPU on a thread of its own and returns. If an earlier round left an outcome, nothing runs before
+    /// `wait()` has returned it.
     ///
     /// # Errors
     /// As for [`Self::run`].
@@ -320,11 +336,7 @@ impl Machine {
     /// Nothing was started, or what stopped the machine was an error.
     pub fn wait(&self, timeout: Option<Duration>, host: &dyn Host) -> Outcome {
         self.check("wait")?;
-        let outcome = self.control.wait(timeout.and_then(|timeout| Instant::now().checked_add(timeout)), host);
-        if matches!(outcome, Err(RunError::Panic { .. })) {
-            self.close_now();
-        }
-        outcome
+        self.ended(self.control.wait(timeout.and_then(|timeout| Instant::now().checked_add(timeout)), host))
     }
 
     fn spawn(&self, first: u32, host: &dyn Host) -> Result<(), RunError> {
@@ -355,12 +367,15 @@ impl Machine {
         control.thread_gone(vcpu);
     }
 
-    /// One vCPU's part in a round.
+    /// One vCPU's part in a round. Nothing unwinds out of it: the others would wait for this vCPU for ever.
     fn round(&self, vcpu: u32, turn: Turn, watch: &Watch<'_>) -> Leave {
-        let result = self
-            .objects()
-            .and_then(|objects| borrow(&objects, vcpu, || Ok(()), |vcpu| run::drive(vcpu, self, turn, watch)));
-        result.unwrap_or_else(|error| Leave::Outcome(Err(error)))
+        let driven = catch_unwind(AssertUnwindSafe(|| {
+            let _inside = Inside::enter(self.id);
+            let objects = self.objects()?;
+            borrow(&objects, vcpu, || Ok(()), |vcpu| run::drive(vcpu, self, turn, watch))
+        }));
+        let driven = driven.unwrap_or_else(|panic| Err(run::panicked(None, panic.as_ref())));
+        driven.unwrap_or_else(|error| Leave::Outcome(Err(error)))
     }
 
     /// Runs `f` on a vCPU that stands still; `completed` asks for its pending access to be completed first.
@@ -381,12 +396,14 @@ impl Machine {
             phase @ (Phase::Running | Phase::Closed) => Err(StateError::new(verb, phase).into()),
             _ => Ok(()),
         };
-        borrow(&objects, id, patience, |vcpu| {
+        let _inside = Inside::enter(self.id);
+        let done = borrow(&objects, id, patience, |vcpu| {
             if completed {
                 run::complete(vcpu, self)?;
             }
             Ok(f(vcpu))
-        })?
+        });
+        self.ended(done.flatten())
     }
 
     /// General registers of a vCPU.
@@ -437,6 +454,20 @@ impl Machine {
         self.with_vcpu(exit.vcpu, "answer", false, |vcpu| vcpu.answer(exit, value))
     }
 
+    /// Asks every vCPU to stop for good, from anywhere, device callbacks included. Does not wait.
+    ///
+    /// # Errors
+    /// The machine is closed, or belongs to the parent of a forked process.
+    pub fn stop(&self, reason: StopReason) -> Result<(), RunError> {
+        let verb = "stop";
+        if self.is_forked() {
+            return Err(RunError::Forked { verb });
+        }
+        self.control.require(verb, &[Phase::Created, Phase::Running, Phase::Paused, Phase::Stopped])?;
+        self.control.stop(reason);
+        Ok(())
+    }
+
     /// Stops every vCPU, waits for threads to end, and gives memory and descriptors back. Twice is fine.
     ///
     /// # Errors
@@ -465,6 +496,9 @@ impl Drop for Machine {
             // The child of a fork has the descriptors but none of the threads: it lets go without locks or joins.
             let objects = self.objects.get_mut().unwrap_or_else(PoisonError::into_inner).take();
             std::mem::forget(objects);
+        } else {
+            // Threads that wait for a round end.
+            self.control.begin_close();
         }
     }
 }

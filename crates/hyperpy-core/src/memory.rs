@@ -8,13 +8,14 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::FromRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MmapRegion};
 
+use crate::accel::{AccelError, Vm};
 use crate::arch::x86_64::layout::{HIGH_RAM_START, MMIO_HOLE_START};
 use crate::error::MemoryError;
 
@@ -113,10 +114,6 @@ impl Memory {
         self.layout.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn backing(&self) -> Backing {
-        self.layout().backing.clone()
-    }
-
     /// The regions by ascending address.
     #[must_use]
     pub fn regions(&self) -> Vec<RegionInfo> {
@@ -128,7 +125,7 @@ impl Memory {
     /// # Errors
     /// The range is empty, unaligned, wraps, overlaps another region, or the host has no memory to map.
     pub fn add(&self, gpa: u64, len: u64, kind: Kind, name: &str) -> Result<(), MemoryError> {
-        if len == 0 || gpa % PAGE_SIZE != 0 || len % PAGE_SIZE != 0 {
+        if len == 0 || !gpa.is_multiple_of(PAGE_SIZE) || !len.is_multiple_of(PAGE_SIZE) {
             return Err(MemoryError::Unaligned { gpa, len });
         }
         let last = gpa.checked_add(len - 1).ok_or(MemoryError::Wraps { gpa, len })?;
@@ -163,12 +160,21 @@ impl Memory {
         backed.find(|r| r.gpa <= last && base <= r.gpa + (r.len - 1)).cloned()
     }
 
-    /// The regions for the accelerator; none can be added after.
-    pub(crate) fn seal(&self) -> Vec<RegionInfo> {
-        let mut layout = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
-        let regions = layout.regions.clone();
-        *layout = Arc::new(Layout { sealed: true, regions: regions.clone(), backing: layout.backing.clone() });
-        regions
+    /// Gives every region to a VM; none can be added after. Keep the result for as long as the VM lives: it holds the
+    /// mappings.
+    pub(crate) fn seal_into(&self, vm: &dyn Vm) -> Result<Backing, AccelError> {
+        let sealed = {
+            let mut layout = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
+            let (regions, backing) = (layout.regions.clone(), layout.backing.clone());
+            *layout = Arc::new(Layout { sealed: true, regions, backing });
+            layout.clone()
+        };
+        for (slot, region) in (0..).zip(&sealed.regions) {
+            // SAFETY: `add` mapped hva..hva+len, or left hva 0 for a region without memory; the caller keeps the
+            // mappings that are returned until the VM and its vCPUs are gone.
+            unsafe { vm.map(slot, region) }?;
+        }
+        Ok(sealed.backing.clone())
     }
 
     /// Lets go of all memory; views keep theirs.
@@ -249,6 +255,11 @@ fn map_memfd(gpa: u64, len: u64, name: &str) -> io::Result<GuestRegionMmap<Atomi
     // SAFETY: memfd_create returned this descriptor and nobody else owns it.
     let file = unsafe { File::from_raw_fd(fd) };
     file.set_len(len)?;
+    // Nobody who opens it through /proc can shorten it under the mapping.
+    // SAFETY: plain system call on a descriptor that `file` owns.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SHRINK | libc::F_SEAL_SEAL) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
     let region = MmapRegion::build(
         Some(FileOffset::new(file, 0)),
         size,

@@ -4,7 +4,9 @@
 //! flag, KVM_RUN then completes the pending access and returns at once, and only there requests, signals, time and
 //! halts are looked at (docs/design.md, run loop, rules 1, 5, 7 and 10).
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -34,7 +36,8 @@ pub(crate) fn drive(vcpu: &mut Vcpu, machine: &Machine, turn: Turn, watch: &Watc
     vcpu.parked = false;
     vcpu.shared.quiet.store(false, Ordering::SeqCst);
     let shared = vcpu.shared.clone();
-    let sitting = match shared.kick.sit(TICK) {
+    let seated = shared.timed(|_| shared.kick.sit(TICK));
+    let sitting = match seated {
         Ok(sitting) => sitting,
         Err(source) => {
             let error = AccelError::Call { call: "timer_create", source };
@@ -43,16 +46,16 @@ pub(crate) fn drive(vcpu: &mut Vcpu, machine: &Machine, turn: Turn, watch: &Watc
     };
     let leave = guarded(vcpu, |vcpu| rounds(vcpu, machine, &sitting, watch));
     let leave = leave.unwrap_or_else(|error| Leave::Outcome(Err(error)));
-    if machine.config().irqchip {
+    if matches!(leave, Leave::Asked) && machine.config().irqchip {
         // The last look, with the vCPU standing still: what `Control` decides a halt by.
         let quiet = is_quiet(vcpu);
         vcpu.shared.quiet.store(quiet, Ordering::SeqCst);
     }
     vcpu.release_maps();
-    // Before the seat is left, so that a reader never misses the time of this round; it may see it twice for a moment.
-    let used = shared.kick.elapsed();
-    drop(sitting);
-    vcpu.count_time(used);
+    shared.timed(|total| {
+        *total += shared.kick.elapsed();
+        drop(sitting);
+    });
     leave
 }
 
@@ -132,7 +135,7 @@ fn interrupted(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitting<'_>, watch:
         return Some(Leave::Asked);
     }
     if watch.host.is_some_and(Host::poll) {
-        return Some(Leave::Outcome(Err(RunError::Host)));
+        return Some(Leave::Host);
     }
     if let Some(deadline) = watch.deadline {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -213,10 +216,12 @@ fn finish(vcpu: &mut Vcpu, machine: &Machine) -> Result<(), RunError> {
 
 /// Runs `f`; a panic in a device becomes an error that names it.
 fn guarded<T>(vcpu: &mut Vcpu, f: impl FnOnce(&mut Vcpu) -> T) -> Result<T, RunError> {
-    catch_unwind(AssertUnwindSafe(|| f(vcpu))).map_err(|panic| {
-        let device = vcpu.escape();
-        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-        let message = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        RunError::Panic { device: device.as_deref().unwrap_or("?").to_owned(), message }
-    })
+    catch_unwind(AssertUnwindSafe(|| f(vcpu))).map_err(|panic| panicked(vcpu.escape(), panic.as_ref()))
+}
+
+/// What a panic said, with the device that it came from.
+pub(crate) fn panicked(device: Option<Arc<str>>, panic: &(dyn Any + Send)) -> RunError {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    let message = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+    RunError::Panic { device: device.as_deref().unwrap_or("?").to_owned(), message }
 }

@@ -123,7 +123,7 @@ impl ScriptedVm {
 }
 
 impl Vm for ScriptedVm {
-    fn map(&self, slot: u32, region: &RegionInfo) -> Result<(), AccelError> {
+    unsafe fn map(&self, slot: u32, region: &RegionInfo) -> Result<(), AccelError> {
         self.note(|log| log.slots.push((slot, region.gpa, region.len)));
         Ok(())
     }

@@ -4,10 +4,10 @@
 //! next entry, and loses register writes made in between (docs/design.md, run loop, rule 7). [`Shared`] is the part
 //! that other threads may look at while the vCPU runs. How a vCPU is driven is in `run`.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::accel;
 use crate::bus::{Access, Action, Cursor, Presence, RUNGS, Rung, Space, ones};
@@ -45,13 +45,44 @@ pub fn current() -> Option<Current> {
     CURRENT.get()
 }
 
+thread_local! {
+    /// Machines that this thread runs, or whose vCPU it holds; more than one when a signal handler runs another.
+    static INSIDE: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Marks a thread that drives a machine: what would wait for a vCPU there would wait for itself.
+pub(crate) struct Inside;
+
+impl Inside {
+    /// Until the result is dropped, this thread is inside the machine with this id.
+    pub(crate) fn enter(machine: u64) -> Self {
+        INSIDE.with_borrow_mut(|machines| machines.push(machine));
+        Self
+    }
+
+    /// Whether this thread is inside this machine.
+    pub(crate) fn machine(id: u64) -> bool {
+        INSIDE.with_borrow(|machines| machines.contains(&id))
+    }
+
+    /// Whether this thread is inside any machine.
+    pub(crate) fn any() -> bool {
+        INSIDE.with_borrow(|machines| !machines.is_empty())
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        INSIDE.with_borrow_mut(Vec::pop);
+    }
+}
+
 /// Counters that only the vCPU's thread writes and anyone may read.
 #[derive(Debug, Default)]
 pub struct Counters {
     hits: [AtomicU64; RUNGS],
     exits: AtomicU64,
     calls: AtomicU64,
-    cpu_ns: AtomicU64,
 }
 
 /// Adds to a counter that has one writer: no locked instruction is needed.
@@ -78,11 +109,19 @@ pub struct Shared {
     pub(crate) kick: Kick,
     pub(crate) presence: Presence,
     pub(crate) counters: Counters,
+    /// Processor time of the rounds that are over, in nanoseconds. Locked where a round begins and ends, so that a reader
+    /// sees each round once.
+    cpu_ns: Mutex<u64>,
     /// Seen halted with interrupts off, or never started, at its last tick.
     pub(crate) quiet: AtomicBool,
 }
 
 impl Shared {
+    /// Runs `f` on the processor time so far while no reader looks.
+    pub(crate) fn timed<T>(&self, f: impl FnOnce(&mut u64) -> T) -> T {
+        f(&mut self.cpu_ns.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// What the vCPU has done so far, up to this moment.
     #[must_use]
     pub fn readings(&self) -> Readings {
@@ -95,7 +134,7 @@ impl Shared {
             hits,
             exits: load(&self.counters.exits),
             calls: load(&self.counters.calls),
-            cpu_ns: load(&self.counters.cpu_ns) + self.kick.elapsed(),
+            cpu_ns: self.timed(|total| *total + self.kick.elapsed()),
         }
     }
 }
@@ -145,19 +184,20 @@ pub struct Vcpu {
     /// Closed again when the guest is entered.
     pub(crate) open: Option<Open>,
     ticket: u64,
-    /// The bus of the access that is being served, to name the device after a panic.
-    serving: Space,
+    /// The bus of the device that is being served, to name it after a panic; `None` for the answerer of the unclaimed.
+    serving: Option<Space>,
     pio: Cursor,
     mmio: Cursor,
 }
 
 impl Vcpu {
     pub(crate) fn new(id: u32, accel: Box<dyn accel::Vcpu>) -> io::Result<Self> {
-        let kick = Kick::new(accel.exit_flag())?;
+        let kick = Kick::new(&accel.exit_flag())?;
         let shared = Shared {
             kick,
             presence: Presence::default(),
             counters: Counters::default(),
+            cpu_ns: Mutex::default(),
             quiet: AtomicBool::new(false),
         };
         Ok(Self {
@@ -169,7 +209,7 @@ impl Vcpu {
             parked: false,
             open: None,
             ticket: 0,
-            serving: Space::Pio,
+            serving: None,
             pio: Cursor::default(),
             mmio: Cursor::default(),
         })
@@ -187,15 +227,11 @@ impl Vcpu {
         self.shared.counters.calls.store(calls, Ordering::Relaxed);
     }
 
-    pub(crate) fn count_time(&self, ns: u64) {
-        bump(&self.shared.counters.cpu_ns, ns);
-    }
-
     /// Serves what is left of an access. Returns an exit for the first value that nobody claims; the rest is pending then.
     #[inline]
     pub(crate) fn serve(&mut self, machine: &Machine, mut pending: Pending) -> Option<Exit> {
         self.unfinished = true;
-        self.serving = pending.space;
+        self.serving = Some(pending.space);
         while pending.next < pending.count {
             let index = pending.next;
             pending.next += 1;
@@ -271,9 +307,11 @@ impl Vcpu {
                 let (machine_id, vcpu, rip) = (machine.id, self.id, self.accel.rip());
                 let current = Current { machine: machine_id, vcpu, rip, space, address, size, is_write };
                 let before = CURRENT.replace(Some(current));
+                self.serving = None;
                 self.shared.presence.enter();
                 let answer = answerer.answer(&current, value);
                 self.shared.presence.leave();
+                self.serving = Some(space);
                 CURRENT.set(before);
                 if let (false, Some(answer)) = (is_write, answer) {
                     self.accel.set_io_value(index, answer);
@@ -305,8 +343,9 @@ impl Vcpu {
         CURRENT.set(None);
         self.shared.presence.leave();
         match self.serving {
-            Space::Pio => self.pio.last_name(),
-            Space::Mmio => self.mmio.last_name(),
+            Some(Space::Pio) => self.pio.last_name(),
+            Some(Space::Mmio) => self.mmio.last_name(),
+            None => Some("answerer of unclaimed accesses".into()),
         }
     }
 

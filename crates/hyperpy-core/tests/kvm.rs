@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hyperpy_core::accel::VmConfig;
+use hyperpy_core::boot::flat::{Mode, flat};
 use hyperpy_core::bus::{Access, Action, Device, Rung, Space};
 use hyperpy_core::control::{Host, Phase};
 use hyperpy_core::error::RunError;
@@ -30,13 +31,18 @@ impl Host for Threads {
     }
 }
 
+fn bare(memory: Memory, vcpus: u32, irqchip: bool) -> (Arc<Machine>, Threads) {
+    let config = VmConfig { vcpus, irqchip };
+    let machine = Arc::new(Machine::new(Arc::new(Kvm::open().unwrap()), memory, config));
+    let host = Threads(Mutex::new(Arc::downgrade(&machine)));
+    (machine, host)
+}
+
 /// A machine with 1 MiB of RAM whose vCPU 0 begins at `code` in real mode, at 0x1000.
 fn machine(code: &[u8], vcpus: u32, irqchip: bool) -> (Arc<Machine>, Threads) {
     let memory = Memory::with_ram(1 << 20).unwrap();
     memory.write(0x1000, code).unwrap();
-    let config = VmConfig { vcpus, irqchip };
-    let machine = Arc::new(Machine::new(Arc::new(Kvm::open().unwrap()), memory, config));
-    let host = Threads(Mutex::new(Arc::downgrade(&machine)));
+    let (machine, host) = bare(memory, vcpus, irqchip);
     machine
         .set_sregs(0, |sregs| {
             sregs.cs.base = 0;
@@ -273,12 +279,7 @@ fn test_run_two_vcpus_hand_over_through_memory_and_halt_together() {
             sregs.es.base = 0;
         })
         .unwrap();
-    for _ in 0..2 {
-        match machine.run(SECOND, &host).unwrap() {
-            Exit::Halt { .. } => break,
-            other => panic!("{other:?}, rip {:#x}", machine.regs(0).unwrap().rip),
-        }
-    }
+    assert!(matches!(machine.run(SECOND, &host).unwrap(), Exit::Halt { .. }));
     assert_eq!(device.writes.lock().unwrap().len(), 1);
     assert!(machine.control.vcpus()[1].readings().exits > 0);
     machine.close().unwrap();
@@ -286,9 +287,11 @@ fn test_run_two_vcpus_hand_over_through_memory_and_halt_together() {
 
 #[test]
 fn test_run_triple_fault_is_a_shutdown() {
-    // lidt of a zero limit, then ud2.
-    let code = [0x0f, 0x01, 0x1e, 0x00, 0x20, 0x0f, 0x0b];
-    let (machine, host) = machine(&code, 1, false);
+    // Long mode with an empty descriptor table: ud2 finds no handler, nor does the fault of that.
+    let memory = Memory::with_ram(1 << 20).unwrap();
+    let entry = flat(&memory, &[0x0f, 0x0b], 0x10000, Mode::Long).unwrap();
+    let (machine, host) = bare(memory, 1, false);
+    machine.set_entry(entry).unwrap();
     assert_eq!(machine.run(SECOND, &host).unwrap(), Exit::Shutdown { vcpu: 0 });
     assert_eq!(machine.control.phase(), Phase::Stopped);
     assert!(matches!(machine.run(SECOND, &host), Err(RunError::State(_))));

@@ -12,7 +12,7 @@ use std::io;
 use std::mem::{MaybeUninit, zeroed};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::accel::ExitFlag;
@@ -30,12 +30,14 @@ struct Seat {
 }
 
 impl Seat {
-    const EMPTY: Self = Self {
-        tid: AtomicI32::new(0),
-        flag: AtomicPtr::new(null_mut()),
-        ticked: AtomicBool::new(false),
-        since: AtomicU64::new(0),
-    };
+    const fn empty() -> Self {
+        Self {
+            tid: AtomicI32::new(0),
+            flag: AtomicPtr::new(null_mut()),
+            ticked: AtomicBool::new(false),
+            since: AtomicU64::new(0),
+        }
+    }
 }
 
 const CHUNK: usize = 256;
@@ -69,7 +71,7 @@ fn take_seat() -> io::Result<usize> {
         .get(index / CHUNK)
         .ok_or_else(|| io::Error::other("more than 65536 vcpus in one process: close machines"))?;
     if slot.load(Ordering::Acquire).is_null() {
-        slot.store(Box::leak(Box::new([const { Seat::EMPTY }; CHUNK])), Ordering::Release);
+        slot.store(Box::leak(Box::new([const { Seat::empty() }; CHUNK])), Ordering::Release);
     }
     free.next += 1;
     Ok(index)
@@ -96,8 +98,9 @@ extern "C" fn on_signal(_signal: libc::c_int, info: *mut libc::siginfo_t, _conte
     seat.ticked.store(true, Ordering::Relaxed);
     let flag = seat.flag.load(Ordering::Relaxed);
     if !flag.is_null() {
-        // SAFETY: this thread put the pointer there in `sit` and takes it away in `Sitting::drop` before the page can go;
-        // the handler runs on this thread, so it cannot see it in between. The byte is only touched as an atomic.
+        // SAFETY: this thread put the pointer there in `sit` and takes it away in `Sitting::drop`; in between it drives the
+        // vCPU, which owns the page; the handler runs on this thread, so it cannot see the pointer after that. The byte is
+        // only touched as an atomic.
         unsafe { AtomicU8::from_ptr(flag) }.store(1, Ordering::SeqCst);
     }
 }
@@ -138,7 +141,9 @@ fn install() -> io::Result<libc::c_int> {
 /// Makes one vCPU leave the guest, from any thread.
 pub struct Kick {
     index: usize,
-    flag: Arc<dyn ExitFlag>,
+    /// Weak: the page that holds the flag keeps KVM's vCPU and, by it, the whole VM alive in the kernel, and statistics
+    /// keep the kick long after the machine is closed.
+    flag: Weak<dyn ExitFlag>,
 }
 
 impl std::fmt::Debug for Kick {
@@ -152,13 +157,19 @@ impl Kick {
     ///
     /// # Errors
     /// There are 65,536 vCPUs already.
-    pub fn new(flag: Arc<dyn ExitFlag>) -> io::Result<Self> {
-        Ok(Self { index: take_seat()?, flag })
+    pub fn new(flag: &Arc<dyn ExitFlag>) -> io::Result<Self> {
+        Ok(Self { index: take_seat()?, flag: Arc::downgrade(flag) })
+    }
+
+    fn set_flag(&self, value: u8) {
+        if let Some(flag) = self.flag.upgrade() {
+            flag.byte().store(value, Ordering::SeqCst);
+        }
     }
 
     /// Makes the present KVM_RUN, or else the next, return at once. Store what you want of the vCPU before.
     pub fn kick(&self) {
-        self.flag.byte().store(1, Ordering::SeqCst);
+        self.set_flag(1);
         let tid = seat(self.index).map_or(0, |seat| seat.tid.load(Ordering::SeqCst));
         if let (Ok(signal), 1..) = (signal(), tid) {
             // SAFETY: plain system call. A thread that is gone gives ESRCH; one that took its number meanwhile runs a
@@ -169,13 +180,13 @@ impl Kick {
 
     /// Sets the flag without a signal, on the vCPU's own thread: the next KVM_RUN completes a pending access and returns.
     pub fn arm(&self) {
-        self.flag.byte().store(1, Ordering::SeqCst);
+        self.set_flag(1);
     }
 
     /// Clears the flag. The vCPU's own thread calls it, and then looks for requests, and then enters the guest: a
     /// request made after the look has set the flag again.
     pub fn clear(&self) {
-        self.flag.byte().store(0, Ordering::SeqCst);
+        self.set_flag(0);
         fence(Ordering::SeqCst);
     }
 
@@ -199,7 +210,7 @@ impl Kick {
     ///
     /// # Errors
     /// The host has no timer or signal left.
-    pub fn sit(&self, period: Duration) -> io::Result<Sitting<'_>> {
+    pub(crate) fn sit(&self, period: Duration) -> io::Result<Sitting<'_>> {
         let signal = signal()?;
         let seat = seat(self.index).ok_or_else(|| io::Error::other("no such seat"))?;
         // SAFETY: the set is initialised before use; pthread_sigmask writes the old one.
@@ -213,8 +224,9 @@ impl Kick {
         };
         // SAFETY: gettid cannot fail.
         let tid = unsafe { libc::gettid() };
+        let flag = self.flag.upgrade().map_or(null_mut(), |flag| flag.byte().as_ptr());
         seat.ticked.store(false, Ordering::Relaxed);
-        seat.flag.store(self.flag.byte().as_ptr(), Ordering::Relaxed);
+        seat.flag.store(flag, Ordering::Relaxed);
         seat.since.store(thread_time(tid).unwrap_or(0), Ordering::SeqCst);
         seat.tid.store(tid, Ordering::SeqCst);
         let mut sitting = Sitting { kick: self, seat, old_mask, timer: null_mut() };
@@ -230,8 +242,8 @@ impl Drop for Kick {
     }
 }
 
-/// A thread that drives a vCPU: while it lives, kicks and ticks reach it.
-pub struct Sitting<'a> {
+/// A thread that drives a vCPU: while it lives, kicks and ticks reach it. It lives no longer than the vCPU is driven.
+pub(crate) struct Sitting<'a> {
     kick: &'a Kick,
     seat: &'static Seat,
     old_mask: libc::sigset_t,
@@ -256,7 +268,7 @@ impl Sitting<'_> {
     }
 
     /// The next tick comes in `first`, the later ones every `period`.
-    pub fn tick_in(&self, first: Duration, period: Duration) {
+    pub(crate) fn tick_in(&self, first: Duration, period: Duration) {
         let spec =
             libc::itimerspec { it_value: timespec(first.max(Duration::from_nanos(1))), it_interval: timespec(period) };
         // SAFETY: the timer is this thread's own and lives until drop; the old setting is not asked for.

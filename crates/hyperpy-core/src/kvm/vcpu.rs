@@ -84,11 +84,11 @@ impl KvmVcpu {
                 }
                 KVM_EXIT_MMIO => {
                     let mmio = addr_of!((*arms).mmio);
-                    let len = addr_of!((*mmio).len).read_volatile().min(8);
+                    let len = addr_of!((*mmio).len).read_volatile().clamp(1, 8);
                     self.data = Data { offset: addr_of!((*mmio).data) as usize - base, size: len as usize };
                     AccelExit::Mmio {
                         gpa: addr_of!((*mmio).phys_addr).read_volatile(),
-                        #[allow(clippy::cast_possible_truncation)] // at most 8
+                        #[allow(clippy::cast_possible_truncation)] // 1 to 8
                         size: len as u8,
                         is_write: addr_of!((*mmio).is_write).read_volatile() != 0,
                     }

@@ -50,7 +50,7 @@ impl KvmVm {
 }
 
 impl Vm for KvmVm {
-    fn map(&self, slot: u32, region: &RegionInfo) -> Result<(), AccelError> {
+    unsafe fn map(&self, slot: u32, region: &RegionInfo) -> Result<(), AccelError> {
         let flags = match region.kind {
             Kind::Ram => 0,
             Kind::Rom => KVM_MEM_READONLY,
@@ -63,8 +63,8 @@ impl Vm for KvmVm {
             memory_size: region.len,
             userspace_addr: region.hva,
         };
-        // SAFETY: hva..hva+len is a mapping of the machine's Memory, which the machine keeps for as long as this VM
-        // lives (docs/unsafe.md, "memory outlives the VM"), and which nobody else maps into a guest.
+        // SAFETY: the caller keeps hva..hva+len mapped while vCPUs live (docs/unsafe.md, "memory outlives the VM"); a VM
+        // without any touches no memory.
         unsafe { self.fd.set_user_memory_region(region) }.map_err(call("KVM_SET_USER_MEMORY_REGION"))
     }
 

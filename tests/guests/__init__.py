@@ -1,0 +1,41 @@
+"""Tiny guests: assembly in Intel syntax, made into flat code by GNU as and ld when a test wants it.
+
+A guest that is more than a few lines lies in a `.S` file beside this one; the others are written in their tests. Linked
+at the address where they are loaded, so that labels are guest-physical addresses. What they do is told in them.
+"""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+Mode = Literal["real", "protected", "long"]
+
+_BITS = {"real": (".code16", "--32", "elf_i386"), "protected": (".code32", "--32", "elf_i386")}
+_LONG = (".code64", "--64", "elf_x86_64")
+
+
+@functools.cache
+def assemble(source: str, mode: Mode = "real", at: int = 0x1000) -> bytes:
+    """The bytes of a guest that is loaded at gpa `at` and entered at its first instruction in `mode`."""
+    code, bits, emulation = _BITS.get(mode, _LONG)
+    text = f".intel_syntax noprefix\n{code}\n.globl _start\n_start:\n{source}\n"
+    with tempfile.TemporaryDirectory(prefix="hyperpy-guest-") as folder:
+        object_file, flat = Path(folder, "guest.o"), Path(folder, "guest.bin")
+        _run("as", bits, "-o", object_file, "-", given=text)
+        _run("ld", "-m", emulation, f"-Ttext={at:#x}", "--oformat=binary", "-o", flat, object_file)
+        return flat.read_bytes()
+
+
+def guest(name: str, mode: Mode = "real", at: int = 0x1000) -> bytes:
+    """The bytes of the guest in `name`.S."""
+    return assemble(Path(__file__).with_name(f"{name}.S").read_text(), mode, at)
+
+
+def _run(*command: str | Path, given: str | None = None) -> None:
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(f"{command[0]} refuses the guest:\n{done.stderr}\n{given or ''}")
