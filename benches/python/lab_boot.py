@@ -36,7 +36,7 @@ with hyperpy.Machine(memory="512M", vcpus=2) as m:
 
 def main() -> None:
     """Boot everything once to warm files up, then in turn, and print each time."""
-    kernel = packages.kernel("linux-image-amd64").bzimage
+    kernel = packages.kernel("linux-image-amd64").vmlinuz
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         initrd = folder / "initrd"

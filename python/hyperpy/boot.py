@@ -7,9 +7,7 @@ digest of the image, so that later boots skip the guest's own decompression.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
@@ -115,6 +113,8 @@ def _cached_payload(kernel: bytes) -> bytes | None:
     """The ELF file in a bzImage, from the cache or unpacked now; None where there is none to be had."""
     if kernel[:4] == b"\x7fELF":
         return None
+    import hashlib  # noqa: PLC0415 - here, because it loads OpenSSL: 5 ms that `import hyperpy` need not cost
+
     cached = cache_dir() / "kernels" / f"{hashlib.sha256(kernel).hexdigest()}.vmlinux"
     try:
         return cached.read_bytes()
@@ -134,12 +134,13 @@ def _keep(path: Path, data: bytes) -> None:
     """Write a file whole or not at all: others may read it at the same moment. A cache that cannot be written is none."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent)
+        # Not tempfile: its imports are a fifth of the time that `import hyperpy` takes.
+        partial = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with partial.open("xb") as file:
                 file.write(data)
-            os.replace(name, path)
+            partial.replace(path)
         except OSError:
-            os.unlink(name)
+            partial.unlink(missing_ok=True)
     except OSError:
         return
