@@ -1,0 +1,426 @@
+"""States and verbs of a machine: what each verb does in each state, time limits, ends, and what is left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import hyperpy
+from hyperpy import Device, Exit, Machine, StateError
+
+RUN = 10.0
+LOOP = "again: jmp again"
+STORM = "again: in al, 0x99\n jmp again"
+
+
+class Event(Device):
+    """Says when the guest has reached it."""
+
+    size = 1
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self.reached.set()
+
+
+def _created(boot: Any) -> Machine:
+    machine: Machine = boot("out 0x99, al\n hlt")
+    return machine
+
+
+def _running(boot: Any) -> Machine:
+    m: Machine = boot("out 0x80, al\n again: jmp again")
+    event = m.attach(Event(), pio=0x80)
+    m.start()
+    assert event.reached.wait(RUN)
+    return m
+
+
+def _paused(boot: Any) -> Machine:
+    m = _created(boot)
+    assert m.run(RUN) == Exit.Pio(0, 0x99, 1, True, 0)
+    return m
+
+
+def _stopped(boot: Any) -> Machine:
+    m = _created(boot)
+    m.stop("why")
+    return m
+
+
+def _closed(boot: Any) -> Machine:
+    m = _created(boot)
+    m.close()
+    return m
+
+
+STATES: dict[str, Callable[[Any], Machine]] = {
+    "created": _created,
+    "running": _running,
+    "paused": _paused,
+    "stopped": _stopped,
+    "closed": _closed,
+}
+VERBS: dict[str, Callable[[Machine], Any]] = {
+    "run": lambda m: m.run(RUN),
+    "start": lambda m: m.start(),
+    "wait": lambda m: m.wait(0),
+    "stop": lambda m: m.stop("stop"),
+    "close": lambda m: m.close(),
+    "load": lambda m: m.load(hyperpy.Flat(b"\xf4", mode="real")),
+    "attach": lambda m: m.attach(Event(), pio=0x70) and None,
+    "read registers": lambda m: m.vcpus[0].regs.rbx,
+    "write registers": lambda m: m.vcpus[0].regs.update(rbx=0),
+    "read memory": lambda m: m.memory.read(0x3000, 1),
+    "enter": lambda m: m.__enter__() and None,
+}
+REFUSED = StateError
+WRITE = Exit.Pio(0, 0x99, 1, True, 0)
+# (what the verb gives, the state after it)
+TABLE: dict[str, dict[str, tuple[Any, str]]] = {
+    "run": {
+        "created": (WRITE, "paused"),
+        "running": (REFUSED, "running"),
+        "paused": (Exit.Halt(0), "paused"),
+        "stopped": (REFUSED, "stopped"),
+        "closed": (REFUSED, "closed"),
+    },
+    "wait": {
+        "created": (REFUSED, "created"),
+        "running": (Exit.Timeout(), "running"),
+        "paused": (WRITE, "paused"),
+        "stopped": (Exit.Stopped(None, "why"), "stopped"),
+        "closed": (REFUSED, "closed"),
+    },
+    "stop": {
+        "created": (None, "stopped"),
+        "paused": (None, "stopped"),
+        "stopped": (None, "stopped"),
+        "closed": (REFUSED, "closed"),
+    },
+    "close": dict.fromkeys(STATES, (None, "closed")),
+    "load": {
+        "created": (None, "created"),
+        "running": (REFUSED, "running"),
+        "paused": (None, "paused"),
+        "stopped": (REFUSED, "stopped"),
+        "closed": (REFUSED, "closed"),
+    },
+    "attach": {**{state: (None, state) for state in STATES}, "closed": (REFUSED, "closed")},
+    "start": {
+        "running": (REFUSED, "running"),
+        "stopped": (REFUSED, "stopped"),
+        "closed": (REFUSED, "closed"),
+    },
+    "read registers": {
+        **{state: (0, state) for state in STATES},
+        "running": (REFUSED, "running"),
+        "closed": (REFUSED, "closed"),
+    },
+    "write registers": {
+        **{state: (None, state) for state in STATES},
+        "running": (REFUSED, "running"),
+        "closed": (REFUSED, "closed"),
+    },
+    "read memory": {**{state: (b"\0", state) for state in STATES}, "closed": (REFUSED, "closed")},
+    "enter": {**{state: (None, state) for state in STATES}, "closed": (REFUSED, "closed")},
+}
+
+
+@pytest.mark.parametrize(("verb", "state"), [(verb, state) for verb, row in TABLE.items() for state in row])
+def test_verb_in_each_state_does_what_the_table_says(boot: Any, verb: str, state: str) -> None:
+    m = STATES[state](boot)
+    assert m.state == state
+    gives, after = TABLE[verb][state]
+    if gives is REFUSED:
+        with pytest.raises(StateError, match=f"(?s)the machine is {state}.*hint: "):
+            VERBS[verb](m)
+    else:
+        assert VERBS[verb](m) == gives
+    assert m.state == after
+
+
+@pytest.mark.parametrize("state", ["created", "paused"])
+def test_start_from_a_standing_machine_runs_it(boot: Any, state: str) -> None:
+    m = STATES[state](boot)
+    m.start()
+    assert m.wait(RUN) == (WRITE if state == "created" else Exit.Halt(0))
+
+
+def test_stop_of_a_running_machine_is_what_wait_returns(boot: Any) -> None:
+    m = _running(boot)
+    m.stop("enough")
+    assert m.wait(RUN) == Exit.Stopped(None, "enough")
+    assert m.state == "stopped"
+    assert m.wait() == Exit.Stopped(None, "enough")
+
+
+def test_wait_after_a_run_gives_its_exit_again(boot: Any) -> None:
+    m = _paused(boot)
+    assert m.wait() == m.wait() == WRITE
+
+
+@pytest.mark.parametrize("guest", [LOOP, STORM])
+@pytest.mark.parametrize("timeout", [0.0, 0.001, 0.2])
+def test_run_for_a_time_returns_near_it(boot: Any, guest: str, timeout: float) -> None:
+    """Rule 5: within 100 ms; the margin is for a loaded machine."""
+    m = boot(guest, unclaimed="ones")
+    m.run(0)  # makes KVM's objects
+    begin = time.monotonic()
+    assert m.run(timeout) == Exit.Timeout()
+    took = time.monotonic() - begin
+    assert timeout <= took < timeout + 0.5
+    assert m.state == "paused"
+
+
+def test_run_after_a_timeout_goes_on_where_it_was(boot: Any) -> None:
+    m = boot("mov ecx, 3000000\n again: dec ecx\n jnz again\n hlt")
+    timeouts = 0
+    while m.run(0.02) == Exit.Timeout():
+        timeouts += 1
+    assert timeouts > 0
+    assert (m.vcpus[0].regs.rcx, m.wait()) == (0, Exit.Halt(0))
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), -float("inf")])
+@pytest.mark.parametrize("verb", ["run", "wait"])
+def test_timeout_that_is_no_time_is_refused(boot: Any, verb: str, timeout: float) -> None:
+    with pytest.raises(ValueError, match="number of seconds"):
+        getattr(boot(), verb)(timeout)
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e300, 10**9])
+def test_timeout_that_never_comes_is_taken(boot: Any, timeout: float) -> None:
+    assert boot().run(timeout) == Exit.Halt(0)
+
+
+@pytest.mark.parametrize("guest", [LOOP, STORM, "cli\n hlt"])
+@pytest.mark.parametrize("irqchip", [False, True])
+def test_stop_from_another_thread_ends_a_run_soon(boot: Any, guest: str, irqchip: bool) -> None:
+    """Row 23."""
+    m = boot(f"out 0x80, al\n {guest}", unclaimed="ones", irqchip=irqchip)
+    event = m.attach(Event(), pio=0x80)
+    said: list[float] = []
+
+    def stop() -> None:
+        assert event.reached.wait(RUN)
+        said.append(time.monotonic())
+        m.stop("other thread")
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    result = m.run(RUN)
+    ended = time.monotonic()
+    thread.join()
+    assert result in {Exit.Stopped(None, "other thread"), Exit.Halt(0)}
+    if guest != "cli\n hlt":
+        assert result == Exit.Stopped(None, "other thread")
+        assert ended - said[0] < 0.5
+
+
+def test_close_while_another_thread_runs_it_gives_that_thread_a_state_error(boot: Any) -> None:
+    """Row 35."""
+    m = boot(f"out 0x80, al\n {LOOP}")
+    event = m.attach(Event(), pio=0x80)
+    got: list[object] = []
+
+    def run() -> None:
+        try:
+            got.append(m.run(RUN))
+        except StateError as error:
+            got.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert event.reached.wait(RUN)
+    m.close()
+    thread.join(RUN)
+    assert not thread.is_alive()
+    assert isinstance(got[0], StateError)
+    assert m.state == "closed"
+
+
+def test_close_twice_is_fine(boot: Any) -> None:
+    m = boot()
+    m.close()
+    m.close()
+
+
+def test_block_that_raises_closes_the_machine() -> None:
+    with pytest.raises(ZeroDivisionError), Machine(memory="1M") as m:
+        raise ZeroDivisionError
+    assert m.state == "closed"
+
+
+def test_machine_that_is_dropped_open_warns_and_names_itself() -> None:
+    with pytest.warns(ResourceWarning, match="unclosed <Machine 'lost', created"):
+        Machine(memory="1M", name="lost")
+
+
+def test_machine_that_is_dropped_while_it_runs_stops_and_gives_back_all(boot: Any) -> None:
+    _settle()
+    before = _descriptors()
+    m: Machine | None = Machine(memory="2M")
+    assert m is not None
+    m.load(hyperpy.Flat(b"\xe6\x80\xeb\xfe", mode="real"))
+    event = m.attach(Event(), pio=0x80)
+    m.start()
+    assert event.reached.wait(RUN)
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("hyperpy-vcpu")]
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        m = None
+        gc.collect()
+    for thread in threads:
+        thread.join(RUN)
+        assert not thread.is_alive()
+    assert _descriptors() == before
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def _settle() -> None:
+    gc.collect()
+    with Machine(memory="1M") as m:  # what the first machine leaves for all that come
+        m.run(0)
+
+
+def _own_it(device: Any, machine: Machine) -> None:
+    device.machine = machine
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_a_thousand_abandoned_machines_in_cycles_are_collected() -> None:
+    _settle()
+    before = _descriptors()
+    alive = []
+    for i in range(1000):
+        m = Machine(memory="64K")
+        device = m.attach(Event(), pio=0x80)
+        _own_it(device, m)  # machine, native machine, device, machine
+        m.unclaimed = lambda exit_, m=m: m.name and 0
+        if i % 50 == 0:
+            m.vcpus[0].regs.rax = 1  # some have KVM's objects
+        alive.append(weakref.ref(m))
+    del m, device
+    gc.collect()
+    assert [ref for ref in alive if ref() is not None] == []
+    assert _descriptors() == before
+
+
+def test_machine_in_repr_tells_name_state_and_vcpus(boot: Any) -> None:
+    assert repr(boot(name="web", vcpus=2)) == "<Machine 'web', created, 2 vcpus>"
+
+
+def test_machine_of_64_gib_starts_without_committing_it() -> None:
+    with Machine(memory="64G") as m:
+        m.load(hyperpy.Flat(b"\xf4"))
+        m.memory.write(0x10_0000_0000, b"far")
+        assert m.run(RUN) == Exit.Halt(0)
+        assert m.memory.committed < 1 << 20
+        assert [row.size for row in m.map.rows] == [3 << 30, 61 << 30]
+
+
+def test_map_shows_memory_then_ports_then_mmio_by_address(boot: Any) -> None:
+    m = boot()
+    m.attach(Event(), mmio=0xFE00_0000, name="late")
+    m.attach(Event(), pio=0x90)
+    m.attach(hyperpy.DebugExit(), pio=0x10)
+    assert str(m.map).splitlines() == [
+        "space   first       last        size      answered by  name",
+        "memory         0x0    0x1fffff  0x200000  ram          ram",
+        "pio           0x10        0x13       0x4  rust         DebugExit",
+        "pio           0x90        0x90       0x1  python       Event",
+        "mmio    0xfe000000  0xfe000000       0x1  python       late",
+    ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"memory": 0},
+        {"memory": -1},
+        {"memory": 100},
+        {"memory": "lots"},
+        {"memory": 1 << 51},
+        {"vcpus": 0},
+        {"vcpus": -1},
+        {"vcpus": 1 << 32},
+    ],
+    ids=repr,
+)
+def test_machine_of_impossible_options_is_refused_and_leaves_nothing(options: Any) -> None:
+    _settle()
+    before = _descriptors()
+    with pytest.raises(ValueError, match="hint: "):
+        Machine(**options)
+    assert _descriptors() == before
+
+
+@pytest.mark.parametrize(
+    "options", [{"memory": None}, {"memory": 1.5}, {"vcpus": "2"}, {"vcpus": 1.0}], ids=repr
+)
+def test_machine_of_options_of_wrong_type_is_refused(options: Any) -> None:
+    with pytest.raises(TypeError):
+        Machine(**options)
+
+
+# Every verb that a thread can call; the errors that are documented for them.
+ANY_TIME: list[Callable[[Machine], Any]] = [
+    lambda m: m.run(0.001),
+    lambda m: m.start(),
+    lambda m: m.wait(0.001),
+    lambda m: m.stats,
+    lambda m: str(m.map),
+    lambda m: m.state,
+    lambda m: m.vcpus[0].regs.all(),
+    lambda m: m.vcpus[1].regs.update(rbx=1),
+    lambda m: m.vcpus[0].sregs.all(),
+    lambda m: m.memory.read(0x1000, 16),
+    lambda m: m.memory.write(0x9000, b"x"),
+    lambda m: m.detach(m.attach(Event(), pio=threading.get_ident() % 0x1000 + 0x1000)),
+    lambda m: m.console.output,
+    lambda m: setattr(m, "unclaimed", "ones"),
+    lambda m: repr(m),
+    lambda m: m.load(hyperpy.Flat(b"\xe4\x99\xeb\xfc", mode="real")),
+]
+
+
+@pytest.mark.parametrize("ends_by", ["close", "stop"])
+def test_eight_threads_calling_every_verb_see_only_documented_errors(boot: Any, ends_by: str) -> None:
+    """Row 35."""
+    m = boot(STORM, vcpus=2, unclaimed="ones")
+    end = time.monotonic() + 2.0
+    unexpected: list[BaseException] = []
+
+    def call(first: int) -> None:
+        at = first
+        while time.monotonic() < end:
+            verb = ANY_TIME[at % len(ANY_TIME)]
+            at += 1
+            try:
+                verb(m)
+            except (StateError, hyperpy.DeviceError):
+                pass
+            except BaseException as error:  # noqa: BLE001
+                unexpected.append(error)
+
+    threads = [threading.Thread(target=call, args=(i * 2,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    threads[0].join(1.5)
+    getattr(m, ends_by)()
+    for thread in threads:
+        thread.join(RUN)
+    assert not any(thread.is_alive() for thread in threads)
+    assert unexpected == []
