@@ -128,8 +128,9 @@ def run(
     environment = dict(os.environ if env is None else env)
     if direct is None:
         direct = is_inside() or native_kvm()
+        way = "runs kernels: running directly" if direct else "does not run kernels: going through the lab"
+        _log.info("this machine's own KVM %s", way)
     if direct:
-        _log.info("kernels run on this machine's own KVM: running directly")
         return _run_here(command, place, environment, (stdout, stderr), timeout)
     sinks = {"stdout": stdout or sys.stdout.buffer, "stderr": stderr or sys.stderr.buffer}
     deadline = math.inf if timeout is None else time.monotonic() + timeout
