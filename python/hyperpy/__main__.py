@@ -1,4 +1,4 @@
-"""`python -m hyperpy`: the command line of `hyperpy.cli`."""
+"""`python -m hyperpy` is the command `hyperpy`."""
 
 import sys
 
