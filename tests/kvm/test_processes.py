@@ -163,7 +163,7 @@ def test_interpreter_that_ends_with_vcpu_threads_alive_ends(guest: str, end: str
 
 
 def test_interpreter_that_ends_inside_a_block_closes_the_machine() -> None:
-    status, out, errors = run(
+    status, _out, errors = run(
         """
         with machine(LOOP) as m:
             m.start()
