@@ -87,11 +87,16 @@ class Console:
         Raises:
             StateError: the machine stands still, and the pattern is not in what it has said. Raised at once.
             TimeoutError: the time is over. Both show the end of the output.
+            TypeError: the pattern is none of these.
         """
         if isinstance(pattern, str):
             return self._expect_text(re.compile(re.escape(pattern)), timeout)
         if isinstance(pattern, bytes):
             return self._expect_bytes(re.compile(re.escape(pattern)), timeout)
+        if not isinstance(pattern, re.Pattern):
+            raise TypeError(
+                f"not a pattern: {pattern!r}\n\nhint: str or bytes, or re.compile(...) for a regular expression"
+            )
         if isinstance(pattern.pattern, str):
             return self._expect_text(pattern, timeout)
         return self._expect_bytes(pattern, timeout)
