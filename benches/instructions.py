@@ -71,7 +71,7 @@ def main() -> int:
         if counted[case] > bound:
             said = "above the bound: dispatch became slower; find out why before raising it"
         elif counted[case] * SLACK < bound:
-            said = f"far below the bound: set it to {round(counted[case] * 1.03)} to keep the gain"
+            said = f"far below the bound: set it to {round(counted[case] * 1.05)} to keep the gain"
         failed |= said != "ok"
         print(f"instructions per exit, {case:12} {counted[case]:7.1f}  bound {bound}  {said}")
     return 1 if failed else 0
