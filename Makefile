@@ -68,8 +68,7 @@ test-wheel: $(PASSED)/wheel ## Build the wheel, check it, and use it in a fresh 
 
 .PHONY: bench
 bench: build guests ## Measure; prints each figure beside its target
-	cargo bench --package hyperpy-benches
-	@for script in $(wildcard benches/python/*.py); do $(PYTHON) $$script; done
+	@$(PYTHON) benches/run.py
 
 .PHONY: format
 format: setup ## Format all code
