@@ -7,6 +7,7 @@ digest of the image, so that later boots skip the guest's own decompression.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,10 +117,10 @@ def _cached_payload(kernel: bytes) -> bytes | None:
     import hashlib  # noqa: PLC0415 - here, because it loads OpenSSL: 5 ms that `import hyperpy` need not cost
 
     cached = cache_dir() / "kernels" / f"{hashlib.sha256(kernel).hexdigest()}.vmlinux"
-    try:
-        return cached.read_bytes()
-    except OSError:
-        pass
+    with contextlib.suppress(OSError):
+        kept = cached.read_bytes()
+        if kept[:4] == b"\x7fELF":
+            return kept
     try:
         payload = _hyperpy.kernel_payload(kernel, PAYLOAD_LIMIT)
     except BootError:
@@ -139,6 +140,10 @@ def _keep(path: Path, data: bytes) -> None:
         try:
             with partial.open("xb") as file:
                 file.write(data)
+                file.flush()
+                os.fsync(
+                    file.fileno()
+                )  # so that a host that loses power leaves no half kernel under this name
             partial.replace(path)
         except OSError:
             partial.unlink(missing_ok=True)

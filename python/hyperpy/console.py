@@ -17,6 +17,8 @@ from hyperpy.errors import StateError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from typing_extensions import Buffer
+
 __all__ = ["Console"]
 
 _M = TypeVar("_M")
@@ -143,17 +145,21 @@ class Console:
             if self._native.wait_past(start + len(data), min(left, _LOOK)):
                 time.sleep(_GATHER)
 
-    def send(self, text: str | bytes) -> int:
+    def send(self, text: str | Buffer) -> int:
         """Send input to the guest; returns how many bytes were taken (the queue holds 64 KiB)."""
-        return self._native.send(text.encode() if isinstance(text, str) else text)
+        return self._native.send(text.encode() if isinstance(text, str) else bytes(memoryview(text)))
 
     def sink(self, target: _HasFileno | int | None) -> None:
         """Copy output to a file or descriptor as it comes, besides keeping it; None ends that."""
         if target is None or isinstance(target, int):
             self._native.set_sink(target)
             return
+        if not hasattr(target, "fileno"):
+            raise TypeError(
+                f"not a file: {target!r}\n\nhint: give open(path, 'wb'), sys.stdout or a descriptor"
+            )
         if isinstance(target, io.IOBase | io.TextIOBase):
-            target.flush()
+            target.flush()  # what was written before stays before
         self._native.set_sink(target.fileno())
 
     def __repr__(self) -> str:

@@ -32,7 +32,7 @@ def parse_size(size: int | str) -> int:
         True
     """
     if isinstance(size, str):
-        match = re.fullmatch(r"\s*(\d+)\s*([KMGT]?)(?:i?B)?\s*", size, re.IGNORECASE)
+        match = re.fullmatch(r"\s*(\d{1,20})\s*([KMGT]?)(?:i?B)?\s*", size, re.IGNORECASE)
         if match is None:
             raise ValueError(
                 f'not a size: {size!r}\n\nhint: write bytes, or a number with K, M, G or T: "512M"'

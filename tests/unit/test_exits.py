@@ -1,0 +1,85 @@
+"""Exits as values: closed, immutable, comparable, shown as they are written in a match."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+import typing
+from typing import Any
+
+import pytest
+
+from hyperpy import AnyExit, Exit
+
+SAMPLES: dict[AnyExit, str] = {
+    Exit.Halt(0): "Exit.Halt(vcpu=0)",
+    Exit.Mmio(1, 0xFE000000, 4, True, 0x2A): (
+        "Exit.Mmio(vcpu=1, address=0xfe000000, size=4, is_write=True, value=0x2a)"
+    ),
+    Exit.Pio(0, 0x3F8, 1, False, 0): "Exit.Pio(vcpu=0, address=0x3f8, size=1, is_write=False, value=0x0)",
+    Exit.Hypercall(0, 5, (1, 2, 3, 4, 5, 6)): (
+        "Exit.Hypercall(vcpu=0, number=0x5, arguments=(1, 2, 3, 4, 5, 6))"
+    ),
+    Exit.Msr(0, 0xC0000080, True, 1): "Exit.Msr(vcpu=0, index=0xc0000080, is_write=True, value=0x1)",
+    Exit.Debug(0, 0x1000, 0x4000): "Exit.Debug(vcpu=0, pc=0x1000, dr6=0x4000)",
+    Exit.Shutdown(2): "Exit.Shutdown(vcpu=2)",
+    Exit.SystemEvent(0, "power-off", 1): "Exit.SystemEvent(vcpu=0, kind='power-off')",
+    Exit.Stopped(None, "stop"): "Exit.Stopped(vcpu=None, reason='stop', status=None)",
+    Exit.Timeout(): "Exit.Timeout()",
+    Exit.FailEntry(0, 0x80000021): "Exit.FailEntry(vcpu=0, reason=0x80000021)",
+    Exit.InternalError(0, 1, 0, b"\xd9\xe8"): (
+        "Exit.InternalError(vcpu=0, suberror=1, number=0x0, bytes=b'\\xd9\\xe8')"
+    ),
+}
+EXITS = pytest.mark.parametrize("exit_", SAMPLES, ids=lambda exit_: type(exit_).__name__)
+
+
+def test_exits_union_is_every_class_of_the_namespace() -> None:
+    classes = {value for name, value in vars(Exit).items() if not name.startswith("_")}
+    assert classes == set(typing.get_args(AnyExit)) == {type(exit_) for exit_ in SAMPLES}
+
+
+@EXITS
+def test_exit_in_repr_is_as_in_a_match(exit_: AnyExit) -> None:
+    assert repr(exit_) == SAMPLES[exit_]
+
+
+@EXITS
+def test_exit_that_is_changed_raises(exit_: Any) -> None:
+    with pytest.raises((dataclasses.FrozenInstanceError, TypeError, AttributeError)):
+        exit_.vcpu = 5
+    with pytest.raises((AttributeError, TypeError)):
+        exit_.anything = 5
+
+
+@EXITS
+def test_exit_that_is_pickled_or_copied_is_equal(exit_: AnyExit) -> None:
+    assert pickle.loads(pickle.dumps(exit_)) == exit_ == copy.deepcopy(exit_)
+
+
+@EXITS
+def test_exit_class_is_final_and_small(exit_: AnyExit) -> None:
+    assert not hasattr(exit_, "__dict__")
+    assert getattr(type(exit_), "__final__", False)
+    assert type(exit_).__qualname__ == f"Exit.{type(exit_).__name__}"
+
+
+def test_exit_with_another_ticket_is_equal() -> None:
+    """Which access it was is the machine's affair; scripts and tests compare what happened."""
+    assert Exit.Pio(0, 0x80, 1, False, 0, 1) == Exit.Pio(0, 0x80, 1, False, 0, 2)
+    assert hash(Exit.Pio(0, 0x80, 1, False, 0, 1)) == hash(Exit.Pio(0, 0x80, 1, False, 0, 2))
+
+
+def test_exits_of_different_kinds_with_equal_fields_differ() -> None:
+    port: AnyExit = Exit.Pio(0, 0x80, 1, False, 0)
+    gpa: AnyExit = Exit.Mmio(0, 0x80, 1, False, 0)
+    assert port != gpa
+
+
+def test_exit_is_matched_by_position_too() -> None:
+    match Exit.Mmio(0, 0x1000, 4, False, 0):
+        case Exit.Mmio(vcpu, address, size, False):
+            assert (vcpu, address, size) == (0, 0x1000, 4)
+        case _:
+            pytest.fail("not matched")
