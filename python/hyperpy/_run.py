@@ -56,7 +56,8 @@ def run_kernel(options: argparse.Namespace, argv: Sequence[str]) -> int:
         devices = _made(options.device)
         with contextlib.ExitStack() as stack:
             stack.enter_context(_signals_unwind())
-            machine = stack.enter_context(Machine(memory=options.memory, vcpus=options.cpus))
+            name = os.path.basename(options.kernel)
+            machine = stack.enter_context(Machine(memory=options.memory, vcpus=options.cpus, name=name))
             _prepare(machine, options, devices)
             _warn_of_interpreter(in_lab)
             stack.enter_context(_serial_line(machine, options.serial))

@@ -8,7 +8,6 @@ work without it. Messages go to standard error: lower case, then a hint.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import difflib
 import importlib
 import inspect
@@ -160,7 +159,7 @@ class DeviceSpec:
         example = "write it as module:Class@mmio=0xfe000000,irq=10"
         path, at, places = text.partition("@")
         match = re.fullmatch(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)", path)
-        if match is None:
+        if match is None or match[1].endswith(".py"):
             if ".py:" in path:
                 example = "name the module without .py; it is also found in the current folder"
             raise ValueError(f"not a module and class: {path!r}\n\nhint: {example}")
@@ -200,19 +199,22 @@ class DeviceSpec:
             raise UsageError(f"no such module: {error.name}\n\nhint: {hint}") from None
         kind = getattr(module, self.name, None)
         if not isinstance(kind, type):
-            classes = [name for name, value in vars(module).items() if isinstance(value, type)]
-            hint = _close_match(self.name, classes) or f"its classes: {', '.join(classes) or 'none'}"
+            # Those that could be devices: what a module imports is among its names too.
+            classes = [
+                name
+                for name, value in vars(module).items()
+                if hasattr(value, "write") and isinstance(value, type)
+            ]
+            hint = _close_match(self.name, classes) or f"its devices: {', '.join(classes) or 'none'}"
             raise UsageError(f"no such class in {self.module}: {self.name}\n\nhint: {hint}")
-        with contextlib.suppress(ValueError):  # no signature to be had: then it is tried
-            try:
-                inspect.signature(kind).bind()
-            except TypeError as error:
-                hint = (
-                    "a device on the command line is made without any; give them defaults, or write a script"
-                )
-                raise UsageError(
-                    f"{self.module}:{self.name} wants arguments: {error}\n\nhint: {hint}"
-                ) from None
+        try:
+            inspect.signature(kind).bind()
+        except ValueError:
+            pass  # it has no signature to be had: then it is tried
+        except TypeError as error:
+            hint = "a device on the command line is made without any; give them defaults, or write a script"
+            text = f"{self.module}:{self.name} wants arguments: {error}"
+            raise UsageError(f"{text}\n\nhint: {hint}") from None
         return kind()
 
 
@@ -368,4 +370,4 @@ def _doctor(argv: Sequence[str]) -> int:
     report = examine()
     has_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     print(json.dumps(report.to_dict(), indent=2) if options.json else report.text(colour=has_colour))
-    return STATUS_ERROR if report.kernels == "nowhere" else 0
+    return 0 if report.can_run_kernels else STATUS_ERROR
