@@ -1,4 +1,4 @@
-"""`python -m hyperpy` is the command `hyperpy`."""
+"""`python -m hyperpy`: the command line of `hyperpy.cli`."""
 
 import sys
 

@@ -1,288 +1,373 @@
-"""The command `hyperpy`: run, lab, doctor.
+"""The command `hyperpy`: `run` a kernel or a script, `lab` and `doctor`.
 
-Standard output is the guest's; what hyperpy says goes to standard error. Errors are a message and a hint, not a
-traceback, unless the user's own code raised. What a command does is in the module of its name; here are arguments,
-the terminal and the exit status.
+Here are the arguments, and devices as they are named there; `hyperpy._run` makes the machine, and the lab and the
+doctor are modules of their own. Nothing native is imported before a machine is made, so that `--version` and `lab`
+work without it. Messages go to standard error: lower case, then a hint.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import difflib
 import importlib
+import inspect
 import json
 import os
 import re
-import runpy
-import select
 import signal
 import sys
-import termios
-import threading
-import tty
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn, TypeVar
 
-from hyperpy.errors import HyperpyError
+__all__ = ["DeviceSpec", "UsageError", "complain", "main"]
 
-if TYPE_CHECKING:
-    from hyperpy import AnyExit, Console, Machine
+_T = TypeVar("_T")
 
-__all__ = ["main"]
+STATUS_ERROR = 1
+# Said here and not in `_run`, so that help needs nothing native.
+KEYS = "Ctrl-A x: leave   Ctrl-A Ctrl-A: send one Ctrl-A   Ctrl-A h: this help"
 
-TIMED_OUT = 124
-INTERRUPTED = 128 + signal.SIGINT
-_ESCAPE = 0x01  # Ctrl-A
-_RUN_EXAMPLES = """\
+_MAIN_EPILOG = """\
+commands:
+  run     boot a kernel, or run a script that uses hyperpy
+  lab     run a command where a KVM exists that runs kernels
+  doctor  say what this host can do, and what is missing
+
 examples:
-  hyperpy run --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0' --memory 512M --cpus 2
-  hyperpy run --kernel test.elf --debug-exit 0xf4 --timeout 10
-  hyperpy run --kernel vmlinuz --device mydevices:Doorbell@mmio=0xfe000000,irq=5
-  hyperpy run script.py
-"""
+  hyperpy run --kernel vmlinuz --initrd initrd.img --append "console=ttyS0"
+  hyperpy lab -- hyperpy run --kernel vmlinuz
+  hyperpy doctor
+
+`hyperpy COMMAND --help` tells more."""
+
+_RUN_EPILOG = f"""\
+keys, while a terminal is the guest's console:
+  {KEYS}
+
+exit status:
+  0 after power-off or reset; value * 2 + 1, cut to 8 bits, after a write to the debug-exit port; 124 on timeout;
+  130 after Ctrl-C; 1 on any other end and on errors. A script's status is its own.
+
+examples:
+  hyperpy run --kernel vmlinuz --initrd initrd.img --memory 1G --cpus 2 --append "console=ttyS0 panic=-1"
+  hyperpy run --kernel vmlinuz --device mydevices:Doorbell@mmio=0xfe000000,size=0x100,irq=10
+  hyperpy run --kernel test.elf --debug-exit 0xf4 --serial file:log.txt --timeout 60
+  hyperpy run script.py --its-own-option"""
 
 
-class UsageError(HyperpyError, ValueError):
-    """Arguments that do not make sense."""
+class UsageError(ValueError):
+    """The command line asks for something that cannot be; the message has its hint."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        hint = "" if "\nhint: " in message else f"\n\nhint: `{self.prog} --help` shows what there is"
+        raise UsageError(message + hint)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["lab"]:
-        from hyperpy import lab
+    """Run the command line, and return the exit status.
 
-        return lab.main(arguments[1:])
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    Arguments:
+        argv: the arguments without the program's name; None takes this process's.
+
+    Example:
+        >>> main(["--version"])
+        hyperpy 0.1.0
+        0
+    """
+    command, *rest = [*(sys.argv[1:] if argv is None else argv)] or [""]
     try:
-        return int(options.command(options))
+        match command:
+            case "run":
+                return _run(rest)
+            case "doctor":
+                return _doctor(rest)
+            case "lab":
+                from hyperpy import lab
+
+                return lab.main(rest)
+            case "--version" | "-V":
+                from hyperpy import __version__
+
+                print(f"hyperpy {__version__}")
+                return 0
+            case "--help" | "-h":
+                print(_main_help())
+                return 0
+            case "":
+                print(_main_help(), file=sys.stderr)
+                return STATUS_ERROR
+            case _:
+                known = _close_match(command, ["run", "lab", "doctor", "--version", "--help"])
+                raise UsageError(f"unknown command: {command}\n\nhint: {known or 'one of run, lab, doctor'}")
+    except UsageError as error:
+        return complain(command if command in {"run", "lab", "doctor"} else "", error)
     except KeyboardInterrupt:
-        return INTERRUPTED
-    except (HyperpyError, OSError, ValueError, TypeError) as error:
-        if _raised_by_user(error):
-            raise
-        print(f"hyperpy: {error}", file=sys.stderr)
-        return 1
+        return 128 + signal.SIGINT
 
 
-def _raised_by_user(error: BaseException) -> bool:
-    """Whether the innermost frame is not hyperpy's: a script's or a device's own exception keeps its traceback."""
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    own = os.path.dirname(__file__)
-    return traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(own) is False
-
-
-def _parser() -> argparse.ArgumentParser:
-    from hyperpy import __version__
-
-    parser = argparse.ArgumentParser(prog="hyperpy", description="A hypervisor that a Python program owns.")
-    parser.add_argument("--version", action="version", version=f"hyperpy {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    raw = argparse.RawDescriptionHelpFormatter
-    run = commands.add_parser(
-        "run", help="boot a kernel, or run a script", epilog=_RUN_EXAMPLES, formatter_class=raw
+def _main_help() -> str:
+    parser = argparse.ArgumentParser(
+        prog="hyperpy",
+        usage="hyperpy [--version] [--help] COMMAND ...",
+        description="A hypervisor that a Python program owns.",
+        epilog=_MAIN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
     )
-    run.add_argument("script", nargs="?", help="a Python script to run instead of a kernel")
-    run.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's arguments")
-    run.add_argument("--kernel", metavar="K", help="bzImage or ELF kernel")
-    run.add_argument("--initrd", metavar="I", help="initial RAM disk")
-    run.add_argument("--append", metavar="S", default="console=ttyS0", help="kernel command line")
-    run.add_argument("--memory", default="512M", help="RAM (default: 512M)")
-    run.add_argument("--cpus", type=int, default=1, metavar="N", help="vcpus (default: 1)")
-    run.add_argument(
-        "--device",
-        action="append",
-        default=[],
-        metavar="module:Class@mmio=0x...,irq=N",
-        help="a device written in Python; also pio=, size=; can be given several times",
-    )
-    run.add_argument(
-        "--debug-exit", type=_number, metavar="PORT", help="port of a debug-exit device, such as 0xf4"
-    )
-    run.add_argument("--serial", default="stdio", metavar="stdio|file:PATH|none", help="where COM1 goes")
-    run.add_argument("--timeout", type=float, metavar="S", help="stop after S seconds with status 124")
-    run.set_defaults(command=_run)
+    return parser.format_help().rstrip()
 
-    commands.add_parser(
-        "lab", help="run a command where a real KVM exists: hyperpy lab -- COMMAND", add_help=False
-    )
-    doctor = commands.add_parser("doctor", help="what this host can do, and how to mend what it cannot")
-    doctor.add_argument("--json", action="store_true", help="print JSON")
-    doctor.set_defaults(command=_doctor)
-    return parser
+
+def complain(command: str, error: object) -> int:
+    """Say on standard error what is wrong; return the status for it."""
+    print(f"hyperpy {command}".rstrip() + f": {error}", file=sys.stderr, flush=True)
+    return STATUS_ERROR
+
+
+def _close_match(word: str, known: Sequence[str]) -> str:
+    found = difflib.get_close_matches(word.partition("=")[0], known, n=1)
+    return f"did you mean {found[0]}?" if found else ""
+
+
+# -- run: arguments --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSpec:
+    """A device as the command line names it: `module:Class@mmio=ADDRESS,size=BYTES,irq=GSI`, or `pio=` for `mmio=`."""
+
+    module: str
+    name: str
+    pio: int | None = None
+    mmio: int | None = None
+    size: int | None = None
+    irq: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> DeviceSpec:
+        """Read one from text; numbers as in Python (0x10, 16).
+
+        Raises:
+            ValueError: it is not one; the message has a hint.
+
+        Example:
+            >>> DeviceSpec.parse("bells:Doorbell@mmio=0xfe000000,irq=10").irq
+            10
+        """
+        example = "write it as module:Class@mmio=0xfe000000,irq=10"
+        path, at, places = text.partition("@")
+        match = re.fullmatch(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)", path)
+        if match is None or match[1].endswith(".py"):
+            if ".py:" in path:
+                example = "name the module without .py; it is also found in the current folder"
+            raise ValueError(f"not a module and class: {path!r}\n\nhint: {example}")
+        if not at:
+            raise ValueError(f"device has no address: {text}\n\nhint: {example}")
+        values: dict[str, int] = {}
+        for place in places.split(","):
+            key, _, number = place.partition("=")
+            if key not in {"pio", "mmio", "size", "irq"}:
+                known = (
+                    _close_match(key, ["pio", "mmio", "size", "irq"]) or "pio, mmio, size and irq are known"
+                )
+                raise ValueError(f"unknown key of a device: {key!r}\n\nhint: {known}")
+            if key in values:
+                raise ValueError(
+                    f"key is given twice: {key}\n\nhint: give each once, and --device once per device"
+                )
+            values[key] = _number(number)
+        if ("pio" in values) == ("mmio" in values):
+            raise ValueError(f"a device sits on one bus: {text}\n\nhint: give pio=PORT or mmio=ADDRESS")
+        return cls(match[1], match[2], **values)
+
+    def make(self) -> object:
+        """Import the module, from the current folder too, and make the device.
+
+        Raises:
+            ValueError: there is no such module or class, or it wants arguments. What its own code raises, goes on.
+        """
+        if "" not in sys.path and os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
+        try:
+            module = importlib.import_module(self.module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{self.module}.".startswith(f"{error.name}."):
+                raise  # something that the user's module wants
+            hint = f"it is looked for in {os.getcwd()} and in Python's path"
+            raise UsageError(f"no such module: {error.name}\n\nhint: {hint}") from None
+        kind = getattr(module, self.name, None)
+        if not isinstance(kind, type):
+            # Those that could be devices: what a module imports is among its names too.
+            classes = [
+                name
+                for name, value in vars(module).items()
+                if hasattr(value, "write") and isinstance(value, type)
+            ]
+            hint = _close_match(self.name, classes) or f"its devices: {', '.join(classes) or 'none'}"
+            raise UsageError(f"no such class in {self.module}: {self.name}\n\nhint: {hint}")
+        try:
+            inspect.signature(kind).bind()
+        except ValueError:
+            pass  # it has no signature to be had: then it is tried
+        except TypeError as error:
+            hint = "a device on the command line is made without any; give them defaults, or write a script"
+            text = f"{self.module}:{self.name} wants arguments: {error}"
+            raise UsageError(f"{text}\n\nhint: {hint}") from None
+        return kind()
 
 
 def _number(text: str) -> int:
-    return int(text, 0)
+    try:
+        value = int(text, 0)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise ValueError(f"not a number: {text!r}\n\nhint: write 16 or 0x10")
+    return value
 
 
-def _doctor(options: argparse.Namespace) -> int:
+def _checked(parse: Callable[[str], _T]) -> Callable[[str], _T]:
+    """A converter for argparse that keeps the message of a ValueError."""
+
+    def convert(text: str) -> _T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def _size(text: str) -> int:
+    from hyperpy.memory import parse_size
+
+    return parse_size(text)
+
+
+def _count(text: str) -> int:
+    if (value := _number(text)) == 0:
+        raise ValueError("a machine has at least one cpu: 0\n\nhint: give 1 or more")
+    return value
+
+
+def _port(text: str) -> int:
+    if (value := _number(text)) > 0xFFFF:
+        raise ValueError(f"not a port: {value:#x}\n\nhint: from 0 to 0xffff")
+    return value
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise ValueError(f"not a time: {text!r}\n\nhint: give seconds, more than 0, such as 90 or 0.5")
+    return value
+
+
+def _serial(text: str) -> str:
+    if text in {"stdio", "none"} or (text.startswith("file:") and text != "file:"):
+        return text
+    raise ValueError(f"unknown serial line: {text!r}\n\nhint: stdio, file:PATH or none")
+
+
+def _run_parser() -> _Parser:
+    parser = _Parser(
+        prog="hyperpy run",
+        usage="hyperpy run --kernel K [options]\n       hyperpy run SCRIPT [ARGUMENT ...]",
+        description="Boot a kernel in a machine, or run a Python script as `python SCRIPT` does.",
+        epilog=_RUN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--kernel", metavar="K", help="bzImage or ELF file")
+    add("--initrd", metavar="I", help="initial RAM disk")
+    add("--append", default="console=ttyS0", metavar="S", help="kernel command line (default: %(default)s)")
+    add("--memory", type=_checked(_size), default="512M", metavar="SIZE", help="RAM (default: %(default)s)")
+    add("--cpus", type=_checked(_count), default=1, metavar="N", help="vcpus (default: %(default)s)")
+    spec = "module:Class@mmio=ADDRESS[,size=BYTES][,irq=GSI]"
+    text = "attach a device written in Python, made without arguments; pio=PORT in place of mmio; can be repeated"
+    add("--device", type=_checked(DeviceSpec.parse), action="append", default=[], metavar=spec, help=text)
+    add(
+        "--debug-exit",
+        type=_checked(_port),
+        metavar="PORT",
+        help="end when the guest writes to this port, often 0xf4",
+    )
+    add(
+        "--serial",
+        type=_checked(_serial),
+        default="stdio",
+        metavar="stdio|file:PATH|none",
+        help="COM1 (default: %(default)s)",
+    )
+    add("--timeout", type=_checked(_seconds), metavar="S", help="end after so many seconds, with status 124")
+    return parser
+
+
+def _parse(parser: _Parser, argv: Sequence[str], stray: str = "") -> argparse.Namespace:
+    """Read the arguments; `stray` is the hint for one that is no option."""
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        hint = _close_match(unknown[0], known) or ("" if unknown[0].startswith("-") else stray)
+        parser.error(f"unknown argument: {unknown[0]}" + (f"\n\nhint: {hint}" if hint else ""))
+    return options
+
+
+def _run(argv: Sequence[str]) -> int:
+    if argv and not argv[0].startswith("-"):
+        return _run_script(argv)
+    parser = _run_parser()
+    options = _parse(
+        parser, argv, "a script comes first: `hyperpy run SCRIPT`; a kernel's arguments go into --append"
+    )
+    if options.kernel is None:
+        parser.error("nothing to run\n\nhint: give --kernel K, or a script: `hyperpy run SCRIPT`")
+    try:
+        from hyperpy._run import run_kernel
+    except ImportError as error:
+        hint = "run `pip install .` in hyperpy's repository"
+        return complain("run", f"native module cannot be imported: {error}\n\nhint: {hint}")
+    return run_kernel(options, argv)
+
+
+def _run_script(argv: Sequence[str]) -> NoReturn:
+    """Become `python SCRIPT ...`: its arguments, `__main__`, traceback and status are then exactly Python's."""
+    try:
+        with open(argv[0], "rb") as script:
+            beginning = script.read(4)
+    except IsADirectoryError:  # Python runs the __main__.py in it
+        beginning = b""
+    except OSError as error:
+        hint = "check the path; to boot a kernel write `hyperpy run --kernel K`"
+        raise UsageError(f"script cannot be read: {error}\n\nhint: {hint}") from None
+    if beginning == b"\x7fELF" or beginning[:2] == b"MZ":
+        raise UsageError(
+            f"not a script but a program: {argv[0]}\n\nhint: boot it with `hyperpy run --kernel {argv[0]}`"
+        )
+    os.execv(sys.executable, [sys.executable, *argv])
+
+
+# -- doctor ----------------------------------------------------------------------------------------------------------
+
+
+def _doctor(argv: Sequence[str]) -> int:
+    parser = _Parser(
+        prog="hyperpy doctor",
+        description="Say which KVM this host has, whether it runs kernels, what an exit costs, and what is missing.",
+        epilog="exit status: 0 when operating systems can run, here or in the lab; 1 otherwise",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", action="store_true", help="print the whole report as JSON")
+    options = _parse(parser, argv)
     from hyperpy.doctor import examine
 
     report = examine()
-    print(json.dumps(report.to_dict(), indent=2) if options.json else report)
-    return 0 if report.can_run_kernels else 1
-
-
-def _run(options: argparse.Namespace) -> int:
-    if (options.kernel is None) == (options.script is None):
-        raise UsageError(
-            "give a kernel or a script", hint="hyperpy run --kernel vmlinuz, or hyperpy run script.py"
-        )
-    if options.script is not None:
-        return _run_script(options.script, options.arguments)
-    from hyperpy import DebugExit, Linux, Machine
-    from hyperpy.doctor import kernel_code_is_native
-
-    if not kernel_code_is_native():
-        print(
-            "hyperpy: this host's KVM interprets kernel-mode code: most kernels stop at once\n\n"
-            "hint: hyperpy lab -- hyperpy run ...",
-            file=sys.stderr,
-        )
-    with Machine(memory=options.memory, vcpus=options.cpus, name=os.path.basename(options.kernel)) as machine:
-        for text in options.device:
-            _attach(machine, text)
-        if options.debug_exit is not None:
-            machine.attach(DebugExit(), pio=options.debug_exit)
-        machine.load(Linux(options.kernel, initrd=options.initrd, cmdline=options.append))
-        with _serial(machine, options.serial):
-            machine.start()
-            return _status(machine, machine.wait(options.timeout))
-
-
-def _run_script(script: str, arguments: list[str]) -> int:
-    sys.argv = [script, *arguments]
-    sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
-    try:
-        runpy.run_path(script, run_name="__main__")
-    except SystemExit as end:
-        if end.code is None or isinstance(end.code, int):
-            return end.code or 0
-        print(end.code, file=sys.stderr)
-        return 1
-    return 0
-
-
-_DEVICE = re.compile(r"(?P<module>[\w.]+):(?P<name>\w+)@(?P<options>[^@]+)")
-_DEVICE_HINT = "module:Class@mmio=0xfe000000,irq=5 or module:Class@pio=0x510,size=4"
-
-
-def _attach(machine: Machine, text: str) -> None:
-    """Import the class of a `--device` and attach an instance of it."""
-    match = _DEVICE.fullmatch(text)
-    if match is None:
-        raise UsageError(f"not a device: {text}", hint=_DEVICE_HINT)
-    where: dict[str, int] = {}
-    for pair in match["options"].split(","):
-        key, _, value = pair.partition("=")
-        try:
-            where[{"mmio": "mmio", "pio": "pio", "irq": "irq", "size": "size"}[key]] = int(value, 0)
-        except (KeyError, ValueError):
-            raise UsageError(f"not an option of a device: {pair}", hint=_DEVICE_HINT) from None
-    sys.path.insert(0, os.getcwd())
-    try:
-        factory = getattr(importlib.import_module(match["module"]), match["name"])
-    except (ImportError, AttributeError) as error:
-        raise UsageError(
-            f"no such device: {error}", hint="the module is looked for here and in sys.path"
-        ) from error
-    machine.attach(factory(), **where)  # type: ignore[arg-type]
-
-
-def _status(machine: Machine, exit_: AnyExit) -> int:
-    from hyperpy import Exit
-
-    match exit_:
-        case Exit.SystemEvent(kind="power-off" | "reset"):
-            return 0
-        case Exit.Stopped(status=int(status)):
-            return status & 0xFF
-        case Exit.Timeout():
-            return TIMED_OUT
-        case Exit.Stopped(vcpu=None):
-            return 0  # Ctrl-A x
-    hint = "look at the kernel's last output"
-    if isinstance(exit_, Exit.InternalError) and exit_.suberror == 1:
-        hint = "this host's KVM cannot run the instruction: hyperpy lab -- hyperpy run ..."
-    rip = machine.vcpus[getattr(exit_, "vcpu", None) or 0].regs.rip
-    raise HyperpyError(f"the guest stopped: {exit_!r}, rip {rip:#x}", hint=hint)
-
-
-@contextlib.contextmanager
-def _serial(machine: Machine, where: str) -> Iterator[None]:
-    """Connect COM1 for as long as the block runs."""
-    if where == "none":
-        yield
-    elif where.startswith("file:"):
-        with open(where.removeprefix("file:"), "wb", buffering=0) as file:
-            machine.console.sink(file)
-            yield
-            machine.console.sink(None)
-    elif where == "stdio":
-        sys.stdout.flush()
-        machine.console.sink(1)
-        with _input(machine):
-            yield
-        machine.console.sink(None)
-    else:
-        raise UsageError(f"unknown serial line: {where}", hint="stdio, file:PATH or none")
-
-
-@contextlib.contextmanager
-def _input(machine: Machine) -> Iterator[None]:
-    """Forward standard input to the guest on a thread; a terminal is raw meanwhile, and restored whatever happens."""
-    descriptor = 0
-    terminal: list[Any] | None = None
-    if os.isatty(descriptor):
-        terminal = termios.tcgetattr(descriptor)
-        print("hyperpy: Ctrl-A x leaves", file=sys.stderr)
-        tty.setraw(descriptor)
-    wake, waker = os.pipe()
-    thread = threading.Thread(
-        target=_forward, args=(machine, descriptor, wake, terminal is not None), daemon=True
-    )
-    thread.start()
-    try:
-        yield
-    finally:
-        os.write(waker, b"x")
-        thread.join()
-        os.close(wake)
-        os.close(waker)
-        if terminal is not None:
-            termios.tcsetattr(descriptor, termios.TCSADRAIN, terminal)
-
-
-def _forward(machine: Machine, descriptor: int, wake: int, is_terminal: bool) -> None:
-    escaped = False
-    while True:
-        ready, _, _ = select.select([descriptor, wake], [], [])
-        if wake in ready:
-            return
-        data = os.read(descriptor, 4096)
-        if not data:
-            return  # the end of a file or pipe: the guest runs on
-        keys = bytearray()
-        for byte in data:
-            if is_terminal and escaped:
-                escaped = False
-                if byte in b"xX":
-                    machine.stop("left by Ctrl-A x")
-                    return
-                if byte == _ESCAPE:
-                    keys.append(byte)
-            elif is_terminal and byte == _ESCAPE:
-                escaped = True
-            else:
-                keys.append(byte)
-        _send_all(machine.console, bytes(keys))
-
-
-def _send_all(console: Console, data: bytes) -> None:
-    """The queue is bounded: what a full one does not take is lost, as on a real line."""
-    console.send(data)
+    has_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    print(json.dumps(report.to_dict(), indent=2) if options.json else report.text(colour=has_colour))
+    return 0 if report.can_run_kernels else STATUS_ERROR

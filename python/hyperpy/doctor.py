@@ -1,179 +1,447 @@
-"""What this host can do for hyperpy, found by looking and by trying: which KVM, how it runs kernels, what is missing.
+"""What this host can do for hyperpy: which KVM it has, whether that runs kernels, what an exit costs, what is missing.
 
-`examine` collects the facts once, `Report` prints them or goes to JSON. Whether kernel-mode code runs natively is found
-by experiment: a guest executes one instruction that every x86-64 processor has and that KVM's interpreter lacks.
+`examine` gathers facts and measures; the judgement (`diagnose`) is a pure function of them. Whether kernel-mode code
+runs natively is found by executing some, not by a module's name: a page-table KVM takes every ioctl and interprets
+CPL0 code with KVM's instruction emulator (arch/x86/kvm/emulate.c), which lacks instructions that every x86-64
+processor has. Nothing is changed on the host. The lab itself is `hyperpy.lab`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import getpass
+import grp
 import os
-import platform
 import shutil
+import stat
+import statistics
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Report", "examine", "kernel_code_is_native"]
+if TYPE_CHECKING:
+    from hyperpy.machine import Machine
 
-# fwait; hlt. The interpreter of a page-table KVM has no x87 (KVM_INTERNAL_ERROR_EMULATION).
-_PROBE = bytes([0x9B, 0xF4])
-# mov ecx, 4000; again: out 0xe9, al; loop again; hlt
-_EXITS = bytes([0xB9, 0xA0, 0x0F, 0x00, 0x00, 0xE6, 0xE9, 0xE2, 0xFC, 0xF4])
-_EXIT_COUNT = 4000
-_EXIT_ROUNDS = 7
-_LAB_PROGRAMS = {
-    "qemu-system-x86_64": "qemu-system-x86",
-    "vng": "virtme-ng (pip)",
-    "kmod": "kmod",
-    "busybox": "busybox-static",
+__all__ = ["Facts", "Missing", "Probe", "Report", "diagnose", "examine", "kernel_code_is_native"]
+
+KVM_DEVICE = Path("/dev/kvm")
+# Modules that are a KVM of some kind. The page-table one interprets kernel-mode code.
+MODULES = {
+    "kvm_intel": "Intel VMX",
+    "kvm_amd": "AMD SVM",
+    "kvm_pvm": "page tables, no hardware virtualization",
 }
+# Flags of /proc/cpuinfo that say that the processor can virtualize, and the module that uses them.
+FLAGS = {"vmx": "kvm_intel", "svm": "kvm_amd"}
+# What the lab needs besides virtme-ng: program, Debian package (those of hyperpy.lab, and apt for its kernels).
+LAB_PROGRAMS = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "modprobe": "kmod",
+    "busybox": "busybox-static",
+    "file": "file",
+    "apt-get": "apt",
+}
+# hyperpy cannot run without the first ones, and the others decide how well.
+REQUIRED = ("KVM_CAP_USER_MEMORY", "KVM_CAP_IMMEDIATE_EXIT", "KVM_CAP_SYNC_REGS")
+NEEDED_FOR_KERNELS = ("KVM_CAP_IRQCHIP", "KVM_CAP_PIT2")
+LAB_MEMORY = 4 << 30
+
+# fwait; hlt. x87 is in every x86-64 processor and needs no set-up; KVM's emulator has no entry for opcode 0x9b.
+_FWAIT = bytes.fromhex("9bf4")
+# again: mov rcx, rbx; 1: dec ecx; jnz 1b; out 0x99, al; jmp again. The write to a port that nobody has ends a round.
+_COUNT = bytes.fromhex("4889d9 ffc9 75fc e699 ebf5")
+# The same with an `in al, 0xf4` before the dec: a device in Rust answers it.
+_IN = bytes.fromhex("4889d9 e4f4 ffc9 75fa e699 ebf3")
+_ROUNDS = 7
+_ROUND_S = 0.02
+_LIMIT_S = 0.5
+_TURNS_MAX = 10**9  # it counts in ecx
 
 
-@dataclass(frozen=True)
-class Report:
-    """The facts. `missing` has pairs of what is missing and the command or step that mends it."""
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a look at the host says, without running a guest.
 
-    kvm: str
-    usable: bool
-    native: bool
-    exit_microseconds: float | None = None
+    Attributes:
+        modules: loaded modules that are a KVM.
+        device: "usable", "absent" or "forbidden": /dev/kvm.
+        group: the group that may use /dev/kvm, or "".
+        user: who asks.
+        is_root: whether that is root.
+        cpu_flags: the virtualization flags of the processor ("vmx", "svm").
+        absent_programs: those of `LAB_PROGRAMS` and "vng" that were not found.
+        memory_bytes: memory that is available.
+    """
+
+    modules: tuple[str, ...] = ()
+    device: str = "absent"
+    group: str = ""
+    user: str = "root"
+    is_root: bool = False
+    cpu_flags: tuple[str, ...] = ()
+    absent_programs: tuple[str, ...] = ()
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What KVM says and what small guests showed.
+
+    Attributes:
+        capabilities: as KVM_CHECK_EXTENSION answers, by name; empty when KVM could not be asked.
+        limits: api_version, max_vcpus, memory_slots, recommended_vcpus.
+        kernel_code: "native", "interpreted", or "unknown".
+        mips: million instructions a second of a counted loop in kernel mode, median.
+        exit_us: microseconds of a port read that a device in Rust answers, median.
+        problem: why something of this is not known, or "".
+        fix: what to do about the problem.
+    """
+
     capabilities: dict[str, int] = field(default_factory=dict)
     limits: dict[str, int] = field(default_factory=dict)
-    lab: bool = False
-    missing: tuple[tuple[str, str], ...] = ()
-    host: str = ""
+    kernel_code: str = "unknown"
+    mips: float | None = None
+    exit_us: float | None = None
+    problem: str = ""
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Something that is not there: `what`, what it is `needed_for` ("kvm" or "lab"), and the `fix`."""
+
+    what: str
+    needed_for: str
+    fix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The doctor's findings.
+
+    Attributes:
+        kernels: where operating systems can run: "here", "lab" or "nowhere".
+        verdict: the same in a sentence.
+        lab_ready: whether the lab has what it needs, or can get it by itself.
+        facts: the host.
+        probe: its KVM.
+        missing: what is not there, most important first.
+    """
+
+    kernels: str
+    verdict: str
+    lab_ready: bool
+    facts: Facts
+    probe: Probe
+    missing: tuple[Missing, ...]
 
     @property
     def can_run_kernels(self) -> bool:
-        """Whether kernels run here, directly or in the lab."""
-        return self.native or self.lab
+        """Whether operating systems run, here or in the lab."""
+        return self.kernels != "nowhere"
 
     def to_dict(self) -> dict[str, Any]:
-        """The same for JSON."""
-        return {**dataclasses.asdict(self), "can_run_kernels": self.can_run_kernels}
+        """The whole report as plain values, for JSON."""
+        return {**asdict(self), "can_run_kernels": self.can_run_kernels}
 
     def __str__(self) -> str:
-        if self.native:
-            verdict = "kernels run directly on this host's KVM"
-        elif self.lab:
-            verdict = "kernels run in the lab: `hyperpy lab -- COMMAND`"
-        else:
-            verdict = "kernels do not run here yet: see what is missing"
-        cost = "not measured" if self.exit_microseconds is None else f"{self.exit_microseconds:.1f} us"
-        modes = {True: "native", False: "interpreted"}
-        rows = [
-            ("host", self.host),
-            ("kvm", self.kvm),
-            ("kernel-mode code", modes[self.native] if self.usable else "cannot be tried"),
-            ("cost of an exit", cost),
-            ("lab", "ready" if self.lab else "not ready"),
-            *((name, str(value)) for name, value in self.limits.items()),
-            *((name, str(value) if value else "absent") for name, value in self.capabilities.items()),
-        ]
+        return self.text()
+
+    def text(self, *, colour: bool = False) -> str:
+        """The report for people: the verdict, a table, and the fixes; `colour` adds ANSI colours."""
+        rank = {"here": "32", "lab": "33", "nowhere": "31"}[self.kernels]
+        bold = (lambda text, code: f"\033[{code}m{text}\033[0m") if colour else (lambda text, _: text)
+        rows = self._rows()
         width = max(len(name) for name, _ in rows)
-        lines = [verdict, "", *(f"{name:<{width}}  {value}" for name, value in rows)]
-        for what, fix in self.missing:
-            lines += ["", f"missing: {what}", f"hint: {fix}"]
+        lines = [bold(self.verdict, f"1;{rank}"), ""]
+        lines += [f"{name.ljust(width)}  {value}" for name, value in rows]
+        for missing in self.missing:
+            lines += [
+                "",
+                f"missing for the {missing.needed_for}: {missing.what}",
+                bold(f"  fix: {missing.fix}", "1"),
+            ]
         return "\n".join(lines)
+
+    def _rows(self) -> list[tuple[str, str]]:
+        facts, probe = self.facts, self.probe
+        kinds = [f"{name} ({MODULES[name]})" for name in facts.modules]
+        rows = [
+            ("kvm", f"{', '.join(kinds) or 'kind unknown'}; /dev/kvm {facts.device}"),
+            ("kernel code", probe.kernel_code + (f"; {probe.problem}" if probe.problem else "")),
+        ]
+        if probe.mips is not None:
+            rows.append(("speed", f"{probe.mips:.3g} million instructions/s in kernel mode"))
+        if probe.exit_us is not None:
+            rows.append(("exit cost", f"{probe.exit_us:.1f} µs for a port read that a Rust device answers"))
+        if probe.capabilities:
+            have = [_short(name) for name, value in probe.capabilities.items() if value]
+            lack = [_short(name) for name, value in probe.capabilities.items() if not value]
+            rows += [("has", ", ".join(have)), ("has not", ", ".join(lack) or "-")]
+            rows.append(("limits", ", ".join(f"{n.replace('_', ' ')} {v}" for n, v in probe.limits.items())))
+        lab = "ready" if self.lab_ready else "not ready"
+        if self.lab_ready and facts.absent_programs:
+            lab = f"ready; installs what is missing itself: {_packages(facts.absent_programs)}"
+        rows += [
+            ("lab", lab),
+            ("processor", ", ".join(facts.cpu_flags) or "no virtualization flag (vmx, svm)"),
+        ]
+        rows.append(("memory", f"{facts.memory_bytes / (1 << 30):.1f} GiB available"))
+        return rows
+
+
+def _short(capability: str) -> str:
+    return capability.removeprefix("KVM_CAP_").lower()
 
 
 def examine() -> Report:
-    """Look at the host and try its KVM; takes well under a second.
+    """Look at the host, run three tiny guests on its KVM, and judge. Takes about half a second; changes nothing.
 
     Example:
         >>> report = examine()
-        >>> report.can_run_kernels in (True, False)
+        >>> report.kernels in {"here", "lab", "nowhere"}
         True
     """
-    missing: list[tuple[str, str]] = []
-    capabilities: dict[str, int] = {}
-    limits: dict[str, int] = {}
-    usable, native, cost = False, False, None
-    try:
-        from hyperpy import _hyperpy
-
-        facts = _hyperpy.capabilities()
-        capabilities = facts.pop("capabilities")
-        limits = facts
-        usable = True
-        native = kernel_code_is_native()
-        cost = _exit_cost()
-    except ImportError as error:
-        missing.append((f"the native module: {error}", "build it: `make build`, or `pip install .`"))
-    except OSError as error:
-        usable = False
-        missing.append(
-            (str(getattr(error, "message", error)), getattr(error, "hint", None) or "load a kvm module")
-        )
-    lab_missing = [package for program, package in _LAB_PROGRAMS.items() if _which(program) is None]
-    if lab_missing:
-        fix = f"`apt-get install {' '.join(p for p in lab_missing if '(' not in p)}`; virtme-ng: `pip install virtme-ng`"
-        missing.append((f"programs for the lab: {', '.join(lab_missing)}", fix))
-    if usable and not native:
-        fix = "run kernels in the lab: `hyperpy lab -- COMMAND`"
-        missing.append(("hardware virtualization: this KVM interprets kernel-mode code", fix))
-    return Report(
-        kvm=_flavour(usable, native),
-        usable=usable,
-        native=native,
-        exit_microseconds=cost,
-        capabilities=capabilities,
-        limits=limits,
-        lab=not lab_missing,
-        missing=tuple(missing),
-        host=f"Linux {platform.release()}, {os.cpu_count()} cpus",
-    )
-
-
-def _which(program: str) -> str | None:
-    here = str(Path(sys.executable).parent)
-    return shutil.which(
-        program, path=":".join([here, os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
-    )
-
-
-def _flavour(usable: bool, native: bool) -> str:
-    if not usable:
-        return "none that can be used"
-    for module in ("kvm_intel", "kvm_amd"):
-        if native and Path("/sys/module", module).exists():
-            return module.replace("_", "-")
-    return "of unknown make" if native else "a page-table KVM: kernel-mode code is interpreted"
+    facts = _facts()
+    return diagnose(facts, _probe() if facts.device == "usable" else Probe())
 
 
 @functools.cache
 def kernel_code_is_native() -> bool:
-    """Whether this host's KVM runs kernel-mode code on the processor; False where there is no usable KVM.
+    """Whether this host's /dev/kvm runs kernel-mode code natively, found by running some (about 3 ms, once).
 
-    Example:
-        >>> kernel_code_is_native() in (True, False)
-        True
+    False also where there is no usable KVM.
     """
     try:
-        from hyperpy import Exit, Flat, Machine
-
-        with Machine(memory="1M") as machine:
-            machine.load(Flat(_PROBE, at=0x1_0000, mode="long"))
-            return isinstance(machine.run(timeout=5), Exit.Halt)
-    except (ImportError, OSError):
+        return _kernel_code() == "native"
+    except (OSError, ImportError, RuntimeError):
         return False
 
 
-def _exit_cost() -> float | None:
-    """Microseconds for a port write that a Rust device answers: the median of several rounds."""
-    from hyperpy import DebugConsole, Exit, Flat, Machine
+# -- judging: pure ---------------------------------------------------------------------------------------------------
 
-    rounds = []
-    for _ in range(_EXIT_ROUNDS):
-        with Machine(memory="1M") as machine:
-            machine.attach(DebugConsole(machine.console), pio=0xE9)
-            machine.load(Flat(_EXITS, at=0x1_0000, mode="long"))
-            began = time.perf_counter()
-            if not isinstance(machine.run(timeout=5), Exit.Halt):
-                return None
-            rounds.append((time.perf_counter() - began) * 1e6 / _EXIT_COUNT)
-    return sorted(rounds)[len(rounds) // 2]
+
+def diagnose(facts: Facts, probe: Probe) -> Report:
+    """Judge: where kernels can run, and what is missing."""
+    missing = [*_missing_kvm(facts, probe), *_missing_lab(facts)]
+    lab_ready = not any(entry.needed_for == "lab" for entry in missing)
+    runs_here = probe.kernel_code == "native" and all(probe.capabilities.get(n) for n in NEEDED_FOR_KERNELS)
+    kernels = "here" if runs_here else "lab" if lab_ready else "nowhere"
+    reason = {
+        "native": "this host's KVM lacks interrupt controllers",
+        "interpreted": "this host's KVM interprets kernel-mode code: only small guests of our own run on it",
+        "unknown": "this host has no KVM that runs kernel-mode code",
+    }[probe.kernel_code]
+    verdict = {
+        "here": "operating systems run on this host's KVM",
+        "lab": f"operating systems run in the lab (`hyperpy lab -- COMMAND`); {reason}",
+        "nowhere": f"operating systems cannot run; {reason}, and the lab lacks something",
+    }[kernels]
+    if kernels == "here":  # then nobody needs the lab
+        missing = [entry for entry in missing if entry.needed_for == "kvm"]
+    elif kernels == "nowhere":  # the lab can be had anywhere, so that is said first
+        missing.sort(key=lambda entry: entry.needed_for != "lab")
+    return Report(kernels, verdict, lab_ready, facts, probe, tuple(missing))
+
+
+def _missing_kvm(facts: Facts, probe: Probe) -> list[Missing]:
+    if facts.device == "absent":
+        return [_missing_device(facts)]
+    if facts.device == "forbidden":
+        join = f"sudo usermod -aG {facts.group or 'kvm'} {facts.user}"
+        if not facts.group:
+            join = f"sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm && {join}"
+        return [
+            Missing(f"permission of {facts.user} to use /dev/kvm", "kvm", f"run `{join}`, and log in again")
+        ]
+    if not probe.capabilities:
+        return [Missing(probe.problem or "an answer of /dev/kvm", "kvm", probe.fix)] if probe.problem else []
+    lacking = [name for name in (*REQUIRED, *NEEDED_FOR_KERNELS) if not probe.capabilities.get(name)]
+    if lacking:
+        return [Missing(", ".join(lacking), "kvm", "run a newer kernel on this host (Linux 5.10 or later)")]
+    return []
+
+
+def _missing_device(facts: Facts) -> Missing:
+    modules = [FLAGS[flag] for flag in facts.cpu_flags]
+    if facts.modules:
+        return Missing(
+            "/dev/kvm (its module is loaded)",
+            "kvm",
+            "run `sudo mknod /dev/kvm c 10 232`; in a container, add `--device /dev/kvm`",
+        )
+    if modules:
+        return Missing(
+            "/dev/kvm", "kvm", f"run `sudo modprobe {modules[0]}`; in a container, add `--device /dev/kvm`"
+        )
+    return Missing(
+        "/dev/kvm, and a processor that offers virtualization",
+        "kvm",
+        "switch it on in the firmware, or for this virtual machine on its host (nested virtualization); "
+        "or use `hyperpy lab -- COMMAND`",
+    )
+
+
+def _missing_lab(facts: Facts) -> list[Missing]:
+    missing = []
+    absent = [program for program in facts.absent_programs if program != "vng"]
+    # As root the lab installs packages by itself, as long as there is apt.
+    if absent and ("apt-get" in absent or not facts.is_root):
+        if "apt-get" in absent:
+            fix = "use a Debian or Ubuntu host, or a container of one: the lab's kernels are its packages"
+        else:
+            fix = f"run `sudo apt-get install {_packages(absent)}`"
+        missing.append(Missing(f"programs: {', '.join(absent)}", "lab", fix))
+    if "vng" in facts.absent_programs:
+        missing.append(Missing("virtme-ng", "lab", f"run `{sys.executable} -m pip install virtme-ng`"))
+    if facts.memory_bytes < LAB_MEMORY:
+        have = f"{facts.memory_bytes >> 20} MiB"
+        missing.append(
+            Missing(
+                f"memory: {have} of 4 GiB are available",
+                "lab",
+                "end other programs, or run it with `hyperpy lab --memory 2G`",
+            )
+        )
+    return missing
+
+
+def _packages(programs: Sequence[str]) -> str:
+    return " ".join(LAB_PROGRAMS[program] for program in programs if program in LAB_PROGRAMS)
+
+
+# -- looking ---------------------------------------------------------------------------------------------------------
+
+
+def _facts() -> Facts:
+    path = os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]
+    )
+    cpuinfo = _words("/proc/cpuinfo", "flags")
+    available = _words("/proc/meminfo", "MemAvailable")
+    return Facts(
+        modules=tuple(name for name in MODULES if Path("/sys/module", name).exists()),
+        device=_device_state(),
+        group=_device_group(),
+        user=_user(),
+        is_root=os.geteuid() == 0,
+        cpu_flags=tuple(flag for flag in FLAGS if flag in cpuinfo),
+        absent_programs=tuple(
+            name for name in [*LAB_PROGRAMS, "vng"] if shutil.which(name, path=path) is None
+        ),
+        memory_bytes=int(available[0]) << 10 if available else 0,
+    )
+
+
+def _words(file: str, name: str) -> list[str]:
+    """The words after `name:` on the first such line of a file of /proc."""
+    try:
+        with open(file, encoding="utf-8", errors="replace") as lines:
+            return next((line.partition(":")[2].split() for line in lines if line.startswith(name)), [])
+    except OSError:
+        return []
+
+
+def _device_state() -> str:
+    if not KVM_DEVICE.exists():
+        return "absent"
+    return "usable" if os.access(KVM_DEVICE, os.R_OK | os.W_OK) else "forbidden"
+
+
+def _device_group() -> str:
+    """The group that may read and write /dev/kvm; "" when that is root's or none."""
+    try:
+        status = KVM_DEVICE.stat()
+        is_open_to_group = status.st_mode & stat.S_IRGRP and status.st_mode & stat.S_IWGRP
+        return grp.getgrgid(status.st_gid).gr_name if is_open_to_group and status.st_gid else ""
+    except (OSError, KeyError):
+        return ""
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a user id without a name
+        return str(os.getuid())
+
+
+# -- measuring -------------------------------------------------------------------------------------------------------
+
+
+def _probe() -> Probe:
+    from hyperpy.errors import HyperpyError
+
+    try:
+        from hyperpy import _hyperpy
+    except ImportError as error:
+        return Probe(
+            problem=f"native module cannot be imported: {error}",
+            fix="build it: `pip install .` in the repository",
+        )
+    try:
+        limits = _hyperpy.capabilities()
+        capabilities = limits.pop("capabilities")
+    except HyperpyError as error:
+        return Probe(problem=error.message, fix=error.hint or "look at `dmesg`")
+    try:
+        return Probe(capabilities, limits, _kernel_code(), _mips(), _exit_us())
+    except (HyperpyError, RuntimeError) as error:
+        return Probe(capabilities, limits, problem=str(error).partition("\n")[0], fix="look at `dmesg`")
+
+
+def _kernel_code() -> str:
+    from hyperpy import Exit, Flat, Machine
+
+    with Machine(memory="1M") as machine:
+        machine.load(Flat(_FWAIT, mode="long"))
+        match machine.run(timeout=1.0):
+            case Exit.Halt():
+                return "native"
+            case Exit.InternalError(suberror=1):  # KVM_INTERNAL_ERROR_EMULATION
+                return "interpreted"
+            case _:
+                return "unknown"
+
+
+def _mips() -> float:
+    from hyperpy import Flat, Machine
+
+    with Machine(memory="1M") as machine:
+        machine.load(Flat(_COUNT, mode="long"))
+        return 2 / 1e6 / _seconds_per_turn(machine)
+
+
+def _exit_us() -> float:
+    from hyperpy import DebugExit, Flat, Machine
+
+    with Machine(memory="1M") as machine:
+        machine.attach(DebugExit(), pio=0xF4)  # its reads are answered with 0, in Rust
+        machine.load(Flat(_IN, mode="long"))
+        return _seconds_per_turn(machine) * 1e6
+
+
+def _seconds_per_turn(machine: Machine) -> float:
+    """Time of one turn of the guest's loop: the median of rounds long enough to be measured, less a round's own cost."""
+    _round(machine, 1)  # the first one makes KVM's objects
+    base = statistics.median(_round(machine, 1) for _ in range(_ROUNDS))
+    turns = 100
+    while (elapsed := _round(machine, turns) - base) < _ROUND_S / 10 and turns < _TURNS_MAX:
+        turns *= 10
+    turns = max(2, min(int(turns * _ROUND_S / max(elapsed, 1e-6)), _TURNS_MAX))
+    whole = statistics.median(_round(machine, turns) for _ in range(_ROUNDS))
+    return max(whole - base, 1e-9) / (turns - 1)
+
+
+def _round(machine: Machine, turns: int) -> float:
+    from hyperpy import Exit
+
+    machine.vcpus[0].regs.rbx = turns
+    start = time.perf_counter()
+    exit_ = machine.run(timeout=_LIMIT_S)
+    elapsed = time.perf_counter() - start
+    if not isinstance(exit_, Exit.Pio):
+        raise RuntimeError(f"guest for the measurement ended with {exit_!r}")
+    return elapsed

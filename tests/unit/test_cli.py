@@ -1,0 +1,364 @@
+"""The command line without a KVM: arguments and their errors, exit statuses, keys, input, and quick imports."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
+
+import pytest
+
+from hyperpy import AnyExit, Exit, KvmUnavailable, _run, cli
+from hyperpy.cli import DeviceSpec
+
+LIMIT_S = 30
+
+
+# -- arguments -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("a:B@mmio=0xfe000000", DeviceSpec("a", "B", mmio=0xFE000000)),
+        ("a.b_c:D@pio=16,size=0x10,irq=5", DeviceSpec("a.b_c", "D", pio=16, size=16, irq=5)),
+    ],
+)
+def test_device_spec_is_read(text: str, spec: DeviceSpec) -> None:
+    assert DeviceSpec.parse(text) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("", "not a module and class: ''", "module:Class@mmio="),
+        ("a@mmio=1", "not a module and class: 'a'", "module:Class@mmio="),
+        ("a.py:B@mmio=1", "not a module and class: 'a.py:B'", "without .py"),
+        ("a..b:C@mmio=1", "not a module and class", "module:Class"),
+        ("a:B", "device has no address: a:B", "module:Class@mmio="),
+        ("a:B@", "unknown key of a device: ''", "pio, mmio, size and irq"),
+        ("a:B@mmoi=1", "unknown key of a device: 'mmoi'", "did you mean mmio?"),
+        ("a:B@mmio=1,mmio=2", "key is given twice: mmio", "once per device"),
+        ("a:B@mmio=1,pio=2", "a device sits on one bus", "give pio=PORT or mmio=ADDRESS"),
+        ("a:B@irq=1", "a device sits on one bus", "give pio=PORT or mmio=ADDRESS"),
+        ("a:B@mmio", "not a number: ''", "16 or 0x10"),
+        ("a:B@mmio=x", "not a number: 'x'", "16 or 0x10"),
+        ("a:B@mmio=-1", "not a number: '-1'", "16 or 0x10"),
+    ],
+)
+def test_device_spec_that_is_none_says_why(text: str, message: str, hint: str) -> None:
+    with pytest.raises(ValueError, match="hint: ") as caught:
+        DeviceSpec.parse(text)
+    said, _, told = str(caught.value).partition("\n\nhint: ")
+    assert message in said
+    assert hint in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        ("rnu", "hyperpy: unknown command: rnu", "did you mean run?"),
+        ("zzz", "hyperpy: unknown command: zzz", "one of run, lab, doctor"),
+        ("run", "hyperpy run: nothing to run", "--kernel K"),
+        ("run --kernal K", "hyperpy run: unknown argument: --kernal", "did you mean --kernel?"),
+        ("run --kernel K --timeuot=3", "unknown argument: --timeuot=3", "did you mean --timeout?"),
+        ("run --kernel K s.py", "unknown argument: s.py", "a script comes first"),
+        ("run --kernel", "argument --kernel: expected one argument", "hyperpy run --help"),
+        ("run --kernel K --memory 3Q", "not a size: '3Q'", '"512M"'),
+        ("run --kernel K --cpus 0", "at least one cpu: 0", "1 or more"),
+        ("run --kernel K --cpus two", "not a number: 'two'", "16 or 0x10"),
+        ("run --kernel K --debug-exit 0x10000", "not a port: 0x10000", "0 to 0xffff"),
+        ("run --kernel K --timeout nan", "not a time: 'nan'", "seconds"),
+        ("run --kernel K --timeout 0", "not a time: '0'", "seconds"),
+        ("run --kernel K --serial file:", "unknown serial line: 'file:'", "stdio, file:PATH or none"),
+        ("run --kernel K --device a:B", "device has no address", "module:Class@"),
+        ("run /nonexistent/s.py", "script cannot be read", "check the path"),
+        (f"run {sys.executable}", "not a script but a program", f"--kernel {sys.executable}"),
+        ("doctor --jsn", "hyperpy doctor: unknown argument: --jsn", "did you mean --json?"),
+    ],
+)
+def test_wrong_arguments_are_a_message_and_a_hint(
+    arguments: str, message: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments.split()) == 1
+    out, err = capsys.readouterr()
+    said, _, told = err.partition("\n\nhint: ")
+    assert out == ""
+    assert message in said
+    assert hint in told
+    assert err.startswith("hyperpy")
+
+
+@pytest.mark.parametrize("arguments", [["run", "--help"], ["doctor", "--help"], ["lab", "--help"]])
+def test_help_of_commands_goes_to_standard_output(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 0
+    assert f"usage: hyperpy {arguments[0]}" in capsys.readouterr().out
+
+
+def test_help_names_every_command_and_no_arguments_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {command} " in shown for command in ("run", "lab", "doctor"))
+    assert cli.main([]) == 1
+    assert capsys.readouterr() == ("", shown)
+
+
+def test_lab_gets_its_arguments_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    def main(argv: list[str]) -> int:
+        seen.append(argv)
+        return 42
+
+    monkeypatch.setattr("hyperpy.lab.main", main)
+    assert cli.main(["lab", "--cpus", "1", "--", "ls", "--all"]) == 42
+    assert seen == [["--cpus", "1", "--", "ls", "--all"]]
+
+
+# -- devices ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("nowhere_at_all:A@pio=1", "no such module: nowhere_at_all", "it is looked for in"),
+        ("os.nope:A@pio=1", "no such module: os.nope", "it is looked for in"),
+        ("mine_for_cli:Hungri@pio=1", "no such class in mine_for_cli: Hungri", "did you mean Hungry?"),
+        ("mine_for_cli:number@pio=1", "no such class in mine_for_cli: number", "its devices: Hungry"),
+        ("mine_for_cli:Hungry@pio=1", "mine_for_cli:Hungry wants arguments", "without any"),
+    ],
+)
+def test_device_that_cannot_be_made_is_a_message_and_a_hint(
+    text: str, message: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "number = 3\nclass Hungry:\n    def __init__(self, food):\n        self.food = food\n"
+    module += "    def write(self, offset, size, value):\n        pass\n"
+    (tmp_path / "mine_for_cli.py").write_text(module)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    importlib.invalidate_caches()
+    try:
+        with pytest.raises(cli.UsageError) as caught:
+            DeviceSpec.parse(text).make()
+    finally:
+        sys.modules.pop("mine_for_cli", None)
+    said, _, told = str(caught.value).partition("\n\nhint: ")
+    assert message in said
+    assert hint in told
+
+
+# -- the end of a run ------------------------------------------------------------------------------------------------
+
+
+class FakeMachine:
+    """Stands for `Machine`: its run ends as the test says, and everything else is recorded."""
+
+    end: AnyExit | BaseException
+
+    def __init__(self, **options: object) -> None:
+        self.options, self.attached, self.errors = options, list[Any](), list[BaseException]()
+        self.vcpus = [SimpleNamespace(regs=SimpleNamespace(rip=0x1234))] * 2
+        self.console = SimpleNamespace(sink=lambda target: None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        pass
+
+    def attach(self, device: object, **where: object) -> None:
+        self.attached.append((device, where))
+
+    def load(self, image: object) -> None:
+        self.image = image
+
+    def run(self, timeout: float | None) -> AnyExit:
+        if isinstance(self.end, BaseException):
+            raise self.end
+        return self.end
+
+
+def ended(monkeypatch: pytest.MonkeyPatch, end: AnyExit | BaseException, *, native: bool = True) -> int:
+    monkeypatch.setattr(FakeMachine, "end", end, raising=False)
+    monkeypatch.setattr(_run, "Machine", FakeMachine)
+    monkeypatch.setattr(_run, "kernel_code_is_native", lambda: native)
+    return cli.main(["run", "--kernel", "K", "--serial", "none", "--timeout", "2.5"])
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "message"),
+    [
+        (Exit.SystemEvent(0, "power-off"), 0, ""),
+        (Exit.SystemEvent(0, "reset"), 0, ""),
+        (
+            Exit.SystemEvent(1, "crash"),
+            1,
+            "guest ended with Exit.SystemEvent(vcpu=1, kind='crash'); vcpu 1, rip 0x1234",
+        ),
+        (Exit.Stopped(0, "debug exit", 0x1FF), 0xFF, ""),
+        (Exit.Stopped(0, "debug exit", 1), 1, ""),
+        (Exit.Stopped(0, "enough"), 0, "stopped: enough"),
+        (Exit.Stopped(None, "output closed"), 128 + signal.SIGPIPE, ""),
+        (Exit.Timeout(), 124, "guest did not end in time: 2.5 s"),
+        (Exit.Halt(1), 1, "every vcpu has halted with interrupts off; vcpu 1, rip 0x1234"),
+        (Exit.Shutdown(0), 1, "triple fault"),
+        (Exit.FailEntry(0, 0x80000021), 1, "refuses the guest's state: 0x80000021; vcpu 0, rip 0x1234"),
+        (
+            Exit.InternalError(0, 1, 0, b"\x0f\xae"),
+            1,
+            "cannot interpret the instruction 0f ae; vcpu 0, rip 0x1234",
+        ),
+        (Exit.InternalError(0, 3, 0, b""), 1, "guest ended with Exit.InternalError"),
+        (KeyboardInterrupt(), 130, ""),
+        (
+            KvmUnavailable("no /dev/kvm", hint="get one"),
+            1,
+            "no /dev/kvm\n\nhint: get one\nhint: or run it in the lab",
+        ),
+        (MemoryError("too much"), 1, "too much"),
+    ],
+)
+def test_run_ends_with_status_and_message(
+    end: AnyExit | BaseException,
+    status: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert ended(monkeypatch, end) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert (
+        err.startswith(f"hyperpy run: {message}" if "guest ended" in message else "hyperpy run: ")
+        or not message
+    )
+    assert message in err
+    assert bool(err) == bool(message)
+
+
+def test_run_where_kernel_code_is_interpreted_warns_before_and_explains_after(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(monkeypatch, Exit.InternalError(0, 1, 0, b"\x9b"), native=False) == 1
+    command = "`hyperpy lab -- hyperpy run --kernel K --serial none --timeout 2.5`"
+    warning, error = capsys.readouterr().err.split("hyperpy run: ")[1:]
+    assert warning == (
+        f"warning: this host's KVM interprets kernel code: an operating system will not get far on it\n\nhint: {command}\n"
+    )
+    assert error.endswith(f"hint: this host's KVM interprets kernel code; the lab's runs it: {command}\n")
+
+
+def test_run_signals_are_as_they_were_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
+    ended(monkeypatch, Exit.Halt(0))
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)] == before
+
+
+# -- keys and input --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept", "leave", "help_"),
+    [
+        (b"abc\x03\x04\x1b", b"abc\x03\x04\x1b", False, False),
+        (b"a\x01xb", b"a", True, False),
+        (b"\x01\x01x", b"\x01x", False, False),
+        (b"\x01hx", b"x", False, True),
+        (b"\x01?\x01X", b"", True, True),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 100])
+def test_keys_are_found_however_they_arrive(
+    typed: bytes, kept: bytes, leave: bool, help_: bool, size: int
+) -> None:
+    keys = _run.Keys()
+    results = []
+    for at in range(0, len(typed), size):
+        results.append(keys.feed(typed[at : at + size]))
+        if results[-1][1]:
+            break
+    assert b"".join(data for data, _, _ in results) == kept
+    assert any(left for _, left, _ in results) == leave
+    assert any(wanted for _, _, wanted in results) == help_
+
+
+class SlowConsole:
+    """Takes at most three bytes at a time, and none every second time."""
+
+    def __init__(self) -> None:
+        self.taken, self.turn = bytearray(), 0
+
+    def send(self, data: bytes) -> int:
+        self.turn += 1
+        size = min(3, len(data)) if self.turn % 2 else 0
+        self.taken += data[:size]
+        return size
+
+
+def test_piped_input_waits_for_a_full_queue_and_loses_nothing() -> None:
+    source, writer = os.pipe()
+    machine: Any = SimpleNamespace(console=SlowConsole(), stop=lambda reason: None)
+    with os.fdopen(source, "rb") as reader:
+        given = _run._Input(machine, reader.fileno(), None)
+        os.write(writer, b"all of this, in order")
+        os.close(writer)
+        given._over, given._end = os.pipe()
+        given._thread.start()
+        while len(machine.console.taken) < 21:
+            given._thread.join(0.01)
+            assert given._thread.is_alive()
+        given.__exit__()
+    assert machine.console.taken == b"all of this, in order"
+
+
+def test_input_ends_at_once_when_the_queue_stays_full() -> None:
+    source, writer = os.pipe()
+    machine: Any = SimpleNamespace(console=SimpleNamespace(send=lambda data: 0))
+    with os.fdopen(source, "rb") as reader, os.fdopen(writer, "wb") as end:
+        end.write(b"never taken")
+        end.flush()
+        given = _run._Input(machine, reader.fileno(), None)
+        with given:
+            pass
+    assert not given._thread.is_alive()
+
+
+# -- imports ---------------------------------------------------------------------------------------------------------
+
+WITHOUT_NATIVE = """
+    import sys, types
+    package = types.ModuleType("hyperpy")
+    package.__path__, package.__version__ = [{folder!r}], "1.2.3"
+    sys.modules["hyperpy"] = package
+    sys.modules["hyperpy._hyperpy"] = None
+    from hyperpy import cli
+    sys.exit(cli.main({arguments!r}))
+    """
+
+
+def without_native(*arguments: str) -> subprocess.CompletedProcess[str]:
+    code = WITHOUT_NATIVE.format(folder=str(Path(cli.__file__).parent), arguments=list(arguments))
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+
+
+def test_without_the_native_module_the_rest_works() -> None:
+    version = without_native("--version")
+    assert (version.returncode, version.stdout) == (0, "hyperpy 1.2.3\n"), version.stderr
+    assert "usage: hyperpy lab" in without_native("lab", "--help").stdout
+    assert "usage: hyperpy run" in without_native("run", "--help").stdout
+    run = without_native("run", "--kernel", "K")
+    assert run.returncode == 1
+    assert "native module cannot be imported" in run.stderr
+    assert "\n\nhint: run `pip install .`" in run.stderr
+    assert "Traceback" not in run.stderr
