@@ -6,6 +6,7 @@ The bytes are kept in Rust, in a bounded buffer that drops the oldest (`dropped`
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import time
@@ -27,7 +28,8 @@ _TAIL = 400
 # A pattern is searched again at most this often while output streams in, so that a search does not cost more than the
 # guest's own work. Output wakes the search; this only gathers a few bytes first.
 _GATHER = 0.005
-_LOOK = 1.0
+# How often a wait looks at the clock and for Ctrl-C.
+_LOOK = 0.05
 
 
 class _HasFileno(Protocol):
@@ -138,12 +140,18 @@ class Console:
                     f"the machine stands still and its console has no {pattern.pattern!r}{_tail(data)}",
                     hint="start() it first; `m.wait()` tells why it stopped",
                 )
-            left = _LOOK if deadline is None else deadline - time.monotonic()
+            left = math.inf if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError(f"no {pattern.pattern!r} on the console in {timeout} s{_tail(data)}")
-            # Returns on output, when the machine stops, and now and then for Ctrl-C.
-            if self._native.wait_past(start + len(data), min(left, _LOOK)):
+            self._sleep(start + len(data), left)
+
+    def _sleep(self, position: int, seconds: float) -> None:
+        """Until there is output past `position`, the machine stands still, or the time is over; or Ctrl-C."""
+        end = time.monotonic() + seconds
+        while self._running() and (left := end - time.monotonic()) > 0:
+            if self._native.wait_past(position, min(left, _LOOK)):
                 time.sleep(_GATHER)
+                return
 
     def send(self, text: str | Buffer) -> int:
         """Send input to the guest; returns how many bytes were taken (the queue holds 64 KiB)."""
