@@ -37,6 +37,7 @@ _LEFT = "left with Ctrl-A x"
 _OUTPUT_CLOSED = "output closed"
 _CTRL_A = 0x01
 _CHUNK = 4096
+_POWER_ON_RIP = 0xFFF0
 # The console's input queue does not tell when it has room again: it is asked at this pace while it is full.
 _FULL_MS = 10
 
@@ -155,7 +156,11 @@ def _account(machine: Machine, exit_: AnyExit, in_lab: str) -> str:
         case _:
             what = f"guest ended with {exit_!r}"
     vcpu = getattr(exit_, "vcpu", None) or 0
-    return f"{what}; vcpu {vcpu}, rip {machine.vcpus[vcpu].regs.rip:#x}\n\nhint: {hint}"
+    rip = machine.vcpus[vcpu].regs.rip
+    # On AMD, KVM puts a vcpu that shuts down into its power-on state (svm.c, shutdown_interception).
+    is_lost = isinstance(exit_, Exit.Shutdown) and rip == _POWER_ON_RIP
+    where = "rip is lost, KVM has reset the vcpu" if is_lost else f"rip {rip:#x}"
+    return f"{what}; vcpu {vcpu}, {where}\n\nhint: {hint}"
 
 
 @contextlib.contextmanager

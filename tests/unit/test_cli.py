@@ -164,10 +164,11 @@ class FakeMachine:
     """Stands for `Machine`: its run ends as the test says, and everything else is recorded."""
 
     end: AnyExit | BaseException
+    rip = 0x1234
 
     def __init__(self, **options: object) -> None:
         self.options, self.attached, self.errors = options, list[Any](), list[BaseException]()
-        self.vcpus = [SimpleNamespace(regs=SimpleNamespace(rip=0x1234))] * 2
+        self.vcpus = [SimpleNamespace(regs=SimpleNamespace(rip=self.rip))] * 2
         self.console = SimpleNamespace(sink=lambda target: None)
 
     def __enter__(self) -> Self:
@@ -256,6 +257,15 @@ def test_run_where_kernel_code_is_interpreted_warns_before_and_explains_after(
         f"warning: this host's KVM interprets kernel code: an operating system will not get far on it\n\nhint: {command}\n"
     )
     assert error.endswith(f"hint: this host's KVM interprets kernel code; the lab's runs it: {command}\n")
+
+
+@pytest.mark.parametrize(("rip", "shown"), [(0x100001, "rip 0x100001"), (0xFFF0, "rip is lost")])
+def test_run_triple_fault_on_a_kvm_that_resets_the_vcpu_shows_no_false_rip(
+    rip: int, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(FakeMachine, "rip", rip)
+    assert ended(monkeypatch, Exit.Shutdown(0)) == 1
+    assert f"; vcpu 0, {shown}" in capsys.readouterr().err
 
 
 def test_run_signals_are_as_they_were_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
