@@ -1,26 +1,29 @@
 //! A virtual machine: memory, two buses, vCPUs, interrupt lines, and the verbs on the whole of them.
 //!
 //! KVM's objects are made late, when registers or a run first need them: the interrupt controllers must exist before
-//! the first vCPU, and devices that want one are attached before. How vCPUs start and stop together is in `control`,
-//! what one does between exits in `run`.
+//! the first vCPU, and devices that want one are attached before (`objects`). Verbs on one vCPU that stands still are
+//! in `registers`, how vCPUs start and stop together in `control`, what one does between exits in `run`.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+mod objects;
+mod registers;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use crate::accel::{Accelerator, Route, Vm, VmConfig};
-use crate::arch::x86_64::{Regs, Sregs};
+use self::objects::{Objects, borrow, enter_at};
+use crate::accel::{Accelerator, Route, VmConfig};
 use crate::boot::Entry;
 use crate::bus::{Bus, Device, Region, RegionId, Rung, Space};
 use crate::control::{Control, Host, Leave, Outcome, Phase, Turn};
-use crate::error::{AttachError, RunError, StateError};
-use crate::exit::{IoExit, StopReason};
+use crate::error::{AttachError, RunError};
+use crate::exit::StopReason;
 use crate::irq::{Line, LineHub};
 use crate::kvm::thread::{block_signals, fork_generation};
 use crate::memory::Memory;
 use crate::run::{self, Watch};
-use crate::vcpu::{Current, Inside, Refused, Vcpu, current};
+use crate::vcpu::{Current, Inside, current};
 
 /// Answers what no device claims.
 pub trait Answerer: Send + Sync {
@@ -47,19 +50,6 @@ pub struct Attachment {
     pub space: Space,
     /// The region on it.
     pub region: RegionId,
-}
-
-/// Where a vCPU is while nobody drives it.
-struct Slot {
-    vcpu: Mutex<Option<Box<Vcpu>>>,
-    back: Condvar,
-}
-
-/// What exists only once vCPUs do. Fields drop in this order: vCPUs, the VM, and last the memory that it maps.
-struct Objects {
-    slots: Vec<Slot>,
-    vm: Arc<dyn Vm>,
-    _memory: crate::memory::Backing,
 }
 
 /// A virtual machine.
@@ -245,37 +235,6 @@ impl Machine {
         self.with_vcpu(0, "load", true, |vcpu| enter_at(vcpu, &entry))?
     }
 
-    /// KVM's objects, made now if they are not.
-    fn objects(&self) -> Result<Arc<Objects>, RunError> {
-        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(objects) = &*objects {
-            return Ok(objects.clone());
-        }
-        if self.control.phase() == Phase::Closed {
-            return Err(StateError::new("use the vcpus", Phase::Closed).into());
-        }
-        let config = self.config();
-        let vm = self.accel.create_vm(config)?;
-        let memory = self.memory.seal_into(&*vm)?;
-        let mut slots = Vec::new();
-        let mut shared = Vec::new();
-        for id in 0..config.vcpus {
-            let timer = |source| crate::accel::AccelError::Call { call: "vcpu seat", source };
-            let mut vcpu = Vcpu::new(id, vm.create_vcpu(id)?).map_err(timer)?;
-            let entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
-            if let (0, Some(entry)) = (id, &*entry) {
-                enter_at(&mut vcpu, entry)?;
-            }
-            shared.push(vcpu.shared.clone());
-            slots.push(Slot { vcpu: Mutex::new(Some(Box::new(vcpu))), back: Condvar::new() });
-        }
-        let made = Arc::new(Objects { slots, vm: vm.clone(), _memory: memory });
-        self.lines.connect(&vm);
-        self.control.install(shared);
-        *objects = Some(made.clone());
-        Ok(made)
-    }
-
     /// Runs until something happens that the caller must know, or for `timeout`. vCPU 0 runs on this thread.
     ///
     /// # Errors
@@ -378,82 +337,6 @@ impl Machine {
         driven.unwrap_or_else(|error| Leave::Outcome(Err(error)))
     }
 
-    /// Runs `f` on a vCPU that stands still; `completed` asks for its pending access to be completed first.
-    ///
-    /// # Errors
-    /// The machine runs or is closed, there is no such vCPU, or completion failed.
-    pub fn with_vcpu<T>(
-        &self,
-        id: u32,
-        verb: &'static str,
-        completed: bool,
-        f: impl FnOnce(&mut Vcpu) -> T,
-    ) -> Result<T, RunError> {
-        self.check(verb)?;
-        self.control.require(verb, &[Phase::Created, Phase::Paused, Phase::Stopped])?;
-        let objects = self.objects()?;
-        let patience = || match self.control.phase() {
-            phase @ (Phase::Running | Phase::Closed) => Err(StateError::new(verb, phase).into()),
-            _ => Ok(()),
-        };
-        let _inside = Inside::enter(self.id);
-        let done = borrow(&objects, id, patience, |vcpu| {
-            if completed {
-                run::complete(vcpu, self)?;
-            }
-            Ok(f(vcpu))
-        });
-        self.ended(done.flatten())
-    }
-
-    /// General registers of a vCPU.
-    ///
-    /// # Errors
-    /// As for [`Self::with_vcpu`].
-    pub fn regs(&self, vcpu: u32) -> Result<Regs, RunError> {
-        Ok(self.with_vcpu(vcpu, "read registers", false, |vcpu| vcpu.accel.regs())??)
-    }
-
-    /// Changes general registers of a vCPU.
-    ///
-    /// # Errors
-    /// As for [`Self::with_vcpu`].
-    pub fn set_regs(&self, vcpu: u32, change: impl FnOnce(&mut Regs)) -> Result<(), RunError> {
-        self.with_vcpu(vcpu, "write registers", true, |vcpu| {
-            let mut regs = vcpu.accel.regs()?;
-            change(&mut regs);
-            Ok(vcpu.accel.set_regs(&regs)?)
-        })?
-    }
-
-    /// Segment, table and control registers of a vCPU.
-    ///
-    /// # Errors
-    /// As for [`Self::with_vcpu`].
-    pub fn sregs(&self, vcpu: u32) -> Result<Sregs, RunError> {
-        Ok(self.with_vcpu(vcpu, "read registers", false, |vcpu| vcpu.accel.sregs())??)
-    }
-
-    /// Changes segment, table and control registers of a vCPU.
-    ///
-    /// # Errors
-    /// As for [`Self::with_vcpu`].
-    pub fn set_sregs(&self, vcpu: u32, change: impl FnOnce(&mut Sregs)) -> Result<(), RunError> {
-        self.with_vcpu(vcpu, "write registers", true, |vcpu| {
-            let mut sregs = vcpu.accel.sregs()?;
-            change(&mut sregs);
-            Ok(vcpu.accel.set_sregs(&sregs)?)
-        })?
-    }
-
-    /// Answers an unclaimed read that `run()` or `wait()` returned.
-    ///
-    /// # Errors
-    /// The machine runs, or the answer is refused.
-    pub fn answer(&self, exit: &IoExit, value: u64) -> Result<Result<(), Refused>, RunError> {
-        self.with_vcpu(exit.vcpu, "answer", false, |vcpu| vcpu.answer(exit, value))
-    }
-
     /// Asks every vCPU to stop for good, from anywhere, device callbacks included. Does not wait.
     ///
     /// # Errors
@@ -507,37 +390,6 @@ impl std::fmt::Debug for Machine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Machine({}, {})", self.id, self.control.phase().name())
     }
-}
-
-/// Runs `f` on a vCPU that is out of its slot, so that no lock is held while it runs; it goes back whatever happens.
-/// While another thread has it, `patience` is asked before each wait.
-fn borrow<T>(
-    objects: &Objects,
-    id: u32,
-    patience: impl Fn() -> Result<(), RunError>,
-    f: impl FnOnce(&mut Vcpu) -> T,
-) -> Result<T, RunError> {
-    let slot = objects.slots.get(id as usize).ok_or(RunError::NoVcpu { vcpu: id })?;
-    let mut place = slot.vcpu.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut vcpu = loop {
-        match place.take() {
-            Some(vcpu) => break vcpu,
-            None => patience()?,
-        }
-        place = slot.back.wait(place).unwrap_or_else(PoisonError::into_inner);
-    };
-    drop(place);
-    let result = catch_unwind(AssertUnwindSafe(|| f(&mut vcpu)));
-    *slot.vcpu.lock().unwrap_or_else(PoisonError::into_inner) = Some(vcpu);
-    slot.back.notify_all();
-    Ok(result.unwrap_or_else(|panic| resume_unwind(panic)))
-}
-
-fn enter_at(vcpu: &mut Vcpu, entry: &Entry) -> Result<(), RunError> {
-    let mut sregs = vcpu.accel.sregs()?;
-    entry.apply(&mut sregs);
-    vcpu.accel.set_sregs(&sregs)?;
-    Ok(vcpu.accel.set_regs(&entry.regs)?)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use super::*;
 use crate::accel::AccelExit;
 use crate::bus::Action;
-use crate::exit::Exit;
+use crate::exit::{Exit, IoExit};
 use crate::scripted::Step;
 use crate::testing::{Closures, Event, LONG, Recorder, Rig, before, io, mmio_read, outs, stopped};
 

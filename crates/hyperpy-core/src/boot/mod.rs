@@ -8,6 +8,7 @@
 pub mod acpi;
 mod dsdt;
 mod elf;
+pub(crate) mod error;
 pub mod flat;
 pub mod linux;
 mod ram;

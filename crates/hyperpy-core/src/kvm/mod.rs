@@ -1,6 +1,6 @@
 //! KVM: the only module that knows it. Kernel api.rst is the specification of every call here.
 //!
-//! kvm-ioctls carries the plain calls. KVM_RUN and the page that it shares with us are our own ([`page`]), because
+//! kvm-ioctls carries the plain calls. KVM_RUN and the page that it shares with us are our own (`page`), because
 //! that page is written by other threads and the kernel while a vCPU runs, and must never be behind a `&mut`.
 //! [`thread`] holds what a vCPU's thread needs of the host: the kick, the tick and the signal masks.
 

@@ -5,7 +5,7 @@
 //! vCPU's own thread; its handler sets that thread's exit flag, so that a tick that arrives outside KVM_RUN is not lost
 //! either. Both therefore end as "KVM_RUN was interrupted", and the exit path itself checks nothing.
 //!
-//! The handler touches only atomics in [`Seat`]s, which are never freed; a signal that comes late finds a seat of
+//! The handler touches only atomics in `Seat`s, which are never freed; a signal that comes late finds a seat of
 //! another thread and leaves it alone.
 
 use std::io;
@@ -315,7 +315,7 @@ fn thread_time(tid: libc::pid_t) -> Option<u64> {
 }
 
 /// Blocks every asynchronous signal on this thread: one of hyperpy's own, that Python's signals must not interrupt.
-/// The kick's signal is let through while the thread drives a vCPU ([`Kick::sit`]).
+/// The kick's signal is let through while the thread drives a vCPU (`Kick::sit`).
 pub fn block_signals() {
     // SAFETY: the set is initialised before use.
     unsafe {

@@ -1,0 +1,237 @@
+//! What can be wrong with an image or with the place that it shall go to. Python raises it as `BootError`.
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::error::MemoryError;
+
+/// An image could not be put into guest memory. A refused load has changed nothing there.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BootError {
+    /// Neither a bzImage nor an ELF file.
+    #[error("kernel is neither a bzImage nor an ELF file: first bytes: {found:02x?}")]
+    NotKernel {
+        /// Its first bytes, at most four.
+        found: Vec<u8>,
+    },
+    /// The file ends before something that its header speaks of.
+    #[error("file ends inside {what}: {need:#x} bytes wanted, {have:#x} there")]
+    Truncated {
+        /// What is cut off.
+        what: &'static str,
+        /// Bytes from the beginning of the file that it takes.
+        need: u64,
+        /// Bytes that there are.
+        have: u64,
+    },
+    /// A boot protocol from before [`crate::boot::linux::OLDEST_PROTOCOL`].
+    #[error("boot protocol too old: {version:#06x}")]
+    OldProtocol {
+        /// As in the setup header, 0x020c for 2.12.
+        version: u16,
+    },
+    /// A zImage, which loads below 1 MiB.
+    #[error("kernel is a zImage, which loads below 1 MiB: loadflags {loadflags:#04x}")]
+    LoadsLow {
+        /// Of the setup header.
+        loadflags: u8,
+    },
+    /// A header field with a value that cannot be.
+    #[error("{format} header is unusable: {field} is {value:#x}")]
+    Header {
+        /// "bzImage" or "ELF".
+        format: &'static str,
+        /// The field, by its name in the specification.
+        field: &'static str,
+        /// What it holds.
+        value: u64,
+    },
+    /// A piece of an image that has no RAM where it must go.
+    #[error("no ram for {what}: {gpa:#x} + {len:#x}")]
+    NoRam {
+        /// The piece.
+        what: &'static str,
+        /// Where it must go.
+        gpa: u64,
+        /// Its length in bytes.
+        len: u64,
+    },
+    /// Two segments at one place.
+    #[error("ELF segment overlaps the one at {other:#x}: {gpa:#x} + {len:#x}")]
+    SegmentsOverlap {
+        /// Where it must go.
+        gpa: u64,
+        /// Its length in bytes.
+        len: u64,
+        /// Where the other one goes.
+        other: u64,
+    },
+    /// An entry address that no segment holds.
+    #[error("entry is outside the image: {entry:#x}")]
+    EntryOutside {
+        /// The address.
+        entry: u64,
+    },
+    /// A command line beyond what the kernel takes.
+    #[error("command line is too long: {len} bytes, the kernel takes {most}")]
+    CommandLineTooLong {
+        /// Its length without a NUL.
+        len: usize,
+        /// Most bytes without a NUL.
+        most: usize,
+    },
+    /// A NUL byte, at which the kernel would stop reading.
+    #[error("command line has a NUL byte at offset: {at}")]
+    CommandLineNul {
+        /// Its offset.
+        at: usize,
+    },
+    /// No room for the initrd between the kernel and the highest address that it may have.
+    #[error("initrd does not fit: {len:#x} bytes, {room:#x} free between kernel and {top:#x}")]
+    InitrdTooLarge {
+        /// Its length in bytes.
+        len: u64,
+        /// Bytes free.
+        room: u64,
+        /// End of low RAM, or the end of what the kernel can reach.
+        top: u64,
+    },
+    /// More RAM regions than an E820 table in the zero page has entries.
+    #[error("memory map has too many entries: {count}, the zero page takes {most}")]
+    TooManyRegions {
+        /// Entries wanted.
+        count: usize,
+        /// Entries that there are.
+        most: usize,
+    },
+    /// A flat image of no bytes.
+    #[error("flat image is empty")]
+    FlatEmpty,
+    /// A flat image beyond what its mode addresses.
+    #[error("flat image is beyond what {mode} mode reaches: {at:#x} + {len:#x} is above {end:#x}")]
+    FlatOutOfReach {
+        /// "real", "protected" or "long".
+        mode: &'static str,
+        /// Where it should go.
+        at: u64,
+        /// Its length in bytes.
+        len: u64,
+        /// First address that the mode does not reach.
+        end: u64,
+    },
+    /// A flat image leaves no room for what its mode needs beside it.
+    #[error("no free ram beside the image for its {what}: {len:#x} bytes below {end:#x}")]
+    NoRoom {
+        /// What has no place.
+        what: &'static str,
+        /// Its length in bytes.
+        len: u64,
+        /// It must lie below this address.
+        end: u64,
+    },
+    /// A payload packed in a way that is not unpacked here.
+    #[error("kernel payload is packed as {format}, which is not unpacked here")]
+    PayloadFormat {
+        /// Name of the format, or "an unknown format".
+        format: &'static str,
+    },
+    /// A damaged payload.
+    #[error("kernel payload ({format}) does not unpack: {source}")]
+    Payload {
+        /// Name of the format.
+        format: &'static str,
+        /// What the decoder said.
+        source: io::Error,
+    },
+    /// A payload larger than the bound.
+    #[error("kernel payload unpacks to more than: {limit:#x} bytes")]
+    PayloadTooLarge {
+        /// The bound.
+        limit: usize,
+    },
+    /// A payload that unpacks to something that is no ELF file.
+    #[error("kernel payload is not an ELF file: first bytes: {found:02x?}")]
+    PayloadNotElf {
+        /// Its first bytes, at most four.
+        found: Vec<u8>,
+    },
+    /// A hardware id that ACPI does not allow.
+    #[error("not an ACPI hardware id: {hid:?}")]
+    HardwareId {
+        /// As given.
+        hid: String,
+    },
+    /// A register range that ACPI cannot describe.
+    #[error("{space} range of ACPI device {hid} is empty or leaves the bus: {base:#x} + {len:#x}")]
+    DeviceRange {
+        /// Hardware id of the device.
+        hid: String,
+        /// "mmio" or "pio".
+        space: &'static str,
+        /// Its base.
+        base: u64,
+        /// Its length in bytes.
+        len: u64,
+    },
+    /// An interrupt beyond the I/O APIC.
+    #[error("gsi of ACPI device {hid} has no I/O APIC pin: {gsi}")]
+    Gsi {
+        /// Hardware id of the device.
+        hid: String,
+        /// The gsi.
+        gsi: u32,
+    },
+    /// No processor, or more than the MADT describes.
+    #[error("number of processors is not 1 to {most}: {cpus}")]
+    Cpus {
+        /// As given.
+        cpus: u32,
+        /// Most.
+        most: u32,
+    },
+    /// More devices than there are names or room for.
+    #[error("ACPI tables are too long: {len:#x} bytes, the BIOS area takes {room:#x}")]
+    TablesTooLong {
+        /// Their length.
+        len: u64,
+        /// Bytes from ACPI_START to BIOS_END.
+        room: u64,
+    },
+    /// Guest memory refused an access.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+}
+
+impl BootError {
+    /// What to do about it, where that is known.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::NotKernel { .. } => "give a bzImage (vmlinuz) or a vmlinux; a compressed file must be unpacked first",
+            Self::Truncated { .. } => "the file is incomplete: copy or download it again",
+            Self::OldProtocol { .. } | Self::LoadsLow { .. } => {
+                "use a kernel of Linux 2.6.14 or later, built as bzImage"
+            }
+            Self::NoRam { .. } => "give the machine more memory",
+            Self::CommandLineTooLong { .. } => "shorten the command line, or build the kernel with a larger limit",
+            Self::CommandLineNul { .. } => "remove the NUL: the kernel would read no further",
+            Self::InitrdTooLarge { .. } => "give the machine more memory, or make the initrd smaller",
+            Self::FlatOutOfReach { .. } => "load the image lower, or enter it in a wider mode",
+            Self::NoRoom { .. } => {
+                "move the image, or give the machine more memory: beside it a page for the stack is needed, and in long mode six for page tables"
+            }
+            Self::PayloadFormat { .. } => {
+                "boot the bzImage itself (the guest unpacks it); unpacked here are xz, zstd, gzip and lz4"
+            }
+            Self::PayloadTooLarge { .. } => "raise the bound, or boot the bzImage itself (the guest unpacks it)",
+            Self::HardwareId { .. } => {
+                "use three capital letters and four hex digits (PNP0C02), or four letters or digits and four hex digits (LNRO0005), hex digits in capitals"
+            }
+            Self::DeviceRange { .. } => "mmio ranges lie below 2^64, pio ranges below 0x10000",
+            Self::Gsi { .. } => "use a gsi from 0 to 23",
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,182 @@
+//! Rounds of several vCPUs: which exit is told when, halts of one and of many and those that are none, and a host that
+//! wants its thread back in the middle.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use super::*;
+use crate::accel::AccelExit;
+use crate::bus::{Action, Space};
+use crate::scripted::Step;
+use crate::testing::{Closures, Event, Rig, before, io, outs};
+
+fn msr(index: u32) -> Step {
+    Step::Exit(AccelExit::Msr { index, is_write: false, value: 0 }, vec![])
+}
+
+#[test]
+fn test_run_first_exit_stops_all_and_others_are_returned_before_any_entry() {
+    // Every vCPU reaches its exit in the same round: each waits at the last moment for the others.
+    let gate = Arc::new(std::sync::Barrier::new(4));
+    let script = |index| {
+        let gate = gate.clone();
+        let meet = before(move || {
+            gate.wait();
+        });
+        vec![meet, Step::Part(AccelExit::Msr { index, is_write: false, value: 0 }, vec![]), Step::Spin, Step::Spin]
+    };
+    let rig = Rig::new((0..4).map(script).collect());
+    let mut seen = Vec::new();
+    let calls = || rig.machine.control.vcpus().iter().map(|vcpu| vcpu.readings().calls).sum::<u64>();
+    for turn in 0..4 {
+        let before = calls();
+        let Exit::Msr { vcpu, index, .. } = rig.run().unwrap() else { panic!() };
+        assert_eq!(vcpu, index);
+        assert!(turn == 0 || calls() == before);
+        seen.push(vcpu);
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [0, 1, 2, 3]);
+    assert_eq!(rig.machine.run(Some(Duration::from_millis(1)), &rig).unwrap(), Exit::Timeout);
+}
+
+#[test]
+fn test_start_with_a_queued_exit_runs_nothing_before_wait_returned_it() {
+    let gate = Arc::new(std::sync::Barrier::new(2));
+    let script = |port| {
+        let gate = gate.clone();
+        let meet = before(move || {
+            gate.wait();
+        });
+        let read = AccelExit::Pio { port, size: 1, count: 1, is_write: false };
+        vec![meet, Step::Part(read, vec![]), Step::Exit(AccelExit::Shutdown, vec![])]
+    };
+    let rig = Rig::new(vec![script(0x90), script(0x91)]);
+    let first = io(rig.run());
+    rig.start();
+    let second = io(rig.wait());
+    // It can still be answered.
+    rig.machine.answer(&second, 0x42).unwrap().unwrap();
+    rig.start();
+    assert!(matches!(rig.wait().unwrap(), Exit::Shutdown { .. }));
+    let reads = rig.log().reads;
+    assert!(reads.contains(&(second.vcpu, 0x42)) || reads == [(first.vcpu, 0xff)], "{reads:?}");
+}
+
+#[test]
+fn test_run_halt_without_irqchip_parks_and_the_next_run_goes_past_it() {
+    let rig = Rig::new(vec![vec![Step::Exit(AccelExit::Halt, vec![]), outs(0x99, &[1])]]);
+    assert_eq!(rig.run().unwrap(), Exit::Halt { vcpu: 0 });
+    assert_eq!(rig.machine.control.phase(), Phase::Paused);
+    assert_eq!(io(rig.run()).value, 1);
+}
+
+#[test]
+fn test_run_halt_with_irqchip_of_one_and_four_is_found_by_the_tick() {
+    for vcpus in [1, 4] {
+        let rig = Rig::with_irqchip(vec![vec![]; vcpus], true);
+        let began = Instant::now();
+        assert!(matches!(rig.run().unwrap(), Exit::Halt { .. }));
+        assert!(began.elapsed() >= crate::run::TICK);
+        assert!(matches!(rig.run().unwrap(), Exit::Halt { .. }));
+        rig.start();
+        assert!(matches!(rig.wait().unwrap(), Exit::Halt { .. }));
+    }
+}
+
+#[test]
+fn test_run_one_of_four_idle_with_interrupts_is_no_halt() {
+    let mut scripts = vec![vec![]; 3];
+    scripts.push(vec![Step::Sleep { interruptible: true }]);
+    let rig = Rig::with_irqchip(scripts, true);
+    assert_eq!(rig.machine.run(Some(Duration::from_millis(200)), &rig).unwrap(), Exit::Timeout);
+}
+
+#[test]
+fn test_run_halt_that_was_none_goes_on_in_the_same_run() {
+    // Seen halted by its tick, awake when all stand still: the round begins again, with threads and without.
+    for vcpus in [1, 2, 4] {
+        let mut scripts = vec![vec![]; vcpus];
+        scripts[0] = vec![Step::Nap { looks: 1 }, outs(0x99, &[1])];
+        let rig = Rig::with_irqchip(scripts.clone(), true);
+        assert_eq!(io(rig.run()).value, 1);
+        scripts.rotate_right(1);
+        let rig = Rig::with_irqchip(scripts, true);
+        rig.start();
+        assert_eq!(io(rig.wait()).value, 1);
+    }
+}
+
+#[test]
+fn test_run_of_a_parked_vcpu_watches_the_time_and_the_host_of_the_others() {
+    let scripts = || vec![vec![Step::Exit(AccelExit::Halt, vec![])], vec![Step::Spin; 100]];
+    let rig = Rig::new(scripts());
+    assert_eq!(rig.machine.run(Some(Duration::from_millis(60)), &rig).unwrap(), Exit::Timeout);
+    let rig = Rig::new(scripts());
+    rig.machine.regs(0).unwrap();
+    std::thread::scope(|scope| {
+        let runner = scope.spawn(|| rig.machine.run(None, &rig));
+        while rig.machine.control.vcpus()[0].readings().exits == 0 {
+            std::thread::yield_now();
+        }
+        rig.wanted.store(true, Ordering::SeqCst);
+        assert!(matches!(runner.join().unwrap(), Err(RunError::Host)));
+    });
+}
+
+#[test]
+fn test_run_interrupted_by_its_host_keeps_the_exits_of_others_for_the_next() {
+    // vCPU 1 exits; vCPU 0, asked to leave for that, finds that the host wants its thread.
+    let rig = Rig::new(vec![vec![Step::Spin; 100], vec![msr(7)]]);
+    let rig = &rig;
+    struct Wants<'a>(&'a Rig, AtomicUsize);
+    impl Host for Wants<'_> {
+        fn poll(&self) -> bool {
+            // The second poll is after a kick or a tick.
+            self.1.fetch_add(1, Ordering::SeqCst) > 0
+        }
+        fn spawn(&self, vcpu: u32) -> Result<(), RunError> {
+            self.0.spawn(vcpu)
+        }
+    }
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        match rig.machine.run(Some(Duration::from_millis(300)), &Wants(rig, AtomicUsize::new(0))) {
+            Err(RunError::Host) => told.push("host"),
+            Ok(Exit::Msr { vcpu: 1, index: 7, .. }) => told.push("exit"),
+            other => panic!("{other:?}"),
+        }
+    }
+    // Each interrupt belongs to its own run, and the exit is told once.
+    assert_eq!(told.iter().filter(|what| **what == "exit").count(), 1, "{told:?}");
+}
+
+#[test]
+fn test_run_while_another_vcpu_hangs_in_a_device_gives_the_thread_back() {
+    let (entered, release) = (Event::new(), Event::new());
+    let (tell, held) = (entered.clone(), release.clone());
+    let rig = Rig::new(vec![vec![Step::Spin; 100], vec![outs(0x80, &[1]), msr(1)]]);
+    let stuck = move |_, _| {
+        tell.set();
+        held.wait();
+        Action::Continue
+    };
+    rig.attach(Space::Pio, 0x80, 1, Closures(|_| 0, stuck));
+    std::thread::scope(|scope| {
+        let runner = scope.spawn(|| rig.machine.run(None, &rig));
+        entered.wait();
+        rig.wanted.store(true, Ordering::SeqCst);
+        assert!(matches!(runner.join().unwrap(), Err(RunError::Host)));
+        // Not all stand still yet.
+        assert_eq!(rig.machine.control.phase(), Phase::Running);
+        assert!(matches!(rig.machine.regs(0), Err(RunError::State(_))));
+        rig.wanted.store(false, Ordering::SeqCst);
+        release.set();
+        // The last one out settles: there is nothing to return, and the machine can run on.
+        while rig.machine.control.phase() == Phase::Running {
+            std::thread::yield_now();
+        }
+        assert!(matches!(rig.run().unwrap(), Exit::Msr { vcpu: 1, index: 1, .. }));
+    });
+}

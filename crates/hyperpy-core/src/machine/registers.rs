@@ -1,0 +1,88 @@
+//! Verbs on one vCPU that stands still: registers, and the answer to an access that `run()` returned.
+
+use super::Machine;
+use super::objects::borrow;
+use crate::arch::x86_64::{Regs, Sregs};
+use crate::control::Phase;
+use crate::error::{RunError, StateError};
+use crate::exit::IoExit;
+use crate::run;
+use crate::vcpu::{Inside, Refused, Vcpu};
+
+impl Machine {
+    /// Runs `f` on a vCPU that stands still; `completed` asks for its pending access to be completed first.
+    ///
+    /// # Errors
+    /// The machine runs or is closed, there is no such vCPU, or completion failed.
+    pub fn with_vcpu<T>(
+        &self,
+        id: u32,
+        verb: &'static str,
+        completed: bool,
+        f: impl FnOnce(&mut Vcpu) -> T,
+    ) -> Result<T, RunError> {
+        self.check(verb)?;
+        self.control.require(verb, &[Phase::Created, Phase::Paused, Phase::Stopped])?;
+        let objects = self.objects()?;
+        let patience = || match self.control.phase() {
+            phase @ (Phase::Running | Phase::Closed) => Err(StateError::new(verb, phase).into()),
+            _ => Ok(()),
+        };
+        let _inside = Inside::enter(self.id);
+        let done = borrow(&objects, id, patience, |vcpu| {
+            if completed {
+                run::complete(vcpu, self)?;
+            }
+            Ok(f(vcpu))
+        });
+        self.ended(done.flatten())
+    }
+
+    /// General registers of a vCPU.
+    ///
+    /// # Errors
+    /// As for [`Self::with_vcpu`].
+    pub fn regs(&self, vcpu: u32) -> Result<Regs, RunError> {
+        Ok(self.with_vcpu(vcpu, "read registers", false, |vcpu| vcpu.accel.regs())??)
+    }
+
+    /// Changes general registers of a vCPU.
+    ///
+    /// # Errors
+    /// As for [`Self::with_vcpu`].
+    pub fn set_regs(&self, vcpu: u32, change: impl FnOnce(&mut Regs)) -> Result<(), RunError> {
+        self.with_vcpu(vcpu, "write registers", true, |vcpu| {
+            let mut regs = vcpu.accel.regs()?;
+            change(&mut regs);
+            Ok(vcpu.accel.set_regs(&regs)?)
+        })?
+    }
+
+    /// Segment, table and control registers of a vCPU.
+    ///
+    /// # Errors
+    /// As for [`Self::with_vcpu`].
+    pub fn sregs(&self, vcpu: u32) -> Result<Sregs, RunError> {
+        Ok(self.with_vcpu(vcpu, "read registers", false, |vcpu| vcpu.accel.sregs())??)
+    }
+
+    /// Changes segment, table and control registers of a vCPU.
+    ///
+    /// # Errors
+    /// As for [`Self::with_vcpu`].
+    pub fn set_sregs(&self, vcpu: u32, change: impl FnOnce(&mut Sregs)) -> Result<(), RunError> {
+        self.with_vcpu(vcpu, "write registers", true, |vcpu| {
+            let mut sregs = vcpu.accel.sregs()?;
+            change(&mut sregs);
+            Ok(vcpu.accel.set_sregs(&sregs)?)
+        })?
+    }
+
+    /// Answers an unclaimed read that `run()` or `wait()` returned.
+    ///
+    /// # Errors
+    /// The machine runs, or the answer is refused.
+    pub fn answer(&self, exit: &IoExit, value: u64) -> Result<Result<(), Refused>, RunError> {
+        self.with_vcpu(exit.vcpu, "answer", false, |vcpu| vcpu.answer(exit, value))
+    }
+}
