@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from hyperpy import _hyperpy
+from hyperpy.cache import cache_dir
 from hyperpy.errors import BootError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ __all__ = ["Flat", "Image", "Linux", "cache_dir"]
 
 Source: TypeAlias = str | os.PathLike[str] | bytes
 PAYLOAD_LIMIT = 1 << 30
-_CHUNK = 1 << 20
 # A bzImage's setup header lies in its first two sectors (Documentation/arch/x86/boot.rst).
 _SETUP_BYTES = 1024
 
@@ -101,13 +101,6 @@ def _read(source: Source, what: str) -> bytes:
     except OSError as error:
         hint = "check the path; `ls -l` shows whether you may read it"
         raise BootError(f"{what} cannot be read: {error}", hint=hint) from error
-
-
-def cache_dir() -> Path:
-    """Where unpacked kernels are kept: $HYPERPY_CACHE, or hyperpy below $XDG_CACHE_HOME or ~/.cache."""
-    if given := os.environ.get("HYPERPY_CACHE"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hyperpy"
 
 
 def _cached_payload(kernel: bytes) -> bytes | None:

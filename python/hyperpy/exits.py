@@ -30,6 +30,18 @@ class _Exit:
 _HEX = frozenset({"address", "value", "index", "pc", "dr6", "number", "reason"})
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class _Access(_Exit):
+    """An access that nobody claims, on either bus."""
+
+    vcpu: int
+    address: int
+    size: int
+    is_write: bool
+    value: int
+    _ticket: int = field(default=0, repr=False, compare=False)
+
+
 class Exit:
     """The namespace of all exits, for `match m.run(): case Exit.Halt(): ...`."""
 
@@ -41,32 +53,20 @@ class Exit:
         vcpu: int
 
     @final
-    @dataclass(frozen=True, slots=True, repr=False)
-    class Mmio(_Exit):
+    class Mmio(_Access):
         """An access to memory that no device and no RAM claims.
 
         `address` is the gpa, `size` 1 to 8 bytes, `value` what was written (0 for a read). A read can be answered with
         `Machine.answer`; left alone it is all ones.
         """
 
-        vcpu: int
-        address: int
-        size: int
-        is_write: bool
-        value: int
-        _ticket: int = field(default=0, repr=False, compare=False)
+        __slots__ = ()
 
     @final
-    @dataclass(frozen=True, slots=True, repr=False)
-    class Pio(_Exit):
+    class Pio(_Access):
         """An access to a port that no device claims: as `Mmio`, with a port from 0 to 0xffff as `address`."""
 
-        vcpu: int
-        address: int
-        size: int
-        is_write: bool
-        value: int
-        _ticket: int = field(default=0, repr=False, compare=False)
+        __slots__ = ()
 
     @final
     @dataclass(frozen=True, slots=True, repr=False)

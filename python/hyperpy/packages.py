@@ -26,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from hyperpy.cache import cache_dir
 from hyperpy.errors import HyperpyError
 
 __all__ = [
@@ -98,14 +99,6 @@ class Kernel:
     release: str
     vmlinuz: Path
     modules: Path
-
-
-def cache_dir() -> Path:
-    """Return the cache folder: `$HYPERPY_CACHE`, else `$XDG_CACHE_HOME/hyperpy`, else `~/.cache/hyperpy`."""
-    if given := os.environ.get("HYPERPY_CACHE"):
-        return Path(given).absolute()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "hyperpy"
 
 
 def fetch(name: str, *, suite: str = SUITE) -> Package:

@@ -54,7 +54,19 @@ class DescriptorTable(NamedTuple):
     limit: int = 0
 
 
-class Registers:
+class _File:
+    """A register file of one vcpu. Its attributes are registers, so that its own two are set past them."""
+
+    __slots__ = ("_index", "_native")
+    _index: int
+    _native: _hyperpy.Machine
+
+    def __init__(self, native: _hyperpy.Machine, index: int) -> None:
+        object.__setattr__(self, "_native", native)
+        object.__setattr__(self, "_index", index)
+
+
+class Registers(_File):
     """General registers, rip and rflags of a vcpu (SDM vol. 1, 3.4).
 
     Reading is allowed while an access is pending; writing completes the access first. Both raise `StateError` while
@@ -68,13 +80,7 @@ class Registers:
         0x1234
     """
 
-    __slots__ = ("_index", "_native")
-    _index: int
-    _native: _hyperpy.Machine
-
-    def __init__(self, native: _hyperpy.Machine, index: int) -> None:
-        object.__setattr__(self, "_native", native)
-        object.__setattr__(self, "_index", index)
+    __slots__ = ()
 
     def all(self) -> dict[str, int]:
         """All of them at once, by name."""
@@ -112,19 +118,13 @@ class Registers:
         return "\n".join("  ".join(f"{name:>6} {values[name]:016x}" for name in row) for row in rows)
 
 
-class SpecialRegisters:
+class SpecialRegisters(_File):
     """Segment, table and control registers of a vcpu (SDM vol. 3, 2.1): cs to ldt, gdt, idt, cr0 to cr8, efer, apic_base.
 
     Segments are `Segment` tuples, tables `DescriptorTable` tuples: `sregs.cs = sregs.cs._replace(base=0)`.
     """
 
-    __slots__ = ("_index", "_native")
-    _index: int
-    _native: _hyperpy.Machine
-
-    def __init__(self, native: _hyperpy.Machine, index: int) -> None:
-        object.__setattr__(self, "_native", native)
-        object.__setattr__(self, "_index", index)
+    __slots__ = ()
 
     def all(self) -> dict[str, Any]:
         """All of them at once, by name."""
