@@ -30,7 +30,13 @@ pub(super) struct KvmVm {
 
 impl KvmVm {
     pub(super) fn new(kvm: &KvmFd, config: VmConfig) -> Result<Self, AccelError> {
-        let fd = kvm.create_vm().map_err(call("KVM_CREATE_VM"))?;
+        let fd = loop {
+            // KVM gives up when a signal comes while it sets the VM up; nothing was made then.
+            match kvm.create_vm() {
+                Err(error) if error.errno() == libc::EINTR => {}
+                made => break made.map_err(call("KVM_CREATE_VM"))?,
+            }
+        };
         if fd.check_extension(Cap::SetTssAddr) {
             #[allow(clippy::cast_possible_truncation)] // below 4 GiB
             fd.set_tss_address(TSS_START as usize).map_err(call("KVM_SET_TSS_ADDR"))?;
