@@ -326,15 +326,11 @@ impl Control {
         (inner, !timeout.timed_out())
     }
 
-    /// Begins to close: vCPUs leave, threads end, nothing starts again. Returns false if someone else did already.
-    pub fn begin_close(&self) -> bool {
-        let mut inner = self.lock();
-        let first = !inner.closing;
-        inner.closing = true;
-        drop(inner);
+    /// Begins to close: vCPUs leave, threads end, nothing starts again.
+    pub fn begin_close(&self) {
+        self.lock().closing = true;
         self.changed.notify_all();
         self.kick_all();
-        first
     }
 
     /// Waits until no vCPU runs and no thread serves one.

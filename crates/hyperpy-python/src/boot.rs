@@ -27,9 +27,9 @@ pub fn load_flat(machine: &Machine, image: &Bound<'_, PyAny>, at: u64, mode: &st
         _ => return Err(PyValueError::new_err(format!("unknown mode: {mode}\n\nhint: real, protected or long"))),
     };
     machine.require_standing("load")?;
-    let core = machine.core()?;
+    let core = machine.core();
     let entry = with_bytes(image, |image| flat::flat(&core.memory, image, at, mode))?;
-    enter(&core, entry.map_err(|error| errors::boot(&error))?)
+    enter(core, entry.map_err(|error| errors::boot(&error))?)
 }
 
 /// A device for the ACPI tables: hardware id, mmio ranges, port ranges, (gsi, level-triggered) pairs.
@@ -47,7 +47,7 @@ pub fn load_linux(
     listed: Vec<Listed>,
 ) -> PyResult<()> {
     machine.require_standing("load")?;
-    let core = machine.core()?;
+    let core = machine.core();
     let range = |(base, len)| Range { base, len };
     let devices = listed.into_iter().map(|(hid, mmio, pio, irqs)| ListedDevice {
         hid,
@@ -73,7 +73,7 @@ pub fn load_linux(
             })
         })
     })???;
-    enter(&core, entry.map_err(|error| errors::boot(&error))?)
+    enter(core, entry.map_err(|error| errors::boot(&error))?)
 }
 
 /// The ELF file inside a bzImage, unpacked; None for an image that has none. More than `limit` bytes is an error.

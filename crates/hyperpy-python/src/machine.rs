@@ -305,8 +305,8 @@ impl Machine {
 }
 
 impl Machine {
-    pub(crate) fn core(&self) -> PyResult<Arc<Core>> {
-        Ok(self.core.clone())
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
     }
 
     /// Refuses a verb in the child of a fork, before any lock is taken: the thread that holds it may not be there.

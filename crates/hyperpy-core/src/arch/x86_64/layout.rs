@@ -8,8 +8,6 @@ pub const MMIO_HOLE_START: u64 = 0xc000_0000;
 pub const HIGH_RAM_START: u64 = 0x1_0000_0000;
 /// Global descriptor table that loaders write, in bytes from gpa 0.
 pub const GDT_START: u64 = 0x500;
-/// Empty interrupt descriptor table that loaders point to.
-pub const IDT_START: u64 = 0x520;
 /// Linux boot parameters ("zero page"), one page.
 pub const BOOT_PARAMS_START: u64 = 0x7000;
 /// Initial stack pointer of loaded images.
