@@ -21,7 +21,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 find = $(shell find $(wildcard $(1)) -type f $(2) 2>/dev/null | grep -v __pycache__)
 RUST := $(wildcard Cargo.toml Cargo.lock) $(call find,crates benches fuzz,\( -name '*.rs' -o -name Cargo.toml \))
 CODE := $(call find,python,\( -name '*.py' -o -name '*.pyi' \))
-TESTS := $(call find,tests examples benches/python scripts docs,\( -name '*.py' -o -name '*.md' -o -name '*.S' -o -name '*.toml' \))
+TESTS := $(call find,tests examples benches scripts docs,\( -name '*.py' -o -name '*.md' -o -name '*.S' -o -name '*.toml' \))
 PLAIN_TESTS := $(wildcard tests/unit tests/kvm tests/docs tests/examples)
 # What the demo and the lab's tests boot: fetched here, since the lab has no network.
 GUESTS := linux-image-amd64/bookworm linux-image-cloud-amd64/bookworm-backports memtest86+/bookworm
@@ -48,7 +48,7 @@ guests: $(VENV)/.system ## Fetch the kernels that the demo and the tests boot
 
 ##@ Check
 .PHONY: test
-test: lint test-rust test-python test-wheel test-lab ## Run every check and test; fails on a skip with HYPERPY_NO_SKIPS=1
+test: lint test-rust test-speed test-python test-wheel test-lab ## Run every check and test; fails on a skip with HYPERPY_NO_SKIPS=1
 	@$(PYTHON) scripts/totals.py $(REPORTS)
 
 .PHONY: lint
@@ -56,6 +56,9 @@ lint: $(PASSED)/lint-rust $(PASSED)/lint-python ## Check formatting, lints, type
 
 .PHONY: test-rust
 test-rust: $(PASSED)/rust ## Run the Rust tests
+
+.PHONY: test-speed
+test-speed: $(PASSED)/speed ## Hold dispatch to its count of instructions per exit, by callgrind
 
 .PHONY: test-python
 test-python: $(PASSED)/python ## Run the Python tests that need no lab
@@ -130,6 +133,10 @@ $(PASSED)/rust: $(RUST) .config/nextest.toml $(VENV)/.system | $(PASSED) $(REPOR
 	cargo nextest run --workspace --cargo-quiet
 	@cp target/nextest/default/junit.xml $(REPORTS)/rust.xml
 	cargo test --workspace --doc --quiet
+	@touch $@
+
+$(PASSED)/speed: $(RUST) $(wildcard benches/instructions.*) $(VENV)/.system | $(PASSED)
+	$(PYTHON) benches/instructions.py
 	@touch $@
 
 $(PASSED)/python: $(CODE) $(TESTS) pyproject.toml $(VENV)/.built | guests $(PASSED) $(REPORTS)
