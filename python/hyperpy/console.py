@@ -50,9 +50,9 @@ class Console:
         A
     """
 
-    def __init__(self, capacity: int = 1 << 20, *, running: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, capacity: int = 1 << 20, *, standing: Callable[[], str | None] = lambda: None) -> None:
         self._native = _hyperpy.Console(capacity)
-        self._running = running
+        self._standing = standing  # why nothing more will come, in words; None while the guest runs
         self._unread = 0
 
     @property
@@ -89,7 +89,8 @@ class Console:
         waits for as long as the machine runs.
 
         Raises:
-            StateError: the machine stands still, and the pattern is not in what it has said. Raised at once.
+            StateError: the machine stands still, and the pattern is not in what it has said. Raised at once; tells why
+                it stands still.
             TimeoutError: the time is over. Both show the end of the output.
             TypeError: the pattern is none of these.
         """
@@ -129,16 +130,16 @@ class Console:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             # Asked before the output is read: what a guest said last is there when it is seen to stand still.
-            running = self._running()
+            standing = self._standing()
             start, data = self._native.read_from(self._unread)
             self._unread = start
             if found := search(data):
                 self._unread = start + found[1]
                 return found[0]
-            if not running:
+            if standing is not None:
                 raise StateError(
-                    f"the machine stands still and its console has no {pattern.pattern!r}{_tail(data)}",
-                    hint="start() it first; `m.wait()` tells why it stopped",
+                    f"the machine stands still, {standing}; its console has no {pattern.pattern!r}{_tail(data)}",
+                    hint="start() it first; of one that was started, `m.wait()` gives what ended it",
                 )
             left = math.inf if deadline is None else deadline - time.monotonic()
             if left <= 0:
@@ -148,7 +149,7 @@ class Console:
     def _sleep(self, position: int, seconds: float) -> None:
         """Until there is output past `position`, the machine stands still, or the time is over; or Ctrl-C."""
         end = time.monotonic() + seconds
-        while self._running() and (left := end - time.monotonic()) > 0:
+        while self._standing() is None and (left := end - time.monotonic()) > 0:
             if self._native.wait_past(position, min(left, _LOOK)):
                 time.sleep(_GATHER)
                 return

@@ -81,7 +81,7 @@ class Machine:
                 f"number of vcpus is out of range: {vcpus}\n\nhint: from 1; `hyperpy doctor` shows how many KVM takes"
             )
         reference = weakref.ref(self)
-        self.console = Console(running=lambda: (m := reference()) is not None and m.state == "running")
+        self.console = Console(standing=lambda: "gone" if (m := reference()) is None else m._standing())
         self._native = _hyperpy.Machine(parse_size(memory), vcpus, irqchip, self.console._native)
         self._owner = os.getpid()
         self.name = name or f"machine {self._native.id}"
@@ -340,6 +340,17 @@ class Machine:
         return f"<Machine {self.name!r}, {self.state}, {len(self.vcpus)} vcpus>"
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _standing(self) -> str | None:
+        """Why the machine stands still, for a message; None while it runs."""
+        state = self.state
+        if state == "running":
+            return None
+        ended = None if state == "closed" else self._native.ended()
+        if ended is None:
+            return "not started" if state == "created" else state
+        kind, fields = ended
+        return f"{state}: {fields if kind == 'error' else getattr(Exit, kind)(*fields)!r}"
 
     def _exit(self, outcome: tuple[str, Any]) -> AnyExit:
         kind, fields = outcome

@@ -68,7 +68,9 @@ def test_expect_with_the_guest_halted_raises_at_once_with_the_tail(talk: Any) ->
     m.console.send("q")
     m.start()
     begin = time.monotonic()
-    with pytest.raises(StateError, match=r"(?s)stands still.*'login:'.*panic: no init"):
+    with pytest.raises(
+        StateError, match=r"(?s)stands still, paused: Exit.Halt\(vcpu=0\);.*'login:'.*panic: no init"
+    ):
         m.console.expect("login:")
     assert time.monotonic() - begin < RUN
     assert m.console.expect("panic", timeout=0)[0] == "panic"

@@ -14,8 +14,10 @@ from hyperpy import Console, StateError
 
 
 def test_console_of_a_standing_machine_raises_at_once() -> None:
-    console = Console(running=lambda: False)
-    with pytest.raises(StateError, match="stands still and its console has no 'x'; it has said nothing"):
+    console = Console(standing=lambda: "stopped")
+    with pytest.raises(
+        StateError, match="stands still, stopped; its console has no 'x'; it has said nothing"
+    ):
         console.expect("x")
 
 

@@ -198,6 +198,17 @@ impl Control {
         inner.ran + inner.started.map_or(Duration::ZERO, |started| started.elapsed())
     }
 
+    /// What the last round ended with, an error as its text; it stays for `run()` or `wait()` to return.
+    #[must_use]
+    pub fn ended(&self) -> Option<Result<Exit, String>> {
+        let inner = self.lock();
+        let text = |outcome: &Outcome| match outcome {
+            Ok(exit) => Ok(exit.clone()),
+            Err(error) => Err(error.to_string()),
+        };
+        inner.outcomes.front().map(text).or_else(|| inner.last.clone().map(Ok))
+    }
+
     /// An outcome that an earlier round left, for `run()` to return before any vCPU enters again.
     pub(crate) fn queued(&self) -> Option<Outcome> {
         let mut inner = self.lock();

@@ -15,6 +15,7 @@ use hyperpy_core::memory::Memory as CoreMemory;
 use hyperpy_core::vcpu::Refused;
 use hyperpy_devices::clock::HostClock;
 use hyperpy_devices::pc::{Board, Parts};
+use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -186,6 +187,17 @@ impl Machine {
         let host = PyHost::new(&self.core);
         let outcome = py.detach(|| self.core.wait(timeout, &host));
         self.outcome(py, outcome, &host)
+    }
+
+    /// What the last round ended with, as `run` gives it but not used up; an error as ("error", text).
+    fn ended<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.ours("ask why it stopped")?;
+        let ended = self.core.control.ended();
+        ended
+            .map(|ended| {
+                ended.map_or_else(|text| ("error", text).into_bound_py_any(py), |exit| convert::exit(py, &exit))
+            })
+            .transpose()
     }
 
     fn stop(&self, py: Python<'_>, reason: &str) -> PyResult<()> {
