@@ -106,7 +106,11 @@ class Machine:
         Raises:
             BootError: the image cannot be loaded.
             StateError: the machine runs, has ended, or is closed.
+            TypeError: it is no image.
         """
+        if not hasattr(image, "load_into"):
+            hint = "give Flat(code, at=0x1000, mode='real') or Linux(kernel)"
+            raise TypeError(f"not an image: {image!r}\n\nhint: {hint}")
         image.load_into(self)
 
     def run(self, timeout: float | None = None) -> AnyExit:

@@ -424,3 +424,9 @@ def test_eight_threads_calling_every_verb_see_only_documented_errors(boot: Any, 
         thread.join(RUN)
     assert not any(thread.is_alive() for thread in threads)
     assert unexpected == []
+
+
+@pytest.mark.parametrize("image", ["vmlinuz", b"\xf4", None])
+def test_load_of_what_is_no_image_says_what_is_one(image: Any) -> None:
+    with Machine(memory="1M") as m, pytest.raises(TypeError, match=r"not an image: .*\n\nhint: give Flat"):
+        m.load(image)

@@ -218,6 +218,7 @@ impl BootError {
             Self::CommandLineTooLong { .. } => "shorten the command line, or build the kernel with a larger limit",
             Self::CommandLineNul { .. } => "remove the NUL: the kernel would read no further",
             Self::InitrdTooLarge { .. } => "give the machine more memory, or make the initrd smaller",
+            Self::FlatEmpty => "give the machine code to run, as bytes",
             Self::FlatOutOfReach { .. } => "load the image lower, or enter it in a wider mode",
             Self::NoRoom { .. } => {
                 "move the image, or give the machine more memory: beside it a page for the stack is needed, and in long mode six for page tables"
