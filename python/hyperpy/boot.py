@@ -1,20 +1,16 @@
 """What a machine can boot: flat code, and Linux kernels with everything else that speaks their boot protocol.
 
 An image is a value that says what to load; `Machine.load` puts it into memory and sets vcpu 0 to its entry. The loaders
-are in Rust. Here is also the cache of unpacked kernels: a bzImage's payload is unpacked once on the host, under the
-digest of the image, so that later boots skip the guest's own decompression.
+are in Rust; the cache of unpacked kernels is in `_unpacked`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from hyperpy import _hyperpy
-from hyperpy.cache import cache_dir
+from hyperpy._value import Value
 from hyperpy.errors import BootError
 
 if TYPE_CHECKING:
@@ -22,10 +18,9 @@ if TYPE_CHECKING:
 
     from hyperpy.machine import Machine
 
-__all__ = ["Flat", "Image", "Linux", "cache_dir"]
+__all__ = ["Flat", "Image", "Linux"]
 
 Source: TypeAlias = str | os.PathLike[str] | bytes
-PAYLOAD_LIMIT = 1 << 30
 # A bzImage's setup header lies in its first two sectors (Documentation/arch/x86/boot.rst).
 _SETUP_BYTES = 1024
 
@@ -37,8 +32,7 @@ class Image(Protocol):
         """Put the image into the machine's memory and set vcpu 0 to its entry; run nothing."""
 
 
-@dataclass(frozen=True)
-class Flat:
+class Flat(Value):
     """Code as it is, entered at its first byte.
 
     Arguments:
@@ -61,8 +55,7 @@ class Flat:
         _hyperpy.load_flat(machine._native, self.code, self.at, self.mode)
 
 
-@dataclass(frozen=True)
-class Linux:
+class Linux(Value):
     """A Linux kernel: bzImage (vmlinuz) or ELF vmlinux; also other programs of its boot protocol, such as memtest86+.
 
     Arguments:
@@ -84,7 +77,11 @@ class Linux:
         """Load it; see `Machine.load`."""
         kernel = _read(self.kernel, "kernel")
         initrd = None if self.initrd is None else _read(self.initrd, "initrd")
-        payload = _cached_payload(kernel) if self.unpack else None
+        payload = None
+        if self.unpack:
+            from hyperpy._unpacked import unpacked_kernel  # noqa: PLC0415 - see there
+
+            payload = unpacked_kernel(kernel)
         machine.attach_pc()
         listed = machine._listed()
         setup = None if payload is None else kernel[:_SETUP_BYTES]
@@ -97,48 +94,8 @@ def _read(source: Source, what: str) -> bytes:
     if isinstance(source, bytes):
         return source
     try:
-        return Path(source).read_bytes()
+        with open(source, "rb") as file:
+            return file.read()
     except OSError as error:
         hint = "check the path; `ls -l` shows whether you may read it"
         raise BootError(f"{what} cannot be read: {error}", hint=hint) from error
-
-
-def _cached_payload(kernel: bytes) -> bytes | None:
-    """The ELF file in a bzImage, from the cache or unpacked now; None where there is none to be had."""
-    if kernel[:4] == b"\x7fELF":
-        return None
-    import hashlib  # noqa: PLC0415 - here, because it loads OpenSSL: 5 ms that `import hyperpy` need not cost
-
-    cached = cache_dir() / "kernels" / f"{hashlib.sha256(kernel).hexdigest()}.vmlinux"
-    with contextlib.suppress(OSError):
-        kept = cached.read_bytes()
-        if kept[:4] == b"\x7fELF":
-            return kept
-    try:
-        payload = _hyperpy.kernel_payload(kernel, PAYLOAD_LIMIT)
-    except BootError:
-        return None  # the guest can still unpack what we cannot
-    if payload is None or payload[:4] != b"\x7fELF":
-        return None
-    _keep(cached, payload)
-    return payload
-
-
-def _keep(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: others may read it at the same moment. A cache that cannot be written is none."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Not tempfile: its imports are a fifth of the time that `import hyperpy` takes.
-        partial = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
-        try:
-            with partial.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(
-                    file.fileno()
-                )  # so that a host that loses power leaves no half kernel under this name
-            partial.replace(path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-    except OSError:
-        return

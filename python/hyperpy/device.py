@@ -7,18 +7,17 @@ are attached, and how the machine reacts, is in `hyperpy.machine`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from hyperpy import _hyperpy
+from hyperpy._value import Value
 
 __all__ = ["DebugConsole", "DebugExit", "Device", "DeviceLike", "IrqLine", "Stop"]
 
 IrqLine: TypeAlias = _hyperpy.IrqLine
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Value):
     """Returned by a device's `write`: every vcpu stops, and `run` returns `Exit.Stopped` with this reason."""
 
     reason: str = ""

@@ -6,21 +6,22 @@ numbers mean is told by the kernel's virt/kvm/api.rst and the Intel SDM.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TypeAlias, final
+from typing import ClassVar, TypeAlias, final
+
+from hyperpy._value import Value
 
 __all__ = ["AnyExit", "Exit"]
 
 
-class _Exit:
+class _Exit(Value):
     """Shows an exit as it is written in a match: addresses in hexadecimal."""
 
-    __slots__ = ()
+    _hidden: ClassVar[tuple[str, ...]] = ()
 
     def __repr__(self) -> str:
         shown = []
-        for name, info in self.__dataclass_fields__.items():  # type: ignore[attr-defined]
-            if info.repr:
+        for name in type(self)._fields:
+            if name[0] != "_" and name not in self._hidden:
                 value = getattr(self, name)
                 as_hex = name in _HEX and type(value) is int
                 shown.append(f"{name}={value:#x}" if as_hex else f"{name}={value!r}")
@@ -30,7 +31,6 @@ class _Exit:
 _HEX = frozenset({"address", "value", "index", "pc", "dr6", "number", "reason"})
 
 
-@dataclass(frozen=True, slots=True, repr=False)
 class _Access(_Exit):
     """An access that nobody claims, on either bus."""
 
@@ -39,14 +39,13 @@ class _Access(_Exit):
     size: int
     is_write: bool
     value: int
-    _ticket: int = field(default=0, repr=False, compare=False)
+    _ticket: int = 0
 
 
 class Exit:
     """The namespace of all exits, for `match m.run(): case Exit.Halt(): ...`."""
 
     @final
-    @dataclass(frozen=True, slots=True, repr=False)
     class Halt(_Exit):
         """Every started vcpu has executed HLT and nothing can wake one."""
 
@@ -60,16 +59,11 @@ class Exit:
         `Machine.answer`; left alone it is all ones.
         """
 
-        __slots__ = ()
-
     @final
     class Pio(_Access):
         """An access to a port that no device claims: as `Mmio`, with a port from 0 to 0xffff as `address`."""
 
-        __slots__ = ()
-
     @final
-    @dataclass(frozen=True, slots=True, repr=False)
     class Hypercall(_Exit):
         """A hypercall that KVM handed on."""
 
@@ -78,7 +72,6 @@ class Exit:
         arguments: tuple[int, int, int, int, int, int]
 
     @final
-    @dataclass(frozen=True, slots=True, repr=False)
     class Msr(_Exit):
         """RDMSR or WRMSR of model-specific register `index` that KVM handed on."""
 
@@ -88,7 +81,6 @@ class Exit:
         value: int
 
     @final
-    @dataclass(frozen=True, slots=True, repr=False)
     class Debug(_Exit):
         """A single step, breakpoint or watchpoint; `pc` is linear, `dr6` says which (SDM vol. 3, 18.2.3)."""
 
@@ -97,26 +89,24 @@ class Exit:
         dr6: int
 
     @final
-    @dataclass(frozen=True, slots=True, repr=False)
     class Shutdown(_Exit):
         """A triple fault."""
 
         vcpu: int
 
     @final
-    @dataclass(frozen=True, slots=True, repr=False)
     class SystemEvent(_Exit):
         """The guest switched the power off, asked for a reset, or crashed: `kind` is power-off, reset, crash or other.
 
         `number` is KVM's number of the event (KVM_SYSTEM_EVENT_*).
         """
 
+        _hidden: ClassVar[tuple[str, ...]] = ("number",)
         vcpu: int
         kind: str
-        number: int = field(default=0, repr=False)
+        number: int = 0
 
     @final
-    @dataclass(frozen=True, slots=True, repr=False)
     class Stopped(_Exit):
         """A device or `Machine.stop` asked for it.
 
@@ -128,12 +118,10 @@ class Exit:
         status: int | None = None
 
     @final
-    @dataclass(frozen=True, slots=True, repr=False)
     class Timeout(_Exit):
         """The time given to `run` or `wait` is over; the guest can run on."""
 
     @final
-    @dataclass(frozen=True, slots=True, repr=False)
     class FailEntry(_Exit):
         """The processor refused the guest's state; `reason` is the hardware's."""
 
@@ -141,7 +129,6 @@ class Exit:
         reason: int
 
     @final
-    @dataclass(frozen=True, slots=True, repr=False)
     class InternalError(_Exit):
         """KVM could not go on. `suberror` 1: its emulator met an instruction that it lacks, whose `bytes` are given.
 

@@ -6,15 +6,14 @@ was taken.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from hyperpy._value import Value
 
 __all__ = ["Map", "MapRow", "Stats", "VcpuStats"]
 
 RUNGS = {2: "rust", 3: "register", 4: "python", 5: "unclaimed"}
 
 
-@dataclass(frozen=True)
-class VcpuStats:
+class VcpuStats(Value):
     """What one vcpu has done.
 
     `exits` counts exits to this process, `ioctls` calls of KVM_RUN, `cpu_seconds` processor time of the thread that
@@ -22,14 +21,13 @@ class VcpuStats:
     register (a declared register), python (a Python method), unclaimed (nobody).
     """
 
-    exits: int = 0
-    ioctls: int = 0
-    cpu_seconds: float = 0.0
-    hits: dict[str, int] = field(default_factory=dict)
+    exits: int
+    ioctls: int
+    cpu_seconds: float
+    hits: dict[str, int]
 
 
-@dataclass(frozen=True)
-class Stats:
+class Stats(Value):
     """A machine's counters at one moment: per vcpu, and in sum.
 
     `wall_seconds` is the time that the machine has been running, `memory_bytes` the host memory that it uses.
@@ -69,8 +67,7 @@ class Stats:
         return table(head, rows) + "\n" + total
 
 
-@dataclass(frozen=True)
-class MapRow:
+class MapRow(Value):
     """One range: `space` is memory, pio or mmio; `rung` says who answers."""
 
     space: str
@@ -85,8 +82,7 @@ class MapRow:
         return self.base + self.size
 
 
-@dataclass(frozen=True)
-class Map:
+class Map(Value):
     """What is where: memory, then the port bus, then the mmio bus, each by ascending address."""
 
     rows: tuple[MapRow, ...]

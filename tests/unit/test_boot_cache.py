@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 import hyperpy
-from hyperpy import BootError, Linux, boot
+from hyperpy import BootError, Linux, _unpacked
+from hyperpy._unpacked import unpacked_kernel
+from hyperpy.cache import cache_dir
 
 ELF = b"\x7fELF" + bytes(60)
 
 
 def bzimage(payload: bytes) -> bytes:
-    """A bzImage with as much of the setup header as says where its payload lies (Documentation/arch/x86/boot.rst)."""
+    """A bzImage with as much of the setup header as says where its payload lies (Documentation/arch/x86/_unpacked.rst)."""
     header = bytearray(0x400)
     header[0x1F1] = 1  # one sector of setup after the first one
     header[0x1FE:0x200] = b"\x55\xaa"
@@ -42,57 +44,57 @@ def packed(data: bytes) -> bytes:
 
 def test_cache_folder_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HYPERPY_CACHE", str(tmp_path / "own"))
-    assert boot.cache_dir() == tmp_path / "own"
+    assert cache_dir() == tmp_path / "own"
     monkeypatch.delenv("HYPERPY_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert boot.cache_dir() == tmp_path / "xdg" / "hyperpy"
+    assert cache_dir() == tmp_path / "xdg" / "hyperpy"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert boot.cache_dir() == tmp_path / ".cache" / "hyperpy"
+    assert cache_dir() == tmp_path / ".cache" / "hyperpy"
 
 
 def test_payload_unpacked_once_is_kept_under_the_digest_of_the_image(cache: Path) -> None:
     kernel = bzimage(packed(ELF))
-    assert boot._cached_payload(kernel) == ELF
+    assert unpacked_kernel(kernel) == ELF
     assert [path.name for path in cache.iterdir()] == [f"{hashlib.sha256(kernel).hexdigest()}.vmlinux"]
 
 
 def test_payload_that_is_kept_is_not_unpacked_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = bzimage(packed(ELF))
-    boot._cached_payload(kernel)
+    unpacked_kernel(kernel)
 
     def refuse(*arguments: object) -> bytes:
         raise AssertionError("unpacked again")
 
     monkeypatch.setattr(hyperpy._hyperpy, "kernel_payload", refuse)
-    assert boot._cached_payload(kernel) == ELF
+    assert unpacked_kernel(kernel) == ELF
 
 
 def test_payload_cache_file_that_is_no_elf_file_is_made_anew(cache: Path) -> None:
     kernel = bzimage(packed(ELF))
-    boot._cached_payload(kernel)
+    unpacked_kernel(kernel)
     (file,) = cache.iterdir()
     for damage in (b"", b"\x7fE", bytes(len(ELF))):
         file.write_bytes(damage)
-        assert boot._cached_payload(kernel) == ELF
+        assert unpacked_kernel(kernel) == ELF
 
 
 @pytest.mark.parametrize("kernel", [b"", b"\x7fELF", bytes(2000), bzimage(b""), bzimage(b"not packed" * 9)])
 def test_payload_of_an_image_that_has_none_is_left_to_the_guest(cache: Path, kernel: bytes) -> None:
-    assert boot._cached_payload(kernel) is None
+    assert unpacked_kernel(kernel) is None
     assert not cache.exists()
 
 
 def test_payload_above_the_limit_is_left_to_the_guest(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(boot, "PAYLOAD_LIMIT", len(ELF) - 1)
-    assert boot._cached_payload(bzimage(packed(ELF))) is None
+    monkeypatch.setattr(_unpacked, "PAYLOAD_LIMIT", len(ELF) - 1)
+    assert unpacked_kernel(bzimage(packed(ELF))) is None
     assert not cache.exists()
 
 
 def test_cache_that_cannot_be_written_costs_nothing_but_time(cache: Path) -> None:
     cache.parent.mkdir(exist_ok=True)
     cache.write_bytes(b"a file where the folder should be")
-    assert boot._cached_payload(bzimage(packed(ELF))) == ELF
+    assert unpacked_kernel(bzimage(packed(ELF))) == ELF
 
 
 def test_cache_after_a_full_disk_has_no_half_file(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +102,7 @@ def test_cache_after_a_full_disk_has_no_half_file(cache: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    assert boot._cached_payload(bzimage(packed(ELF))) == ELF
+    assert unpacked_kernel(bzimage(packed(ELF))) == ELF
     assert list(cache.iterdir()) == []
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import pickle
 import typing
 from typing import Any
@@ -47,7 +46,7 @@ def test_exit_in_repr_is_as_in_a_match(exit_: AnyExit) -> None:
 
 @EXITS
 def test_exit_that_is_changed_raises(exit_: Any) -> None:
-    with pytest.raises((dataclasses.FrozenInstanceError, TypeError, AttributeError)):
+    with pytest.raises((TypeError, AttributeError)):
         exit_.vcpu = 5
     with pytest.raises((AttributeError, TypeError)):
         exit_.anything = 5
