@@ -8,12 +8,16 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vm_memory::bitmap::AtomicBitmap;
-use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MmapRegion};
+use vm_memory::bitmap::{AtomicBitmap, Bitmap};
+use vm_memory::{
+    Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress,
+    MmapRegion,
+};
 
 use crate::accel::{AccelError, Vm};
 use crate::arch::x86_64::layout::{HIGH_RAM_START, MMIO_HOLE_START};
@@ -214,6 +218,43 @@ impl Memory {
         layout.backing.write_slice(bytes, GuestAddress(gpa)).map_err(|_| MemoryError::Access { gpa, len })
     }
 
+    /// Makes a range zero and gives its whole pages back to the host: what nobody has touched costs nothing to clear.
+    ///
+    /// # Errors
+    /// A byte of the range has no memory; nothing is changed then.
+    pub fn zero(&self, gpa: u64, len: u64) -> Result<(), MemoryError> {
+        let missing = |_| MemoryError::Access { gpa, len };
+        let layout = self.layout();
+        if !layout.backing.check_range(GuestAddress(gpa), usize::try_from(len).map_err(|_| missing(()))?) {
+            return Err(missing(()));
+        }
+        let mut done = 0;
+        while done < len {
+            let at = gpa + done;
+            let region = layout.backing.find_region(GuestAddress(at)).ok_or_else(|| missing(()))?;
+            let offset = at - region.start_addr().0;
+            let part = (len - done).min(region.len() - offset);
+            let pages = offset.next_multiple_of(PAGE_SIZE)..(offset + part) / PAGE_SIZE * PAGE_SIZE;
+            let (head, tail) = if punch(region, &pages).is_ok() {
+                region.bitmap().mark_dirty(pages.start as usize, (pages.end - pages.start) as usize);
+                (offset..pages.start, pages.end..offset + part)
+            } else {
+                (offset..offset + part, 0..0)
+            };
+            for edge in [head, tail] {
+                let mut at = edge.start;
+                while at < edge.end {
+                    let zeros = [0; PAGE_SIZE as usize];
+                    let zeros = zeros.get(..(edge.end - at) as usize).unwrap_or(&zeros);
+                    region.write_slice(zeros, MemoryRegionAddress(at)).map_err(|_| missing(()))?;
+                    at += zeros.len() as u64;
+                }
+            }
+            done += part;
+        }
+        Ok(())
+    }
+
     /// Whether every byte of the range has memory behind it.
     #[must_use]
     pub fn holds(&self, gpa: u64, len: usize) -> bool {
@@ -249,6 +290,22 @@ impl Memory {
         };
         Ok(View { hva, len, _keep: region })
     }
+}
+
+/// Gives whole pages of a region back: they read as zeros, for the guest too. An empty range is an error, like a refusal.
+fn punch(region: &GuestRegionMmap<AtomicBitmap>, pages: &Range<u64>) -> io::Result<()> {
+    let file = region.file_offset().ok_or(io::ErrorKind::Unsupported)?;
+    let len = pages.end.checked_sub(pages.start).filter(|len| *len > 0).ok_or(io::ErrorKind::InvalidInput)?;
+    let (Ok(from), Ok(len)) = ((file.start() + pages.start).try_into(), len.try_into()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: plain system call on a descriptor that the region owns; the range lies within the file, and mappings of
+    // it stay.
+    if unsafe { libc::fallocate(file.file().as_raw_fd(), mode, from, len) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 fn map_memfd(gpa: u64, len: u64, name: &str) -> io::Result<GuestRegionMmap<AtomicBitmap>> {

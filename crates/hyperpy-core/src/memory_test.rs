@@ -19,6 +19,32 @@ fn test_memory_of_64_gib_commits_only_what_is_touched() {
 }
 
 #[test]
+fn test_zero_clears_the_range_alone_and_gives_pages_back() {
+    let memory = Memory::with_ram(MIB).unwrap();
+    memory.add(MIB, MIB, Kind::Ram, "more").unwrap();
+    memory.write(0, &[7; 2 << 20]).unwrap();
+    for (gpa, len, pages) in
+        [(0x1ff0, 0x20, 0), (0x3800, 0x3000, 2), (0x9000, 0, 0), (MIB - 0x1800, 0x3000, 2), (0x20_0000 - 1, 1, 0)]
+    {
+        let before = memory.committed();
+        memory.zero(gpa, len).unwrap();
+        // Looking at a page commits it again.
+        assert_eq!(before - memory.committed(), pages * PAGE_SIZE, "{gpa:#x} + {len:#x}");
+        let mut around = vec![1; len as usize];
+        memory.read(gpa, &mut around).unwrap();
+        assert!(around.iter().all(|byte| *byte == 0), "{gpa:#x} + {len:#x}");
+        for beside in [gpa.wrapping_sub(1), gpa + len] {
+            let mut byte = [7];
+            let _ = memory.read(beside, &mut byte);
+            assert_eq!(byte, [7], "{beside:#x} beside {gpa:#x} + {len:#x}");
+        }
+    }
+    for (gpa, len) in [(MIB, MIB + 1), (u64::MAX, 2), (0, u64::MAX)] {
+        assert!(matches!(memory.zero(gpa, len), Err(MemoryError::Access { .. })), "{gpa:#x} + {len:#x}");
+    }
+}
+
+#[test]
 fn test_with_ram_beyond_the_hole_goes_on_above_4_gib() {
     let places = |size| {
         let regions = Memory::with_ram(size).unwrap().regions();

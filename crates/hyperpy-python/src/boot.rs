@@ -3,7 +3,7 @@
 use hyperpy_core::boot::acpi::{self, Irq, ListedDevice, Platform, Range};
 use hyperpy_core::boot::flat::Mode;
 use hyperpy_core::boot::linux::Linux;
-use hyperpy_core::boot::{Entry, flat, linux, unpack};
+use hyperpy_core::boot::{Entry, elf, flat, linux, unpack};
 use hyperpy_core::machine::Machine as Core;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -76,7 +76,7 @@ pub fn load_linux(
     enter(core, entry.map_err(|error| errors::boot(&error))?)
 }
 
-/// The ELF file inside a bzImage, unpacked; None for an image that has none. More than `limit` bytes is an error.
+/// The ELF file inside a bzImage, unpacked and trimmed; None for an image that has none. More than `limit` bytes is an error.
 #[pyfunction]
 pub fn kernel_payload<'py>(
     py: Python<'py>,
@@ -84,5 +84,5 @@ pub fn kernel_payload<'py>(
     limit: usize,
 ) -> PyResult<Option<Bound<'py, PyBytes>>> {
     let payload = with_bytes(kernel, |kernel| unpack::payload(kernel, limit))?.map_err(|error| errors::boot(&error))?;
-    Ok(payload.map(|bytes| PyBytes::new(py, &bytes)))
+    Ok(payload.map(|bytes| PyBytes::new(py, &elf::trimmed(bytes))))
 }

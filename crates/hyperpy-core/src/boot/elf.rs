@@ -12,11 +12,16 @@ use crate::memory::Memory;
 
 /// First bytes of every ELF file.
 pub(super) const MAGIC: &[u8] = b"\x7fELF";
+/// Bytes in the file header.
+const EHDR_LEN: u64 = 64;
 /// Bytes in a program header.
 const PHDR_LEN: u64 = 56;
 /// p_type of a segment to be loaded.
 const PT_LOAD: u32 = 1;
-/// Bytes that are written at once to clear memory.
+/// Where the program header has p_offset and p_filesz.
+const P_OFFSET: u64 = 8;
+const P_FILESZ: u64 = 32;
+/// What the file is looked through by for zeros.
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 /// A checked ELF kernel.
@@ -72,19 +77,62 @@ impl<'a> Elf<'a> {
         Ok(Self { entry, area, segments })
     }
 
-    /// Copies the segments, and clears what each has beyond the file's bytes: memory may have been used before.
+    /// Copies the segments, and clears what each has beyond the file's bytes: memory may have been used before. Zeros in
+    /// the file are cleared too, so that they take up no memory: a kernel has tens of megabytes of them.
     pub(super) fn write(&self, memory: &Memory) -> Result<(), BootError> {
         for segment in &self.segments {
-            memory.write(segment.at.start, segment.bytes)?;
-            let mut at = segment.at.start + segment.bytes.len() as u64;
-            while at < segment.at.end {
-                let len = (segment.at.end - at).min(ZEROS.len() as u64);
-                memory.write(at, ZEROS.get(..len as usize).unwrap_or(&ZEROS))?;
-                at += len;
+            let mut at = segment.at.start;
+            for piece in segment.bytes.chunks(ZEROS.len()) {
+                if ZEROS.starts_with(piece) {
+                    memory.zero(at, piece.len() as u64)?;
+                } else {
+                    memory.write(at, piece)?;
+                }
+                at += piece.len() as u64;
             }
+            memory.zero(at, segment.at.end - at)?;
         }
         Ok(())
     }
+}
+
+/// The same kernel in a shorter file: segments end with their last byte that is not zero, and there are no sections.
+/// What is no such file comes back as it is.
+#[must_use]
+pub fn trimmed(mut image: Vec<u8>) -> Vec<u8> {
+    let Some((segments, end)) = without_zeros(&image) else { return image };
+    let sections = [(40, [0; 8].as_slice()), (60, [0; 4].as_slice())]; // e_shoff; e_shnum and e_shstrndx
+    let lengths = segments.iter().map(|(at, kept)| (*at, kept.as_slice()));
+    for (at, bytes) in sections.into_iter().chain(lengths) {
+        if let Some(field) = image.get_mut(at..at + bytes.len()) {
+            field.copy_from_slice(bytes);
+        }
+    }
+    image.truncate(end);
+    image
+}
+
+/// Where a p_filesz is, and what it is to be.
+type Length = (usize, [u8; 8]);
+
+/// Each segment's length without zeros at the end, and how long the file is then.
+fn without_zeros(image: &[u8]) -> Option<(Vec<Length>, usize)> {
+    let header = Fields { image, what: "the ELF header" };
+    let fields = Fields { image, what: "the ELF program headers" };
+    let (table, count) = (header.u64(32).ok()?, u64::from(header.u16(56).ok()?));
+    let mut segments = Vec::new();
+    let mut end = table.checked_add(count * PHDR_LEN)?.max(EHDR_LEN);
+    for i in 0..count {
+        let at = table + i * PHDR_LEN;
+        let (offset, mut len) = (fields.u64(at + P_OFFSET).ok()?, fields.u64(at + P_FILESZ).ok()?);
+        if u32::from_le_bytes(fields.bytes(at).ok()?) == PT_LOAD {
+            let last = fields.slice(offset, len).ok()?.iter().rposition(|byte| *byte != 0);
+            len = last.map_or(0, |last| last as u64 + 1);
+            segments.push((usize::try_from(at + P_FILESZ).ok()?, len.to_le_bytes()));
+        }
+        end = end.max(offset.checked_add(len)?);
+    }
+    Some((segments, usize::try_from(end).ok()?))
 }
 
 /// The segment of the program header at `offset`, if it is to be loaded and has bytes.

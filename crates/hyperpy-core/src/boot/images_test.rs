@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 
+use super::elf::trimmed;
 use super::linux::{Linux, linux};
 use super::unpack::payload;
 use crate::memory::Memory;
@@ -84,6 +85,7 @@ fn load_anything(image: &[u8]) {
     let _ = linux(&memory, &Linux { kernel: image, cmdline: b"quiet", initrd: Some(&[1; 100]), ..Linux::default() });
     let _ = linux(&memory, &Linux { kernel: &elf(), setup: Some(image), ..Linux::default() });
     let _ = payload(image, 1 << 20);
+    let _ = trimmed(image.to_vec());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Linux kernels: what the loader puts where, by the offsets of the boot protocol's document, and what it refuses.
 
+use super::elf::trimmed;
 use super::images_test::{LOAD, Phdr, RAM, bzimage, elf, elf_of, put, ram};
 use super::linux::{Linux, linux};
 use crate::arch::x86_64::Sregs;
@@ -231,4 +232,28 @@ fn test_linux_files_that_are_no_kernels_are_refused() {
     let mut low = image;
     low[0x211] = 0;
     assert!(matches!(refused(&low), BootError::LoadsLow { loadflags: 0 }));
+}
+
+#[test]
+fn test_linux_elf_without_its_zeros_is_the_same_in_memory() {
+    let load = |offset, paddr, filesz, memsz| Phdr { kind: 1, offset, paddr, filesz, memsz };
+    let mut image =
+        elf_of(LOAD, &[load(0x1000, LOAD, 0x1000, 0x3000), load(0x2000, LOAD + 0x10_0000, 0x3_0000, 0x8_0000)]);
+    image.resize(0x3_2000, 0);
+    put(&mut image, 0x2_1234, &[5]);
+    let short = trimmed(image.clone());
+    assert_eq!(short.len(), 0x2_1235);
+    let contents = |image: &[u8]| {
+        let memory = ram();
+        memory.write(LOAD, &vec![0xaa; 0x20_0000]).unwrap();
+        linux(&memory, &of(image)).unwrap();
+        let mut bytes = vec![0; 0x20_0000];
+        memory.read(LOAD, &mut bytes).unwrap();
+        bytes
+    };
+    assert_eq!(contents(&image), contents(&short));
+    for len in 0..0x200 {
+        let cut = image[..len].to_vec();
+        assert_eq!(trimmed(cut.clone()), cut);
+    }
 }

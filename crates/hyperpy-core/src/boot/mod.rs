@@ -7,7 +7,7 @@
 
 pub mod acpi;
 mod dsdt;
-mod elf;
+pub mod elf;
 pub(crate) mod error;
 pub mod flat;
 pub mod linux;
