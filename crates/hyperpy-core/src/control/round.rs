@@ -7,7 +7,8 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Cause, Control, Host, Inner, Leave, Outcome, Phase, Turn, is_final};
+use super::request::is_final;
+use super::{Cause, Control, Host, Inner, Leave, Outcome, Phase, Turn};
 use crate::error::{RunError, StateError};
 use crate::exit::Exit;
 
