@@ -78,14 +78,36 @@ pub(crate) enum Cause {
     CheckHalt,
 }
 
+/// Which vCPUs run in a round, and on whose threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Crew {
+    /// All on threads of their own.
+    Threads,
+    /// vCPU 0 on the thread of the caller, who owns the round; the others on theirs.
+    Caller,
+    /// This one alone, on the thread of the caller, who owns the round. The others stand still.
+    One(u32),
+}
+
+impl Crew {
+    /// Whether the vCPU's own thread drives it.
+    fn is_thread(self, vcpu: u32) -> bool {
+        match self {
+            Self::Threads => true,
+            Self::Caller => vcpu > 0,
+            Self::One(_) => false,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Inner {
     phase: Phase,
     epoch: u64,
     /// vCPUs that have not left this round.
     active: u32,
-    /// vCPUs below this number are driven by the caller of `run()`, the others by threads.
-    first_thread: u32,
+    /// Who drives which vCPU.
+    crew: Crew,
     cause: Option<Cause>,
     closing: bool,
     /// A caller of `run()` is in this round: it ends the round itself, so that nobody else takes its outcome.
@@ -140,7 +162,7 @@ impl Default for Control {
             phase: Phase::Created,
             epoch: 0,
             active: 0,
-            first_thread: 0,
+            crew: Crew::Threads,
             cause: None,
             closing: false,
             owned: false,
@@ -209,12 +231,12 @@ impl Control {
         inner.outcomes.front().map(text).or_else(|| inner.last.clone().map(Ok))
     }
 
-    /// vCPUs from `first` up that no thread serves; they are marked as served.
-    pub(crate) fn claim_threads(&self, first: u32) -> Vec<u32> {
+    /// vCPUs that shall be driven by threads of their own and that none serves; they are marked as served.
+    pub(crate) fn claim_threads(&self, crew: Crew) -> Vec<u32> {
         let mut inner = self.lock();
         let mut missing = Vec::new();
         for (id, served) in (0..).zip(inner.threads.iter_mut()) {
-            if id >= first && !*served {
+            if crew.is_thread(id) && !*served {
                 *served = true;
                 missing.push(id);
             }

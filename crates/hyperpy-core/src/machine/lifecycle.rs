@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Machine;
 use super::objects::borrow;
-use crate::control::{Control, Host, Leave, Outcome, Phase, Turn};
+use crate::control::{Control, Crew, Host, Leave, Outcome, Phase, Turn};
 use crate::error::RunError;
 use crate::exit::StopReason;
 use crate::kvm::thread::block_signals;
@@ -21,25 +21,50 @@ impl Machine {
     /// # Errors
     /// See [`RunError`]. The machine can run on after all but a panic.
     pub fn run(self: &Arc<Self>, timeout: Option<Duration>, host: &dyn Host) -> Outcome {
-        self.check("run")?;
+        self.drive("run", 0, Crew::Caller, timeout, host)
+    }
+
+    /// Runs one vCPU on this thread while all others stand still, as a debugger does, until something happens or for
+    /// `timeout`. An outcome that an earlier round left is returned first, and nothing runs, as by [`Self::run`]. A vCPU
+    /// that halts with interrupts off gives [`Exit::Halt`](crate::exit::Exit::Halt): nobody is there to wake it.
+    ///
+    /// # Errors
+    /// There is no such vCPU; else as for [`Self::run`].
+    pub fn run_one(self: &Arc<Self>, vcpu: u32, timeout: Option<Duration>, host: &dyn Host) -> Outcome {
+        if vcpu >= self.config().vcpus {
+            return Err(RunError::NoVcpu { vcpu });
+        }
+        self.drive("run", vcpu, Crew::One(vcpu), timeout, host)
+    }
+
+    /// A round of which this thread drives the vCPU `id`.
+    fn drive(
+        self: &Arc<Self>,
+        verb: &'static str,
+        id: u32,
+        crew: Crew,
+        timeout: Option<Duration>,
+        host: &dyn Host,
+    ) -> Outcome {
+        self.check(verb)?;
         let _inside = Inside::enter(self.id);
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut turn = loop {
             if let Some(outcome) = self.control.queued() {
                 return self.ended(outcome);
             }
-            self.control.require("run", &[Phase::Created, Phase::Paused])?;
+            self.control.require(verb, &[Phase::Created, Phase::Paused])?;
             self.objects()?;
-            self.spawn(1, host)?;
-            if let Some(turn) = self.control.begin("run", 1)? {
+            self.spawn(crew, host)?;
+            if let Some(turn) = self.control.begin(verb, crew)? {
                 break turn;
             }
         };
         let watch = Watch { host: Some(host), deadline };
         loop {
-            let leave = self.round(0, turn, &watch);
+            let leave = self.round(id, turn, &watch);
             let interrupted = matches!(leave, Leave::Host);
-            self.control.leave(0, leave);
+            self.control.leave(id, leave);
             match self.control.wait_round(interrupted, host, deadline) {
                 Ok(outcome) => return self.ended(outcome),
                 Err(again) => turn = again,
@@ -64,8 +89,8 @@ impl Machine {
         self.check("start")?;
         self.control.require("start", &[Phase::Created, Phase::Paused])?;
         self.objects()?;
-        self.spawn(0, host)?;
-        self.control.begin("start", 0)?;
+        self.spawn(Crew::Threads, host)?;
+        self.control.begin("start", Crew::Threads)?;
         Ok(())
     }
 
@@ -79,8 +104,8 @@ impl Machine {
         self.ended(self.control.wait(timeout.and_then(|timeout| Instant::now().checked_add(timeout)), host))
     }
 
-    fn spawn(&self, first: u32, host: &dyn Host) -> Result<(), RunError> {
-        let missing = self.control.claim_threads(first);
+    fn spawn(&self, crew: Crew, host: &dyn Host) -> Result<(), RunError> {
+        let missing = self.control.claim_threads(crew);
         for (done, &id) in missing.iter().enumerate() {
             if let Err(error) = host.spawn(id) {
                 // Neither this one nor those after it have a thread.
