@@ -5,17 +5,17 @@
 //! one to leave *settles* the round: it decides what `run()` or `wait()` returns and wakes those who wait.
 //!
 //! A round is one run of all vCPUs, numbered by its epoch: `round` begins and settles it. What one vCPU does between
-//! exits is in `run`.
+//! exits is in `run`, who asks vCPUs to leave and what is queued for the caller in `request`.
 
+mod request;
 mod round;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::bus::Action;
 use crate::error::{RunError, StateError};
-use crate::exit::{Exit, StopReason, SystemEvent};
+use crate::exit::Exit;
 use crate::vcpu::Shared;
 
 /// How often a waiting thread looks whether its host (Python) wants it.
@@ -78,14 +78,36 @@ pub(crate) enum Cause {
     CheckHalt,
 }
 
+/// Which vCPUs run in a round, and on whose threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Crew {
+    /// All on threads of their own.
+    Threads,
+    /// vCPU 0 on the thread of the caller, who owns the round; the others on theirs.
+    Caller,
+    /// This one alone, on the thread of the caller, who owns the round. The others stand still.
+    One(u32),
+}
+
+impl Crew {
+    /// Whether the vCPU's own thread drives it.
+    fn is_thread(self, vcpu: u32) -> bool {
+        match self {
+            Self::Threads => true,
+            Self::Caller => vcpu > 0,
+            Self::One(_) => false,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Inner {
     phase: Phase,
     epoch: u64,
     /// vCPUs that have not left this round.
     active: u32,
-    /// vCPUs below this number are driven by the caller of `run()`, the others by threads.
-    first_thread: u32,
+    /// Who drives which vCPU.
+    crew: Crew,
     cause: Option<Cause>,
     closing: bool,
     /// A caller of `run()` is in this round: it ends the round itself, so that nobody else takes its outcome.
@@ -140,7 +162,7 @@ impl Default for Control {
             phase: Phase::Created,
             epoch: 0,
             active: 0,
-            first_thread: 0,
+            crew: Crew::Threads,
             cause: None,
             closing: false,
             owned: false,
@@ -209,18 +231,12 @@ impl Control {
         inner.outcomes.front().map(text).or_else(|| inner.last.clone().map(Ok))
     }
 
-    /// An outcome that an earlier round left, for `run()` to return before any vCPU enters again.
-    pub(crate) fn queued(&self) -> Option<Outcome> {
-        let mut inner = self.lock();
-        if inner.closing || inner.phase == Phase::Running { None } else { inner.take() }
-    }
-
-    /// vCPUs from `first` up that no thread serves; they are marked as served.
-    pub(crate) fn claim_threads(&self, first: u32) -> Vec<u32> {
+    /// vCPUs that shall be driven by threads of their own and that none serves; they are marked as served.
+    pub(crate) fn claim_threads(&self, crew: Crew) -> Vec<u32> {
         let mut inner = self.lock();
         let mut missing = Vec::new();
         for (id, served) in (0..).zip(inner.threads.iter_mut()) {
-            if id >= first && !*served {
+            if crew.is_thread(id) && !*served {
                 *served = true;
                 missing.push(id);
             }
@@ -239,67 +255,6 @@ impl Control {
     pub(crate) fn wants_out(&self) -> bool {
         let inner = self.lock();
         inner.cause.is_some() || inner.closing
-    }
-
-    /// Asks every vCPU to leave. The first request of a round decides, but a look for a halt gives way to any other.
-    /// An outcome that comes while nothing runs (a device served by the completion of an access) is kept for the next
-    /// `run()`.
-    pub(crate) fn request(&self, cause: Cause, outcome: Option<Outcome>) {
-        let mut inner = self.lock();
-        if let Some(outcome) = outcome {
-            inner.queue(outcome);
-        }
-        if inner.phase != Phase::Running {
-            return;
-        }
-        inner.ask(cause);
-        drop(inner);
-        self.kick_all();
-    }
-
-    fn kick_all(&self) {
-        for vcpu in self.vcpus() {
-            vcpu.kick.kick();
-        }
-    }
-
-    /// A device's answer to a write was something else than "go on".
-    #[cold]
-    pub(crate) fn device_asks(&self, vcpu: u32, action: Action) {
-        let exit = match action {
-            Action::Continue => return,
-            Action::Stop(StopReason::PowerOff) => Exit::SystemEvent { vcpu, kind: SystemEvent::PowerOff },
-            Action::Stop(reason) => Exit::Stopped { vcpu: Some(vcpu), reason },
-            Action::Reset => Exit::SystemEvent { vcpu, kind: SystemEvent::Reset },
-        };
-        self.request(Cause::Outcome, Some(Ok(exit)));
-    }
-
-    /// A device could not answer: the machine pauses and `run()` fails with what the device left behind.
-    pub fn device_failed(&self) {
-        self.request(Cause::Outcome, Some(Err(RunError::Device)));
-    }
-
-    /// `stop()`: the guest shall not run on. Does not wait.
-    pub fn stop(&self, reason: StopReason) {
-        let exit = Exit::Stopped { vcpu: None, reason };
-        let mut inner = self.lock();
-        match inner.phase {
-            Phase::Created | Phase::Paused => {
-                inner.phase = Phase::Stopped;
-                inner.last = Some(exit);
-                self.tell(false);
-                self.changed.notify_all();
-            }
-            // The first of several reasons is kept.
-            Phase::Running if inner.cause != Some(Cause::Stop) => {
-                inner.outcomes.push_back(Ok(exit));
-                inner.cause = Some(Cause::Stop);
-                drop(inner);
-                self.kick_all();
-            }
-            Phase::Running | Phase::Stopped | Phase::Closed => {}
-        }
     }
 
     /// `wait()`: the next outcome of a started machine, or the last exit again.
@@ -375,42 +330,6 @@ impl Inner {
     fn visible(&self) -> Phase {
         if self.closing { Phase::Closed } else { self.phase }
     }
-
-    /// Stores a wish; whether it is the first of the round, so that vCPUs have not been kicked for one yet.
-    fn ask(&mut self, cause: Cause) -> bool {
-        let first = matches!(self.cause, None | Some(Cause::CheckHalt));
-        if first {
-            self.cause = Some(cause);
-        }
-        first
-    }
-
-    /// Keeps what a device asked for. A string instruction can ask a thousand times before it is stopped, and what
-    /// Python devices raised is kept elsewhere, all of it together: once is enough.
-    fn queue(&mut self, outcome: Outcome) {
-        let same = |other: &Outcome| match (other, &outcome) {
-            (Ok(other), Ok(exit)) => other == exit,
-            (Err(RunError::Device), Err(RunError::Device)) => true,
-            _ => false,
-        };
-        if self.closing || self.outcomes.iter().any(same) {
-            return;
-        }
-        if is_final(&outcome) && matches!(self.phase, Phase::Created | Phase::Paused) {
-            self.phase = Phase::Stopped;
-        }
-        self.outcomes.push_back(outcome);
-    }
-
-    fn take(&mut self) -> Option<Outcome> {
-        let outcome = self.outcomes.pop_front()?;
-        self.last = outcome.as_ref().ok().cloned();
-        Some(outcome)
-    }
-}
-
-fn is_final(outcome: &Outcome) -> bool {
-    outcome.as_ref().is_ok_and(Exit::is_final)
 }
 
 #[cfg(test)]

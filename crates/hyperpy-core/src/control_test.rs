@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
 use crate::accel::AccelExit;
-use crate::bus::Space;
+use crate::bus::{Action, Space};
+use crate::exit::StopReason;
 use crate::scripted::Step;
 use crate::testing::{Closures, Event, LONG, Later, Recorder, Rig, before, ins, io, outs, stopped, stopper};
 

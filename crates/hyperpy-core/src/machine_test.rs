@@ -2,13 +2,16 @@
 //! anywhere, and verbs in the wrong state or on the wrong thread.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
+use std::sync::{OnceLock, Weak};
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::accel::AccelExit;
-use crate::bus::Action;
-use crate::exit::{Exit, IoExit};
+use crate::bus::{Action, Device, Rung};
+use crate::control::Host;
+use crate::error::AttachError;
+use crate::exit::{Exit, IoExit, StopReason};
 use crate::scripted::Step;
 use crate::testing::{Closures, Event, LONG, Recorder, Rig, before, io, mmio_read, outs, stopped};
 

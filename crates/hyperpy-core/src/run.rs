@@ -150,7 +150,7 @@ fn interrupted(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitting<'_>, watch:
     if vcpu.shared.kick.take_tick() && machine.config().irqchip {
         let quiet = is_quiet(vcpu);
         vcpu.shared.quiet.store(quiet, Ordering::SeqCst);
-        if machine.control.vcpus().iter().all(|vcpu| vcpu.quiet.load(Ordering::SeqCst)) {
+        if machine.control.all_quiet() {
             machine.control.request(Cause::CheckHalt, None);
             return Some(Leave::Asked);
         }

@@ -3,19 +3,20 @@
 //! A round of `start()` is settled by the last vCPU that leaves it, one of `run()` by its caller, so that nobody else
 //! takes the outcome that it waits for. A look for a halt that finds none begins the round again with a new epoch.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Cause, Control, Host, Inner, Leave, Outcome, Phase, Turn, is_final};
+use super::request::is_final;
+use super::{Cause, Control, Crew, Host, Inner, Leave, Outcome, Phase, Turn};
 use crate::error::{RunError, StateError};
 use crate::exit::Exit;
+use crate::vcpu::Shared;
 
 impl Control {
-    /// Begins a round. vCPUs below `first_thread` are the caller's to drive; a caller that drives any owns the round
-    /// until [`Self::wait_round`] gives it an outcome. `None` if an earlier round left an outcome, which is returned before any
-    /// vCPU enters again.
-    pub(crate) fn begin(&self, verb: &'static str, first_thread: u32) -> Result<Option<Turn>, StateError> {
+    /// Begins a round. A caller that drives a vCPU owns the round until [`Self::wait_round`] gives it an outcome. `None` if
+    /// an earlier round left an outcome, which is returned before any vCPU enters again.
+    pub(crate) fn begin(&self, verb: &'static str, crew: Crew) -> Result<Option<Turn>, StateError> {
         let mut inner = self.lock();
         if inner.closing || !matches!(inner.phase, Phase::Created | Phase::Paused) {
             return Err(StateError::new(verb, inner.visible()));
@@ -25,8 +26,8 @@ impl Control {
         }
         inner.phase = Phase::Running;
         inner.started = Some(Instant::now());
-        inner.first_thread = first_thread;
-        inner.owned = first_thread > 0;
+        inner.crew = crew;
+        inner.owned = crew != Crew::Threads;
         self.tell(true);
         Ok(Some(self.next_round(&mut inner)))
     }
@@ -49,7 +50,10 @@ impl Control {
     fn next_round(&self, inner: &mut Inner) -> Turn {
         inner.epoch += 1;
         inner.cause = None;
-        inner.active = u32::try_from(self.vcpus().len()).unwrap_or(u32::MAX);
+        inner.active = match inner.crew {
+            Crew::One(_) => 1,
+            Crew::Threads | Crew::Caller => u32::try_from(self.vcpus().len()).unwrap_or(u32::MAX),
+        };
         let turn = Turn { epoch: inner.epoch, unpark: inner.all_parked };
         self.changed.notify_all();
         turn
@@ -60,7 +64,7 @@ impl Control {
         let mut inner = self.lock();
         loop {
             // A round that has begun counts on this vCPU to leave it, even if the machine closes meanwhile.
-            if inner.phase == Phase::Running && inner.epoch != epoch && vcpu >= inner.first_thread {
+            if inner.phase == Phase::Running && inner.epoch != epoch && inner.crew.is_thread(vcpu) {
                 return Some(Turn { epoch: inner.epoch, unpark: inner.all_parked });
             }
             if inner.closing {
@@ -96,14 +100,33 @@ impl Control {
         }
     }
 
+    /// Whether every vCPU of the round looked halted for good the last time that it looked. While one runs alone nobody
+    /// can wake it, whatever the others would do.
+    pub(crate) fn all_quiet(&self) -> bool {
+        self.quiet(&self.lock())
+    }
+
+    fn quiet(&self, inner: &Inner) -> bool {
+        let is_quiet = |vcpu: &Arc<Shared>| vcpu.quiet.load(Ordering::SeqCst);
+        match inner.crew {
+            Crew::One(id) => self.vcpus().get(id as usize).is_some_and(is_quiet),
+            Crew::Threads | Crew::Caller => self.vcpus().iter().all(is_quiet),
+        }
+    }
+
     /// Ends a round that every vCPU has left, or begins it again: the new turn, if a halt was none.
     fn settle(&self, inner: &mut Inner) -> Option<Turn> {
-        let quiet = || self.vcpus().iter().all(|vcpu| vcpu.quiet.load(Ordering::SeqCst));
-        inner.all_parked = inner.cause.is_none() && !inner.closing;
+        let parked = inner.cause.is_none() && !inner.closing;
+        // One that ran alone tells nothing of others: they are where they were.
+        let is_all = !matches!(inner.crew, Crew::One(_)) || self.vcpus().len() == 1;
+        inner.all_parked = parked && (inner.all_parked || is_all);
         match inner.cause {
             _ if inner.closing => {}
-            Some(Cause::CheckHalt) if !quiet() => return Some(self.next_round(inner)),
-            None | Some(Cause::CheckHalt) => inner.outcomes.push_back(Ok(Exit::Halt { vcpu: inner.last_parked })),
+            Some(Cause::CheckHalt) if !self.quiet(inner) => return Some(self.next_round(inner)),
+            None | Some(Cause::CheckHalt) => {
+                let vcpu = if let Crew::One(id) = inner.crew { id } else { inner.last_parked };
+                inner.outcomes.push_back(Ok(Exit::Halt { vcpu }));
+            }
             Some(Cause::Timeout) if inner.outcomes.is_empty() => inner.outcomes.push_back(Ok(Exit::Timeout)),
             Some(_) => {}
         }
@@ -116,7 +139,7 @@ impl Control {
         None
     }
 
-    /// Waits, on the thread that drove vCPU 0, until the others have left the round too, and settles it. Gives a new
+    /// Waits, on the thread of the round's owner, until the others have left the round too, and settles it. Gives a new
     /// turn when the round goes on (a halt that was none). Once the host wants its thread back (`interrupted`), a vCPU
     /// that does not come out of a device is not waited for: it settles the round when it does.
     pub(crate) fn wait_round(

@@ -9,7 +9,7 @@ use super::*;
 use crate::accel::AccelExit;
 use crate::bus::{Action, Space};
 use crate::scripted::Step;
-use crate::testing::{Closures, Event, Rig, before, io, outs};
+use crate::testing::{Closures, Event, LONG, Rig, before, io, outs, stopped};
 
 fn msr(index: u32) -> Step {
     Step::Exit(AccelExit::Msr { index, is_write: false, value: 0 }, vec![])
@@ -178,5 +178,69 @@ fn test_run_while_another_vcpu_hangs_in_a_device_gives_the_thread_back() {
             std::thread::yield_now();
         }
         assert!(matches!(rig.run().unwrap(), Exit::Msr { vcpu: 1, index: 1, .. }));
+    });
+}
+
+#[test]
+fn test_run_one_enters_that_vcpu_alone_and_on_this_thread() {
+    let here = std::thread::current().id();
+    let on_this_thread = before(move || assert_eq!(std::thread::current().id(), here));
+    let step = |index| Step::Exit(AccelExit::Msr { index, is_write: false, value: 0 }, vec![]);
+    let rig = Rig::new(vec![vec![Step::Spin; 9], vec![on_this_thread, step(1), step(2)], vec![Step::Spin; 9]]);
+    let calls = || rig.machine.control.vcpus().iter().map(|vcpu| vcpu.readings().calls).collect::<Vec<_>>();
+    for index in [1, 2] {
+        let exit = rig.machine.run_one(1, Some(LONG), &rig).unwrap();
+        assert_eq!(exit, Exit::Msr { vcpu: 1, index, is_write: false, value: 0 });
+        assert_eq!(rig.machine.control.phase(), Phase::Paused);
+        assert_eq!((calls()[0], calls()[2]), (0, 0));
+    }
+    // No thread was made for it, and a round of all finds each where it was.
+    assert_eq!(rig.threads.load(Ordering::SeqCst), u32::MAX);
+    assert_eq!(rig.machine.run(Some(Duration::from_millis(60)), &rig).unwrap(), Exit::Timeout);
+    assert!(calls().iter().all(|&calls| calls > 0), "{:?}", calls());
+}
+
+#[test]
+fn test_run_one_while_threads_wait_for_a_round_wakes_none_of_them() {
+    let rig = Rig::new(vec![vec![msr(1), msr(2)], vec![Step::Spin; 99]]);
+    rig.start();
+    assert!(matches!(rig.wait().unwrap(), Exit::Msr { index: 1, .. }));
+    let before = rig.machine.control.vcpus()[1].readings().calls;
+    assert!(matches!(rig.machine.run_one(0, Some(LONG), &rig).unwrap(), Exit::Msr { index: 2, .. }));
+    assert_eq!(rig.machine.control.vcpus()[1].readings().calls, before);
+}
+
+#[test]
+fn test_run_one_of_a_halted_vcpu_is_a_halt_of_that_one() {
+    let rig = Rig::with_irqchip(vec![vec![Step::Spin; 99], vec![], vec![Step::Sleep { interruptible: true }]], true);
+    assert_eq!(rig.machine.run_one(1, Some(LONG), &rig).unwrap(), Exit::Halt { vcpu: 1 });
+    // One that an interrupt could wake has not.
+    assert_eq!(rig.machine.run_one(2, Some(Duration::from_millis(120)), &rig).unwrap(), Exit::Timeout);
+    let rig = Rig::new(vec![vec![Step::Exit(AccelExit::Halt, vec![]), msr(1)]]);
+    assert_eq!(rig.machine.run_one(0, Some(LONG), &rig).unwrap(), Exit::Halt { vcpu: 0 });
+    assert!(matches!(rig.machine.run_one(0, Some(LONG), &rig).unwrap(), Exit::Msr { index: 1, .. }));
+}
+
+#[test]
+fn test_run_one_is_bounded_by_time_stop_and_host_and_returns_queued_exits_first() {
+    let rig = Rig::new(vec![vec![], vec![Step::Spin; 99]]);
+    assert_eq!(rig.machine.run_one(1, Some(Duration::from_millis(60)), &rig).unwrap(), Exit::Timeout);
+    rig.wanted.store(true, Ordering::SeqCst);
+    assert!(matches!(rig.machine.run_one(1, Some(LONG), &rig), Err(RunError::Host)));
+    rig.wanted.store(false, Ordering::SeqCst);
+    assert!(matches!(rig.machine.run_one(2, None, &rig), Err(RunError::NoVcpu { vcpu: 2 })));
+    rig.machine.control.device_failed();
+    let before = rig.machine.control.vcpus()[1].readings().calls;
+    assert!(matches!(rig.machine.run_one(1, Some(LONG), &rig), Err(RunError::Device)));
+    assert_eq!(rig.machine.control.vcpus()[1].readings().calls, before);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while rig.machine.control.phase() != Phase::Running {
+                std::thread::yield_now();
+            }
+            assert!(matches!(rig.machine.run_one(0, None, &rig), Err(RunError::State(_))));
+            rig.machine.stop(crate::exit::StopReason::Text("enough".into())).unwrap();
+        });
+        assert_eq!(rig.machine.run_one(1, Some(LONG), &rig).unwrap(), stopped(None, "enough"));
     });
 }

@@ -1,0 +1,90 @@
+//! What hangs on a machine: devices on its two buses, and its interrupt lines.
+
+use std::sync::{Arc, PoisonError};
+
+use super::{Attachment, Machine};
+use crate::accel::Route;
+use crate::bus::{Bus, Device, Region, Rung, Space};
+use crate::control::Phase;
+use crate::error::{AttachError, RunError};
+use crate::irq::Line;
+use crate::vcpu::Inside;
+
+impl Machine {
+    /// Asks for the in-kernel interrupt controllers and timer.
+    ///
+    /// # Errors
+    /// The vCPUs exist already, without.
+    pub fn want_irqchip(&self) -> Result<(), RunError> {
+        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        if objects.is_some() && !config.irqchip {
+            return Err(RunError::TooLate { verb: "add an interrupt controller" });
+        }
+        config.irqchip = true;
+        Ok(())
+    }
+
+    /// An interrupt input. It can be driven at any time; before the controllers exist the level is kept for them.
+    ///
+    /// # Errors
+    /// As for [`Self::want_irqchip`].
+    pub fn line(&self, gsi: u32) -> Result<Arc<dyn Line>, RunError> {
+        self.want_irqchip()?;
+        Ok(self.lines.line(gsi))
+    }
+
+    /// Replaces the table from gsi to controller pin or message.
+    ///
+    /// # Errors
+    /// The accelerator refuses it.
+    pub fn set_routes(&self, routes: &[Route]) -> Result<(), RunError> {
+        self.check("set interrupt routes")?;
+        self.want_irqchip()?;
+        Ok(self.objects()?.vm.set_routes(routes)?)
+    }
+
+    /// Puts a device on a bus.
+    ///
+    /// # Errors
+    /// The range is taken, empty or outside; on the mmio bus also when memory is there.
+    pub fn attach(
+        &self,
+        space: Space,
+        base: u64,
+        len: u64,
+        name: &str,
+        rung: Rung,
+        device: Arc<dyn Device>,
+    ) -> Result<Attachment, AttachError> {
+        self.control.require("attach", &[Phase::Created, Phase::Running, Phase::Paused, Phase::Stopped])?;
+        if space == Space::Mmio
+            && let Some(region) = self.memory.overlapping(base, len)
+        {
+            return Err(AttachError::Memory { base, len, other: region.gpa, name: region.name.to_string() });
+        }
+        let region = self.bus(space).attach(base, len, name.into(), rung, device)?;
+        Ok(Attachment { space, region })
+    }
+
+    /// Takes a device off its bus. Returns after every vCPU has left it; inside a device callback it does not wait.
+    ///
+    /// # Errors
+    /// It is not attached.
+    pub fn detach(&self, attachment: Attachment) -> Result<Region, AttachError> {
+        let region = self.bus(attachment.space).detach(attachment.region)?;
+        // A thread that drives a vCPU could be waited for by those that it waits for, or by itself: it leaves the
+        // device's end to the map, which lives until the last vCPU has let go of it.
+        if !Inside::any() {
+            self.control.vcpus().iter().for_each(|vcpu| vcpu.presence.wait_until_outside());
+        }
+        Ok(region)
+    }
+
+    fn bus(&self, space: Space) -> &Bus {
+        match space {
+            Space::Pio => &self.pio,
+            Space::Mmio => &self.mmio,
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The verbs that change a machine's state: run, start, wait, stop, close; and the life of a vCPU's thread.
+//!
+//! What they do in each state is in docs/concepts/states.md; how vCPUs start and stop together is in `control`.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use super::Machine;
+use super::objects::borrow;
+use crate::control::{Control, Crew, Host, Leave, Outcome, Phase, Turn};
+use crate::error::RunError;
+use crate::exit::StopReason;
+use crate::kvm::thread::block_signals;
+use crate::run::{self, Watch};
+use crate::vcpu::Inside;
+
+impl Machine {
+    /// Runs until something happens that the caller must know, or for `timeout`. vCPU 0 runs on this thread.
+    ///
+    /// # Errors
+    /// See [`RunError`]. The machine can run on after all but a panic.
+    pub fn run(self: &Arc<Self>, timeout: Option<Duration>, host: &dyn Host) -> Outcome {
+        self.drive("run", 0, Crew::Caller, timeout, host)
+    }
+
+    /// Runs one vCPU on this thread while all others stand still, as a debugger does, until something happens or for
+    /// `timeout`. An outcome that an earlier round left is returned first, and nothing runs, as by [`Self::run`]. A vCPU
+    /// that halts with interrupts off gives [`Exit::Halt`](crate::exit::Exit::Halt): nobody is there to wake it.
+    ///
+    /// # Errors
+    /// There is no such vCPU; else as for [`Self::run`].
+    pub fn run_one(self: &Arc<Self>, vcpu: u32, timeout: Option<Duration>, host: &dyn Host) -> Outcome {
+        if vcpu >= self.config().vcpus {
+            return Err(RunError::NoVcpu { vcpu });
+        }
+        self.drive("run", vcpu, Crew::One(vcpu), timeout, host)
+    }
+
+    /// A round of which this thread drives the vCPU `id`.
+    fn drive(
+        self: &Arc<Self>,
+        verb: &'static str,
+        id: u32,
+        crew: Crew,
+        timeout: Option<Duration>,
+        host: &dyn Host,
+    ) -> Outcome {
+        self.check(verb)?;
+        let _inside = Inside::enter(self.id);
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut turn = loop {
+            if let Some(outcome) = self.control.queued() {
+                return self.ended(outcome);
+            }
+            self.control.require(verb, &[Phase::Created, Phase::Paused])?;
+            self.objects()?;
+            self.spawn(crew, host)?;
+            if let Some(turn) = self.control.begin(verb, crew)? {
+                break turn;
+            }
+        };
+        let watch = Watch { host: Some(host), deadline };
+        loop {
+            let leave = self.round(id, turn, &watch);
+            let interrupted = matches!(leave, Leave::Host);
+            self.control.leave(id, leave);
+            match self.control.wait_round(interrupted, host, deadline) {
+                Ok(outcome) => return self.ended(outcome),
+                Err(again) => turn = again,
+            }
+        }
+    }
+
+    /// A device that panicked is not entered again: the machine closes.
+    pub(super) fn ended<T>(&self, result: Result<T, RunError>) -> Result<T, RunError> {
+        if matches!(result, Err(RunError::Panic { .. })) {
+            self.close_now();
+        }
+        result
+    }
+
+    /// Starts every vCPU on a thread of its own and returns. If an earlier round left an outcome, nothing runs before
+    /// `wait()` has returned it.
+    ///
+    /// # Errors
+    /// As for [`Self::run`].
+    pub fn start(self: &Arc<Self>, host: &dyn Host) -> Result<(), RunError> {
+        self.check("start")?;
+        self.control.require("start", &[Phase::Created, Phase::Paused])?;
+        self.objects()?;
+        self.spawn(Crew::Threads, host)?;
+        self.control.begin("start", Crew::Threads)?;
+        Ok(())
+    }
+
+    /// Waits for a started machine to stop. After `timeout` it returns [`Exit::Timeout`](crate::exit::Exit::Timeout)
+    /// and the guest runs on.
+    ///
+    /// # Errors
+    /// Nothing was started, or what stopped the machine was an error.
+    pub fn wait(&self, timeout: Option<Duration>, host: &dyn Host) -> Outcome {
+        self.check("wait")?;
+        self.ended(self.control.wait(timeout.and_then(|timeout| Instant::now().checked_add(timeout)), host))
+    }
+
+    fn spawn(&self, crew: Crew, host: &dyn Host) -> Result<(), RunError> {
+        let missing = self.control.claim_threads(crew);
+        for (done, &id) in missing.iter().enumerate() {
+            if let Err(error) = host.spawn(id) {
+                // Neither this one nor those after it have a thread.
+                missing.iter().skip(done).for_each(|&id| self.control.thread_gone(id));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The life of a vCPU's thread: one round after the other until the machine closes. Holds no strong reference to
+    /// the machine between rounds.
+    pub fn serve(machine: Weak<Self>, control: &Control, vcpu: u32) {
+        block_signals();
+        let mut epoch = 0;
+        while let Some(turn) = control.wait_turn(vcpu, epoch) {
+            epoch = turn.epoch;
+            let Some(machine) = machine.upgrade() else { break };
+            let leave = machine.round(vcpu, turn, &Watch { host: None, deadline: None });
+            drop(machine);
+            control.leave(vcpu, leave);
+        }
+        drop(machine);
+        control.thread_gone(vcpu);
+    }
+
+    /// One vCPU's part in a round. Nothing unwinds out of it: the others would wait for this vCPU for ever.
+    fn round(&self, vcpu: u32, turn: Turn, watch: &Watch<'_>) -> Leave {
+        let driven = catch_unwind(AssertUnwindSafe(|| {
+            let _inside = Inside::enter(self.id);
+            let objects = self.objects()?;
+            borrow(&objects, vcpu, || Ok(()), |vcpu| run::drive(vcpu, self, turn, watch))
+        }));
+        let driven = driven.unwrap_or_else(|panic| Err(run::panicked(None, panic.as_ref())));
+        driven.unwrap_or_else(|error| Leave::Outcome(Err(error)))
+    }
+
+    /// Asks every vCPU to stop for good, from anywhere, device callbacks included. Does not wait.
+    ///
+    /// # Errors
+    /// The machine is closed, or belongs to the parent of a forked process.
+    pub fn stop(&self, reason: StopReason) -> Result<(), RunError> {
+        let verb = "stop";
+        if self.is_forked() {
+            return Err(RunError::Forked { verb });
+        }
+        self.control.require(verb, &[Phase::Created, Phase::Running, Phase::Paused, Phase::Stopped])?;
+        self.control.stop(reason);
+        Ok(())
+    }
+
+    /// Stops every vCPU, waits for threads to end, and gives memory and descriptors back. Twice is fine.
+    ///
+    /// # Errors
+    /// Called inside a device callback.
+    pub fn close(&self) -> Result<(), RunError> {
+        if self.is_forked() {
+            return Ok(()); // the parent's: nothing of it is touched
+        }
+        self.check("close")?;
+        self.close_now();
+        Ok(())
+    }
+
+    fn close_now(&self) {
+        self.control.begin_close();
+        self.control.wait_closed();
+        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(objects);
+        self.memory.clear();
+    }
+}

@@ -1,0 +1,145 @@
+"""The half of `Machine` that deals with devices: putting them on a bus, taking them off, and listing them for ACPI.
+
+A mixin, so that each file stays on one subject; states and verbs are in `machine`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hyperpy.device import DeviceLike, _Stock
+from hyperpy.errors import DeviceError
+from hyperpy.memory import parse_size
+
+if TYPE_CHECKING:
+    from hyperpy import _hyperpy
+    from hyperpy.console import Console
+
+_D = TypeVar("_D")
+_PORTS = 0x10000
+_GSIS = 24  # pins of the I/O APIC
+
+
+class Attaching:
+    """What `Machine` has of devices."""
+
+    _native: _hyperpy.Machine
+    _attached: dict[tuple[bool, int], tuple[object, dict[str, Any]]]  # by bus and region
+    name: str
+    console: Console
+
+    def attach(
+        self,
+        device: _D,
+        *,
+        pio: int | None = None,
+        mmio: int | None = None,
+        size: int | str | None = None,
+        irq: int | None = None,
+        name: str | None = None,
+    ) -> _D:
+        """Put a device on a bus, and return it.
+
+        Arguments:
+            device: an object with `read(offset, size)` and `write(offset, size, value)`.
+            pio: first port, 0 to 0xffff. Exactly one of `pio` and `mmio` is given.
+            mmio: first gpa.
+            size: length of its range in bytes, or "4K"; a device whose class has `size` knows its own.
+            irq: gsi of an interrupt line for it, 0 to 23; `device.irq` is set to the line.
+            name: shown in maps and messages; the class's name if it is left out.
+
+        Raises:
+            DeviceError: the range is taken, or empty, or memory is there; or there is no such interrupt line.
+            TypeError: the object is no device, or no size or place is given.
+            StateError: it wants an interrupt line, and the vcpus exist already without interrupt controllers.
+        """
+        if (pio is None) == (mmio is None):
+            raise TypeError("a device sits on one bus\n\nhint: give pio=PORT or mmio=ADDRESS")
+        is_pio, base = (True, pio) if pio is not None else (False, mmio)
+        base = operator.index(base)  # type: ignore[arg-type]
+        if isinstance(device, type):
+            raise TypeError(
+                f"not a device but a class: {device.__name__}\n\nhint: give an instance, {device.__name__}()"
+            )
+        if not isinstance(device, DeviceLike | _Stock):
+            hint = "define read(self, offset, size) and write(self, offset, size, value)"
+            raise TypeError(f"not a device: {device!r}\n\nhint: {hint}")
+        length = (
+            parse_size(size)
+            if isinstance(size, str)
+            else size
+            if size is not None
+            else getattr(device, "size", None)
+        )
+        if length is None:
+            raise TypeError(
+                f"size of {type(device).__name__} is not known\n\nhint: give size=BYTES, or the class a `size`"
+            )
+        if not 0 <= base < (_PORTS if is_pio else 1 << 64) or not 0 <= operator.index(length) < 1 << 64:
+            hint = "ports go from 0 to 0xffff, addresses to 2**64 - 1"
+            raise DeviceError(f"device region leaves the bus: {base:#x} + {length:#x}", hint=hint)
+        name = name or type(device).__name__
+        native = device._native if isinstance(device, _Stock) else device
+        with self._line_for(device, irq):
+            region = self._native.attach(native, is_pio, base, length, name)
+        facts = {"base": base, "size": length, "irq": irq}
+        self._attached[is_pio, region] = (device, facts)
+        return device
+
+    @contextlib.contextmanager
+    def _line_for(self, device: Any, irq: int | None) -> Iterator[None]:
+        """Give a device its line before the guest can reach it, and take it back if the guest will not."""
+        if irq is None:
+            yield
+            return
+        if not 0 <= operator.index(irq) < _GSIS:
+            raise DeviceError(f"no such interrupt line: {irq}", hint=f"gsi 0 to {_GSIS - 1}")
+        before = getattr(device, "irq", None)
+        device.irq = self._native.line(irq)
+        try:
+            yield
+        except BaseException:
+            device.irq = before
+            raise
+
+    def detach(self, device: object) -> None:
+        """Take a device off its bus, wherever it is attached. Returns after every vcpu has left it.
+
+        Raises:
+            DeviceError: it is not attached to this machine.
+        """
+        mine = [place for place, (attached, _) in self._attached.items() if attached is device]
+        if not mine:
+            raise DeviceError(
+                f"device is not attached to {self.name}: {device!r}", hint="`m.map` shows what is"
+            )
+        for place in mine:
+            self._native.detach(*place)
+            del self._attached[place]
+
+    def attach_pc(self) -> None:
+        """Give the machine a PC's stock devices, once: COM1 as `console`, RTC, i8042, debug console, ACPI power and reset.
+
+        Loading an operating system does it by itself.
+        """
+        self._native.attach_pc(self.console._native)
+
+    def _listed(
+        self,
+    ) -> list[tuple[str, list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, bool]]]]:
+        """Devices for the ACPI tables: hardware id, mmio ranges, port ranges, interrupts."""
+        listed: dict[
+            int, tuple[str, list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, bool]]]
+        ] = {}
+        for (is_pio, _), (device, facts) in self._attached.items():
+            hid = getattr(device, "acpi_hid", None)
+            if hid is None:
+                continue
+            _, mmio, pio, irqs = listed.setdefault(id(device), (hid, [], [], []))
+            (pio if is_pio else mmio).append((facts["base"], facts["size"]))
+            if facts["irq"] is not None:
+                irqs.append((facts["irq"], bool(getattr(device, "irq_level", False))))
+        return list(listed.values())
