@@ -2,6 +2,7 @@
 //!
 //! Names follow the Intel SDM, volume 3. Nothing here touches KVM: `kvm` converts these types to and from its own.
 
+pub mod disassemble;
 pub mod layout;
 pub mod paging;
 mod regs;
