@@ -24,4 +24,5 @@ pub mod scripted;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod testing;
+pub mod trace;
 pub mod vcpu;

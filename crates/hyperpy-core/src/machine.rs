@@ -71,6 +71,7 @@ pub struct Machine {
     /// Interrupt lines.
     pub lines: Arc<LineHub>,
     forks: u64,
+    traced: Option<u32>,
 }
 
 /// Last port.
@@ -96,7 +97,15 @@ impl Machine {
             objects: Mutex::default(),
             lines: Arc::default(),
             forks: fork_generation(),
+            traced: None,
         }
+    }
+
+    /// The same machine with its last `exits` of each vCPU recorded; 0 records none.
+    #[must_use]
+    pub fn traced(mut self, exits: u32) -> Self {
+        self.traced = (exits > 0).then_some(exits);
+        self
     }
 
     /// Number of vCPUs and whether there is an in-kernel interrupt controller.

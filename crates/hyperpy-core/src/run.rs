@@ -44,6 +44,7 @@ pub(crate) fn drive(vcpu: &mut Vcpu, machine: &Machine, turn: Turn, watch: &Watc
             return Leave::Outcome(Err(error.into()));
         }
     };
+    let rounds = if shared.trace.is_some() { rounds::<true> } else { rounds::<false> };
     let leave = guarded(vcpu, |vcpu| rounds(vcpu, machine, &sitting, watch));
     let leave = leave.unwrap_or_else(|error| Leave::Outcome(Err(error)));
     if matches!(leave, Leave::Asked) && machine.config().irqchip {
@@ -59,7 +60,8 @@ pub(crate) fn drive(vcpu: &mut Vcpu, machine: &Machine, turn: Turn, watch: &Watc
     leave
 }
 
-fn rounds(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitting<'_>, watch: &Watch<'_>) -> Leave {
+/// The loop itself; `TRACED` is whether it records exits, decided here so that it costs nothing where it does not.
+fn rounds<const TRACED: bool>(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitting<'_>, watch: &Watch<'_>) -> Leave {
     // Requests made before this thread sat down did not reach it by signal.
     if let Some(leave) = interrupted(vcpu, machine, sitting, watch) {
         return leave;
@@ -71,9 +73,13 @@ fn rounds(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitting<'_>, watch: &Wat
         return Leave::Outcome(Ok(exit));
     }
     loop {
-        match enter(vcpu) {
+        match enter::<TRACED>(vcpu) {
             Entered::Access(access) => {
-                if let Some(exit) = vcpu.serve(machine, access) {
+                let unclaimed = vcpu.serve(machine, access);
+                if TRACED {
+                    vcpu.record_answer(&access, unclaimed.is_none());
+                }
+                if let Some(exit) = unclaimed {
                     return Leave::Outcome(Ok(exit));
                 }
             }
@@ -107,11 +113,14 @@ enum Entered {
 
 /// Enters the guest once.
 #[inline]
-fn enter(vcpu: &mut Vcpu) -> Entered {
+fn enter<const TRACED: bool>(vcpu: &mut Vcpu) -> Entered {
     let result = vcpu.accel.run();
     vcpu.unfinished = false;
     vcpu.open = None;
     vcpu.count_exit();
+    if TRACED {
+        vcpu.record_exit(&result);
+    }
     match result {
         Ok(AccelExit::Pio { port, size, count, is_write }) => {
             let address = u64::from(port);
@@ -200,10 +209,11 @@ fn finish(vcpu: &mut Vcpu, machine: &Machine) -> Result<(), RunError> {
     loop {
         while let Some(part) = access {
             // An exit here would be one that the caller cannot answer any more: its read stays all ones.
-            let _ = vcpu.serve(machine, part);
+            let unclaimed = vcpu.serve(machine, part);
+            vcpu.record_answer(&part, unclaimed.is_none());
             access = vcpu.pending.take();
         }
-        match enter(vcpu) {
+        match enter::<true>(vcpu) {
             // KVM looks at the exit flag after it has completed the access: a further part of it comes first.
             Entered::Access(part) => access = Some(part),
             Entered::Exit(AccelExit::Nothing) => {}

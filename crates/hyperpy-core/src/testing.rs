@@ -56,7 +56,14 @@ impl Rig {
         let script = Scripted::new(scripts);
         let memory = Memory::with_ram(1 << 20).unwrap();
         let machine = Arc::new(Machine::new(Arc::new(script.clone()), memory, VmConfig { vcpus, irqchip }));
-        Self { machine, script, wanted: AtomicBool::new(false), threads: AtomicU32::new(u32::MAX) }
+        let mut rig = Self::of(machine);
+        rig.script = script;
+        rig
+    }
+
+    /// A machine that the test has made.
+    pub(crate) fn of(machine: Arc<Machine>) -> Self {
+        Self { machine, script: Scripted::default(), wanted: AtomicBool::new(false), threads: AtomicU32::new(u32::MAX) }
     }
 
     pub(crate) fn run(&self) -> Outcome {

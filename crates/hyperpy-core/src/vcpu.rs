@@ -9,11 +9,12 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::accel;
+use crate::accel::{self, AccelExit, Interruption};
 use crate::bus::{Access, Action, Cursor, Presence, RUNGS, Rung, Space, ones};
 use crate::exit::{Exit, IoExit};
 use crate::kvm::thread::Kick;
 use crate::machine::{Machine, Unclaimed};
+use crate::trace::Ring;
 
 /// The access that a Python device is answering on this thread, for error notes and for refusing verbs that would
 /// wait for themselves.
@@ -114,12 +115,20 @@ pub struct Shared {
     cpu_ns: Mutex<u64>,
     /// Seen halted with interrupts off, or never started, at its last tick.
     pub(crate) quiet: AtomicBool,
+    /// Its last exits, on a machine that is traced.
+    pub(crate) trace: Option<Ring>,
 }
 
 impl Shared {
     /// Runs `f` on the processor time so far while no reader looks.
     pub(crate) fn timed<T>(&self, f: impl FnOnce(&mut u64) -> T) -> T {
         f(&mut self.cpu_ns.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Its last exits, if the machine is traced.
+    #[must_use]
+    pub fn trace(&self) -> Option<&Ring> {
+        self.trace.as_ref()
     }
 
     /// What the vCPU has done so far, up to this moment.
@@ -191,7 +200,7 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    pub(crate) fn new(id: u32, accel: Box<dyn accel::Vcpu>) -> io::Result<Self> {
+    pub(crate) fn new(id: u32, accel: Box<dyn accel::Vcpu>, trace: Option<Ring>) -> io::Result<Self> {
         let kick = Kick::new(&accel.exit_flag())?;
         let shared = Shared {
             kick,
@@ -199,6 +208,7 @@ impl Vcpu {
             counters: Counters::default(),
             cpu_ns: Mutex::default(),
             quiet: AtomicBool::new(false),
+            trace,
         };
         Ok(Self {
             id,
@@ -225,6 +235,24 @@ impl Vcpu {
         bump(&self.shared.counters.exits, 1);
         let calls = self.accel.calls();
         self.shared.counters.calls.store(calls, Ordering::Relaxed);
+    }
+
+    /// Records an exit, on a machine that is traced.
+    #[inline]
+    pub(crate) fn record_exit(&self, result: &Result<AccelExit, Interruption>) {
+        if let (Some(ring), Ok(exit)) = (&self.shared.trace, result) {
+            let is_written =
+                matches!(exit, AccelExit::Pio { is_write, .. } | AccelExit::Mmio { is_write, .. } if *is_write);
+            ring.record(exit, if is_written { self.accel.io_value(0) } else { 0 }, self.accel.rip());
+        }
+    }
+
+    /// Records what a read that was recorded was answered.
+    #[inline]
+    pub(crate) fn record_answer(&self, access: &Pending, is_answered: bool) {
+        if let (Some(ring), false, true) = (&self.shared.trace, access.is_write, is_answered) {
+            ring.answered(self.accel.io_value(0));
+        }
     }
 
     /// Serves what is left of an access. Returns an exit for the first value that nobody claims; the rest is pending then.
@@ -332,6 +360,9 @@ impl Vcpu {
         match self.open {
             Some(open) if open.ticket == exit.ticket && open.size == exit.size => {
                 self.accel.set_io_value(open.index, value);
+                if let (Some(ring), 0) = (&self.shared.trace, open.index) {
+                    ring.answered(value);
+                }
                 Ok(())
             }
             _ => Err(Refused::Stale),

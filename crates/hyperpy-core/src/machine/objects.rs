@@ -9,6 +9,7 @@ use crate::boot::Entry;
 use crate::control::Phase;
 use crate::error::{RunError, StateError};
 use crate::memory::Backing;
+use crate::trace::Ring;
 use crate::vcpu::Vcpu;
 
 /// Where a vCPU is while nobody drives it.
@@ -41,7 +42,7 @@ impl Machine {
         let mut shared = Vec::new();
         for id in 0..config.vcpus {
             let timer = |source| AccelError::Call { call: "vcpu seat", source };
-            let mut vcpu = Vcpu::new(id, vm.create_vcpu(id)?).map_err(timer)?;
+            let mut vcpu = Vcpu::new(id, vm.create_vcpu(id)?, self.traced.map(Ring::new)).map_err(timer)?;
             let entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
             if let (0, Some(entry)) = (id, &*entry) {
                 enter_at(&mut vcpu, entry)?;

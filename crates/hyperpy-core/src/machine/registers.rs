@@ -2,6 +2,7 @@
 
 use super::Machine;
 use super::objects::borrow;
+use crate::arch::x86_64::paging::{self, Walk};
 use crate::arch::x86_64::{Regs, Sregs};
 use crate::control::Phase;
 use crate::error::{RunError, StateError};
@@ -76,6 +77,18 @@ impl Machine {
             change(&mut sregs);
             Ok(vcpu.accel.set_sregs(&sregs)?)
         })?
+    }
+
+    /// Translates a linear address as a vCPU would, by the tables that memory holds now.
+    ///
+    /// # Errors
+    /// As for [`Self::with_vcpu`].
+    pub fn walk(&self, vcpu: u32, gva: u64) -> Result<Walk, RunError> {
+        let sregs = self.sregs(vcpu)?;
+        Ok(paging::walk(gva, &sregs, |gpa| {
+            let mut entry = [0; 8];
+            self.memory.read(gpa, &mut entry).ok().map(|()| u64::from_le_bytes(entry))
+        }))
     }
 
     /// Answers an unclaimed read that `run()` or `wait()` returned.

@@ -2,7 +2,9 @@
 //!
 //! Names follow the Intel SDM, volume 3. Nothing here touches KVM: `kvm` converts these types to and from its own.
 
+pub mod disassemble;
 pub mod layout;
+pub mod paging;
 mod regs;
 
 pub use regs::{DescriptorTable, Regs, Segment, Sregs};

@@ -84,3 +84,22 @@ pub struct Sregs {
     pub efer: u64,
     pub apic_base: u64,
 }
+
+impl Sregs {
+    /// How wide code is decoded: 16, 32 or 64 bits (SDM vol. 3, 3.4.5 and 5.2.1).
+    #[must_use]
+    pub fn code_bits(&self) -> u32 {
+        const EFER_LMA: u64 = 1 << 10;
+        match (self.efer & EFER_LMA != 0 && self.cs.l, self.cs.db) {
+            (true, _) => 64,
+            (false, true) => 32,
+            (false, false) => 16,
+        }
+    }
+
+    /// The linear address of an instruction pointer: in 64-bit code CS has no base.
+    #[must_use]
+    pub fn linear_rip(&self, rip: u64) -> u64 {
+        if self.code_bits() == 64 { rip } else { self.cs.base.wrapping_add(rip) & 0xffff_ffff }
+    }
+}
