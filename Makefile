@@ -50,6 +50,7 @@ guests: $(VENV)/.system ## Fetch the kernels that the demo and the tests boot
 .PHONY: test
 test: lint test-rust test-speed test-python test-wheel test-lab ## Run every check and test; fails on a skip with HYPERPY_NO_SKIPS=1
 	@$(PYTHON) scripts/totals.py $(REPORTS)
+	@$(PYTHON) scripts/faults.py $(REPORTS)
 
 .PHONY: lint
 lint: $(PASSED)/lint-rust $(PASSED)/lint-python ## Check formatting, lints, types, the stub, and the reasons of unsafe blocks

@@ -86,6 +86,7 @@ fn load_anything(image: &[u8]) {
     let _ = payload(image, 1 << 20);
 }
 
+// fault row 41
 #[test]
 fn test_kernel_truncated_at_every_length_never_panics() {
     for image in [bzimage(b"\x1f\x8b"), elf()] {
@@ -95,6 +96,7 @@ fn test_kernel_truncated_at_every_length_never_panics() {
     }
 }
 
+// fault row 41
 #[test]
 fn test_kernel_header_bytes_at_extremes_never_panic() {
     for (image, header) in [(bzimage(b"\x7fELF"), 0x1f1..0x26c), (elf(), 0..64 + 3 * 56)] {
@@ -111,6 +113,7 @@ fn test_kernel_header_bytes_at_extremes_never_panic() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
+    // fault row 41
     #[test]
     fn test_kernel_with_header_fields_overwritten_never_panics(
         is_elf: bool,
