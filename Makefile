@@ -21,7 +21,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 find = $(shell find $(wildcard $(1)) -type f $(2) 2>/dev/null | grep -v __pycache__)
 RUST := $(wildcard Cargo.toml Cargo.lock) $(call find,crates benches fuzz,\( -name '*.rs' -o -name Cargo.toml \))
 CODE := $(call find,python,\( -name '*.py' -o -name '*.pyi' \))
-TESTS := $(call find,tests examples benches scripts docs,\( -name '*.py' -o -name '*.md' -o -name '*.S' -o -name '*.toml' \))
+TESTS := $(call find,tests examples benches scripts docs,\( -name '*.py' -o -name '*.md' -o -name '*.S' -o -name '*.c' -o -name '*.toml' \))
 PLAIN_TESTS := $(wildcard tests/unit tests/kvm tests/docs tests/examples)
 # What the demo and the lab's tests boot: fetched here, since the lab has no network.
 GUESTS := linux-image-amd64/bookworm linux-image-cloud-amd64/bookworm-backports memtest86+/bookworm
@@ -50,6 +50,7 @@ guests: $(VENV)/.system ## Fetch the kernels that the demo and the tests boot
 .PHONY: test
 test: lint test-rust test-speed test-python test-wheel test-lab ## Run every check and test; fails on a skip with HYPERPY_NO_SKIPS=1
 	@$(PYTHON) scripts/totals.py $(REPORTS)
+	@$(PYTHON) scripts/faults.py $(REPORTS)
 
 .PHONY: lint
 lint: $(PASSED)/lint-rust $(PASSED)/lint-python ## Check formatting, lints, types, the stub, and the reasons of unsafe blocks

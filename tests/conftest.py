@@ -19,6 +19,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     from hyperpy.doctor import kernel_code_is_native
 
     for item in items:
+        # Into the JUnit report, where scripts/faults.py reads them.
+        item.user_properties += [("fault", row) for mark in item.iter_markers("fault") for row in mark.args]
         folder = item.path.relative_to(HERE).parts[0] if item.path.is_relative_to(HERE) else ""
         if folder in {"kvm", "lab"}:
             item.add_marker(getattr(pytest.mark, folder))

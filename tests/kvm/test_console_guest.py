@@ -160,6 +160,7 @@ def test_sink_of_a_bad_descriptor_is_an_os_error(talk: Any) -> None:
         talk(b"").console.sink(10_000)
 
 
+@pytest.mark.fault(42)
 def test_output_beyond_the_buffer_drops_the_oldest_and_counts(boot: Any) -> None:
     m = boot(
         "mov cx, 40000\n mov dx, 0xe9\n mov si, 0x3000\n again: outsb\n dec si\n loop again\n mov al, 'z'\n out dx, al\n hlt"

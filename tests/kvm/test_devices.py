@@ -94,9 +94,10 @@ def test_mmio_write_of_every_size_gives_its_bytes(boot: Any, size: int) -> None:
     assert device.writes == [(5, size, Recorder.pattern & ((1 << 8 * size) - 1))]
 
 
+@pytest.mark.fault(13)
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
 def test_mmio_access_at_every_offset_inside_is_claimed_and_over_the_end_is_not(boot: Any, size: int) -> None:
-    """Row 13: an access that leaves its region belongs to nobody."""
+    """An access that leaves its region belongs to nobody."""
     m = boot(
         f"""
         mov rbx, {MMIO}
@@ -116,6 +117,7 @@ def test_mmio_access_at_every_offset_inside_is_claimed_and_over_the_end_is_not(b
     assert [offset for offset, _, _ in device.writes] == list(range(16 - size + 1))
 
 
+@pytest.mark.fault(13)
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_pio_access_at_every_offset_inside_is_claimed_and_over_the_end_is_not(boot: Any, size: int) -> None:
     m = boot(
@@ -127,6 +129,7 @@ def test_pio_access_at_every_offset_inside_is_claimed_and_over_the_end_is_not(bo
     assert device.reads == [(offset, size) for offset in range(16 - size + 1)]
 
 
+@pytest.mark.fault(13)
 def test_mmio_access_across_two_devices_reaches_neither(boot: Any) -> None:
     m = boot(f"mov rbx, {MMIO}\n mov eax, [rbx + 14]\n hlt", "long", unclaimed="ones")
     first, second = m.attach(Recorder(), mmio=MMIO), m.attach(Recorder(), mmio=MMIO + 16)
@@ -134,6 +137,7 @@ def test_mmio_access_across_two_devices_reaches_neither(boot: Any) -> None:
     assert (first.reads, second.reads, m.vcpus[0].regs.rax) == ([], [], 0xFFFFFFFF)
 
 
+@pytest.mark.fault(13)
 def test_mmio_access_across_a_page_comes_in_two_parts(boot: Any) -> None:
     m = boot(f"mov rbx, {MMIO}\n mov rax, 0x8877665544332211\n mov [rbx + 0xffd], rax\n hlt", "long")
     device = m.attach(Recorder(), mmio=MMIO, size=0x2000)
@@ -182,6 +186,7 @@ def test_device_on_both_buses_gets_both_and_detaches_from_both(boot: Any) -> Non
     assert [row for row in m.map.rows if row.space != "memory"] == []
 
 
+@pytest.mark.fault(40)
 @pytest.mark.parametrize(
     ("place", "error", "says"),
     [
@@ -251,6 +256,7 @@ def test_detach_before_a_run_leaves_the_access_to_nobody(boot: Any) -> None:
     m.attach(device, pio=0x80)
 
 
+@pytest.mark.fault(17)
 def test_detach_while_another_thread_runs_waits_until_the_device_is_left(boot: Any) -> None:
     inside, go_on = threading.Event(), threading.Event()
 
@@ -284,6 +290,7 @@ def test_detach_while_another_thread_runs_waits_until_the_device_is_left(boot: A
     assert m.wait(RUN) == Exit.Stopped(None, "stop")
 
 
+@pytest.mark.fault(17)
 def test_detach_inside_its_own_callback_is_done_at_once(boot: Any) -> None:
     m = boot("out 0x80, al\n out 0x80, al\n hlt")
 
@@ -300,6 +307,7 @@ def test_detach_inside_its_own_callback_is_done_at_once(boot: Any) -> None:
     assert once.calls == 1
 
 
+@pytest.mark.fault(17)
 def test_attach_inside_a_callback_takes_effect_at_the_next_access(boot: Any) -> None:
     m = boot("out 0x80, al\n out 0x90, al\n hlt")
     late = Recorder()
@@ -383,6 +391,7 @@ class _Answers(Device):
         return self.answer
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
@@ -405,7 +414,6 @@ class _Answers(Device):
 def test_read_that_returns_something_unusable_is_an_error_and_the_guest_reads_ones(
     boot: Any, answer: Any, error: type[Exception]
 ) -> None:
-    """Row 31."""
     m = boot("xor eax, eax\n in al, 0x80\n hlt")
     m.attach(_Answers(answer), pio=0x80)
     with pytest.raises(error) as caught:
@@ -416,6 +424,7 @@ def test_read_that_returns_something_unusable_is_an_error_and_the_guest_reads_on
     assert m.vcpus[0].regs.rax == 0xFF
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize("answer", [0, True, "stop", Stop, StopIteration()], ids=repr)
 def test_write_that_returns_something_else_is_an_error(boot: Any, answer: Any) -> None:
     class Odd(Device):
@@ -443,6 +452,7 @@ VERBS = {
 }
 
 
+@pytest.mark.fault(32)
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("whose", ["its own", "another"])
 def test_verb_that_waits_inside_a_callback_is_refused(boot: Any, verb: str, whose: str) -> None:
@@ -479,8 +489,8 @@ def test_stop_inside_a_callback_is_a_request(boot: Any) -> None:
     assert device.calls == 1
 
 
+@pytest.mark.fault(32)
 def test_device_that_recurses_for_ever_is_an_error(boot: Any) -> None:
-    """Row 32."""
 
     class Deep(Device):
         size = 1
@@ -496,6 +506,7 @@ def test_device_that_recurses_for_ever_is_an_error(boot: Any) -> None:
     assert m.run(RUN) == Exit.Halt(0)
 
 
+@pytest.mark.fault(14)
 def test_unclaimed_policy_ones_reads_ones_and_drops_writes(boot: Any) -> None:
     m = boot("xor eax, eax\n out 0x99, al\n in ax, 0x99\n hlt", unclaimed="ones")
     assert m.run(RUN) == Exit.Halt(0)
@@ -503,6 +514,7 @@ def test_unclaimed_policy_ones_reads_ones_and_drops_writes(boot: Any) -> None:
     assert m.stats.hits["unclaimed"] == 2
 
 
+@pytest.mark.fault(14)
 def test_unclaimed_policy_raise_raises_a_guest_fault_with_the_exit(boot: Any) -> None:
     m = boot("in al, 0x99\n hlt", unclaimed="raise")
     with pytest.raises(GuestFault) as caught:
@@ -511,6 +523,7 @@ def test_unclaimed_policy_raise_raises_a_guest_fault_with_the_exit(boot: Any) ->
     assert m.run(RUN) == Exit.Halt(0)
 
 
+@pytest.mark.fault(14)
 def test_unclaimed_policy_callable_is_asked(boot: Any) -> None:
     seen: list[object] = []
 
@@ -529,6 +542,7 @@ def test_unclaimed_policy_callable_is_asked(boot: Any) -> None:
     assert (m.vcpus[0].regs.rbx, m.vcpus[0].regs.rax) == (0x42, 0xFF)
 
 
+@pytest.mark.fault(14)
 def test_unclaimed_policy_callable_that_raises_pauses(boot: Any) -> None:
     def policy(exit_: object) -> int:
         raise LookupError("not mine")
@@ -563,6 +577,7 @@ def test_answer_given_twice_the_last_one_counts(boot: Any) -> None:
     assert m.vcpus[0].regs.rax == 2
 
 
+@pytest.mark.fault(14)
 def test_answer_left_out_reads_ones(boot: Any) -> None:
     m = boot("xor eax, eax\n in al, 0x99\n hlt")
     m.run(RUN)

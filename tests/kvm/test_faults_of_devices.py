@@ -34,6 +34,7 @@ class Odd(Exception):
     """An exception of the test's own."""
 
 
+@pytest.mark.fault(31)
 def test_exception_of_a_read_is_raised_itself_and_reads_ones(boot: Any) -> None:
     error = Odd("read")
     m = boot("xor eax, eax\n in ax, 0x80\n hlt")
@@ -47,6 +48,7 @@ def test_exception_of_a_read_is_raised_itself_and_reads_ones(boot: Any) -> None:
     assert m.vcpus[0].regs.rax == 0xFFFF
 
 
+@pytest.mark.fault(31)
 def test_exception_of_a_write_shows_the_line_of_the_device(boot: Any) -> None:
     m = boot("out 0x80, al\n hlt")
     m.attach(Broken(Odd("write")), pio=0x80)
@@ -81,6 +83,7 @@ def test_note_of_a_write_names_the_value_and_rip_after_the_access(boot: Any) -> 
     assert m.memory.read(rip, 1) == b"\xf4"
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_exception_that_ends_programs_passes_without_notes(boot: Any, kind: type[BaseException]) -> None:
     m = boot("xor eax, eax\n in al, 0x80\n hlt")

@@ -67,8 +67,8 @@ def test_run_of_a_guest_gives_its_exit(boot: Any, source: str, mode: str, word: 
     assert word_for(boot(source, mode).run(0.2 if word == "timeout" else RUN)) == word
 
 
+@pytest.mark.fault(23)
 def test_triple_fault_ends_the_guest(boot: Any) -> None:
-    """Row 23."""
     m = boot("ud2", "long")
     assert m.run(RUN) == Exit.Shutdown(0)
     assert m.state == "stopped"
@@ -77,8 +77,9 @@ def test_triple_fault_ends_the_guest(boot: Any) -> None:
         m.run(RUN)
 
 
+@pytest.mark.fault(24)
 def test_instruction_that_the_emulator_lacks_is_an_internal_error_or_runs(boot: Any) -> None:
-    """Row 24: x87 at CPL 0 is interpreted on some hosts, whose KVM cannot; processors run it."""
+    """x87 at CPL 0 is interpreted on some hosts, whose KVM cannot; processors run it."""
     from hyperpy.doctor import kernel_code_is_native
 
     m = boot("fld1\n hlt", "long")
@@ -266,8 +267,8 @@ def test_interrupt_line_reaches_the_handler_of_the_guest(boot: Any, level: bool)
     assert (source.total, source.served) == (3, 3)
 
 
+@pytest.mark.fault(46)
 def test_level_line_that_is_never_lowered_interrupts_again_and_can_be_stopped(boot: Any) -> None:
-    """Row 46."""
     m = boot()
     m.load(Flat(guest("pic"), mode="real"))
     m.memory.write(0x3000, bytes([255, 0, 0x20]))
@@ -282,6 +283,7 @@ def test_level_line_that_is_never_lowered_interrupts_again_and_can_be_stopped(bo
     assert m.wait(RUN) == Exit.Stopped(None, "stop")
 
 
+@pytest.mark.fault(46)
 def test_line_driven_before_the_first_run_and_after_close_is_harmless(boot: Any) -> None:
     m = boot()
     device = m.attach(Device(), pio=0x300, size=1, irq=5)
@@ -302,13 +304,13 @@ def test_irq_asked_for_after_the_vcpus_exist_is_an_error_that_says_so(boot: Any)
     assert len(m.map.rows) == 1
 
 
+@pytest.mark.fault(25)
 @pytest.mark.parametrize(
     "values",
     [{"cr0": 0x8000_0000}, {"cr4": 1 << 63}, {"cr0": 1 << 40}],
     ids=repr,
 )
 def test_special_registers_that_kvm_refuses_are_named(boot: Any, values: dict[str, int]) -> None:
-    """Row 25."""
     m = boot()
     before = m.vcpus[0].sregs.all()
     with pytest.raises(KvmError) as caught:
@@ -320,6 +322,7 @@ def test_special_registers_that_kvm_refuses_are_named(boot: Any, values: dict[st
     assert m.vcpus[0].sregs.all() == before
 
 
+@pytest.mark.fault(25)
 @pytest.mark.parametrize("register", [{"rip": 1 << 60}, {"rsp": 2**64 - 1}, {"rflags": 2**64 - 1}], ids=repr)
 def test_general_registers_of_any_value_end_in_an_exit(boot: Any, register: dict[str, int]) -> None:
     m = boot("hlt", "long")
@@ -330,6 +333,7 @@ def test_general_registers_of_any_value_end_in_an_exit(boot: Any, register: dict
     assert not isinstance(m.run(1.0), Exit.Mmio)
 
 
+@pytest.mark.fault(25)
 def test_page_tables_outside_memory_end_in_an_exit(boot: Any) -> None:
     m = boot("hlt", "long")
     m.vcpus[0].sregs.cr3 = 0x7000_0000
@@ -466,6 +470,7 @@ def test_memory_at_no_address_is_refused(boot: Any, gpa: int) -> None:
         boot().memory.read(gpa, 1)
 
 
+@pytest.mark.fault(40)
 @pytest.mark.parametrize(
     ("region", "error"),
     [
@@ -481,7 +486,6 @@ def test_memory_at_no_address_is_refused(boot: Any, gpa: int) -> None:
     ],
 )
 def test_memory_region_that_cannot_be_is_refused(boot: Any, region: Any, error: type[Exception]) -> None:
-    """Row 40."""
     m = boot()
     before = m.map
     with pytest.raises(error, match="hint: "):

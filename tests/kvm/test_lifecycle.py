@@ -203,10 +203,10 @@ def test_timeout_that_never_comes_is_taken(boot: Any, timeout: float) -> None:
     assert boot().run(timeout) == Exit.Halt(0)
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("guest", [LOOP, STORM, "cli\n hlt"])
 @pytest.mark.parametrize("irqchip", [False, True])
 def test_stop_from_another_thread_ends_a_run_soon(boot: Any, guest: str, irqchip: bool) -> None:
-    """Row 23."""
     m = boot(f"out 0x80, al\n {guest}", unclaimed="ones", irqchip=irqchip)
     event = m.attach(Event(), pio=0x80)
     said: list[float] = []
@@ -227,8 +227,8 @@ def test_stop_from_another_thread_ends_a_run_soon(boot: Any, guest: str, irqchip
         assert ended - said[0] < 0.5
 
 
+@pytest.mark.fault(35)
 def test_close_while_another_thread_runs_it_gives_that_thread_a_state_error(boot: Any) -> None:
-    """Row 35."""
     m = boot(f"out 0x80, al\n {LOOP}")
     event = m.attach(Event(), pio=0x80)
     got: list[object] = []
@@ -266,6 +266,7 @@ def test_machine_that_is_dropped_open_warns_and_names_itself() -> None:
         Machine(memory="1M", name="lost")
 
 
+@pytest.mark.fault(35)
 def test_machine_that_is_dropped_while_it_runs_stops_and_gives_back_all(boot: Any) -> None:
     _settle()
     before = _descriptors()
@@ -396,9 +397,9 @@ ANY_TIME: list[Callable[[Machine], Any]] = [
 ]
 
 
+@pytest.mark.fault(35)
 @pytest.mark.parametrize("ends_by", ["close", "stop"])
 def test_eight_threads_calling_every_verb_see_only_documented_errors(boot: Any, ends_by: str) -> None:
-    """Row 35."""
     m = boot(STORM, vcpus=2, unclaimed="ones")
     end = time.monotonic() + 2.0
     unexpected: list[BaseException] = []

@@ -20,6 +20,7 @@ def alarms() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.fault(37)
 @pytest.mark.usefixtures("alarms")
 def test_machine_made_while_signals_come_runs() -> None:
     for _ in range(300):

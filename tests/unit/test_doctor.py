@@ -57,6 +57,7 @@ def test_native_kvm_without_interrupt_controllers_does_not_run_kernels() -> None
     assert report.missing[0].what == "KVM_CAP_IRQCHIP"
 
 
+@pytest.mark.fault(36)
 @pytest.mark.parametrize(
     ("host", "probe", "what", "fix"),
     [

@@ -290,6 +290,16 @@ pub enum AccelError {
     },
 }
 
+/// What to do when the host has run out of descriptors or memory; `None` for other errors.
+#[must_use]
+pub fn hint_for_exhausted(error: &io::Error) -> Option<&'static str> {
+    match error.raw_os_error()? {
+        libc::EMFILE | libc::ENFILE => Some("too many open files: raise the limit (`ulimit -n`) or close machines"),
+        libc::ENOMEM => Some("the host has no memory left for it: ask for less, or close other machines"),
+        _ => None,
+    }
+}
+
 impl AccelError {
     /// What to do about it.
     #[must_use]
@@ -298,7 +308,9 @@ impl AccelError {
             Self::Unavailable { hint, .. } => hint,
             Self::Version { .. } => "load the kvm module of a Linux kernel newer than 2.6.22",
             Self::Missing { .. } => "run `hyperpy doctor` to see what this host's KVM offers, or use a newer kernel",
-            Self::Call { .. } => "run `hyperpy doctor` to check this host's KVM",
+            Self::Call { source, .. } => {
+                hint_for_exhausted(source).unwrap_or("run `hyperpy doctor` to check this host's KVM")
+            }
             Self::NoIrqchip { .. } => {
                 "create the machine with irqchip=True, or attach the device with irq= before the first run"
             }

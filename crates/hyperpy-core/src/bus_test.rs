@@ -20,6 +20,7 @@ fn test_ones_of_each_width_fill_it() {
     assert_eq!(ones(u8::MAX), u64::MAX);
 }
 
+// fault row 40
 #[test]
 fn test_attach_range_that_is_empty_or_leaves_the_bus_is_refused() {
     let bus = Bus::new(0xffff);
@@ -32,6 +33,7 @@ fn test_attach_range_that_is_empty_or_leaves_the_bus_is_refused() {
     put(&Bus::new(u64::MAX), 0, u64::MAX).unwrap();
 }
 
+// fault row 40
 #[test]
 fn test_attach_range_that_shares_one_address_is_refused() {
     let bus = Bus::new(0xffff);
@@ -171,6 +173,7 @@ fn length() -> impl Strategy<Value = u64> {
 }
 
 proptest! {
+    // fault row 13
     #[test]
     fn test_find_in_random_maps_agrees_with_a_naive_model(
         changes in prop::collection::vec((address(), length(), any::<Option<u8>>()), 1..24),

@@ -31,6 +31,7 @@ fn test_stop_between_the_look_and_the_entry_is_not_lost() {
     assert!(began.elapsed() < crate::run::TICK, "{:?}", began.elapsed());
 }
 
+// fault row 23
 #[test]
 fn test_stop_in_every_situation_is_bounded() {
     let inside = Event::new();

@@ -11,6 +11,7 @@ fn vm(script: &Scripted, irqchip: bool) -> Arc<dyn Vm> {
     script.create_vm(VmConfig { vcpus: 1, irqchip }).unwrap()
 }
 
+// fault row 46
 #[test]
 fn test_line_driven_before_connect_hands_its_level_over() {
     let (hub, script) = (Arc::new(LineHub::default()), Scripted::default());
@@ -33,6 +34,7 @@ fn test_line_of_a_machine_that_is_gone_leads_nowhere() {
     assert_eq!(script.log().lines, []);
 }
 
+// fault row 46
 #[test]
 fn test_line_without_controllers_is_the_guests_to_miss() {
     let (hub, script) = (Arc::new(LineHub::default()), Scripted::default());

@@ -63,7 +63,8 @@ pub struct Machine {
     pub mmio: Bus,
     /// Starting and stopping.
     pub control: Arc<Control>,
-    accel: Arc<dyn Accelerator>,
+    /// Gone once the machine is closed: it holds a descriptor.
+    accel: Mutex<Option<Arc<dyn Accelerator>>>,
     config: Mutex<VmConfig>,
     unclaimed: Mutex<Unclaimed>,
     entry: Mutex<Option<Entry>>,
@@ -90,7 +91,7 @@ impl Machine {
             pio: Bus::new(LAST_PORT),
             mmio: Bus::new(u64::MAX),
             control: Arc::default(),
-            accel,
+            accel: Mutex::new(Some(accel)),
             config: Mutex::new(config),
             unclaimed: Mutex::default(),
             entry: Mutex::default(),

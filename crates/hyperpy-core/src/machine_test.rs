@@ -177,6 +177,7 @@ fn test_detach_returns_only_after_the_vcpu_has_left_the_device() {
     assert_eq!(io(rig.wait()).value, 2);
 }
 
+// fault row 17
 #[test]
 fn test_detach_inside_the_device_itself_returns_at_once() {
     for rung in [Rung::Native, Rung::Method] {
@@ -198,6 +199,7 @@ fn test_detach_inside_the_device_itself_returns_at_once() {
     }
 }
 
+// fault row 50
 #[test]
 fn test_run_panic_in_a_device_of_a_thread_names_it_and_closes() {
     let rig = Rig::new(vec![vec![Step::Spin; 100], vec![Step::Exit(mmio_read(0xfe00_0000, 4), vec![])]]);
@@ -207,6 +209,7 @@ fn test_run_panic_in_a_device_of_a_thread_names_it_and_closes() {
     assert_eq!(rig.machine.control.phase(), Phase::Closed);
 }
 
+// fault row 50
 #[test]
 fn test_run_panic_behind_another_exit_closes_when_it_is_told() {
     let gate = Arc::new(std::sync::Barrier::new(2));
@@ -231,6 +234,7 @@ fn test_run_panic_behind_another_exit_closes_when_it_is_told() {
     assert_eq!(rig.machine.control.phase(), Phase::Closed);
 }
 
+// fault row 50
 #[test]
 fn test_run_device_whose_drop_panics_hangs_nobody() {
     struct Fragile;
@@ -278,6 +282,7 @@ fn test_run_without_threads_to_be_had_leaves_the_machine_usable() {
     rig.machine.regs(0).unwrap();
 }
 
+// fault row 35
 #[test]
 fn test_close_during_run_ends_it_and_is_no_halt() {
     for vcpus in [1, 3] {
@@ -301,6 +306,7 @@ fn test_close_during_run_ends_it_and_is_no_halt() {
     }
 }
 
+// fault row 35
 #[test]
 fn test_close_from_many_threads_among_every_other_verb_ends() {
     for round in 0..20 {

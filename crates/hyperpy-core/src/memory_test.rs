@@ -55,6 +55,7 @@ fn test_with_ram_beyond_the_hole_goes_on_above_4_gib() {
     assert_eq!(places(MMIO_HOLE_START + 4096), [(0, MMIO_HOLE_START), (HIGH_RAM_START, 4096)]);
 }
 
+// fault row 40
 #[test]
 fn test_add_range_that_cannot_be_is_refused() {
     let memory = Memory::with_ram(MIB).unwrap();

@@ -132,7 +132,11 @@ fn enter<const TRACED: bool>(vcpu: &mut Vcpu) -> Entered {
         Ok(other) => Entered::Exit(other),
         Err(Interruption::Kicked) => Entered::Kicked,
         Err(Interruption::Again) => Entered::Exit(AccelExit::Nothing),
-        Err(Interruption::Failed(error)) => Entered::Failed(error),
+        Err(Interruption::Failed(error)) => {
+            // Nobody knows how far it came. Completing what is complete does nothing.
+            vcpu.unfinished = true;
+            Entered::Failed(error)
+        }
     }
 }
 

@@ -91,6 +91,7 @@ fn test_run_access_in_parts_is_served_part_by_part() {
     assert_eq!(device.reads(), [(0xfff, 1), (0x1000, 3)]);
 }
 
+// fault row 13
 #[test]
 fn test_run_access_that_leaves_its_region_belongs_to_nobody() {
     let rig = Rig::new(vec![vec![Step::Exit(mmio_read(0xfe00_0ffe, 4), vec![])]]);
@@ -100,6 +101,7 @@ fn test_run_access_that_leaves_its_region_belongs_to_nobody() {
     assert_eq!((exit.address, exit.size), (0xfe00_0ffe, 4));
 }
 
+// fault row 24
 #[test]
 fn test_run_other_exits_reach_the_caller_as_they_are() {
     let bytes = [0x0f, 0xae, 0xe8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -131,18 +133,21 @@ fn test_run_other_exits_reach_the_caller_as_they_are() {
     }
 }
 
+// fault row 37
 #[test]
 fn test_run_call_that_says_again_is_repeated() {
     let rig = Rig::new(vec![vec![Step::Fail(libc::EAGAIN), Step::Fail(libc::EAGAIN), outs(0x99, &[1])]]);
     assert_eq!(io(rig.run()).value, 1);
 }
 
+// fault row 37
 #[test]
 fn test_run_call_that_was_interrupted_for_nothing_goes_on() {
     let rig = Rig::new(vec![vec![Step::Fail(libc::EINTR), outs(0x99, &[1])]]);
     assert_eq!(io(rig.run()).value, 1);
 }
 
+// fault row 37
 #[test]
 fn test_run_call_that_fails_is_an_error_with_its_errno() {
     for errno in [libc::EFAULT, libc::ENOMEM, libc::EINVAL, libc::EBADF] {
@@ -154,6 +159,7 @@ fn test_run_call_that_fails_is_an_error_with_its_errno() {
     }
 }
 
+// fault row 14
 #[test]
 fn test_run_unclaimed_policy_ones_reads_as_ones_and_drops_writes() {
     let rig = Rig::new(vec![vec![ins(0x99, 2), outs(0x99, &[1]), Step::Exit(mmio_read(0xfe00_0000, 8), vec![])]]);
@@ -239,6 +245,7 @@ fn test_completion_in_which_a_device_switches_off_stops_the_machine() {
     assert_eq!(rig.run().unwrap(), Exit::SystemEvent { vcpu: 0, kind: SystemEvent::PowerOff });
 }
 
+// fault row 50
 #[test]
 fn test_completion_in_which_a_device_panics_closes_the_machine() {
     let rig = Rig::new(vec![vec![outs(0x99, &[1, 2])]]);

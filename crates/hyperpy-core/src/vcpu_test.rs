@@ -70,6 +70,7 @@ fn test_answerer_sees_the_access_and_its_answer_is_cut() {
     assert_eq!(current(), None);
 }
 
+// fault row 50
 #[test]
 fn test_answerer_that_panics_is_named() {
     struct Broken;

@@ -113,6 +113,7 @@ fn blocks() -> Vec<(Box<dyn Device>, u64)> {
     ]
 }
 
+// fault row 13
 #[test]
 fn test_every_access_is_survived_and_reads_nobody_past_the_end() {
     for (device, window) in blocks() {

@@ -45,6 +45,7 @@ fn test_read_from_position_of_each_reader() {
     assert_eq!(console.read_from(u64::MAX), (10, vec![]), "a position that is not reached yet");
 }
 
+// fault row 42
 #[test]
 fn test_flood_costs_bounded_memory() {
     let console = Console::default();

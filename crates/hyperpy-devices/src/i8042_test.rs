@@ -121,6 +121,7 @@ fn test_reset_forgets() {
     assert_eq!(answer(&ports), Some(0x74));
 }
 
+// fault row 13
 #[test]
 fn test_every_access_is_survived_and_only_offset_0_is_there() {
     let ports = I8042::windows();

@@ -71,6 +71,7 @@ fn test_board_attach_over_any_taken_port_leaves_the_bus_as_it_was() {
     assert_eq!(places(&pio.map()), []);
 }
 
+// fault row 13
 #[test]
 fn test_board_survives_every_access_to_every_device() {
     let pio = Bus::new(PIO_LIMIT);

@@ -147,6 +147,7 @@ fn test_uip_is_clear_and_the_time_whole_for_244_us() {
     assert_eq!(time(&chip), [0x20, 0, 3, 1, 4, 0, 0, 0]);
 }
 
+// fault row 45
 #[test]
 fn test_clock_set_back_or_before_1970_is_followed() {
     struct Before;
@@ -218,6 +219,7 @@ fn test_reset_keeps_time_and_memory_and_disables_interrupts() {
     assert_eq!((get(&chip, REGISTER_B), get(&chip, YEAR), get(&chip, 0x40)), (0x02, 0x42, 0x77));
 }
 
+// fault row 13
 #[test]
 fn test_every_access_is_survived() {
     sweep(&chip(&ManualClock::at_second(LEAP_EVE)), PORTS);

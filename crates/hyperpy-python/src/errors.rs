@@ -1,6 +1,6 @@
 //! From the core's errors to the classes of `hyperpy.errors`.
 
-use hyperpy_core::accel::AccelError;
+use hyperpy_core::accel::{AccelError, hint_for_exhausted};
 use hyperpy_core::error::{AttachError, BootError, MemoryError, RunError, StateError};
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
@@ -76,8 +76,9 @@ pub(crate) fn memory(error: &MemoryError) -> PyErr {
             .with("address", Field::Number(*gpa))
             .with("size", Field::Number(*len))
             .into(),
-        MemoryError::Host { .. } => {
-            pyo3::exceptions::PyMemoryError::new_err(format!("{error}\n\nhint: ask for less, or close other machines"))
+        MemoryError::Host { source, .. } => {
+            let hint = hint_for_exhausted(source).unwrap_or("ask for less, or close other machines");
+            pyo3::exceptions::PyMemoryError::new_err(format!("{error}\n\nhint: {hint}"))
         }
         MemoryError::Sealed { .. } => {
             Raise::new("StateError", error, "add memory before the first run and before registers are used").into()

@@ -88,6 +88,7 @@ fn load_anything(image: &[u8]) {
     let _ = trimmed(image.to_vec());
 }
 
+// fault row 41
 #[test]
 fn test_kernel_truncated_at_every_length_never_panics() {
     for image in [bzimage(b"\x1f\x8b"), elf()] {
@@ -97,6 +98,7 @@ fn test_kernel_truncated_at_every_length_never_panics() {
     }
 }
 
+// fault row 41
 #[test]
 fn test_kernel_header_bytes_at_extremes_never_panic() {
     for (image, header) in [(bzimage(b"\x7fELF"), 0x1f1..0x26c), (elf(), 0..64 + 3 * 56)] {
@@ -113,6 +115,7 @@ fn test_kernel_header_bytes_at_extremes_never_panic() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
+    // fault row 41
     #[test]
     fn test_kernel_with_header_fields_overwritten_never_panics(
         is_elf: bool,

@@ -151,6 +151,7 @@ fn test_linux_elf_takes_the_header_of_its_bzimage() {
     assert_eq!((field(&memory, 0x238, 4), field(&memory, 0x250, 4)), (255, 0x0403_0201));
 }
 
+// fault row 41
 #[test]
 fn test_linux_elf_with_impossible_segments_is_refused() {
     let one = |offset, paddr, filesz, memsz| refused(&elf_of(LOAD, &[Phdr { kind: 1, offset, paddr, filesz, memsz }]));
@@ -168,6 +169,7 @@ fn test_linux_elf_with_impossible_segments_is_refused() {
     assert!(matches!(overlapping, BootError::SegmentsOverlap { other: LOAD, .. }), "{overlapping}");
 }
 
+// fault row 41
 #[test]
 fn test_linux_foreign_elf_files_are_refused() {
     for (at, value, name) in [(4, 1, "EI_CLASS"), (5, 2, "EI_DATA"), (18, 183, "e_machine"), (54, 32, "e_phentsize")] {
@@ -178,6 +180,7 @@ fn test_linux_foreign_elf_files_are_refused() {
     }
 }
 
+// fault row 41
 #[test]
 fn test_linux_command_lines_that_the_kernel_would_cut_are_refused() {
     let image = bzimage(b"");
@@ -208,6 +211,7 @@ fn test_linux_initrd_stays_between_kernel_and_its_limit() {
     assert_eq!((field(&memory, 0x218, 4), field(&memory, 0x21c, 4)), (0, 0));
 }
 
+// fault row 41
 #[test]
 fn test_linux_kernels_that_do_not_fit_are_refused() {
     let mut image = bzimage(b"");
@@ -222,6 +226,7 @@ fn test_linux_kernels_that_do_not_fit_are_refused() {
     assert!(matches!(linux(&small, &of(&image)).unwrap_err(), BootError::NoRam { gpa: 0x500, .. }));
 }
 
+// fault row 41
 #[test]
 fn test_linux_files_that_are_no_kernels_are_refused() {
     assert!(matches!(refused(b"MZ"), BootError::NotKernel { found } if found == b"MZ"));

@@ -145,6 +145,7 @@ fn test_payload_wanting_a_huge_dictionary_is_refused() {
     assert!(source.to_string().contains("memory"), "{source}");
 }
 
+// fault row 41
 #[test]
 fn test_payload_with_any_byte_damaged_or_cut_never_panics() {
     let vmlinux = [b"\x7fELF".as_slice(), &[7; 200], b"end"].concat();

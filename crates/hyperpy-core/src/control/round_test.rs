@@ -152,6 +152,7 @@ fn test_run_interrupted_by_its_host_keeps_the_exits_of_others_for_the_next() {
     assert_eq!(told.iter().filter(|what| **what == "exit").count(), 1, "{told:?}");
 }
 
+// fault row 32
 #[test]
 fn test_run_while_another_vcpu_hangs_in_a_device_gives_the_thread_back() {
     let (entered, release) = (Event::new(), Event::new());

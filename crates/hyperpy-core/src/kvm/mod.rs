@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use kvm_ioctls::{Cap, Kvm as KvmFd};
 
-use crate::accel::{AccelError, Accelerator, Vm, VmConfig};
+use crate::accel::{AccelError, Accelerator, Vm, VmConfig, hint_for_exhausted};
 
 /// KVM_API_VERSION, unchanged since Linux 2.6.22.
 const API_VERSION: i32 = 12;
@@ -38,6 +38,7 @@ impl Kvm {
         let fd = KvmFd::new().map_err(|error| unavailable(error.errno()))?;
         match fd.get_api_version() {
             API_VERSION => Ok(Self { fd }),
+            ..0 => Err(failed("KVM_GET_API_VERSION")),
             version => Err(AccelError::Version { version }),
         }
     }
@@ -51,7 +52,7 @@ impl Accelerator for Kvm {
             (Cap::SyncRegs, "KVM_CAP_SYNC_REGS"),
             (Cap::ReadonlyMem, "KVM_CAP_READONLY_MEM"),
         ] {
-            if !self.fd.check_extension(cap) {
+            if !has(self.fd.check_extension_int(cap))? {
                 return Err(AccelError::Missing { capability: name });
             }
         }
@@ -60,6 +61,7 @@ impl Accelerator for Kvm {
 }
 
 fn unavailable(errno: i32) -> AccelError {
+    let source = io::Error::from_raw_os_error(errno);
     let hint = match errno {
         libc::ENOENT => {
             "this host has no /dev/kvm: load the module kvm-intel or kvm-amd, switch virtualization on in the firmware, \
@@ -69,10 +71,19 @@ fn unavailable(errno: i32) -> AccelError {
             "you may not open /dev/kvm: join its group (`sudo usermod -aG kvm $USER`, then log in again), \
              or run the command in the lab: `hyperpy lab -- COMMAND`"
         }
-        libc::EMFILE | libc::ENFILE => "too many open files: raise the limit (`ulimit -n`) or close machines",
-        _ => "run `hyperpy doctor` to see what is wrong with it",
+        _ => hint_for_exhausted(&source).unwrap_or("run `hyperpy doctor` to see what is wrong with it"),
     };
-    AccelError::Unavailable { source: io::Error::from_raw_os_error(errno), hint }
+    AccelError::Unavailable { source, hint }
+}
+
+/// Whether KVM has a capability, by its answer to KVM_CHECK_EXTENSION. kvm-ioctls' own takes an error for a no.
+fn has(answer: i32) -> Result<bool, AccelError> {
+    if answer < 0 { Err(failed("KVM_CHECK_EXTENSION")) } else { Ok(answer > 0) }
+}
+
+/// The error of the system call that was made last on this thread.
+fn failed(name: &'static str) -> AccelError {
+    AccelError::Call { call: name, source: io::Error::last_os_error() }
 }
 
 /// Turns the error of a kvm-ioctls call into ours.

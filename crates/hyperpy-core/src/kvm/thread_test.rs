@@ -128,6 +128,7 @@ fn test_two_vcpus_on_one_thread_each_get_their_tick() {
     }
 }
 
+// fault row 34
 #[test]
 fn test_fork_generation_differs_in_the_child() {
     let mine = fork_generation();

@@ -9,9 +9,9 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm as KvmFd, VmFd};
 
-use super::call;
 use super::setup::{self, Features};
 use super::vcpu::KvmVcpu;
+use super::{call, has};
 use crate::accel::{AccelError, Route, Vcpu, Vm, VmConfig};
 use crate::arch::x86_64::layout::{IDENTITY_MAP_START, TSS_START};
 use crate::memory::{Kind, RegionInfo};
@@ -37,11 +37,11 @@ impl KvmVm {
                 made => break made.map_err(call("KVM_CREATE_VM"))?,
             }
         };
-        if fd.check_extension(Cap::SetTssAddr) {
+        if has(fd.check_extension_int(Cap::SetTssAddr))? {
             #[allow(clippy::cast_possible_truncation)] // below 4 GiB
             fd.set_tss_address(TSS_START as usize).map_err(call("KVM_SET_TSS_ADDR"))?;
         }
-        if fd.check_extension(Cap::SetIdentityMapAddr) {
+        if has(fd.check_extension_int(Cap::SetIdentityMapAddr))? {
             fd.set_identity_map_address(IDENTITY_MAP_START).map_err(call("KVM_SET_IDENTITY_MAP_ADDR"))?;
         }
         if config.irqchip {
@@ -50,7 +50,8 @@ impl KvmVm {
             fd.create_pit2(pit).map_err(call("KVM_CREATE_PIT2"))?;
         }
         let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(call("KVM_GET_SUPPORTED_CPUID"))?;
-        let features = Features { tsc_deadline: config.irqchip && fd.check_extension(Cap::TscDeadlineTimer) };
+        let tsc_deadline = config.irqchip && has(fd.check_extension_int(Cap::TscDeadlineTimer))?;
+        let features = Features { tsc_deadline };
         Ok(Self { fd, config, cpuid, features })
     }
 

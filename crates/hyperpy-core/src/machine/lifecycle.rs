@@ -175,6 +175,7 @@ impl Machine {
         self.control.wait_closed();
         let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(objects);
+        drop(self.accel.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.memory.clear();
     }
 }

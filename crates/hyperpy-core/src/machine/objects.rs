@@ -32,11 +32,12 @@ impl Machine {
         if let Some(objects) = &*objects {
             return Ok(objects.clone());
         }
-        if self.control.phase() == Phase::Closed {
+        let accel = self.accel.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(accel) = accel.filter(|_| self.control.phase() != Phase::Closed) else {
             return Err(StateError::new("use the vcpus", Phase::Closed).into());
-        }
+        };
         let config = self.config();
-        let vm = self.accel.create_vm(config)?;
+        let vm = accel.create_vm(config)?;
         let memory = self.memory.seal_into(&*vm)?;
         let mut slots = Vec::new();
         let mut shared = Vec::new();

@@ -85,6 +85,7 @@ fn test_answer_unclaimed_read_reaches_the_guest_and_registers_wait_for_it() {
     assert_eq!(machine.regs(0).unwrap().rbx, 7);
 }
 
+// fault row 14
 #[test]
 fn test_run_unanswered_read_is_all_ones() {
     // in ax,0x99; mov [0x2000],ax; hlt
@@ -118,6 +119,7 @@ fn test_run_tight_loop_times_out_and_can_run_on() {
     assert_eq!(machine.run(Some(Duration::from_millis(1)), &host).unwrap(), Exit::Timeout);
 }
 
+// fault row 23
 #[test]
 fn test_stop_from_another_thread_ends_a_tight_loop_and_an_exit_storm() {
     // jmp $ ; and: out 0x80,al; jmp back
@@ -138,6 +140,7 @@ fn test_stop_from_another_thread_ends_a_tight_loop_and_an_exit_storm() {
     }
 }
 
+// fault row 23
 #[test]
 fn test_run_halt_with_irqchip_and_interrupts_off_is_found() {
     // cli; hlt
@@ -154,6 +157,7 @@ fn test_run_halt_with_irqchip_and_interrupts_on_is_idle() {
     machine.close().unwrap();
 }
 
+// fault row 46
 #[test]
 fn test_run_irq_line_raised_before_the_run_reaches_the_8259() {
     // Master 8259 at vectors 8..15, only IRQ 5 unmasked; handler at 0x1100: out 0x80,al; hlt
@@ -211,6 +215,7 @@ fn test_run_two_vcpus_hand_over_through_memory_and_halt_together() {
     machine.close().unwrap();
 }
 
+// fault row 23
 #[test]
 fn test_run_triple_fault_is_a_shutdown() {
     // Long mode with an empty descriptor table: ud2 finds no handler, nor does the fault of that.
@@ -223,6 +228,7 @@ fn test_run_triple_fault_is_a_shutdown() {
     assert!(matches!(machine.run(SECOND, &host), Err(RunError::State(_))));
 }
 
+// fault row 50
 #[test]
 fn test_run_panic_in_a_device_names_it_and_closes_the_machine() {
     struct Broken;

@@ -1,0 +1,172 @@
+"""Drives machines while the shim (LD_PRELOAD) makes each of their calls fail in turn. Run by tests/kvm/test_failing_host.py.
+
+A scenario uses a machine from beginning to end. It is run once to count the calls that it makes, then once for each
+call and error. What raised is tried again: the host is well by then, so that the scenario must come to the same end.
+Prints the names of the calls that failed and how each was told, as JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from hyperpy import Device, Exit, Flat, HyperpyError, KvmError, KvmUnavailable, Machine, Stop
+
+_T = TypeVar("_T")
+RUN = 10.0
+ERRORS = (errno.EINTR, errno.EAGAIN, errno.ENOMEM, errno.EINVAL, errno.EFAULT)
+# in al,0x99; out 0x80,al; out 0x98,al; hlt
+GUEST = bytes([0xE4, 0x99, 0xE6, 0x80, 0xE6, 0x98, 0xF4])
+# again: in al,0x70; jmp again
+LOOP = bytes([0xE4, 0x70, 0xEB, 0xFC])
+# kvm-ioctls makes a VM and asks for the size of its vcpus' pages in one, and a vcpu with a mapping of its page.
+TOLD_AS = {"KVM_GET_VCPU_MMAP_SIZE": "KVM_CREATE_VM"}
+# A line that KVM does not take is the guest's to miss; a vcpu whose state cannot be read counts as running.
+UNTOLD = {"KVM_IRQ_LINE", "KVM_GET_MP_STATE"}
+
+shim = ctypes.CDLL(None)
+shim.shim_arm.argtypes = [ctypes.c_char_p, ctypes.c_long, ctypes.c_long, ctypes.c_int, ctypes.c_int]
+shim.shim_calls.restype = ctypes.c_long
+shim.shim_failed.restype = ctypes.c_char_p
+
+
+def arm(nth: int, error: int = 0, *, only: str = "", argument: int = -1, result: int = 0) -> None:
+    """Make the nth call from now on fail; 0: none."""
+    shim.shim_arm(only.encode(), argument, nth, error, result)
+
+
+class Ends(Device):
+    """Stops the machine."""
+
+    size = 1
+
+    def write(self, offset: int, size: int, value: int, /) -> Stop:
+        return Stop(f"end {value}")
+
+
+class Attempts:
+    """Does each step, once more if it raises, and keeps what was raised."""
+
+    def __init__(self) -> None:
+        self.raised: list[Exception] = []
+
+    def __call__(self, step: Callable[[], _T], again: Callable[[], _T] | None = None) -> _T:
+        try:
+            return step()
+        except (HyperpyError, MemoryError) as error:
+            self.raised.append(error)
+            return (again or step)()
+
+
+def scenario(attempt: Attempts, vcpus: int, irqchip: bool) -> list[object]:
+    """Everything that makes calls, from creation to close; returns what was seen."""
+    with attempt(lambda: Machine(memory="1M", vcpus=vcpus, irqchip=irqchip)) as m:
+        vcpu = m.vcpus[0]
+        assert attempt(vcpu.regs.all)["rip"] == 0xFFF0  # SDM vol. 3, table 9-1
+        attempt(lambda: m.load(Flat(GUEST, mode="real")))
+        device = attempt(lambda: m.attach(Ends(), pio=0x80, irq=5 if irqchip else None))
+        attempt(lambda: vcpu.regs.update(rbx=7))
+        seen: list[object] = [attempt(vcpu.regs.all)["rbx"]]
+        attempt(lambda: vcpu.sregs.update(cr2=0x1234))
+        seen.append(attempt(vcpu.sregs.all)["cr2"])
+        if irqchip:
+            attempt(lambda: device.irq.set(True))  # type: ignore[union-attr]
+            attempt(lambda: device.irq.set(False))  # type: ignore[union-attr]
+        access = attempt(lambda: m.run(RUN))
+        assert isinstance(access, Exit.Pio), access
+        attempt(lambda: m.answer(access, 9))
+        attempt(lambda: vcpu.regs.update(rcx=8))
+        seen += [access, attempt(vcpu.regs.all)["rcx"]]
+        seen.append(attempt(lambda: m.run(RUN)))
+
+        def start_and_wait() -> object:
+            m.start()
+            return m.wait(RUN)
+
+        seen.append(attempt(start_and_wait))
+        if not irqchip:  # the look for a halt takes its time: `halt` below
+            seen.append(attempt(lambda: m.run(RUN)))
+        return seen
+
+
+def halt(attempt: Attempts) -> list[object]:
+    """A halt that only the tick finds."""
+    with Machine(memory="1M", irqchip=True) as m:
+        m.load(Flat(bytes([0xFA, 0xF4]), mode="real"))  # cli; hlt
+        return [attempt(lambda: m.run(RUN))]
+
+
+def descriptors() -> list[str]:
+    """All that are open."""
+    return sorted(os.listdir("/proc/self/fd"), key=int)
+
+
+def check(failed: str, error: int, attempt: Attempts) -> str:
+    """How the failed call was told: the name of an exception's class, or "" for a call that was made again."""
+    if not attempt.raised:
+        assert error in {errno.EINTR, errno.EAGAIN} or failed in UNTOLD, "not told"
+        return ""
+    (raised,) = attempt.raised
+    assert "hint: " in str(raised), str(raised)
+    assert os.strerror(error) in str(raised), str(raised)
+    if isinstance(raised, KvmError):
+        assert raised.errno == error, raised.errno
+        if failed.startswith("KVM_"):
+            assert raised.ioctl == TOLD_AS.get(failed, failed), raised.ioctl
+    elif isinstance(raised, KvmUnavailable):
+        assert raised.errno == error, raised.errno
+    else:
+        assert isinstance(raised, MemoryError), repr(raised)
+    return type(raised).__name__
+
+
+def sweep(play: Callable[[Attempts], list[object]], only: str = "") -> dict[str, Any]:
+    """Run a scenario for each of its calls and each error."""
+    told: dict[str, set[str]] = {}
+    wrong: list[str] = []
+    arm(0, only=only)
+    reference, calls = play(Attempts()), shim.shim_calls()
+    with Machine(memory="1M") as other:
+        other.load(Flat(LOOP, mode="real"))
+        other.run(RUN)
+        before = descriptors()
+        for error in ERRORS:
+            for nth in range(1, calls + 1):
+                attempt = Attempts()
+                arm(nth, error, only=only)
+                problem = None
+                with contextlib.ExitStack() as stack:
+                    stack.callback(arm, 0)
+                    try:
+                        seen = play(attempt)
+                        failed = (shim.shim_failed() or b"nothing").decode()
+                        told.setdefault(failed, set()).add(check(failed, error, attempt))
+                        assert seen == reference, seen
+                    except Exception as raised:
+                        problem = f"{type(raised).__name__}: {raised}"
+                        failed = (shim.shim_failed() or b"nothing").decode()
+                if descriptors() != before:
+                    problem = f"{problem or ''}; descriptors {before} became {descriptors()}"
+                    before = descriptors()
+                if not isinstance(other.run(RUN), Exit.Pio):
+                    problem = f"{problem or ''}; the other machine is affected"
+                if problem is not None:
+                    wrong.append(f"call {nth} ({failed}), {errno.errorcode[error]}: {problem}")
+    return {"calls": calls, "told": {name: sorted(how) for name, how in told.items()}, "wrong": wrong}
+
+
+SWEEPS: dict[str, Callable[[], dict[str, Any]]] = {
+    "without irqchip": lambda: sweep(lambda attempt: scenario(attempt, 1, False)),
+    "with irqchip": lambda: sweep(lambda attempt: scenario(attempt, 1, True)),
+    "two vcpus": lambda: sweep(lambda attempt: scenario(attempt, 2, True)),
+    "halt": lambda: sweep(halt, "KVM_GET_MP_STATE"),
+}
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(SWEEPS[sys.argv[1]]()))
