@@ -65,7 +65,12 @@ test-speed: $(PASSED)/speed ## Hold dispatch to its count of instructions per ex
 test-python: $(PASSED)/python ## Run the Python tests that need no lab
 
 .PHONY: test-lab
-test-lab: $(PASSED)/lab ## Run the tests on real kernels: one boot of the lab
+test-lab: $(PASSED)/lab ## Run the tests on real kernels, and the core set on kvm-amd: one boot of the lab
+
+.PHONY: test-intel
+test-intel: build ## Run the core set on kvm-intel, in an emulator that takes a quarter of an hour; not part of `test`
+	$(BIN)/hyperpy lab --cpu intel --timeout 3600 --file as --file ld -- \
+	  $(PYTHON) -m pytest --quiet -m core -p no:cacheprovider tests/kvm
 
 .PHONY: test-wheel
 test-wheel: $(PASSED)/wheel ## Build the wheel, check it, and use it in a fresh environment
@@ -147,7 +152,7 @@ $(PASSED)/python: $(CODE) $(TESTS) pyproject.toml $(VENV)/.built | guests $(PASS
 
 $(PASSED)/lab: $(CODE) $(TESTS) pyproject.toml $(VENV)/.built | guests $(PASSED) $(REPORTS)
 	@rm -f $(REPORTS)/lab.xml
-	$(BIN)/hyperpy lab --timeout 900 -- $(PYTHON) -m pytest --quiet --junitxml=$(REPORTS)/lab.xml tests/lab
+	$(BIN)/hyperpy lab --timeout 900 -- $(PYTHON) -m pytest --quiet --junitxml=$(REPORTS)/lab.xml -m 'core or lab' tests/kvm tests/lab
 	@touch $@
 
 $(PASSED)/wheel: $(CODE) $(RUST) pyproject.toml $(VENV)/.system $(VENV)/.tools | $(PASSED)

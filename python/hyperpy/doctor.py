@@ -20,12 +20,25 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from hyperpy.machine import Machine
 
-__all__ = ["Facts", "Missing", "Probe", "Report", "diagnose", "examine", "kernel_code_is_native"]
+__all__ = [
+    "Facts",
+    "Flavour",
+    "Missing",
+    "Probe",
+    "Report",
+    "diagnose",
+    "examine",
+    "flavour",
+    "kernel_code_is_native",
+]
+
+Flavour: TypeAlias = Literal["page-table", "amd", "intel", "unknown", "none"]
+"""The kind of a KVM. It decides what guests can do and how an end looks: docs/concepts/flavours.md."""
 
 KVM_DEVICE = Path("/dev/kvm")
 # Modules that are a KVM of some kind. The page-table one interprets kernel-mode code.
@@ -139,13 +152,20 @@ class Report:
     missing: tuple[Missing, ...]
 
     @property
+    def flavour(self) -> Flavour:
+        """The kind of this host's KVM, as `flavour()` gives it."""
+        if self.facts.device != "usable":
+            return "none"
+        return _flavour(self.facts, self.probe.kernel_code)
+
+    @property
     def can_run_kernels(self) -> bool:
         """Whether operating systems run, here or in the lab."""
         return self.kernels != "nowhere"
 
     def to_dict(self) -> dict[str, Any]:
         """The whole report as plain values, for JSON."""
-        return {**asdict(self), "can_run_kernels": self.can_run_kernels}
+        return {**asdict(self), "flavour": self.flavour, "can_run_kernels": self.can_run_kernels}
 
     def __str__(self) -> str:
         return self.text()
@@ -171,6 +191,7 @@ class Report:
         kinds = [f"{name} ({MODULES[name]})" for name in facts.modules]
         rows = [
             ("kvm", f"{', '.join(kinds) or 'kind unknown'}; /dev/kvm {facts.device}"),
+            ("flavour", self.flavour),
             ("kernel code", probe.kernel_code + (f"; {probe.problem}" if probe.problem else "")),
         ]
         if probe.mips is not None:
@@ -221,6 +242,23 @@ def kernel_code_is_native() -> bool:
         return False
 
 
+@functools.cache
+def flavour() -> Flavour:
+    """The kind of this host's /dev/kvm, found once.
+
+    "page-table" interprets kernel-mode code, "amd" and "intel" run it by SVM and VMX; "unknown" runs it in a way that
+    no loaded module tells; "none": there is no usable KVM.
+
+    Example:
+        >>> flavour() in {"page-table", "amd", "intel", "unknown", "none"}
+        True
+    """
+    facts = _facts()
+    if facts.device != "usable":
+        return "none"
+    return _flavour(facts, "native" if kernel_code_is_native() else "interpreted")
+
+
 # -- judging: pure ---------------------------------------------------------------------------------------------------
 
 
@@ -245,6 +283,14 @@ def diagnose(facts: Facts, probe: Probe) -> Report:
     elif kernels == "nowhere":  # the lab can be had anywhere, so that is said first
         missing.sort(key=lambda entry: entry.needed_for != "lab")
     return Report(kernels, verdict, lab_ready, facts, probe, tuple(missing))
+
+
+def _flavour(facts: Facts, kernel_code: str) -> Flavour:
+    # A virtual machine whose KVM works by page tables can have the other modules loaded too, without use.
+    if kernel_code == "interpreted":
+        return "page-table"
+    by_module: dict[str, Flavour] = {"kvm_amd": "amd", "kvm_intel": "intel"}
+    return next((by_module[name] for name in facts.modules if name in by_module), "unknown")
 
 
 def _missing_kvm(facts: Facts, probe: Probe) -> list[Missing]:

@@ -10,6 +10,8 @@ import pytest
 import hyperpy
 from hyperpy import Device, DeviceError, Exit, GuestFault, Machine, StateError, Stop
 
+pytestmark = pytest.mark.core
+
 MMIO = 0xFE00_0000
 RUN = 10.0
 

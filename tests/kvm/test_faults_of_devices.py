@@ -11,6 +11,8 @@ import pytest
 
 from hyperpy import Device, Exit
 
+pytestmark = pytest.mark.core
+
 RUN = 10.0
 MMIO = 0xFE00_0000
 

@@ -11,6 +11,9 @@ from tests.guests import assemble, guest
 
 import hyperpy
 from hyperpy import AnyExit, BootError, Device, Exit, Flat, KvmError, MemoryAccessError, StateError
+from hyperpy.doctor import flavour
+
+pytestmark = pytest.mark.core
 
 RUN = 10.0
 MMIO = 0xFE00_0000
@@ -72,7 +75,8 @@ def test_triple_fault_ends_the_guest(boot: Any) -> None:
     m = boot("ud2", "long")
     assert m.run(RUN) == Exit.Shutdown(0)
     assert m.state == "stopped"
-    assert m.vcpus[0].regs.rip == 0x1000
+    # kvm-amd resets a vcpu that shuts down: its rip is that of a processor that starts.
+    assert m.vcpus[0].regs.rip == (0xFFF0 if flavour() == "amd" else 0x1000)
     with pytest.raises(StateError, match="the guest has ended"):
         m.run(RUN)
 
@@ -80,11 +84,9 @@ def test_triple_fault_ends_the_guest(boot: Any) -> None:
 @pytest.mark.fault(24)
 def test_instruction_that_the_emulator_lacks_is_an_internal_error_or_runs(boot: Any) -> None:
     """x87 at CPL 0 is interpreted on some hosts, whose KVM cannot; processors run it."""
-    from hyperpy.doctor import kernel_code_is_native
-
     m = boot("fld1\n hlt", "long")
     exit_ = m.run(RUN)
-    if kernel_code_is_native():
+    if flavour() != "page-table":
         assert exit_ == Exit.Halt(0)
     else:
         assert isinstance(exit_, Exit.InternalError)

@@ -15,6 +15,8 @@ import pytest
 import hyperpy
 from hyperpy import Device, Exit, Machine, StateError
 
+pytestmark = pytest.mark.core
+
 RUN = 10.0
 LOOP = "again: jmp again"
 STORM = "again: in al, 0x99\n jmp again"

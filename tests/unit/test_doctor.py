@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from hyperpy import doctor, lab
+from hyperpy import doctor, lab_amd
 from hyperpy.doctor import LAB_PROGRAMS, Facts, Missing, Probe, diagnose
 
 CAPABILITIES = dict.fromkeys((*doctor.REQUIRED, *doctor.NEEDED_FOR_KERNELS), 1)
@@ -110,7 +110,7 @@ def test_lab_is_ready_or_says_what_to_do(changes: dict[str, object], ready: bool
 
 
 def test_lab_programs_are_those_that_the_lab_looks_for() -> None:
-    assert {**lab._PROGRAMS, "apt-get": "apt"} == LAB_PROGRAMS
+    assert {**lab_amd.PROGRAMS, "apt-get": "apt"} == LAB_PROGRAMS
 
 
 def test_report_text_is_a_verdict_a_table_and_the_fixes() -> None:
@@ -153,3 +153,25 @@ def test_kernel_code_is_native_without_a_kvm_is_false(monkeypatch: pytest.Monkey
 def test_programs_are_those_of_the_lab_even_where_none_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hyperpy.doctor.shutil.which", lambda *_args, **_options: None)
     assert doctor._facts().absent_programs == (*LAB_PROGRAMS, "vng")
+
+
+@pytest.mark.parametrize(
+    ("modules", "probe", "flavour"),
+    [
+        (("kvm_intel",), NATIVE, "intel"),
+        (("kvm_amd",), NATIVE, "amd"),
+        (("kvm_intel", "kvm_pvm"), INTERPRETED, "page-table"),
+        ((), NATIVE, "unknown"),
+    ],
+)
+def test_flavour_is_named_by_what_runs_and_then_by_the_module(
+    modules: tuple[str, ...], probe: Probe, flavour: str
+) -> None:
+    report = diagnose(facts(modules=modules), probe)
+    assert report.to_dict()["flavour"] == flavour
+    assert any(line.split() == ["flavour", flavour] for line in str(report).splitlines())
+
+
+@pytest.mark.parametrize("device", ["absent", "forbidden"])
+def test_flavour_without_a_usable_device_is_none(device: str) -> None:
+    assert diagnose(facts(device=device), Probe()).flavour == "none"

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from hyperpy import lab, packages
+from hyperpy import lab, lab_amd, packages
+from hyperpy.lab_session import Emulator, Session, Task
 
 # What a stand-in does first: connect to the three ports as QEMU does.
 _CONNECT = """
@@ -26,10 +27,13 @@ for name in ("control", "stdout", "stderr"):
 """
 
 
+STAND_IN = Emulator("a stand-in", lambda folder, task: [])
+
+
 def session_of(folder: Path, program: str, timeout: float = 30) -> tuple[int | None, bytes, bytes]:
     """Run a stand-in through a session: status, output, messages."""
     out, messages = io.BytesIO(), io.BytesIO()
-    with lab._Session(folder, {"stdout": out, "stderr": messages}) as session:
+    with Session(folder, {"stdout": out, "stderr": messages}, STAND_IN) as session:
         session.start([sys.executable, "-I", "-c", _CONNECT + textwrap.dedent(program), str(folder)])
         status = session.pump(time.monotonic() + timeout)
     return status, out.getvalue(), messages.getvalue()
@@ -57,7 +61,7 @@ def test_session_without_status_raises_with_the_console(tmp_path: Path) -> None:
 
 
 def test_session_program_that_never_connects_raises_with_its_message(tmp_path: Path) -> None:
-    with lab._Session(tmp_path, {}) as session:
+    with Session(tmp_path, {}, STAND_IN) as session:
         session.start(["sh", "-c", "echo no such machine >&2; exit 1"])
         with pytest.raises(lab.LabError, match="no such machine"):
             session.pump(time.monotonic() + 30)
@@ -97,12 +101,10 @@ def test_run_boot_that_stalls_is_made_again(monkeypatch: pytest.MonkeyPatch, tmp
         ports["control"].sendall(b"exit 0\\n")
         """
     stand_in = [sys.executable, "-I", "-c", _CONNECT + textwrap.dedent(program)]
-    kernel = packages.Kernel(
-        packages.Package("k", "1", "s", "0", tmp_path, tmp_path), "1", tmp_path, tmp_path
+    emulator = Emulator(
+        "it", lambda folder, _: [*stand_in, str(folder), str(tmp_path / "booted")], boot_s=0.5
     )
-    monkeypatch.setattr(lab, "_BOOT_S", 0.5)
-    monkeypatch.setattr(lab, "_prepare", lambda: kernel)
-    monkeypatch.setattr(lab, "_vng_command", lambda _, folder, **__: [*stand_in, folder, tmp_path / "booted"])
+    monkeypatch.setattr(lab, "_amd", lambda *_: emulator)
     with (tmp_path / "out").open("w+b") as out:
         assert lab.run(["true"], stdout=out, timeout=60, direct=False) == 0
     assert (tmp_path / "out").read_bytes() == b"second"
@@ -111,12 +113,8 @@ def test_run_boot_that_stalls_is_made_again(monkeypatch: pytest.MonkeyPatch, tmp
 def test_run_boot_that_always_stalls_raises_with_the_console(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    kernel = packages.Kernel(
-        packages.Package("k", "1", "s", "0", tmp_path, tmp_path), "1", tmp_path, tmp_path
-    )
-    monkeypatch.setattr(lab, "_BOOT_S", 0.2)
-    monkeypatch.setattr(lab, "_prepare", lambda: kernel)
-    monkeypatch.setattr(lab, "_vng_command", lambda *_, **__: ["sh", "-c", "echo rcu stalls; exec sleep 600"])
+    stalls = ["sh", "-c", "echo rcu stalls; exec sleep 600"]
+    monkeypatch.setattr(lab, "_amd", lambda *_: Emulator("it", lambda *_: stalls, boot_s=0.2))
     with pytest.raises(lab.LabError, match=r"(?s)does not boot.*rcu stalls"):
         lab.run(["true"], direct=False)
 
@@ -124,9 +122,14 @@ def test_run_boot_that_always_stalls_raises_with_the_console(
 def test_scripts_quote_command_place_and_environment(tmp_path: Path) -> None:
     place = tmp_path / "it's here"
     place.mkdir()
-    environment = {"A": "x 'y'\n$z", "BASH_FUNC_f%%": "() { :; }", "PATH": os.environ["PATH"]}
+    environment = {
+        "A": "x 'y'\n$z",
+        "HYPERPY_LAB": "1",
+        "BASH_FUNC_f%%": "() { :; }",
+        "PATH": os.environ["PATH"],
+    }
     command = ["sh", "-c", 'pwd; printf "%s" "$A$HYPERPY_LAB"; printf "%s" "$1"', "-", "a  *"]
-    lab._write_scripts(tmp_path, command, place, environment, "kvm-amd")
+    lab_amd._write_scripts(tmp_path, Task(command, place, environment))
     done = subprocess.run(["sh", tmp_path / "command"], capture_output=True, text=True, check=True)
     assert done.stdout == f"{place}\nx 'y'\n$z1a  *"
     assert subprocess.run(["sh", "-n", tmp_path / "boot"], check=False).returncode == 0
@@ -136,7 +139,7 @@ def test_scripts_share_what_the_command_needs_below_tmp(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         argument = Path(folder, "data")
         argument.touch()
-        lab._write_scripts(tmp_path, ["cat", str(argument), "/tmp/not-there"], Path("/"), {}, "kvm-amd")
+        lab_amd._write_scripts(tmp_path, Task(["cat", str(argument), "/tmp/not-there"], Path("/"), {}))
         settings = (tmp_path / "boot").read_text().split("\n\n", 1)[0]
         assert folder in settings
         assert str(argument) not in settings, "its folder is shared as a whole"
@@ -184,7 +187,7 @@ def test_run_without_command_raises() -> None:
 
 
 def test_run_with_programs_missing_names_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lab, "_search_path", lambda: "/nonexistent")
+    monkeypatch.setattr(lab, "search_path", lambda: "/nonexistent")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(packages.PackageError, match="qemu-system-x86 kmod busybox-static file") as caught:
         lab.run(["true"], direct=False)
