@@ -4,27 +4,25 @@ One Debian finds a device that is defined here, in Python; a random number that 
 that guest's console. Needs a KVM that runs kernels: `make demo` finds one, or makes one.
 """
 
-import contextlib
 import re
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 
 from hyperpy import Device, Exit, Flat, Linux, Machine, packages
 from hyperpy.guest import busybox_initramfs
-from hyperpy.stats import table
+from hyperpy.stats import overview
 
 MAILBOX = 0xFE00_0000
-CMDLINE = "console=ttyS0 panic=-1 quiet iomem=relaxed"
-INIT = """#!/bin/busybox sh
-/bin/busybox mount -t proc proc /proc; /bin/busybox mount -t devtmpfs dev /dev
+UP = """/bin/busybox mount -t proc proc /proc; /bin/busybox mount -t devtmpfs dev /dev
 echo "ready: Linux $(/bin/busybox uname -r), timer ticks by cpu:$(/bin/busybox grep LOC: /proc/interrupts)"
 """
-ASK = (
-    INIT
-    + f"""/bin/busybox devmem {MAILBOX + 4:#x} 32 0x600d
+ASK = f"""/bin/busybox devmem {MAILBOX + 4:#x} 32 0x600d
 echo "number: $(/bin/busybox devmem {MAILBOX:#x} 32)"
 """
-)
 OFF = "/bin/busybox poweroff -f\n"
+HELLO = (
+    b"".join(b"\xb0%c\xe6\xe9" % letter for letter in b"hello") + b"\xfa\xf4"
+)  # mov al; out 0xe9, al ... cli; hlt
 
 
 class Mailbox(Device):
@@ -41,8 +39,16 @@ class Mailbox(Device):
 
 def linux(name: str, init: str, package: packages.Kernel, cpus: int) -> Machine:
     machine = Machine(name=name, memory="256M", vcpus=cpus)
-    machine.load(Linux(package.vmlinuz, initrd=busybox_initramfs(init + OFF), cmdline=CMDLINE))
+    initrd = busybox_initramfs("#!/bin/busybox sh\n" + init)
+    machine.load(Linux(package.vmlinuz, initrd=initrd, cmdline="console=ttyS0 panic=-1 quiet iomem=relaxed"))
     return machine
+
+
+def boot(machine: Machine, sign: str) -> float:
+    machine.start()
+    said = machine.console.expect(re.compile(sign), timeout=180)[1].strip()
+    print(f"{machine.stats.wall_seconds:6.1f} s  {machine.name}: {said}", flush=True)
+    return machine.stats.wall_seconds
 
 
 def main() -> None:
@@ -52,58 +58,28 @@ def main() -> None:
     for file in (debian.vmlinuz, cloud.vmlinuz, memtest):
         print(f"unmodified: {file.name} of package {packages.verify(file).name}", flush=True)
 
-    asker, other = linux("debian-1", ASK, debian, 2), linux("debian-2", INIT, debian, 2)
-    third = linux("cloud", INIT, cloud, 1)
-    tester = Machine(name="memtest86+", memory="64M")
+    asker = linux("debian-1", UP + ASK + OFF, debian, 2)
+    linuxes = [asker, linux("debian-2", UP + OFF, debian, 2), linux("cloud", UP + OFF, cloud, 1)]
+    tester, bare = Machine(name="memtest86+", memory="64M"), Machine(name="bare metal", memory="1M")
     tester.load(Linux(memtest, cmdline="console=ttyS0"))
-    bare = Machine(name="bare metal", memory="1M")
     bare.attach_pc()
-    code = (
-        b"".join(b"\xb0" + bytes([letter]) + b"\xe6\xe9" for letter in b"hello") + b"\xfa\xf4"
-    )  # mov, out; cli, hlt
-    bare.load(Flat(code, at=0x1000, mode="real"))
-
+    bare.load(Flat(HELLO, at=0x1000, mode="real"))
     mailbox = asker.attach(Mailbox(), mmio=MAILBOX)
     mailbox.number = secrets.randbits(32)
-    ready = re.compile(r"ready: (.*)\n")
-    waits = {
-        bare: re.compile("(hello)"),
-        asker: ready,
-        other: ready,
-        third: ready,
-        tester: re.compile("(Memtest86)"),
-    }
-    print("booting", *(machine.name for machine in waits), sep=", ", flush=True)
-    for machine in waits:
-        machine.start()
-    booted = {}
-    while waits:  # whoever is ready first
-        for machine, text in list(waits.items()):
-            with contextlib.suppress(TimeoutError):
-                said = machine.console.expect(text, timeout=0.2)[1].strip()
-                booted[machine] = machine.stats.wall_seconds
-                print(f"{booted[machine]:6.1f} s  {machine.name}: {said}", flush=True)
-                del waits[machine]
+
+    signs = {bare: "(hello)", tester: "(Memtest86)", **dict.fromkeys(linuxes, r"ready: (.*)\n")}
+    print("booting", *(machine.name for machine in signs), sep=", ", flush=True)
+    with ThreadPoolExecutor(len(signs)) as pool:
+        booted = dict(zip(signs, pool.map(boot, signs, signs.values()), strict=True))
 
     answer = int(asker.console.expect(re.compile(r"number: (0x[0-9A-Fa-f]+)"), timeout=60)[1], 16)
     assert (answer, mailbox.taken) == (mailbox.number, 0x600D), "the guest saw another number"
     print(f"the number {mailbox.number:#010x} went into the Python device and came back from {asker.name}")
-    for machine in (asker, other, third):
+    for machine in linuxes:
         assert isinstance(machine.wait(timeout=60), Exit.SystemEvent)
-
-    rows = []
-    for machine, boot in booted.items():
-        state, stats = machine.state, machine.stats
-        hits = [str(stats.hits[rung]) for rung in ("rust", "python", "unclaimed")]
-        times = [f"{boot:.1f}", f"{stats.wall_seconds:.1f}", f"{stats.cpu_seconds:.1f}"]
-        rows.append([machine.name, state, *times, f"{stats.memory_bytes >> 20}", str(stats.exits), *hits])
+    print(overview(booted))
+    for machine in booted:
         machine.close()
-    print(
-        table(
-            ["machine", "state", "boot s", "wall s", "vcpu s", "MiB", "exits", "rust", "python", "unclaimed"],
-            rows,
-        )
-    )
 
 
 if __name__ == "__main__":

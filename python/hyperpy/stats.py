@@ -6,9 +6,16 @@ was taken.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hyperpy._value import Value
 
-__all__ = ["Map", "MapRow", "Stats", "VcpuStats"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hyperpy.machine import Machine
+
+__all__ = ["Map", "MapRow", "Stats", "VcpuStats", "overview"]
 
 RUNGS = {2: "rust", 3: "register", 4: "python", 5: "unclaimed"}
 
@@ -65,6 +72,29 @@ class Stats(Value):
         ]
         total = f"{self.wall_seconds:.3f} s running, {self.memory_bytes >> 10} KiB of memory in use"
         return table(head, rows) + "\n" + total
+
+
+def overview(booted: Mapping[Machine, float]) -> str:
+    """A table of machines side by side: state, time to boot and time running, vcpu time, memory, exits by rung.
+
+    Arguments:
+        booted: the machines, with the seconds that each took to boot, as the script saw it.
+
+    Example:
+        >>> import hyperpy
+        >>> with hyperpy.Machine(memory="1M", name="one") as m:
+        ...     print(overview({m: 0.0}))
+        machine  state    boot s  wall s  vcpu s  MiB  exits  rust  register  python  unclaimed
+        one      created     0.0     0.0     0.0    0      0     0         0       0          0
+    """
+    rows = []
+    for machine, boot in booted.items():
+        stats = machine.stats
+        times = [f"{seconds:.1f}" for seconds in (boot, stats.wall_seconds, stats.cpu_seconds)]
+        counts = [str(stats.memory_bytes >> 20), str(stats.exits), *map(str, stats.hits.values())]
+        rows.append([machine.name, machine.state, *times, *counts])
+    head = ["machine", "state", "boot s", "wall s", "vcpu s", "MiB", "exits", *RUNGS.values()]
+    return table(head, rows)
 
 
 class MapRow(Value):
