@@ -28,6 +28,7 @@ from hyperpy.errors import (
     StateError,
 )
 from hyperpy.exits import AnyExit, Exit
+from hyperpy.irq import IoApicPin, Msi, PicInput
 from hyperpy.machine import Machine
 from hyperpy.memory import Memory
 from hyperpy.stats import Map, Stats
@@ -47,6 +48,7 @@ __all__ = [
     "GuestFault",
     "HyperpyError",
     "Image",
+    "IoApicPin",
     "IrqLine",
     "KvmError",
     "KvmUnavailable",
@@ -55,6 +57,8 @@ __all__ = [
     "Map",
     "Memory",
     "MemoryAccessError",
+    "Msi",
+    "PicInput",
     "Registers",
     "Segment",
     "SnapshotError",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperpy.device import DeviceLike, _Stock
 from hyperpy.errors import DeviceError
+from hyperpy.irq import Routing
 from hyperpy.memory import parse_size
 
 if TYPE_CHECKING:
@@ -20,10 +21,9 @@ if TYPE_CHECKING:
 
 _D = TypeVar("_D")
 _PORTS = 0x10000
-_GSIS = 24  # pins of the I/O APIC
 
 
-class Attaching:
+class Attaching(Routing):
     """What `Machine` has of devices."""
 
     _native: _hyperpy.Machine
@@ -48,7 +48,8 @@ class Attaching:
             pio: first port, 0 to 0xffff. Exactly one of `pio` and `mmio` is given.
             mmio: first gpa.
             size: length of its range in bytes, or "4K"; a device whose class has `size` knows its own.
-            irq: gsi of an interrupt line for it, 0 to 23; `device.irq` is set to the line.
+            irq: gsi of an interrupt line for it, 0 to 23, or one that `route` leads somewhere; `device.irq` is set to
+                the line.
             name: shown in maps and messages; the class's name if it is left out.
 
         Raises:
@@ -85,7 +86,7 @@ class Attaching:
         native = device._native if isinstance(device, _Stock) else device
         with self._line_for(device, irq):
             region = self._native.attach(native, is_pio, base, length, name)
-        facts = {"base": base, "size": length, "irq": irq}
+        facts = {"base": base, "size": length, "irq": irq, "name": name}
         self._attached[is_pio, region] = (device, facts)
         return device
 
@@ -95,8 +96,9 @@ class Attaching:
         if irq is None:
             yield
             return
-        if not 0 <= operator.index(irq) < _GSIS:
-            raise DeviceError(f"no such interrupt line: {irq}", hint=f"gsi 0 to {_GSIS - 1}")
+        if operator.index(irq) not in self.routes:
+            hint = "gsi 0 to 23 lead somewhere by themselves; lead others with m.route(gsi, ...)"
+            raise DeviceError(f"no such interrupt line: {irq}", hint=hint)
         before = getattr(device, "irq", None)
         device.irq = self._native.line(irq)
         try:

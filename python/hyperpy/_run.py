@@ -11,35 +11,25 @@ import argparse
 import contextlib
 import importlib
 import os
-import select
 import shlex
 import signal
-import sys
-import termios
-import threading
 import traceback
-import tty
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from hyperpy import DebugExit, Exit, Linux, Machine
-from hyperpy.cli import KEYS, STATUS_ERROR, DeviceSpec, UsageError, complain
+from hyperpy._terminal import OUTPUT_CLOSED, Input, of_guest, signals_unwind, streams
+from hyperpy.cli import STATUS_ERROR, DeviceSpec, UsageError, complain
 from hyperpy.doctor import kernel_code_is_native
 from hyperpy.errors import HyperpyError, KvmUnavailable
 
 if TYPE_CHECKING:
     from hyperpy.exits import AnyExit
 
-__all__ = ["Keys", "run_kernel"]
+__all__ = ["run_kernel"]
 
 STATUS_TIMEOUT = 124
-_LEFT = "left with Ctrl-A x"
-_OUTPUT_CLOSED = "output closed"
-_CTRL_A = 0x01
-_CHUNK = 4096
 _POWER_ON_RIP = 0xFFF0
-# The console's input queue does not tell when it has room again: it is asked at this pace while it is full.
-_FULL_MS = 10
 
 
 class _RaisedError(Exception):
@@ -56,7 +46,7 @@ def run_kernel(options: argparse.Namespace, argv: Sequence[str]) -> int:
     try:
         devices = _made(options.device)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_signals_unwind())
+            stack.enter_context(signals_unwind())
             name = os.path.basename(options.kernel)
             machine = stack.enter_context(Machine(memory=options.memory, vcpus=options.cpus, name=name))
             _prepare(machine, options, devices)
@@ -123,7 +113,7 @@ def _status(machine: Machine, exit_: AnyExit, options: argparse.Namespace, in_la
             return 0
         case Exit.Stopped(status=int(status)):
             return status & 0xFF
-        case Exit.Stopped(reason=reason, vcpu=None) if reason == _OUTPUT_CLOSED:
+        case Exit.Stopped(reason=reason, vcpu=None) if reason == OUTPUT_CLOSED:
             return 128 + signal.SIGPIPE
         case Exit.Stopped(reason=reason):
             complain("run", f"stopped: {reason}")
@@ -163,27 +153,6 @@ def _account(machine: Machine, exit_: AnyExit, in_lab: str) -> str:
     return f"{what}; vcpu {vcpu}, {where}\n\nhint: {hint}"
 
 
-@contextlib.contextmanager
-def _signals_unwind() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP leave by the same way as everything else, so that the terminal is restored."""
-
-    def leave(number: int, _frame: object) -> NoReturn:
-        for ending in before:
-            signal.signal(ending, signal.SIG_IGN)  # once is enough: the way out is not to be interrupted
-        raise SystemExit(128 + number)
-
-    # What is ignored, as SIGHUP is under nohup, stays so.
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, leave)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 # -- the serial line -------------------------------------------------------------------------------------------------
 
 
@@ -197,122 +166,8 @@ def _serial_line(machine: Machine, where: str) -> Iterator[None]:
     elif where == "none":
         yield
     else:
-        with contextlib.ExitStack() as stack:
-            # A stream that was closed is None, and its descriptor's number may be another file's by now.
-            source = None if sys.stdin is None else sys.stdin.fileno()
-            target = None if sys.stdout is None else sys.stdout.fileno()
-            if source is not None and os.isatty(source):
-                if _is_background_job(source):
-                    source = None
-                else:
-                    stack.enter_context(_raw_terminal(source))
+        source, target = streams()
+        with of_guest(source) as source:
             machine.console.sink(target)
-            stack.enter_context(_Input(machine, source, target))
-            yield
-
-
-def _is_background_job(terminal: int) -> bool:
-    """Whether touching the terminal would suspend this process."""
-    try:
-        return os.tcgetpgrp(terminal) != os.getpgrp()
-    except OSError:  # not our controlling terminal: it controls no jobs of ours
-        return False
-
-
-@contextlib.contextmanager
-def _raw_terminal(descriptor: int) -> Iterator[None]:
-    """Hand every key to the guest, Ctrl-C too; newlines on the way out are still the terminal's affair."""
-    before = termios.tcgetattr(descriptor)
-    try:
-        tty.setraw(descriptor, termios.TCSADRAIN)
-        raw = termios.tcgetattr(descriptor)
-        raw[1] = before[1]  # output modes
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, raw)
-        yield
-    finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-
-
-class _Input:
-    """Standard input on its way to the guest, on a thread of its own; and a look at whether output is still read."""
-
-    def __init__(self, machine: Machine, source: int | None, target: int | None) -> None:
-        self._machine = machine
-        self._source = source
-        self._target = target
-        self._keys = Keys() if source is not None and os.isatty(source) else None
-        self._thread = threading.Thread(target=self._serve, name="hyperpy-input", daemon=True)
-
-    def __enter__(self) -> None:
-        self._over, self._end = os.pipe()
-        self._thread.start()
-
-    def __exit__(self, *_exception: object) -> None:
-        os.close(self._end)
-        self._thread.join()
-        os.close(self._over)
-
-    def _serve(self) -> None:
-        poll = select.poll()
-        poll.register(self._over, select.POLLIN)
-        if self._source is not None:
-            poll.register(self._source, select.POLLIN)
-        if self._target is not None:
-            poll.register(self._target, 0)  # errors and hang-ups are told without being asked for
-        while True:
-            ready = {descriptor for descriptor, _ in poll.poll()}
-            if self._over in ready:
-                return
-            if self._target in ready:
-                self._machine.stop(_OUTPUT_CLOSED)
-                return
-            assert self._source is not None
-            try:
-                data = os.read(self._source, _CHUNK)
-            except OSError:  # a terminal that is gone
-                data = b""
-            if not data:
-                poll.unregister(self._source)
-            elif not self._hand_on(data):
-                return
-
-    def _hand_on(self, data: bytes) -> bool:
-        """Send what was typed or piped in; False when the run is over."""
-        leave = False
-        if self._keys is not None:
-            data, leave, wants_help = self._keys.feed(data)
-            if wants_help:
-                sys.stderr.write(f"\n{KEYS}\n")
-                sys.stderr.flush()
-        if leave:
-            self._machine.stop(_LEFT)
-            return False
-        over = select.poll()
-        over.register(self._over, select.POLLIN)
-        while data := data[self._machine.console.send(data) :]:
-            if over.poll(_FULL_MS):
-                return False
-        return True
-
-
-class Keys:
-    """Finds the commands that begin with Ctrl-A in what is typed."""
-
-    def __init__(self) -> None:
-        self._begun = False
-
-    def feed(self, data: bytes) -> tuple[bytes, bool, bool]:
-        """The bytes that are the guest's, whether to leave, and whether to show the keys."""
-        kept, wants_help = bytearray(), False
-        for byte in data:
-            if not self._begun and byte == _CTRL_A:
-                self._begun = True
-                continue
-            if not self._begun or byte == _CTRL_A:
-                kept.append(byte)
-            elif byte in b"xX":
-                return bytes(kept), True, wants_help
-            else:
-                wants_help = True
-            self._begun = False
-        return bytes(kept), False, wants_help
+            with Input(machine.console.send, machine.stop, source, target):
+                yield

@@ -20,13 +20,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
+from hyperpy._terminal import KEYS
+
 __all__ = ["DeviceSpec", "UsageError", "complain", "main"]
 
 _T = TypeVar("_T")
 
 STATUS_ERROR = 1
-# Said here and not in `_run`, so that help needs nothing native.
-KEYS = "Ctrl-A x: leave   Ctrl-A Ctrl-A: send one Ctrl-A   Ctrl-A h: this help"
 
 _MAIN_EPILOG = """\
 commands:

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import time
+import weakref
 from typing import TYPE_CHECKING, Protocol, TypeVar, overload
 
 from hyperpy import _hyperpy
@@ -20,9 +21,13 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from hyperpy._follow import Follower
+
 __all__ = ["Console"]
 
 _M = TypeVar("_M")
+# What `standing` says of a machine that has run nothing.
+_NOT_STARTED = "not started"
 
 _TAIL = 400
 # A pattern is searched again at most this often while output streams in, so that a search does not cost more than the
@@ -30,6 +35,8 @@ _TAIL = 400
 _GATHER = 0.005
 # How often a wait looks at the clock and for Ctrl-C.
 _LOOK = 0.05
+# How long the end of a sink waits for a callable that is behind.
+_PATIENCE = 1.0
 
 
 class _HasFileno(Protocol):
@@ -50,10 +57,19 @@ class Console:
         A
     """
 
-    def __init__(self, capacity: int = 1 << 20, *, standing: Callable[[], str | None] = lambda: None) -> None:
+    def __init__(
+        self,
+        capacity: int = 1 << 20,
+        *,
+        standing: Callable[[], str | None] = lambda: None,
+        failed: Callable[[BaseException], object] = lambda error: None,
+    ) -> None:
         self._native = _hyperpy.Console(capacity)
         self._standing = standing  # why nothing more will come, in words; None while the guest runs
+        self._failed = failed  # told what a callable sink raised
         self._unread = 0
+        self._follower: Follower | None = None
+        self._lost = 0  # by callables that are no longer sinks
 
     @property
     def output(self) -> str:
@@ -70,11 +86,22 @@ class Console:
         """Bytes of output that were dropped because nobody's buffer is endless."""
         return self._native.dropped()
 
+    @property
+    def sink_dropped(self) -> int:
+        """Bytes of output that sinks have not got: they were full, closed, or too slow."""
+        return self._native.lost() + self._lost + (self._follower.lost if self._follower else 0)
+
     def read(self) -> str:
         """Output since the last `read` or `expect`, as text; empty if there is none. Does not wait."""
-        start, data = self._native.read_from(self._unread)
+        return self._take(1 << 62).decode("utf-8", "replace")
+
+    def _take(self, most: int) -> bytes:
+        start, data = self._native.read_some(self._unread, most)
         self._unread = start + len(data)
-        return data.decode("utf-8", "replace")
+        return data
+
+    def _wait_unread(self, seconds: float) -> None:
+        self._native.wait_past(self._unread, seconds)
 
     @overload
     def expect(self, pattern: str | re.Pattern[str], timeout: float | None = None) -> re.Match[str]: ...
@@ -158,21 +185,106 @@ class Console:
         """Send input to the guest; returns how many bytes were taken (the queue holds 64 KiB)."""
         return self._native.send(text.encode() if isinstance(text, str) else bytes(memoryview(text)))
 
-    def sink(self, target: _HasFileno | int | None) -> None:
-        """Copy output to a file or descriptor as it comes, besides keeping it; None ends that."""
+    def sink(self, target: _HasFileno | int | Callable[[bytes], object] | None) -> None:
+        """Copy output to a file, a descriptor or a callable as it comes, besides keeping it; None ends that.
+
+        There is one sink: a new one takes the place of the old one.
+
+        A file is written on the vcpu's thread, which waits at most 50 ms for one that is full, such as a pipe or a
+        terminal that nobody reads. A callable gets bytes, at most 64 KiB at a time, on a thread of its own named
+        `hyperpy-sink`, where every verb of the machine works; it never holds up the guest. What a sink has not got is
+        counted in `sink_dropped`: of a callable, what the console's buffer had dropped before its turn came. A callable
+        that raises is the sink no more; what it raised is in `Machine.errors` and goes once to the logger
+        `hyperpy.console`. A machine that is closed, and a new sink, first hand it what is left, for at most 1 s.
+
+        Raises:
+            OSError: the descriptor is not open for writing.
+            TypeError: it is none of these.
+
+        Example:
+            >>> import hyperpy
+            >>> lines = []
+            >>> code = bytes([0xB0, 0x41, 0xE6, 0xE9, 0xF4])  # mov al, "A"; out 0xe9, al; hlt
+            >>> with hyperpy.Machine(memory="1M") as m:
+            ...     m.console.sink(lines.append)
+            ...     port = m.attach(hyperpy.DebugConsole(m.console), pio=0xE9)
+            ...     m.load(hyperpy.Flat(code, at=0x1000, mode="real"))
+            ...     exit = m.run(timeout=1.0)
+            >>> lines
+            [b'A']
+        """
         if target is None or isinstance(target, int):
-            self._native.set_sink(target)
-            return
-        if not hasattr(target, "fileno"):
-            raise TypeError(
-                f"not a file: {target!r}\n\nhint: give open(path, 'wb'), sys.stdout or a descriptor"
-            )
-        if isinstance(target, io.IOBase | io.TextIOBase):
-            target.flush()  # what was written before stays before
-        self._native.set_sink(target.fileno())
+            self._set_sink(target)
+        elif hasattr(target, "fileno"):
+            if isinstance(target, io.IOBase | io.TextIOBase):
+                target.flush()  # what was written before stays before
+            self._set_sink(target.fileno())
+        else:
+            self._call(target)
+
+    def _call(self, target: object) -> None:
+        if not callable(target):
+            hint = "give open(path, 'wb'), sys.stdout, a descriptor, or a callable that takes bytes"
+            raise TypeError(f"not a sink: {target!r}\n\nhint: {hint}")
+        from hyperpy._follow import Follower  # noqa: PLC0415 - few scripts have one
+
+        self._set_sink(None)
+        self._follower = follower = Follower(self._native, target, _reporter(self._failed))
+        # A console that is forgotten ends the thread.
+        weakref.finalize(self, follower.end, 0).atexit = False
+
+    def _set_sink(self, descriptor: int | None) -> None:
+        self._native.set_sink(descriptor)
+        follower, self._follower = self._follower, None
+        if follower:
+            follower.end(_PATIENCE)
+            self._lost += follower.lost
+
+    def interact(self) -> bool:
+        """Make the terminal the guest's console: show unread output and all that comes, send what is typed.
+
+        The terminal is raw meanwhile: the guest gets every key, Ctrl-C too, but for Ctrl-A x, which leaves; Ctrl-A h shows
+        this, and Ctrl-A twice sends one. It is restored whatever happens; SIGTERM and SIGHUP end the program
+        with 128 + their number, unless the program handles them. Standard input that is no terminal is sent to the
+        guest as it is, and its end is not the end. A job in the background only shows output.
+
+        Returns:
+            Whether it was left, so that the machine still runs; False when the machine stands still.
+
+        Raises:
+            StateError: the machine was never started.
+            BrokenPipeError: standard output was closed.
+
+        Example:
+            >>> import hyperpy
+            >>> with hyperpy.Machine(memory="1M") as m:
+            ...     m.load(hyperpy.Flat(bytes([0xF4]), at=0x1000, mode="real"))  # hlt
+            ...     m.start()
+            ...     m.console.interact()
+            False
+        """
+        if self._standing() == _NOT_STARTED:
+            raise StateError("cannot interact: the machine is not started", hint="start() it first")
+        from hyperpy._terminal import interact  # noqa: PLC0415 - few scripts need a terminal
+
+        return interact(self, self._standing, self._take)
 
     def __repr__(self) -> str:
         return f"Console({self._native.end()} bytes of output, {self.dropped} dropped)"
+
+
+def _reporter(failed: Callable[[BaseException], object]) -> Callable[[BaseException], object]:
+    """What tells that a callable sink raised; it must not hold its console."""
+
+    def report(error: BaseException) -> None:
+        import logging  # noqa: PLC0415 - it costs more than the whole package
+
+        failed(error)
+        logging.getLogger("hyperpy.console").error(
+            "sink of the console raised, and is no more", exc_info=error
+        )
+
+    return report
 
 
 def _tail(data: bytes) -> str:

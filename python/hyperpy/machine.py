@@ -78,7 +78,10 @@ class Machine(Attaching):
                 f"number of vcpus is out of range: {vcpus}\n\nhint: from 1; `hyperpy doctor` shows how many KVM takes"
             )
         reference = weakref.ref(self)
-        self.console = Console(standing=lambda: "gone" if (m := reference()) is None else m._standing())
+        self.console = Console(
+            standing=lambda: "gone" if (m := reference()) is None else m._standing(),
+            failed=lambda error: None if (m := reference()) is None else m.errors.append(error),
+        )
         self._native = _hyperpy.Machine(parse_size(memory), vcpus, irqchip, self.console._native)
         self._owner = os.getpid()
         self.name = name or f"machine {self._native.id}"
@@ -158,6 +161,7 @@ class Machine(Attaching):
             return
         self._native.close()
         self._closed = True
+        self.console._set_sink(None)
         self._attached.clear()
         _live.discard(self)
 
@@ -230,7 +234,7 @@ class Machine(Attaching):
 
     @property
     def map(self) -> Map:
-        """What is where."""
+        """What is where: memory, ports, mmio and interrupts; prints as tables."""
         rows = [
             MapRow("memory", base, size, name, kind)
             for base, size, kind, name in self._native.memory.regions()
@@ -239,7 +243,7 @@ class Machine(Attaching):
             MapRow(bus, base, size, name, RUNGS[rung])
             for bus, base, size, name, rung in self._native.regions()
         ]
-        return Map(tuple(rows))
+        return Map(tuple(rows), self._interrupts())
 
     def __repr__(self) -> str:
         return f"<Machine {self.name!r}, {self.state}, {len(self.vcpus)} vcpus>"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from hyperpy.machine import Machine
 
-__all__ = ["Map", "MapRow", "Stats", "VcpuStats", "overview"]
+__all__ = ["IrqRow", "Map", "MapRow", "Stats", "VcpuStats", "overview"]
 
 RUNGS = {2: "rust", 3: "register", 4: "python", 5: "unclaimed"}
 
@@ -112,16 +112,47 @@ class MapRow(Value):
         return self.base + self.size
 
 
+class IrqRow(Value):
+    """One gsi: how it is triggered ("edge", "level", both if its devices disagree), where it leads, who drives it."""
+
+    gsi: int
+    triggers: tuple[str, ...]
+    targets: tuple[str, ...]
+    devices: tuple[str, ...]
+
+
 class Map(Value):
-    """What is where: memory, then the port bus, then the mmio bus, each by ascending address."""
+    """What is where: memory, then the port bus, then the mmio bus, each by ascending address; and the interrupts.
+
+    Example:
+        >>> print(
+        ...     Map(
+        ...         (MapRow("pio", 0x3F8, 8, "uart com1", "rust"),),
+        ...         (IrqRow(4, ("edge",), (), ("uart com1",)),),
+        ...     )
+        ... )
+        space  first  last   size  answered by  name
+        pio    0x3f8  0x3ff   0x8  rust         uart com1
+        <BLANKLINE>
+        gsi  trigger  leads to  device
+          4  edge     -         uart com1
+    """
 
     rows: tuple[MapRow, ...]
+    interrupts: tuple[IrqRow, ...] = ()
 
     def __str__(self) -> str:
         cells = [
             [r.space, f"{r.base:#x}", f"{r.end - 1:#x}", f"{r.size:#x}", r.rung, r.name] for r in self.rows
         ]
-        return table(["space", "first", "last", "size", "answered by", "name"], cells)
+        places = table(["space", "first", "last", "size", "answered by", "name"], cells)
+        if not self.interrupts:
+            return places
+        lines = [
+            [str(row.gsi), *(", ".join(words) or "-" for words in (row.triggers, row.targets, row.devices))]
+            for row in self.interrupts
+        ]
+        return f"{places}\n\n{table(['gsi', 'trigger', 'leads to', 'device'], lines)}"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

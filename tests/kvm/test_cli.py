@@ -4,50 +4,34 @@ The kernels are ELF files of 64-bit code that a page-table KVM can interpret too
 KVM: kernel file, loader, stock devices, console, exit status.
 """
 
-import contextlib
-import fcntl
-import os
-import pty
-import re
-import select
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import textwrap
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import pytest
+from tests.programs import (
+    DEBUG_EXIT,
+    ECHO,
+    LIMIT_S,
+    POWER_OFF,
+    RESET,
+    SPIN,
+    elf,
+    hyperpy,
+    messages,
+    out8,
+    read_until,
+    say,
+    started,
+)
 
 from hyperpy.doctor import kernel_code_is_native
 
 Kernel: TypeAlias = Callable[[bytes], str]
-LIMIT_S = 30
-COM1, DEBUG_EXIT, PM1A_CONTROL, RESET = 0x3F8, 0xF4, 0x604, 0xCF9
-
-
-def out8(port: int, value: int) -> bytes:
-    """mov dx, port; mov al, value; out dx, al."""
-    return b"\x66\xba" + struct.pack("<H", port) + bytes([0xB0, value, 0xEE])
-
-
-def out16(port: int, value: int) -> bytes:
-    """mov dx, port; mov ax, value; out dx, ax."""
-    return b"\x66\xba" + struct.pack("<H", port) + b"\x66\xb8" + struct.pack("<H", value) + b"\x66\xef"
-
-
-def say(text: str) -> bytes:
-    return b"".join(out8(COM1, byte) for byte in text.encode())
-
-
-POWER_OFF = out16(PM1A_CONTROL, 0x3400)  # SLP_TYP 5, SLP_EN
-SPIN = b"\xeb\xfe"
-# again: read COM1's line status until a byte is there; read it; leave at "q"; send it back; again.
-ECHO = bytes.fromhex("66bafd03 ec a801 74f7 66baf803 ec 3c71 7403 ee ebeb")
 
 
 @pytest.fixture
@@ -55,52 +39,11 @@ def kernel(tmp_path: Path) -> Kernel:
     """Write an ELF kernel that is these instructions."""
 
     def write(code: bytes) -> str:
-        at, headers = 0x100000, 64 + 56
-        ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
-        header = ident + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, at, 64, 0, 0, 64, 56, 1, 0, 0, 0)
-        segment = struct.pack("<IIQQQQQQ", 1, 5, headers, at, at, len(code), len(code), 0x1000)
         path = tmp_path / "kernel.elf"
-        path.write_bytes(header + segment + code)
+        path.write_bytes(elf(code))
         return str(path)
 
     return write
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "hyperpy", *arguments]
-
-
-def hyperpy(
-    *arguments: str, stdin: bytes = b"", cwd: Path | None = None
-) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        command(*arguments), input=stdin, capture_output=True, timeout=LIMIT_S, cwd=cwd, check=False
-    )
-
-
-@contextlib.contextmanager
-def started(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(command(*arguments), **options) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def messages(stderr: bytes) -> str:
-    """What was said besides the warning that kernels are better run elsewhere, which ends with the lab's command."""
-    return re.sub(r"^hyperpy run: warning: .*\n\nhint: .*\n", "", stderr.decode()).removeprefix(
-        "hyperpy run: "
-    )
-
-
-def read_until(descriptor: int, wanted: bytes) -> bytes:
-    data, deadline = b"", time.monotonic() + LIMIT_S
-    while wanted not in data:
-        ready, _, _ = select.select([descriptor], [], [], max(0, deadline - time.monotonic()))
-        assert ready, f"{wanted!r} did not come, only {data!r}"
-        data += os.read(descriptor, 4096)
-    return data
 
 
 # -- the end of a run ------------------------------------------------------------------------------------------------
@@ -289,77 +232,6 @@ def test_run_devices_in_each_others_place_are_refused_with_a_hint(kernel: Kernel
     assert done.returncode == 1
     assert "\n\nhint: " in done.stderr.decode()
     assert "Traceback" not in done.stderr.decode()
-
-
-# -- the terminal ----------------------------------------------------------------------------------------------------
-
-
-class Terminal:
-    """A pseudo-terminal whose other side is the controlling terminal of `hyperpy run`."""
-
-    def __init__(self) -> None:
-        self.master, self.slave = pty.openpty()
-        self.before = termios.tcgetattr(self.slave)
-
-    def started(self, *arguments: str) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
-        options = {
-            "stdin": self.slave,
-            "stdout": self.slave,
-            "stderr": subprocess.PIPE,
-            "start_new_session": True,
-        }
-        return started("run", *arguments, **options, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
-
-    def is_restored(self) -> bool:
-        return termios.tcgetattr(self.slave) == self.before
-
-
-@pytest.fixture
-def terminal() -> Iterator[Terminal]:
-    made = Terminal()
-    yield made
-    os.close(made.master)
-    os.close(made.slave)
-
-
-def test_run_on_a_terminal_is_raw_and_leaves_with_ctrl_a_x(kernel: Kernel, terminal: Terminal) -> None:
-    with terminal.started("--kernel", kernel(say("ready\n") + ECHO)) as process:
-        assert read_until(terminal.master, b"\n") == b"ready\r\n"
-        _, oflag, _, lflag, *_ = termios.tcgetattr(terminal.slave)
-        assert not lflag & (termios.ICANON | termios.ECHO | termios.ISIG | termios.IEXTEN)
-        assert oflag & termios.OPOST
-        os.write(
-            terminal.master, b"a\x03b\x01\x01\x01hc"
-        )  # Ctrl-C is the guest's; one Ctrl-A of two; h shows help
-        assert read_until(terminal.master, b"c").endswith(b"a\x03b\x01c")
-        os.write(terminal.master, b"\x01x")
-        assert process.wait(LIMIT_S) == 0
-        assert process.stderr
-        assert "Ctrl-A x: leave" in process.stderr.read().decode()
-    assert terminal.is_restored()
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_run_on_a_terminal_restores_it_after_a_signal(
-    kernel: Kernel, terminal: Terminal, number: signal.Signals
-) -> None:
-    with terminal.started("--kernel", kernel(say("ready") + SPIN)) as process:
-        read_until(terminal.master, b"ready")
-        assert not terminal.is_restored()
-        process.send_signal(number)
-        assert process.wait(LIMIT_S) == 128 + number
-    assert terminal.is_restored()
-
-
-def test_run_on_a_terminal_restores_it_after_a_device_raised(
-    kernel: Kernel, terminal: Terminal, devices: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(devices)
-    code = say("ready") + out8(0x300, 0x42)
-    with terminal.started("--kernel", kernel(code), "--device", "letters:Letter@pio=0x300") as process:
-        read_until(terminal.master, b"ready")
-        assert process.wait(LIMIT_S) == 1
-    assert terminal.is_restored()
 
 
 # -- scripts ---------------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def test_send_of_any_bytes_is_taken() -> None:
 def test_sink_without_a_descriptor_is_refused() -> None:
     with pytest.raises((OSError, io.UnsupportedOperation)):
         Console().sink(io.StringIO())
-    with pytest.raises(TypeError, match="not a file"):
+    with pytest.raises(TypeError, match="not a sink"):
         Console().sink("name")  # type: ignore[arg-type]
 
 

@@ -164,6 +164,26 @@ pub enum Route {
     },
 }
 
+impl Route {
+    /// The gsi that it is about.
+    #[must_use]
+    pub fn gsi(&self) -> u32 {
+        match *self {
+            Self::IoApic { gsi, .. } | Self::Pic { gsi, .. } | Self::Msi { gsi, .. } => gsi,
+        }
+    }
+}
+
+impl std::fmt::Display for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::IoApic { pin, .. } => write!(f, "I/O APIC pin {pin}"),
+            Self::Pic { input, .. } => write!(f, "8259 input {input}"),
+            Self::Msi { address, data, .. } => write!(f, "message {data:#x} to {address:#x}"),
+        }
+    }
+}
+
 /// What a guest did that its accelerator hands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccelExit {

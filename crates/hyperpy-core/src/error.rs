@@ -257,3 +257,76 @@ impl RunError {
         }
     }
 }
+
+/// A gsi could not be led somewhere.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RouteError {
+    /// The machine or the accelerator refused.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// There is no such gsi.
+    #[error("no such gsi: {gsi}")]
+    Gsi {
+        /// Its number.
+        gsi: u32,
+    },
+    /// The I/O APIC has no such pin.
+    #[error("no such pin of the I/O APIC: {pin}")]
+    Pin {
+        /// Its number.
+        pin: u32,
+    },
+    /// The 8259s have no such input.
+    #[error("no such input of the 8259s: {input}")]
+    Input {
+        /// Its number.
+        input: u32,
+    },
+    /// A message that no local APIC gets.
+    #[error("message reaches no local APIC: {address:#x}")]
+    Address {
+        /// Its address.
+        address: u64,
+    },
+    /// Message data with bits that are reserved.
+    #[error("message data has reserved bits: {data:#x}")]
+    Data {
+        /// The data.
+        data: u32,
+    },
+    /// A vector that no interrupt can have.
+    #[error("message has a vector below 0x10: {vector:#x}")]
+    Vector {
+        /// The vector.
+        vector: u32,
+    },
+    /// Two targets that one gsi cannot have.
+    #[error("gsi {gsi} cannot lead to both: {one}, {other}")]
+    Together {
+        /// The gsi.
+        gsi: u32,
+        /// One target.
+        one: String,
+        /// The other.
+        other: String,
+    },
+}
+
+impl RouteError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Run(error) => error.hint(),
+            Self::Gsi { .. } => "gsi 0 to 4095",
+            Self::Pin { .. } => "pins 0 to 23",
+            Self::Input { .. } => "inputs 0 to 15",
+            Self::Address { .. } => "0xfee00000 | apic_id << 12 (SDM vol. 3, 11.11.1)",
+            Self::Data { .. } | Self::Vector { .. } => {
+                "vector | delivery mode << 8 | level << 14 | trigger mode << 15 (SDM vol. 3, 11.11.2)"
+            }
+            Self::Together { .. } => "a message alone, or at most one pin of the I/O APIC and one input of each 8259",
+        }
+    }
+}

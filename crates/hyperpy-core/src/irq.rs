@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use crate::accel::{Route, Vm};
+use crate::accel::{AccelError, Route, Vm};
+use crate::error::RouteError;
 
 /// An interrupt input as its device sees it.
 pub trait Line: Send + Sync {
@@ -55,10 +56,13 @@ impl Line for Unconnected {
     }
 }
 
-/// The lines of a machine. Devices may drive them before KVM's objects exist: levels are kept and handed over.
+/// The lines of a machine and where they lead. Devices may drive them before KVM's objects exist, and they may be led
+/// elsewhere before: levels and routes are kept and handed over.
 #[derive(Default)]
 pub struct LineHub {
     state: Mutex<HubState>,
+    /// `None`: what KVM starts with. Taken before `state`, and held while KVM is told, so that changes come in order.
+    routes: Mutex<Option<Vec<Route>>>,
 }
 
 #[derive(Default)]
@@ -77,13 +81,37 @@ impl LineHub {
     }
 
     /// KVM's controllers exist from now on.
-    pub(crate) fn connect(&self, vm: &Arc<dyn Vm>) {
+    pub(crate) fn connect(&self, vm: &Arc<dyn Vm>) -> Result<(), AccelError> {
+        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(routes) = &*routes {
+            vm.set_routes(routes)?;
+        }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.vm = Some(Arc::downgrade(vm));
         for (gsi, high) in std::mem::take(&mut state.early) {
             // A gsi that leads nowhere is the guest's to miss, like a wire that is not connected.
             let _ = vm.set_line(gsi, high);
         }
+        Ok(())
+    }
+
+    /// Where every gsi leads.
+    #[must_use]
+    pub fn routes(&self) -> Vec<Route> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_else(default_routes)
+    }
+
+    /// Changes the table, now or as soon as there are controllers. One that is refused changes nothing.
+    pub(crate) fn change_routes(&self, change: impl FnOnce(&mut Vec<Route>)) -> Result<(), AccelError> {
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = routes.clone().unwrap_or_else(default_routes);
+        change(&mut changed);
+        let vm = self.state.lock().unwrap_or_else(PoisonError::into_inner).vm.as_ref().and_then(Weak::upgrade);
+        if let Some(vm) = vm {
+            vm.set_routes(&changed)?;
+        }
+        *routes = Some(changed);
+        Ok(())
     }
 
     fn set(&self, gsi: u32, high: bool) {
@@ -123,6 +151,59 @@ impl Line for HubLine {
 const IOAPIC_PINS: u32 = 24;
 /// Inputs of the two 8259s; input 2 is where the second hangs on the first.
 const PIC_INPUTS: u32 = 16;
+
+/// One gsi beyond the largest that KVM routes (kernel: KVM_MAX_IRQ_ROUTES).
+pub const GSIS: u32 = 4096;
+/// Where a message must be addressed to reach a local APIC: the upper 12 bits of 32 (SDM vol. 3, 11.11.1).
+const MESSAGE_BASE: u64 = 0xfee0_0000;
+const MESSAGE_MASK: u64 = !0xf_ffff;
+/// Vectors below are the processor's own (SDM vol. 3, 11.5.2).
+const FIRST_VECTOR: u32 = 0x10;
+/// Bits of message data that have a meaning: trigger mode, level, delivery mode, vector (SDM vol. 3, 11.11.2).
+const MESSAGE_DATA: u32 = 0xc7ff;
+/// The delivery modes that carry a vector: fixed and lowest priority.
+const DELIVERS_VECTOR: [u32; 2] = [0, 1];
+
+/// Refuses what one gsi cannot lead to: what does not exist, or KVM would not take.
+///
+/// # Errors
+/// Which of it is wrong.
+pub fn check_routes(routes: &[Route]) -> Result<(), RouteError> {
+    for (done, route) in routes.iter().enumerate() {
+        check_route(route)?;
+        let before = routes.get(..done).unwrap_or_default();
+        if let Some(other) = before.iter().find(|other| excludes(other, route)) {
+            return Err(RouteError::Together { gsi: route.gsi(), one: other.to_string(), other: route.to_string() });
+        }
+    }
+    Ok(())
+}
+
+fn check_route(route: &Route) -> Result<(), RouteError> {
+    if route.gsi() >= GSIS {
+        return Err(RouteError::Gsi { gsi: route.gsi() });
+    }
+    match *route {
+        Route::IoApic { pin, .. } if pin >= IOAPIC_PINS => Err(RouteError::Pin { pin }),
+        Route::Pic { input, .. } if input >= PIC_INPUTS => Err(RouteError::Input { input }),
+        Route::Msi { address, .. } if address & MESSAGE_MASK != MESSAGE_BASE => Err(RouteError::Address { address }),
+        Route::Msi { data, .. } if data & !MESSAGE_DATA != 0 => Err(RouteError::Data { data }),
+        Route::Msi { data, .. } if DELIVERS_VECTOR.contains(&(data >> 8 & 7)) && data & 0xff < FIRST_VECTOR => {
+            Err(RouteError::Vector { vector: data & 0xff })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether KVM takes only one of the two for one gsi: a message stands alone, and a controller has it once; the two
+/// 8259s are two controllers.
+fn excludes(one: &Route, other: &Route) -> bool {
+    match (one, other) {
+        (Route::Msi { .. }, _) | (_, Route::Msi { .. }) | (Route::IoApic { .. }, Route::IoApic { .. }) => true,
+        (Route::Pic { input, .. }, Route::Pic { input: second, .. }) => input / 8 == second / 8,
+        _ => false,
+    }
+}
 
 /// The table that KVM starts with: gsi n leads to I/O APIC pin n and, below 16, to 8259 input n.
 #[must_use]

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::accel::{AccelError, Accelerator, VmConfig};
-use crate::error::RunError;
+use crate::error::{RouteError, RunError};
 use crate::scripted::Scripted;
 use crate::testing::Rig;
 
@@ -18,7 +18,7 @@ fn test_line_driven_before_connect_hands_its_level_over() {
     hub.line(4).set(true);
     hub.line(9).pulse();
     let vm = vm(&script, true);
-    hub.connect(&vm);
+    hub.connect(&vm).unwrap();
     assert_eq!(script.log().lines, [(4, true), (9, false)]);
     hub.line(4).set(false);
     assert_eq!(script.log().lines, [(4, true), (9, false), (4, false)]);
@@ -28,7 +28,7 @@ fn test_line_driven_before_connect_hands_its_level_over() {
 fn test_line_of_a_machine_that_is_gone_leads_nowhere() {
     let (hub, script) = (Arc::new(LineHub::default()), Scripted::default());
     let vm = vm(&script, true);
-    hub.connect(&vm);
+    hub.connect(&vm).unwrap();
     drop(vm);
     hub.line(4).pulse();
     assert_eq!(script.log().lines, []);
@@ -39,7 +39,7 @@ fn test_line_of_a_machine_that_is_gone_leads_nowhere() {
 fn test_line_without_controllers_is_the_guests_to_miss() {
     let (hub, script) = (Arc::new(LineHub::default()), Scripted::default());
     let vm = vm(&script, false);
-    hub.connect(&vm);
+    hub.connect(&vm).unwrap();
     hub.line(4).pulse();
     assert_eq!(script.log().lines, []);
     assert!(matches!(vm.set_line(4, true), Err(AccelError::NoIrqchip { gsi: 4 })));
@@ -61,7 +61,62 @@ fn test_set_routes_reaches_the_vm() {
     let mut routes = default_routes();
     routes.push(Route::Msi { gsi: 24, address: 0xfee0_0000, data: 0x30 });
     rig.machine.set_routes(&routes).unwrap();
+    assert_eq!(rig.log().routes, [], "there are no controllers yet");
+    rig.machine.regs(0).unwrap();
     assert_eq!(rig.log().routes, routes);
+    routes.truncate(3);
+    rig.machine.set_routes(&routes).unwrap();
+    assert_eq!(rig.log().routes, routes);
+}
+
+#[test]
+fn test_route_of_one_gsi_replaces_its_own_and_no_others() {
+    let rig = Rig::with_irqchip(vec![vec![]], true);
+    rig.machine.route(5, &[Route::IoApic { gsi: 5, pin: 11 }]).unwrap();
+    let routes = rig.machine.lines.routes();
+    assert_eq!(routes.len(), 39);
+    let of_5: Vec<_> = routes.iter().filter(|route| route.gsi() == 5).collect();
+    assert_eq!(of_5, [&Route::IoApic { gsi: 5, pin: 11 }]);
+    rig.machine.route(5, &[]).unwrap();
+    rig.machine.regs(0).unwrap();
+    assert_eq!(rig.log().routes, rig.machine.lines.routes());
+    assert_eq!(rig.log().routes.len(), 38);
+}
+
+#[test]
+fn test_route_that_cannot_be_is_refused_and_changes_nothing() {
+    let rig = Rig::with_irqchip(vec![vec![]], true);
+    let message = |address, data| vec![Route::Msi { gsi: 24, address, data }];
+    let io_apic = |pin| Route::IoApic { gsi: 24, pin };
+    let pic = |input| Route::Pic { gsi: 24, input };
+    let both = [message(0xfee0_0000, 0x30), vec![io_apic(1)]].concat();
+    for (gsi, targets, message) in [
+        (4096, vec![], "no such gsi: 4096"),
+        (u32::MAX, vec![], "no such gsi: 4294967295"),
+        (24, vec![io_apic(24)], "no such pin of the I/O APIC: 24"),
+        (24, vec![pic(16)], "no such input of the 8259s: 16"),
+        (24, message(0xfed0_0000, 0x30), "message reaches no local APIC: 0xfed00000"),
+        (24, message(0x1_fee0_0000, 0x30), "message reaches no local APIC: 0x1fee00000"),
+        (24, message(0xfee0_0000, 0x1_0030), "message data has reserved bits: 0x10030"),
+        (24, message(0xfee0_0000, 0xf), "message has a vector below 0x10: 0xf"),
+        (24, both, "gsi 24 cannot lead to both: message 0x30 to 0xfee00000, I/O APIC pin 1"),
+        (24, vec![io_apic(1), io_apic(2)], "gsi 24 cannot lead to both: I/O APIC pin 1, I/O APIC pin 2"),
+        (24, vec![pic(1), pic(7)], "gsi 24 cannot lead to both: 8259 input 1, 8259 input 7"),
+    ] {
+        let refused = rig.machine.route(gsi, &targets).unwrap_err();
+        assert_eq!(refused.to_string(), message);
+        assert!(!refused.hint().is_empty());
+    }
+    rig.machine.route(24, &[io_apic(1), pic(1), pic(8)]).unwrap();
+    rig.machine.route(24, &message(0xfeef_f000, 0x4400)).unwrap(); // NMI: it carries no vector
+    assert_eq!(rig.machine.lines.routes().len(), 41);
+}
+
+#[test]
+fn test_route_of_a_closed_machine_is_refused() {
+    let rig = Rig::with_irqchip(vec![vec![]], true);
+    rig.machine.close().unwrap();
+    assert!(matches!(rig.machine.route(5, &[]), Err(RouteError::Run(RunError::State(_)))));
 }
 
 #[test]

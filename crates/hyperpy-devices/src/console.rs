@@ -49,6 +49,8 @@ struct Output {
     /// How many threads are in `wait_past`; nobody is notified when there are none.
     waiters: usize,
     closed: bool,
+    /// How many times `wake` was called.
+    wakes: u64,
 }
 
 impl Output {
@@ -152,10 +154,49 @@ impl Console {
     /// dropped, the end when the position is not reached yet.
     #[must_use]
     pub fn read_from(&self, position: u64) -> (u64, Vec<u8>) {
+        self.read_some(position, usize::MAX)
+    }
+
+    /// The same, but no more than `max` bytes: a reader that follows the output does not hold the guest up for long.
+    #[must_use]
+    pub fn read_some(&self, position: u64, max: usize) -> (u64, Vec<u8>) {
         let output = lock(&self.output);
         let from = position.clamp(output.start(), output.end);
         let skip = usize::try_from(from - output.start()).unwrap_or(usize::MAX);
-        (from, output.bytes.iter().skip(skip).copied().collect())
+        let stop = skip.saturating_add(max).min(output.bytes.len());
+        let (front, back) = output.bytes.as_slices();
+        let mut bytes = Vec::with_capacity(stop.saturating_sub(skip));
+        bytes.extend_from_slice(front.get(skip..stop.min(front.len())).unwrap_or_default());
+        let (skip, stop) = (skip.saturating_sub(front.len()), stop.saturating_sub(front.len()));
+        bytes.extend_from_slice(back.get(skip..stop).unwrap_or_default());
+        (from, bytes)
+    }
+
+    /// How many times [`Console::wake`] was called, for [`Console::follow`].
+    #[must_use]
+    pub fn wakes(&self) -> u64 {
+        lock(&self.output).wakes
+    }
+
+    /// Waits until there is output past a position, whether the machine runs or not, or until `wake` has been called
+    /// since `wakes` was read. Returns whether there is output.
+    #[must_use]
+    pub fn follow(&self, position: u64, wakes: u64) -> bool {
+        let mut output = lock(&self.output);
+        output.waiters += 1;
+        while output.end <= position && output.wakes == wakes {
+            output = self.grew.wait(output).unwrap_or_else(PoisonError::into_inner);
+        }
+        output.waiters -= 1;
+        output.end > position
+    }
+
+    /// Wakes all who follow, so that they look at why.
+    pub fn wake(&self) {
+        let mut output = lock(&self.output);
+        output.wakes = output.wakes.wrapping_add(1);
+        drop(output);
+        self.grew.notify_all();
     }
 
     /// Waits until there is output past a position, the console is closed, or the time is over. Returns whether there

@@ -47,6 +47,39 @@ fn test_read_from_position_of_each_reader() {
 
 // fault row 42
 #[test]
+fn test_read_some_gives_no_more_than_is_asked_for_wherever_it_lies() {
+    let console = Console::new(8);
+    console.write(b"0123456789ab"); // the ring has turned
+    for start in 4..=12 {
+        for max in 0..=9 {
+            let from = usize::try_from(start).unwrap();
+            let expected = &b"0123456789ab"[from..(from + max).min(12)];
+            assert_eq!(console.read_some(start, max), (start, expected.to_vec()), "{start}, {max}");
+        }
+    }
+    assert_eq!(console.read_some(0, 2), (4, b"45".to_vec()));
+}
+
+#[test]
+fn test_follow_waits_also_when_closed_and_ends_with_output_or_a_wake() {
+    let console = Arc::new(Console::new(8));
+    console.close();
+    let wakes = console.wakes();
+    let follower = console.clone();
+    let following = thread::spawn(move || (follower.follow(0, wakes), follower.follow(1, wakes)));
+    while lock(&console.output).waiters == 0 {
+        thread::yield_now();
+    }
+    console.write(b"a");
+    while lock(&console.output).waiters == 0 && !following.is_finished() {
+        thread::yield_now();
+    }
+    console.wake();
+    assert_eq!(following.join().unwrap(), (true, false));
+    assert!(!console.follow(1, wakes), "the wake was before");
+}
+
+#[test]
 fn test_flood_costs_bounded_memory() {
     let console = Console::default();
     let chunk = [b'x'; 4096];

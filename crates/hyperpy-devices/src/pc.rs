@@ -21,6 +21,9 @@ use crate::i8042::{COMMAND_PORT_OFFSET, I8042};
 use crate::rtc::{self, Rtc};
 use crate::uart::{self, Uart};
 
+/// The lines that the devices drive: gsi, whether level-triggered, and whose.
+pub const LINES: [(u32, bool, &str); 2] = [(COM1_GSI, false, "uart com1"), (SCI_GSI, true, "acpi pm1a event")];
+
 /// What the devices are made from.
 pub struct Parts<'a> {
     /// Gives the interrupt line of a gsi: COM1's (edge) and the SCI's (level, active high).

@@ -91,3 +91,10 @@ pub(crate) fn duplicate(descriptor: RawFd) -> io::Result<File> {
     // SAFETY: fcntl just made it, and nobody else owns it.
     Ok(unsafe { File::from_raw_fd(copy) })
 }
+
+/// Whether a file is open for writing.
+pub(crate) fn is_writable(file: &File) -> io::Result<bool> {
+    // SAFETY: F_GETFL touches no memory, and the descriptor is open.
+    let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+    if flags < 0 { Err(io::Error::last_os_error()) } else { Ok(flags & libc::O_ACCMODE != libc::O_RDONLY) }
+}

@@ -1,8 +1,8 @@
 //! The host's side of a serial line, for `hyperpy.console`.
 
-use std::io::Write;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hyperpy_core::error::RunError;
@@ -11,18 +11,15 @@ use hyperpy_devices::console;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::buffer::{duplicate, takes_writes};
 use crate::errors;
-
-/// How long a vCPU waits for a sink that is full, in milliseconds: the bound on stopping holds for it too.
-const SINK_PATIENCE: i32 = 50;
-/// What a pipe that is ready for writing takes without blocking.
-const PIPE_BUF: usize = 4096;
+use crate::sink::Sink;
 
 /// Output of a guest by position, and input to it.
 #[pyclass(frozen, module = "hyperpy._hyperpy")]
 pub struct Console {
     pub(crate) inner: Arc<console::Console>,
+    /// Bytes that sinks have not got.
+    lost: Arc<AtomicU64>,
     forks: u64,
 }
 
@@ -31,7 +28,7 @@ impl Console {
     #[new]
     #[pyo3(signature = (capacity = console::DEFAULT_CAPACITY))]
     fn new(capacity: usize) -> Self {
-        Self { inner: Arc::new(console::Console::new(capacity)), forks: fork_generation() }
+        Self { inner: Arc::new(console::Console::new(capacity)), lost: Arc::default(), forks: fork_generation() }
     }
 
     /// Position after the last byte of output.
@@ -64,6 +61,30 @@ impl Console {
         Ok(py.detach(|| console.send(bytes)))
     }
 
+    /// Output from a position on, no more than `max` bytes.
+    fn read_some<'py>(&self, py: Python<'py>, position: u64, max: usize) -> PyResult<(u64, Bound<'py, PyBytes>)> {
+        let console = self.ours()?;
+        let (start, bytes) = py.detach(|| console.read_some(position, max));
+        Ok((start, PyBytes::new(py, &bytes)))
+    }
+
+    /// How many times `wake` was called.
+    fn wakes(&self) -> PyResult<u64> {
+        Ok(self.ours()?.wakes())
+    }
+
+    /// Waits until there is output past a position, or `wake` was called since `wakes` gave this number.
+    fn follow(&self, py: Python<'_>, position: u64, wakes: u64) -> PyResult<bool> {
+        let console = self.ours()?;
+        Ok(py.detach(|| console.follow(position, wakes)))
+    }
+
+    /// Ends every `follow`.
+    fn wake(&self) -> PyResult<()> {
+        self.ours()?.wake();
+        Ok(())
+    }
+
     /// Copies output to a file descriptor as it comes; None ends that. The descriptor is duplicated.
     fn set_sink(&self, py: Python<'_>, descriptor: Option<RawFd>) -> PyResult<()> {
         let console = self.ours()?;
@@ -71,20 +92,14 @@ impl Console {
             py.detach(|| console.set_tap(None));
             return Ok(());
         };
-        let mut file = duplicate(descriptor)?;
-        let mut stalled = false;
-        let tap = move |chunk: &[u8]| {
-            // A sink that is full or gone loses output, but neither holds up the guest nor its end: the buffer still
-            // has it. One that did not empty in time is waited for no more until it has.
-            for piece in chunk.chunks(PIPE_BUF) {
-                stalled = !takes_writes(&file, if stalled { 0 } else { SINK_PATIENCE });
-                if !stalled {
-                    let _ = file.write_all(piece);
-                }
-            }
-        };
-        py.detach(|| console.set_tap(Some(Box::new(tap))));
+        let mut sink = Sink::open(descriptor, self.lost.clone())?;
+        py.detach(|| console.set_tap(Some(Box::new(move |chunk| sink.take(chunk)))));
         Ok(())
+    }
+
+    /// Bytes that sinks of descriptors have not got.
+    fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 }
 

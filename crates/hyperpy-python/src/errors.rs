@@ -1,8 +1,8 @@
 //! From the core's errors to the classes of `hyperpy.errors`.
 
 use hyperpy_core::accel::{AccelError, hint_for_exhausted};
-use hyperpy_core::error::{AttachError, BootError, MemoryError, RunError, StateError};
-use pyo3::exceptions::PyIndexError;
+use hyperpy_core::error::{AttachError, BootError, MemoryError, RouteError, RunError, StateError};
+use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{IntoPyDict, PyDict, PyModule};
@@ -97,6 +97,13 @@ pub(crate) fn attach(error: &AttachError) -> PyErr {
     match error {
         AttachError::State(error) => state(error),
         _ => Raise::new("DeviceError", error, "look at `m.map` for what is where").into(),
+    }
+}
+
+pub(crate) fn route(error: &RouteError) -> PyErr {
+    match error {
+        RouteError::Run(error) => run(error),
+        _ => PyValueError::new_err(format!("{error}\n\nhint: {}", error.hint())),
     }
 }
 

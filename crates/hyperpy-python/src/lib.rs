@@ -14,6 +14,8 @@ mod host;
 mod machine;
 mod memory;
 mod probe;
+mod routes;
+mod sink;
 mod vcpu;
 
 use pyo3::prelude::*;
@@ -37,4 +39,6 @@ mod _hyperpy {
     use crate::memory::Memory;
     #[pymodule_export]
     use crate::probe::capabilities;
+    #[pymodule_export]
+    use crate::routes::{route, routes, stock_lines};
 }

@@ -321,8 +321,13 @@ impl Machine {
         &self.core
     }
 
+    /// Whether the stock devices of a PC are attached.
+    pub(crate) fn has_board(&self) -> bool {
+        lock(&self.board).is_some()
+    }
+
     /// Refuses a verb in the child of a fork, before any lock is taken: the thread that holds it may not be there.
-    fn ours(&self, verb: &'static str) -> PyResult<()> {
+    pub(crate) fn ours(&self, verb: &'static str) -> PyResult<()> {
         if self.core.is_forked() { Err(errors::run(&RunError::Forked { verb })) } else { Ok(()) }
     }
 

@@ -6,8 +6,8 @@ use super::{Attachment, Machine};
 use crate::accel::Route;
 use crate::bus::{Bus, Device, Region, Rung, Space};
 use crate::control::Phase;
-use crate::error::{AttachError, RunError};
-use crate::irq::Line;
+use crate::error::{AttachError, RouteError, RunError};
+use crate::irq::{GSIS, Line, check_routes};
 use crate::vcpu::Inside;
 
 impl Machine {
@@ -34,14 +34,36 @@ impl Machine {
         Ok(self.lines.line(gsi))
     }
 
-    /// Replaces the table from gsi to controller pin or message.
+    /// Replaces the table from gsi to controller pin or message: now, or when there are controllers.
     ///
     /// # Errors
-    /// The accelerator refuses it.
+    /// As for [`Self::want_irqchip`]; the machine is closed; or the accelerator refuses it.
     pub fn set_routes(&self, routes: &[Route]) -> Result<(), RunError> {
-        self.check("set interrupt routes")?;
+        self.change_routes(|all| *all = routes.to_vec())
+    }
+
+    /// Leads one gsi to these targets and to no others; none: nowhere.
+    ///
+    /// # Errors
+    /// A target does not exist, or they exclude each other; and as for [`Self::set_routes`].
+    pub fn route(&self, gsi: u32, targets: &[Route]) -> Result<(), RouteError> {
+        if gsi >= GSIS {
+            return Err(RouteError::Gsi { gsi });
+        }
+        check_routes(targets)?;
+        let change = |all: &mut Vec<Route>| {
+            all.retain(|route| route.gsi() != gsi);
+            all.extend_from_slice(targets);
+        };
+        Ok(self.change_routes(change)?)
+    }
+
+    fn change_routes(&self, change: impl FnOnce(&mut Vec<Route>)) -> Result<(), RunError> {
+        let verb = "set interrupt routes";
+        self.check(verb)?;
+        self.control.require(verb, &[Phase::Created, Phase::Running, Phase::Paused, Phase::Stopped])?;
         self.want_irqchip()?;
-        Ok(self.objects()?.vm.set_routes(routes)?)
+        Ok(self.lines.change_routes(change)?)
     }
 
     /// Puts a device on a bus.

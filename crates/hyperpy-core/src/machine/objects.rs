@@ -21,7 +21,7 @@ pub(super) struct Slot {
 /// What exists only once vCPUs do. Fields drop in this order: vCPUs, the VM, and last the memory that it maps.
 pub(super) struct Objects {
     slots: Vec<Slot>,
-    pub(super) vm: Arc<dyn Vm>,
+    _vm: Arc<dyn Vm>,
     _memory: Backing,
 }
 
@@ -51,8 +51,8 @@ impl Machine {
             shared.push(vcpu.shared.clone());
             slots.push(Slot { vcpu: Mutex::new(Some(Box::new(vcpu))), back: Condvar::new() });
         }
-        let made = Arc::new(Objects { slots, vm: vm.clone(), _memory: memory });
-        self.lines.connect(&vm);
+        let made = Arc::new(Objects { slots, _vm: vm.clone(), _memory: memory });
+        self.lines.connect(&vm)?;
         self.control.install(shared);
         *objects = Some(made.clone());
         Ok(made)

@@ -1,0 +1,254 @@
+"""A terminal as a guest's console: raw mode and back, the keys that are not the guest's, and input on its way to it.
+
+Shared by `hyperpy run` and `Console.interact`. Whatever happens, the terminal is left as it was found: an exception, a
+signal that ends the process, a machine that stops. Nothing native is imported here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import termios
+import threading
+import tty
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from hyperpy.console import Console
+
+__all__ = [
+    "KEYS",
+    "LEFT",
+    "OUTPUT_CLOSED",
+    "Input",
+    "Keys",
+    "interact",
+    "of_guest",
+    "signals_unwind",
+    "streams",
+]
+
+KEYS = "Ctrl-A x: leave   Ctrl-A Ctrl-A: send one Ctrl-A   Ctrl-A h: this help"
+# Why input ends.
+LEFT = "left with Ctrl-A x"
+OUTPUT_CLOSED = "output closed"
+_CTRL_A = 0x01
+_CHUNK = 4096
+# The console's input queue does not tell when it has room again: it is asked at this pace while it is full.
+_FULL_MS = 10
+# How often `interact` looks at the machine and for signals.
+_LOOK_S = 0.05
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+def streams() -> tuple[int | None, int | None]:
+    """Descriptors of standard input and output. A stream that was closed is None: its number may be another file's."""
+    if sys.stdout is not None:
+        sys.stdout.flush()  # what was printed before stays before
+    return (
+        None if sys.stdin is None else sys.stdin.fileno(),
+        None if sys.stdout is None else sys.stdout.fileno(),
+    )
+
+
+@contextlib.contextmanager
+def of_guest(source: int | None) -> Iterator[int | None]:
+    """Make a terminal the guest's for as long as the context lasts; gives the descriptor that input comes from.
+
+    A background job has none: touching the terminal would suspend it.
+    """
+    if source is None or not os.isatty(source):
+        yield source
+    elif _is_background_job(source):
+        yield None
+    else:
+        with _raw(source):
+            yield source
+
+
+def _is_background_job(terminal: int) -> bool:
+    try:
+        return os.tcgetpgrp(terminal) != os.getpgrp()
+    except OSError:  # not our controlling terminal: it controls no jobs of ours
+        return False
+
+
+@contextlib.contextmanager
+def _raw(descriptor: int) -> Iterator[None]:
+    """Hand every key to the guest, Ctrl-C too; newlines on the way out are still the terminal's affair."""
+    before = termios.tcgetattr(descriptor)
+    try:
+        # Not TCSADRAIN: a terminal whose output is held up would hold up this too.
+        tty.setraw(descriptor, termios.TCSANOW)
+        raw = termios.tcgetattr(descriptor)
+        raw[1] = before[1]  # output modes
+        termios.tcsetattr(descriptor, termios.TCSANOW, raw)
+        yield
+    finally:
+        # A second signal is not to come between, and a job that went to the background may still do this.
+        undisturbed = {signal.SIGTTOU, signal.SIGINT, *_ENDING}
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, undisturbed)
+        try:
+            with contextlib.suppress(termios.error):  # a terminal that is gone
+                termios.tcsetattr(descriptor, termios.TCSANOW, before)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextlib.contextmanager
+def signals_unwind() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP leave by the same way as everything else, so that the terminal is restored.
+
+    What the program handles itself or ignores, as SIGHUP is under nohup, stays so. On other threads than the main one
+    nothing can be set, and nothing is.
+    """
+
+    def leave(number: int, _frame: object) -> NoReturn:
+        for ending in ours:
+            signal.signal(ending, signal.SIG_IGN)  # once is enough: the way out is not to be interrupted
+        raise SystemExit(128 + number)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    ours = [number for number in _ENDING if is_main and signal.getsignal(number) == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+class Input:
+    """Input on its way to the guest, on a thread of its own; and a look at whether output is still read.
+
+    Arguments:
+        send: takes bytes for the guest and returns how many it took, as `Console.send` does.
+        end: called once with `LEFT` or `OUTPUT_CLOSED` when one of them is why there will be no more input.
+        source: descriptor to read, or None.
+        target: descriptor whose readers are watched, or None.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[bytes], int],
+        end: Callable[[str], object],
+        source: int | None,
+        target: int | None,
+    ) -> None:
+        self._send = send
+        self._tell = end
+        self._source = source
+        self._target = target
+        self._keys = Keys() if source is not None and os.isatty(source) else None
+        self._thread = threading.Thread(target=self._serve, name="hyperpy-input", daemon=True)
+
+    def __enter__(self) -> None:
+        self._over, self._end = os.pipe()
+        self._thread.start()
+
+    def __exit__(self, *_exception: object) -> None:
+        os.close(self._end)
+        self._thread.join()
+        os.close(self._over)
+
+    def _serve(self) -> None:
+        poll = select.poll()
+        poll.register(self._over, select.POLLIN)
+        if self._source is not None:
+            poll.register(self._source, select.POLLIN)
+        if self._target is not None:
+            poll.register(self._target, 0)  # errors and hang-ups are told without being asked for
+        while True:
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            if self._over in ready:
+                return
+            if self._target in ready:
+                self._tell(OUTPUT_CLOSED)
+                return
+            assert self._source is not None
+            try:
+                data = os.read(self._source, _CHUNK)
+            except OSError:  # a terminal that is gone
+                data = b""
+            if not data:
+                poll.unregister(self._source)
+            elif not self._hand_on(data):
+                return
+
+    def _hand_on(self, data: bytes) -> bool:
+        """Send what was typed or piped in; False when the run is over."""
+        leave = False
+        if self._keys is not None:
+            data, leave, wants_help = self._keys.feed(data)
+            if wants_help:
+                sys.stderr.write(f"\n{KEYS}\n")
+                sys.stderr.flush()
+        if leave:
+            self._tell(LEFT)
+            return False
+        over = select.poll()
+        over.register(self._over, select.POLLIN)
+        while data := data[self._send(data) :]:
+            if over.poll(_FULL_MS):
+                return False
+        return True
+
+
+class Keys:
+    """Finds the commands that begin with Ctrl-A in what is typed."""
+
+    def __init__(self) -> None:
+        self._begun = False
+
+    def feed(self, data: bytes) -> tuple[bytes, bool, bool]:
+        """The bytes that are the guest's, whether to leave, and whether to show the keys."""
+        kept, wants_help = bytearray(), False
+        for byte in data:
+            if not self._begun and byte == _CTRL_A:
+                self._begun = True
+                continue
+            if not self._begun or byte == _CTRL_A:
+                kept.append(byte)
+            elif byte in b"xX":
+                return bytes(kept), True, wants_help
+            else:
+                wants_help = True
+            self._begun = False
+        return bytes(kept), False, wants_help
+
+
+def interact(console: Console, standing: Callable[[], str | None], read: Callable[[int], bytes]) -> bool:
+    """See `Console.interact`. `read` gives unread output, at most so many bytes; `standing` says why no more comes."""
+    reasons: list[str] = []
+
+    def end(reason: str) -> None:
+        reasons.append(reason)
+
+    source, target = streams()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(signals_unwind())
+        source = stack.enter_context(of_guest(source))
+        stack.enter_context(Input(console.send, end, source, target))
+        while not reasons:
+            # Asked before the output is read: what a guest said last is there when it is seen to stand still.
+            gone = standing()
+            if data := read(_CHUNK):
+                if target is not None:
+                    _write(target, data)
+            elif gone is not None:
+                return False
+            else:
+                console._wait_unread(_LOOK_S)
+    if OUTPUT_CLOSED in reasons:
+        raise BrokenPipeError("nobody reads the output any more")
+    return True
+
+
+def _write(target: int, data: bytes) -> None:
+    while data := data[os.write(target, data) :]:
+        pass
