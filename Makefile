@@ -84,10 +84,11 @@ docs: $(PASSED)/docs ## Build the documentation into build/docs; warnings are er
 	@echo build/docs/index.html
 
 .PHONY: format
-format: setup ## Format all code
+format: setup ## Format all code, and write the list of messages
 	cargo fmt --all
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix --quiet .
+	$(PYTHON) scripts/messages.py
 
 ##@ Deliver
 .PHONY: wheel
