@@ -53,7 +53,7 @@ test: lint test-rust test-speed test-python test-wheel test-lab ## Run every che
 	@$(PYTHON) scripts/faults.py $(REPORTS)
 
 .PHONY: lint
-lint: $(PASSED)/lint-rust $(PASSED)/lint-python ## Check formatting, lints, types, the stub, and the reasons of unsafe blocks
+lint: $(PASSED)/lint-rust $(PASSED)/lint-python $(PASSED)/docs ## Check formatting, lints, types, the stub, reasons of unsafe blocks, and the documentation
 
 .PHONY: test-rust
 test-rust: $(PASSED)/rust ## Run the Rust tests
@@ -79,11 +79,16 @@ test-wheel: $(PASSED)/wheel ## Build the wheel, check it, and use it in a fresh 
 bench: build guests ## Measure; prints each figure beside its target
 	@$(PYTHON) benches/run.py
 
+.PHONY: docs
+docs: $(PASSED)/docs ## Build the documentation into build/docs; warnings are errors
+	@echo build/docs/index.html
+
 .PHONY: format
-format: setup ## Format all code
+format: setup ## Format all code, and write the list of messages
 	cargo fmt --all
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix --quiet .
+	$(PYTHON) scripts/messages.py
 
 ##@ Deliver
 .PHONY: wheel
@@ -132,6 +137,10 @@ $(PASSED)/lint-python: $(CODE) $(TESTS) pyproject.toml $(VENV)/.built | $(PASSED
 	$(BIN)/mypy
 	@if [ -d tests/typing ]; then $(BIN)/mypy tests/typing; fi
 	MYPYPATH=python $(PYTHON) -m mypy.stubtest --mypy-config-file pyproject.toml hyperpy._hyperpy
+	@touch $@
+
+$(PASSED)/docs: $(CODE) $(call find,docs) $(VENV)/.built | $(PASSED)
+	$(PYTHON) -m sphinx --quiet --fail-on-warning --keep-going -b html -d build/doctrees docs build/docs
 	@touch $@
 
 $(PASSED)/rust: $(RUST) .config/nextest.toml $(VENV)/.system | $(PASSED) $(REPORTS)

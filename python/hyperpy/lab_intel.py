@@ -85,7 +85,8 @@ def emulator(
     def prepare(folder: Path, task: Task) -> list[str]:
         _make_disc(folder, kernel, task, files)
         (folder / "settings").write_text(_settings(folder, memory_mib))
-        (folder / "go").write_text("c\n")  # its debugger waits for a command
+        # Bochs' debugger asks for commands: to go on, and when something stops it, to end instead of asking again.
+        (folder / "go").write_text("c\nquit\n")
         return ["bochs", "-q", "-f", str(folder / "settings"), "-rc", str(folder / "go")]
 
     name = f"Linux {kernel.release}, 1 CPU, {memory_mib}M, in Bochs: this takes minutes"
