@@ -1,5 +1,5 @@
 //! What is recorded and in which order, readers beside a writer, and a machine that is traced.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
