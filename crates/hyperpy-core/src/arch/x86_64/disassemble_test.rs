@@ -1,5 +1,5 @@
 //! Code of each width, and bytes that are no code.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use proptest::prelude::*;
 
