@@ -23,6 +23,7 @@ CLASSES = {
     "BootError": "BootError",
     "BusError": "DeviceError",
     "MemoryError": "ValueError",
+    "RouteError": "DeviceError",
     "RunError": "StateError",
 }
 EXCEPTIONS = {

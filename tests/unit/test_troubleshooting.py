@@ -32,8 +32,10 @@ def script() -> ModuleType:
 
 
 def test_every_message_of_the_sources_is_on_its_page(script: ModuleType) -> None:
-    page = (ROOT / "docs/messages.md").read_text()
-    assert page == script.page(), "run `python scripts/messages.py`"
+    there, wanted = (ROOT / "docs/messages.md").read_text().splitlines(), script.page().splitlines()
+    missing, gone = [row for row in wanted if row not in there], [row for row in there if row not in wanted]
+    assert (missing, gone) == ([], []), "run `python scripts/messages.py`"
+    assert there == wanted
 
 
 def test_messages_are_found_wherever_they_are_made(script: ModuleType) -> None:
