@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyperpy_core::accel::VmConfig;
+use hyperpy_core::arch::x86_64::{Regs, Sregs};
 use hyperpy_core::boot::flat::{Mode, flat};
 use hyperpy_core::bus::{Access, Action, Device, Rung, Space};
 use hyperpy_core::control::Control;
@@ -143,10 +144,27 @@ impl Hyperpy {
         self.machine.control.vcpus().first().map_or((0, 0), |vcpu| (vcpu.readings().exits, vcpu.readings().calls))
     }
 
-    fn floor(&self) -> Result<Floor, Failure> {
+    /// Stops the guest and gives everything back.
+    ///
+    /// # Errors
+    /// It is called where that cannot be.
+    pub fn close(self) -> Result<(), Failure> {
+        Ok(self.machine.close()?)
+    }
+
+    /// Memory and registers from which the guest begins.
+    ///
+    /// # Errors
+    /// KVM refuses something.
+    pub fn start(&self) -> Result<(Vec<u8>, Regs, Sregs), Failure> {
         let mut image = vec![0; RAM];
         self.machine.memory.read(0, &mut image)?;
-        Floor::open(&image, &self.machine.regs(0)?, &self.machine.sregs(0)?)
+        Ok((image, self.machine.regs(0)?, self.machine.sregs(0)?))
+    }
+
+    fn floor(&self) -> Result<Floor, Failure> {
+        let (image, regs, sregs) = self.start()?;
+        Floor::open(&image, &regs, &sregs)
     }
 }
 

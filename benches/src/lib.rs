@@ -4,6 +4,7 @@
 //! taken in turn, A and B, in one process on one processor: these machines are shared, and only ratios hold.
 
 pub mod alloc;
+pub mod create;
 pub mod dispatch;
 pub mod exits;
 pub mod floor;

@@ -5,6 +5,7 @@
 use std::process::ExitCode;
 
 use hyperpy_benches::alloc::{Counting, allocations};
+use hyperpy_benches::create;
 use hyperpy_benches::dispatch::{self, Order};
 use hyperpy_benches::exits::{self, GUESTS, Hyperpy};
 use hyperpy_benches::{Failure, pin};
@@ -12,7 +13,7 @@ use hyperpy_benches::{Failure, pin};
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-const USAGE: &str = "usage: hyperpy-bench dispatch ROUNDS EXITS | exits ROUNDS EXITS | \
+const USAGE: &str = "usage: hyperpy-bench dispatch ROUNDS EXITS | exits ROUNDS EXITS | create ROUNDS LIVES | \
                      script REGIONS same|spread EXITS | drive EXITS";
 
 fn main() -> ExitCode {
@@ -31,6 +32,7 @@ fn command(words: &[&str]) -> Result<(), Failure> {
     match *words {
         ["dispatch", rounds, exits] => measure_dispatch(rounds.parse()?, exits.parse()?),
         ["exits", rounds, exits] => measure_exits(rounds.parse()?, exits.parse()?),
+        ["create", rounds, lives] => measure_create(rounds.parse()?, lives.parse()?),
         ["script", regions, order, exits] => {
             let order = if order == "spread" { Order::Spread } else { Order::Same };
             let exits = exits.parse()?;
@@ -75,6 +77,14 @@ fn allocations_per_exit(regions: u64, order: Order, exits: u64) -> Result<u64, F
         Ok::<_, Failure>(allocations() - before)
     };
     Ok(during(exits)?.saturating_sub(during(1)?))
+}
+
+fn measure_create(rounds: usize, lives: usize) -> Result<(), Failure> {
+    let rounds = create::compare(rounds, lives)?;
+    let hyperpy: Vec<f64> = rounds.iter().map(|round| round.hyperpy).collect();
+    let floor: Vec<f64> = rounds.iter().map(|round| round.floor).collect();
+    println!(r#"{{"hyperpy_us": {hyperpy:?}, "floor_us": {floor:?}}}"#);
+    Ok(())
 }
 
 fn measure_exits(rounds: usize, exits: u64) -> Result<(), Failure> {

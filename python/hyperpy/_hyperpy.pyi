@@ -10,6 +10,7 @@ __all__ = [
     "IrqLine",
     "Machine",
     "Memory",
+    "Script",
     "StockDevice",
     "VcpuThread",
     "View",
@@ -55,6 +56,8 @@ class StockDevice:
     @staticmethod
     def debug_exit() -> StockDevice: ...
     @staticmethod
+    def panicking() -> StockDevice: ...
+    @staticmethod
     def debug_console(console: Console) -> StockDevice: ...
 
 @final
@@ -70,12 +73,19 @@ class Memory:
     def committed(self) -> int: ...
 
 @final
+class Script:
+    def __new__(cls, accesses: list[tuple[bool, int, int, int | None, int]], keep_reads: bool) -> Script: ...
+    def reads(self) -> list[int]: ...
+
+@final
 class VcpuThread:
     def __call__(self, *args: Any, **kwargs: Any) -> None: ...
 
 @final
 class Machine:
-    def __new__(cls, memory: int, vcpus: int, irqchip: bool, console: Console) -> Machine: ...
+    def __new__(
+        cls, memory: int, vcpus: int, irqchip: bool, console: Console, script: Script | None = None
+    ) -> Machine: ...
     @property
     def id(self) -> int: ...
     @property

@@ -82,7 +82,7 @@ class Machine(Attaching):
             standing=lambda: "gone" if (m := reference()) is None else m._standing(),
             failed=lambda error: None if (m := reference()) is None else m.errors.append(error),
         )
-        self._native = _hyperpy.Machine(parse_size(memory), vcpus, irqchip, self.console._native)
+        self._native = self._make_native(parse_size(memory), vcpus, irqchip, self.console._native)
         self._owner = os.getpid()
         self.name = name or f"machine {self._native.id}"
         self.memory = Memory(self._native.memory)
@@ -249,6 +249,9 @@ class Machine(Attaching):
         return f"<Machine {self.name!r}, {self.state}, {len(self.vcpus)} vcpus>"
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _make_native(self, *arguments: Any) -> _hyperpy.Machine:
+        return _hyperpy.Machine(*arguments)
 
     def _standing(self) -> str | None:
         """Why the machine stands still, for a message; None while it runs."""

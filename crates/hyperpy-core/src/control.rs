@@ -60,6 +60,12 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// There can be no more threads.
     fn spawn(&self, vcpu: u32) -> Result<(), RunError>;
+
+    /// As [`Self::poll`], where nothing but the time that has passed speaks for a look: a host whose looks hold the
+    /// guest up may leave some out.
+    fn poll_at_tick(&self) -> bool {
+        self.poll()
+    }
 }
 
 /// What `run()` or `wait()` will return.

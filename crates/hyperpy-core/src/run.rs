@@ -147,7 +147,10 @@ fn interrupted(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitting<'_>, watch:
     if machine.control.wants_out() {
         return Some(Leave::Asked);
     }
-    if watch.host.is_some_and(Host::poll) {
+    let ticked = vcpu.shared.kick.take_tick();
+    // Without a tick it may have been a signal of the host's own.
+    let wanted = |host: &dyn Host| if ticked { host.poll_at_tick() } else { host.poll() };
+    if watch.host.is_some_and(wanted) {
         return Some(Leave::Host);
     }
     if let Some(deadline) = watch.deadline {
@@ -160,7 +163,7 @@ fn interrupted(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitting<'_>, watch:
             sitting.tick_in(left, TICK);
         }
     }
-    if vcpu.shared.kick.take_tick() && machine.config().irqchip {
+    if ticked && machine.config().irqchip {
         let quiet = is_quiet(vcpu);
         vcpu.shared.quiet.store(quiet, Ordering::SeqCst);
         if machine.control.all_quiet() {

@@ -142,18 +142,28 @@ impl Drop for PyDevice {
 /// What a device's `read` returned, as the guest will see it: 0 to all ones of the access's width.
 fn number(value: &Bound<'_, PyAny>, size: u8, device: &str) -> PyResult<u64> {
     let py = value.py();
-    let hint = format!("read() returns an int from 0 to {:#x} for an access of {size} bytes", ones(size));
-    let wrong =
-        |what: String| PyErr::from(Raise::new("DeviceError", format!("device {device}: read returned {what}"), &hint));
-    let index = match value.cast::<PyInt>() {
-        Ok(int) => int.clone().into_any(),
+    let index;
+    let int = if value.is_instance_of::<PyInt>() {
+        value
+    } else if value.hasattr(intern!(py, "__index__"))? {
         // Objects with __index__ are numbers too; what they raise is raised.
-        Err(_) if value.hasattr(intern!(py, "__index__"))? => value.call_method0(intern!(py, "__index__"))?,
-        Err(_) => return Err(wrong(value.repr()?.to_string())),
+        index = value.call_method0(intern!(py, "__index__"))?;
+        &index
+    } else {
+        return Err(no_answer(value, size, device));
     };
-    match index.extract::<u64>() {
+    match int.extract::<u64>() {
         Ok(number) if number <= ones(size) => Ok(number),
-        _ => Err(wrong(index.repr()?.to_string())),
+        _ => Err(no_answer(int, size, device)),
+    }
+}
+
+#[cold]
+fn no_answer(value: &Bound<'_, PyAny>, size: u8, device: &str) -> PyErr {
+    let hint = format!("read() returns an int from 0 to {:#x} for an access of {size} bytes", ones(size));
+    match value.repr() {
+        Ok(shown) => Raise::new("DeviceError", format!("device {device}: read returned {shown}"), &hint).into(),
+        Err(error) => error,
     }
 }
 
@@ -234,6 +244,19 @@ impl IrqLine {
     }
 }
 
+struct Panicking;
+
+impl Device for Panicking {
+    #[allow(clippy::panic, reason = "what it is for")]
+    fn read(&self, _: Access) -> u64 {
+        panic!("a read that panics")
+    }
+    #[allow(clippy::panic, reason = "what it is for")]
+    fn write(&self, _: Access, _: u64) -> Action {
+        panic!("a write that panics")
+    }
+}
+
 /// A device written in Rust, to be attached by name.
 #[pyclass(frozen, module = "hyperpy._hyperpy")]
 pub struct StockDevice {
@@ -250,6 +273,12 @@ impl StockDevice {
     #[staticmethod]
     fn debug_exit() -> Self {
         Self { device: Arc::new(DebugExit), name: "debug exit", size: hyperpy_devices::debugexit::PORTS }
+    }
+
+    /// A device with a bug, for the tests: every access to it panics.
+    #[staticmethod]
+    fn panicking() -> Self {
+        Self { device: Arc::new(Panicking), name: "panicking", size: 1 }
     }
 
     /// The debug console port: bytes go to the console.

@@ -1,6 +1,7 @@
 //! What the core asks of Python: whether a signal has raised an exception, and threads for vCPUs.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use hyperpy_core::control::{Control, Host};
 use hyperpy_core::error::RunError;
@@ -8,16 +9,25 @@ use hyperpy_core::machine::Machine;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+/// While other Python threads are busy, a look for signals waits for the interpreter (5 ms, the switch interval) and the
+/// guest with it: the next tick that looks comes after so many times that wait, but no later than [`LONGEST`]. A signal
+/// that interrupts the guest itself is looked for at once.
+const PATIENCE: u32 = 25;
+const LONGEST: Duration = Duration::from_millis(125);
+
 /// The Python thread that called a verb.
 pub(crate) struct PyHost {
     machine: Weak<Machine>,
     control: Arc<Control>,
     raised: Mutex<Option<PyErr>>,
+    /// When the next tick is to look for signals.
+    next: Mutex<Option<Instant>>,
 }
 
 impl PyHost {
     pub(crate) fn new(machine: &Arc<Machine>) -> Self {
-        Self { machine: Arc::downgrade(machine), control: machine.control.clone(), raised: Mutex::default() }
+        let (machine, control) = (Arc::downgrade(machine), machine.control.clone());
+        Self { machine, control, raised: Mutex::default(), next: Mutex::default() }
     }
 
     /// The exception behind [`RunError::Host`].
@@ -32,8 +42,18 @@ impl PyHost {
 
 impl Host for PyHost {
     fn poll(&self) -> bool {
-        // Does nothing but on Python's main thread.
-        Python::attach(|py| py.check_signals()).map_err(|error| self.keep(error)).is_err()
+        let began = Instant::now();
+        let looked = Python::attach(|py| {
+            let rest = (began.elapsed() * PATIENCE).min(LONGEST);
+            *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now().checked_add(rest);
+            py.check_signals() // does nothing but on Python's main thread
+        });
+        looked.map_err(|error| self.keep(error)).is_err()
+    }
+
+    fn poll_at_tick(&self) -> bool {
+        let next = *self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        next.is_none_or(|next| next <= Instant::now()) && self.poll()
     }
 
     fn spawn(&self, vcpu: u32) -> Result<(), RunError> {

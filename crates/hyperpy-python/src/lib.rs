@@ -15,6 +15,7 @@ mod machine;
 mod memory;
 mod probe;
 mod routes;
+mod script;
 mod sink;
 mod vcpu;
 
@@ -41,4 +42,6 @@ mod _hyperpy {
     use crate::probe::capabilities;
     #[pymodule_export]
     use crate::routes::{route, routes, stock_lines};
+    #[pymodule_export]
+    use crate::script::Script;
 }

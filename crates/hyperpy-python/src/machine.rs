@@ -25,6 +25,7 @@ use crate::console::Console;
 use crate::device::{Faults, IrqLine, PyAnswerer, PyDevice, Report, StockDevice};
 use crate::host::PyHost;
 use crate::memory::Memory;
+use crate::script::Script;
 use crate::{convert, errors, vcpu};
 
 /// A machine's core, and what of it is Python's.
@@ -44,11 +45,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[pymethods]
 impl Machine {
     #[new]
-    fn new(memory: u64, vcpus: u32, irqchip: bool, console: &Console) -> PyResult<Self> {
+    #[pyo3(signature = (memory, vcpus, irqchip, console, script = None))]
+    fn new(memory: u64, vcpus: u32, irqchip: bool, console: &Console, script: Option<&Script>) -> PyResult<Self> {
         if vcpus == 0 {
             return Err(PyValueError::new_err("a machine has at least one vcpu: 0"));
         }
-        let accel: Arc<dyn Accelerator> = Arc::new(Kvm::open().map_err(|error| errors::accel(&error))?);
+        let accel: Arc<dyn Accelerator> = match script {
+            Some(script) => Arc::new(script.accelerator.clone()),
+            None => Arc::new(Kvm::open().map_err(|error| errors::accel(&error))?),
+        };
         let memory = CoreMemory::with_ram(memory).map_err(|error| errors::memory(&error))?;
         let core = Arc::new(Core::new(accel, memory, VmConfig { vcpus, irqchip }));
         let console = console.inner.clone();
