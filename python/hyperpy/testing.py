@@ -89,7 +89,7 @@ class ScriptedMachine(Machine):
         return self._script.reads()
 
     def _make_native(self, *arguments: Any) -> _hyperpy.Machine:
-        return _hyperpy.Machine(*arguments, script=self._script)
+        return _hyperpy.Machine(*arguments, script=self._script)  # type: ignore[misc] # as many as it takes
 
 
 def _play_from_access(access: Read | Write) -> tuple[bool, int, int, int | None, int]:
