@@ -7,6 +7,7 @@ signal that ends the process, a machine that stops. Nothing native is imported h
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import select
 import signal
@@ -15,7 +16,7 @@ import termios
 import threading
 import tty
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from hyperpy.console import Console
@@ -46,13 +47,20 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def streams() -> tuple[int | None, int | None]:
-    """Descriptors of standard input and output. A stream that was closed is None: its number may be another file's."""
+    """Descriptors of standard input and output.
+
+    A stream that was closed is None, since its number may be another file's, and so is one that is no file: a notebook's.
+    """
     if sys.stdout is not None:
         sys.stdout.flush()  # what was printed before stays before
-    return (
-        None if sys.stdin is None else sys.stdin.fileno(),
-        None if sys.stdout is None else sys.stdout.fileno(),
-    )
+    return _descriptor(sys.stdin), _descriptor(sys.stdout)
+
+
+def _descriptor(stream: TextIO | None) -> int | None:
+    try:
+        return None if stream is None else stream.fileno()
+    except io.UnsupportedOperation:
+        return None
 
 
 @contextlib.contextmanager

@@ -161,7 +161,8 @@ class Machine(Attaching):
             return
         self._native.close()
         self._closed = True
-        self.console._set_sink(None)
+        if self._owner == os.getpid():  # in the child of a fork the console is the parent's
+            self.console._set_sink(None)
         self._attached.clear()
         _live.discard(self)
 
