@@ -23,7 +23,7 @@ CLASSES = {
     "BootError": "BootError",
     "BusError": "DeviceError",
     "MemoryError": "ValueError",
-    "RouteError": "DeviceError",
+    "RouteError": "ValueError",
     "RunError": "StateError",
 }
 EXCEPTIONS = {
