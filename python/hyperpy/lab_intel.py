@@ -90,7 +90,9 @@ def emulator(
         return ["bochs", "-q", "-f", str(folder / "settings"), "-rc", str(folder / "go")]
 
     name = f"Linux {kernel.release}, 1 CPU, {memory_mib}M, in Bochs: this takes minutes"
-    return Emulator(name, prepare, _BOOT_S, has_pipes=True, wants_terminal=True)
+    # Debian's Bochs, which has a debugger, keeps its terminal for that and draws on one that it makes itself.
+    screen = re.compile(rb'connected to screen "(/dev/pts/\d+)"')
+    return Emulator(name, prepare, _BOOT_S, has_pipes=True, wants_terminal=True, screen=screen)
 
 
 def _make_disc(

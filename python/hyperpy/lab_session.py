@@ -22,6 +22,7 @@ import socket
 import subprocess
 import sys
 import time
+import tty
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,7 @@ class Emulator:
         boot_s: seconds after which a boot that has not come to the task is given up.
         has_pipes: whether the channels are pipes that it opens by name, not sockets that it connects to.
         wants_terminal: whether it draws on a terminal; the guest's console is then the file `console`.
+        screen: how it tells on that terminal the name of another one that it draws on: the pattern's first group.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Emulator:
     boot_s: float = 75.0
     has_pipes: bool = False
     wants_terminal: bool = False
+    screen: re.Pattern[bytes] | None = None
 
 
 class Session:
@@ -102,6 +105,8 @@ class Session:
         self._process: subprocess.Popen[bytes] | None = None
         self._status: int | None = None
         self._control = b""
+        self._said = bytearray()  # the end of what was written to its terminals
+        self._has_screen = False
         self._open: set[str] = set()  # what is still to end: the process and the connected channels
         self._resources = contextlib.ExitStack()
         # Each registration's data is the function that handles its event.
@@ -133,10 +138,9 @@ class Session:
         environment = os.environ | {"PATH": search_path(), "TMPDIR": str(self._folder), "TERM": "linux"}
         with contextlib.ExitStack() as ours:
             if self._emulator.wants_terminal:
-                screen, output = pty.openpty()
-                self._resources.callback(os.close, screen)
+                terminal, output = pty.openpty()
+                self._drain(terminal)
                 ours.callback(os.close, output)
-                self._selector.register(screen, selectors.EVENT_READ, functools.partial(self._ignore, screen))
             else:
                 output = ours.enter_context((self._folder / "console").open("ab")).fileno()
             self._process = subprocess.Popen(
@@ -219,11 +223,29 @@ class Session:
             sink.write(data)
             sink.flush()
 
-    def _ignore(self, screen: int) -> None:
-        try:
-            os.read(screen, _CHUNK)
-        except OSError:  # EIO: the other end is closed
-            self._selector.unregister(screen)
+    def _drain(self, terminal: int) -> None:
+        self._resources.callback(os.close, terminal)
+        self._selector.register(terminal, selectors.EVENT_READ, functools.partial(self._drawn, terminal))
+
+    def _drawn(self, terminal: int) -> None:
+        """Drop what was drawn: the emulator would wait for ever when nobody reads it."""
+        data = b""
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
+            data = os.read(terminal, _CHUNK)
+        if not data:
+            self._selector.unregister(terminal)
+            return
+        self._said += data
+        if (
+            self._emulator.screen
+            and not self._has_screen
+            and (found := self._emulator.screen.search(self._said))
+        ):
+            self._has_screen = True
+            screen = os.open(found[1], os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
+            tty.setraw(screen)
+            self._drain(screen)
+        del self._said[:-1024]
 
     def _ready(self) -> bool:
         return b"ready\n" in self._control

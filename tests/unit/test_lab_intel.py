@@ -3,10 +3,12 @@
 import importlib.util
 import io
 import os
+import re
 import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from hyperpy import guest, lab, lab_intel, packages
 from hyperpy.lab_session import Emulator, LabError, Session, Task
 
 STAND_IN = Emulator("a stand-in", lambda folder, task: [], has_pipes=True, wants_terminal=True)
+DRAWS = replace(STAND_IN, screen=re.compile(rb'connected to screen "(/dev/pts/\d+)"'))
 
 
 @pytest.fixture
@@ -130,6 +133,25 @@ def test_session_of_pipes_and_a_terminal_hands_on_streams_and_status(tmp_path: P
         session.start([sys.executable, "-I", "-c", textwrap.dedent(program)])
         status = session.pump(time.monotonic() + 30)
     assert (status, len(out.getvalue()), messages.getvalue()) == (3, 300_000, b"oops")
+
+
+def test_session_reads_the_screen_that_the_emulator_makes_for_itself(tmp_path: Path) -> None:
+    # A terminal that nobody has opened holds some KiB, and then stops the emulator for ever.
+    program = """
+        import fcntl, os, struct
+        ours = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY)
+        fcntl.ioctl(ours, 0x40045431, struct.pack("i", 0))  # TIOCSPTLCK: unlock
+        (number,) = struct.unpack("i", fcntl.ioctl(ours, 0x80045430, bytes(4)))  # TIOCGPTN: its name
+        print(f'connected to screen "/dev/pts/{number}"', flush=True)
+        drawn = 0
+        while drawn < 1_000_000:
+            drawn += os.write(ours, b"drawn" * 200)
+        with open("control", "wb", buffering=0) as control:
+            control.write(b"ready\\nexit 0\\n")
+        """
+    with Session(tmp_path, {}, DRAWS) as session:
+        session.start([sys.executable, "-I", "-c", textwrap.dedent(program)])
+        assert session.pump(time.monotonic() + 30) == 0
 
 
 def test_session_of_pipes_that_nobody_opens_raises_with_the_emulators_message(tmp_path: Path) -> None:
