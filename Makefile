@@ -48,7 +48,7 @@ guests: $(VENV)/.system ## Fetch the kernels that the demo and the tests boot
 
 ##@ Check
 .PHONY: test
-test: lint test-rust test-speed test-python test-wheel test-lab ## Run every check and test; fails on a skip with HYPERPY_NO_SKIPS=1
+test: lint test-rust test-asan test-speed test-python test-wheel test-lab ## Run every check and test; fails on a skip with HYPERPY_NO_SKIPS=1
 	@$(PYTHON) scripts/totals.py $(REPORTS)
 	@$(PYTHON) scripts/faults.py $(REPORTS)
 
@@ -57,6 +57,9 @@ lint: $(PASSED)/lint-rust $(PASSED)/lint-python $(PASSED)/docs ## Check formatti
 
 .PHONY: test-rust
 test-rust: $(PASSED)/rust ## Run the Rust tests
+
+.PHONY: test-asan
+test-asan: $(PASSED)/asan ## Run the Rust tests of core and devices under the address sanitizer; wants a nightly toolchain
 
 .PHONY: test-speed
 test-speed: $(PASSED)/speed ## Hold dispatch to its count of instructions per exit, by callgrind
@@ -149,6 +152,15 @@ $(PASSED)/rust: $(RUST) .config/nextest.toml $(VENV)/.system | $(PASSED) $(REPOR
 	@cp target/nextest/default/junit.xml $(REPORTS)/rust.xml
 	cargo test --workspace --doc --quiet
 	@touch $@
+
+$(PASSED)/asan: $(RUST) .config/nextest.toml $(VENV)/.system | $(PASSED)
+	@if ! cargo +nightly --version >/dev/null 2>&1; then \
+	  echo "no nightly toolchain: not tested under the address sanitizer" >&2; \
+	  echo "hint: rustup toolchain install nightly" >&2; \
+	  exit $${HYPERPY_NO_SKIPS:-0}; \
+	fi; \
+	RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=target/asan cargo +nightly nextest run --cargo-quiet \
+	  --target x86_64-unknown-linux-gnu --package hyperpy-core --package hyperpy-devices && touch $@
 
 $(PASSED)/speed: $(RUST) $(wildcard benches/instructions.*) $(VENV)/.system | $(PASSED)
 	$(PYTHON) benches/instructions.py
