@@ -18,8 +18,10 @@ from hyperpy.console import Console
 from hyperpy.device import DebugConsole, DebugExit, Device, IrqLine, Stop
 from hyperpy.errors import (
     BootError,
+    BudgetError,
     DeviceError,
     GuestFault,
+    HostMemoryError,
     HyperpyError,
     KvmError,
     KvmUnavailable,
@@ -31,12 +33,15 @@ from hyperpy.exits import AnyExit, Exit
 from hyperpy.irq import IoApicPin, Msi, PicInput
 from hyperpy.machine import Machine
 from hyperpy.memory import Memory
+from hyperpy.resources import Budget, budget
 from hyperpy.stats import Map, Stats
 from hyperpy.vcpu import DescriptorTable, Registers, Segment, SpecialRegisters, Vcpu
 
 __all__ = [
     "AnyExit",
     "BootError",
+    "Budget",
+    "BudgetError",
     "Console",
     "DebugConsole",
     "DebugExit",
@@ -46,6 +51,7 @@ __all__ = [
     "Exit",
     "Flat",
     "GuestFault",
+    "HostMemoryError",
     "HyperpyError",
     "Image",
     "IoApicPin",
@@ -67,5 +73,6 @@ __all__ = [
     "Stats",
     "Stop",
     "Vcpu",
+    "budget",
 ]
 __version__ = "0.1.0"

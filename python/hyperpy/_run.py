@@ -48,7 +48,15 @@ def run_kernel(options: argparse.Namespace, argv: Sequence[str]) -> int:
         with contextlib.ExitStack() as stack:
             stack.enter_context(signals_unwind())
             name = os.path.basename(options.kernel)
-            machine = stack.enter_context(Machine(memory=options.memory, vcpus=options.cpus, name=name))
+            machine = stack.enter_context(
+                Machine(
+                    memory=options.memory,
+                    vcpus=options.cpus,
+                    name=name,
+                    cpus=options.pin,
+                    cpu_limit=options.cpu_limit,
+                )
+            )
             _prepare(machine, options, devices)
             _warn_of_interpreter(in_lab)
             stack.enter_context(_serial_line(machine, options.serial))

@@ -268,6 +268,26 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _limit(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise ValueError(f"not a number of processors: {text!r}\n\nhint: 0.5 is half of one, 2 is two")
+    return value
+
+
+def _processors(text: str) -> set[int]:
+    numbers = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        numbers |= set(range(_number(first), min(_number(last or first), 1 << 16) + 1))
+    if not numbers:
+        raise ValueError(f"no processors: {text!r}\n\nhint: 0,1 or 0-3")
+    return numbers
+
+
 def _serial(text: str) -> str:
     if text in {"stdio", "none"} or (text.startswith("file:") and text != "file:"):
         return text
@@ -289,6 +309,18 @@ def _run_parser() -> _Parser:
     add("--append", default="console=ttyS0", metavar="S", help="kernel command line (default: %(default)s)")
     add("--memory", type=_checked(_size), default="512M", metavar="SIZE", help="RAM (default: %(default)s)")
     add("--cpus", type=_checked(_count), default=1, metavar="N", help="vcpus (default: %(default)s)")
+    add(
+        "--cpu-limit",
+        type=_checked(_limit),
+        metavar="X",
+        help="processors whose time all vcpus may use together, such as 0.5 or 2",
+    )
+    add(
+        "--pin",
+        type=_checked(_processors),
+        metavar="LIST",
+        help="the host's processors to run on: 0,1 or 0-3",
+    )
     spec = "module:Class@mmio=ADDRESS[,size=BYTES][,irq=GSI]"
     text = "attach a device written in Python, made without arguments; pio=PORT in place of mmio; can be repeated"
     add("--device", type=_checked(DeviceSpec.parse), action="append", default=[], metavar=spec, help=text)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 __all__ = [
     "BootError",
+    "BudgetError",
     "DeviceError",
     "GuestFault",
+    "HostMemoryError",
     "HyperpyError",
     "KvmError",
     "KvmUnavailable",
@@ -76,6 +78,40 @@ class MemoryAccessError(HyperpyError, LookupError):
         super().__init__(message, hint=hint)
         self.address = address
         self.size = size
+
+
+class HostMemoryError(HyperpyError, MemoryError):
+    """The host gave no memory for a guest: none is left, a limit is reached, or its pool of huge pages is empty.
+
+    `errno` is what the host said.
+    """
+
+    def __init__(self, message: str = "", *, errno: int = 0, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.errno = errno
+
+
+class BudgetError(HyperpyError):
+    """A machine asks for more than the budget of this process has left (`hyperpy.budget`).
+
+    `resource` is "memory" (in bytes) or "cpu" (in processors); `asked`, `used` and `allowed` are of it.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        resource: str = "",
+        asked: float = 0,
+        used: float = 0,
+        allowed: float = 0,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.resource = resource
+        self.asked = asked
+        self.used = used
+        self.allowed = allowed
 
 
 class StateError(HyperpyError, RuntimeError):

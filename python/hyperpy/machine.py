@@ -11,7 +11,7 @@ import operator
 import os
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from hyperpy import _hyperpy
@@ -19,7 +19,8 @@ from hyperpy._attach import Attaching
 from hyperpy.console import Console
 from hyperpy.errors import GuestFault, StateError
 from hyperpy.exits import AnyExit, Exit
-from hyperpy.memory import Memory, parse_size
+from hyperpy.memory import HugePages, Memory, parse_size
+from hyperpy.resources import Share, processors
 from hyperpy.stats import RUNGS, Map, MapRow, Stats, VcpuStats
 from hyperpy.vcpu import Vcpu
 
@@ -46,8 +47,15 @@ class Machine(Attaching):
             ones, writes are dropped, as on a PC; "raise": `run` raises `GuestFault`; or a callable that gets the exit
             and returns the value of a read (None: all ones).
         name: shown in messages and tables.
+        huge_pages: back the memory by huge pages: "2M" or "1G" from the host's pool, which must have enough;
+            "transparent" where the host happens to have them; None for pages of 4 KiB.
+        cpus: numbers of the host's processors that the vcpus may run on; None for all that the process may use.
+        cpu_limit: how many processors' time all vcpus may use together, over periods of 100 ms: 0.5 is half of one,
+            1.5 one and a half; None for no limit. It can be set at any time.
 
     Raises:
+        BudgetError: it asks for more than `hyperpy.budget` has left.
+        HostMemoryError: the host has no memory to map, or too few huge pages.
         KvmUnavailable: /dev/kvm cannot be used; `hint` says what to do.
         ValueError: an argument is out of range.
 
@@ -71,21 +79,31 @@ class Machine(Attaching):
         irqchip: bool = False,
         unclaimed: Unclaimed = "exit",
         name: str | None = None,
+        huge_pages: HugePages | None = None,
+        cpus: Iterable[int] | None = None,
+        cpu_limit: float | None = None,
     ) -> None:
         self._closed = True  # until there is something to close
         if not 0 < operator.index(vcpus) < 1 << 32:
             raise ValueError(
                 f"number of vcpus is out of range: {vcpus}\n\nhint: from 1; `hyperpy doctor` shows how many KVM takes"
             )
+        size = parse_size(memory)
+        chosen = None if cpus is None else _processors(cpus)
+        limit = None if cpu_limit is None else processors(cpu_limit, "cpu_limit")
+        self._share = Share(size, vcpus if limit is None else limit)
         reference = weakref.ref(self)
         self.console = Console(
             standing=lambda: "gone" if (m := reference()) is None else m._standing(),
             failed=lambda error: None if (m := reference()) is None else m.errors.append(error),
         )
-        self._native = self._make_native(parse_size(memory), vcpus, irqchip, self.console._native)
+        self._native = self._make_native(size, vcpus, irqchip, self.console._native, huge_pages, chosen)
+        if limit is not None:
+            self._native.set_cpu_limit(limit)
+        self._cpu_limit = limit
         self._owner = os.getpid()
         self.name = name or f"machine {self._native.id}"
-        self.memory = Memory(self._native.memory)
+        self.memory = Memory(self._native.memory, self._share)
         self.vcpus = tuple(Vcpu(self._native, index) for index in range(vcpus))
         self.errors: list[BaseException] = []
         self._attached = {}
@@ -161,6 +179,7 @@ class Machine(Attaching):
             return
         self._native.close()
         self._closed = True
+        self._share.give_back()
         if self._owner == os.getpid():  # in the child of a fork the console is the parent's
             self.console._set_sink(None)
         self._attached.clear()
@@ -221,6 +240,23 @@ class Machine(Attaching):
             raise ValueError(f"unknown policy: {policy!r}\n\nhint: exit, ones, raise, or a callable")
         self._unclaimed: Unclaimed = policy
 
+    @property
+    def cpu_limit(self) -> float | None:
+        """How many processors' time all vcpus may use together; None for no limit. Setting it takes effect at once.
+
+        Raises:
+            BudgetError: it is more than `hyperpy.budget` has left.
+            ValueError: it is not a number above 0.
+        """
+        return self._cpu_limit
+
+    @cpu_limit.setter
+    def cpu_limit(self, limit: float | None) -> None:
+        checked = None if limit is None else processors(limit, "cpu_limit")
+        self._share.ask(cpu=(len(self.vcpus) if checked is None else checked) - self._share.cpu)
+        self._native.set_cpu_limit(checked)
+        self._cpu_limit = checked
+
     # -- looking -----------------------------------------------------------------------------------------------------
 
     @property
@@ -228,18 +264,17 @@ class Machine(Attaching):
         """Counters up to this moment; also while the machine runs."""
         vcpus, wall = self._native.readings()
         rows = tuple(
-            VcpuStats(exits, calls, ns / 1e9, {word: hits[rung] for rung, word in RUNGS.items()})
-            for hits, exits, calls, ns in vcpus
+            VcpuStats(
+                exits, calls, ns / 1e9, {word: hits[rung] for rung, word in RUNGS.items()}, capped / 1e9
+            )
+            for hits, exits, calls, ns, capped in vcpus
         )
         return Stats(rows, wall, self.memory.committed)
 
     @property
     def map(self) -> Map:
         """What is where: memory, ports, mmio and interrupts; prints as tables."""
-        rows = [
-            MapRow("memory", base, size, name, kind)
-            for base, size, kind, name in self._native.memory.regions()
-        ]
+        rows = [MapRow("memory", *row) for row in self.memory._rows()]
         rows += [
             MapRow(bus, base, size, name, RUNGS[rung])
             for bus, base, size, name, rung in self._native.regions()
@@ -276,6 +311,13 @@ class Machine(Attaching):
             with contextlib.suppress(AttributeError):
                 first.add_note(f"then {type(other).__name__}: {other}")
         raise first
+
+
+def _processors(cpus: Iterable[int]) -> list[int]:
+    chosen = sorted({operator.index(cpu) for cpu in cpus})
+    if not chosen or chosen[0] < 0 or chosen[-1] >= 1 << 32:
+        raise ValueError(f"not a set of processors: {chosen}\n\nhint: numbers from 0, as in cpus={{0, 1}}")
+    return chosen
 
 
 def _unclaimed_exit(is_pio: bool, vcpu: int, address: int, size: int, is_write: bool, value: int) -> AnyExit:

@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import operator
 import re
-from typing import TYPE_CHECKING, Literal
+import weakref
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from hyperpy.errors import StateError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from hyperpy import _hyperpy
+    from hyperpy.resources import Share
 
-__all__ = ["Memory", "parse_size"]
+__all__ = ["HugePages", "Memory", "parse_size"]
+
+HugePages: TypeAlias = Literal["2M", "1G", "transparent"]
 
 # No process maps more than this; the core's own tables grow with it.
 _LARGEST = 1 << 46
@@ -54,8 +62,10 @@ class Memory:
         b'hello' b'el'
     """
 
-    def __init__(self, native: _hyperpy.Memory) -> None:
+    def __init__(self, native: _hyperpy.Memory, share: Share) -> None:
         self._native = native
+        # Weak: who keeps the memory of a machine that is gone asks for nothing more.
+        self._share = weakref.ref(share)
 
     def read(self, gpa: int, size: int) -> bytes:
         """Copy `size` bytes at `gpa`, across adjoining regions.
@@ -86,7 +96,8 @@ class Memory:
     def view(self, gpa: int, size: int, *, writable: bool = False) -> memoryview:
         """A zero-copy window onto `size` bytes at `gpa`, within one region.
 
-        The guest may change it at any moment. It stays valid after the machine is closed. numpy works on it.
+        The guest may change it at any moment. It stays valid after the region is removed and the machine is closed.
+        numpy works on it. A writable one counts as written (`dirty`) while it lives.
 
         Raises:
             MemoryAccessError: the range leaves its region.
@@ -94,17 +105,147 @@ class Memory:
         return memoryview(self._native.view(_address(gpa), _length(size), writable))
 
     def add(
-        self, gpa: int, size: int | str, *, kind: Literal["ram", "rom", "mmio"] = "ram", name: str = ""
+        self,
+        gpa: int,
+        size: int | str,
+        *,
+        kind: Literal["ram", "rom", "mmio"] = "ram",
+        name: str = "",
+        huge_pages: HugePages | None = None,
     ) -> None:
-        """Add a region of whole 4 KiB pages: ram, rom (a guest's write is an exit) or mmio (every access is one).
+        """Add a region of whole pages: ram, rom (a guest's write is an exit) or mmio (every access is one).
+
+        It can come at any time: before the vcpus exist, while the machine stands still, and while it runs.
+
+        Arguments:
+            gpa: first address, a multiple of the page. Memory lies below 2**52, mmio anywhere.
+            size: bytes, or "64M": a multiple of the page.
+            kind: what it is to the guest. The host can write rom too.
+            name: shown in maps.
+            huge_pages: as for `Machine`; gpa and size are multiples of them.
 
         Raises:
-            ValueError: it is not of whole pages, or overlaps another; or the name has a NUL.
-            StateError: the vcpus exist already.
+            ValueError: it is not of whole pages, or overlaps another region or a device; or the name has a NUL.
+            HostMemoryError: the host has no memory to map, or too few huge pages.
+            BudgetError: it is more than `hyperpy.budget` has left.
+            StateError: the machine is closed.
+
+        Example:
+            >>> import hyperpy
+            >>> with hyperpy.Machine(memory="1M") as m:
+            ...     m.memory.add(0xF000_0000, "64K", kind="rom", name="option rom")
+            ...     m.memory.write(0xF000_0000, b"ROM")
+            ...     m.memory.remove(0xF000_0000)
         """
-        if "\0" in name:
-            raise ValueError(f"name has a NUL: {name!r}")
-        self._native.add(_address(gpa), parse_size(size), kind, name or kind)
+        length = parse_size(size)
+        share = self._share() if kind != "mmio" else None
+        if share is not None:
+            share.ask(memory=length)
+        try:
+            self._native.add(_address(gpa), length, kind, _name(name or kind), huge_pages)
+        except BaseException:
+            if share is not None:
+                share.ask(memory=-length)
+            raise
+
+    def remove(self, gpa: int) -> None:
+        """Take the region that begins at `gpa` away, at any time; what the guest does there is an exit from then on.
+
+        Views of it stay valid. What it held is given back to the host when the last of them is gone.
+
+        Raises:
+            ValueError: no region begins there.
+            StateError: an alias of it is there; or the machine is closed.
+        """
+        _address(gpa)
+        length = sum(
+            size for base, size, kind, *_, of in self._native.regions() if base == gpa and _costs(kind, of)
+        )
+        self._native.remove(gpa)
+        if (share := self._share()) is not None:
+            share.ask(memory=-length)
+
+    def alias(self, gpa: int, *, of: int, size: int | str, name: str = "alias") -> None:
+        """Show memory at a second place too: a write at one is seen at the other. It costs no memory.
+
+        Arguments:
+            gpa: where it appears.
+            of: gpa of what appears there, within one region of ram or rom.
+            size: bytes, or "64K": whole pages.
+            name: shown in maps.
+
+        Raises:
+            MemoryAccessError: there is no such memory at `of`.
+            ValueError: as for `add`.
+            StateError: the machine is closed.
+
+        Example:
+            >>> import hyperpy
+            >>> with hyperpy.Machine(memory="1M") as m:
+            ...     m.memory.alias(
+            ...         0xFFFF_0000, of=0xF0000, size="64K"
+            ...     )  # the BIOS below 1 MiB, also below 4 GiB
+            ...     m.memory.write(0xFFFF0, b"jump")
+            ...     print(m.memory.read(0xFFFF_FFF0, 4))
+            b'jump'
+        """
+        self._native.alias(_address(gpa), _address(of), parse_size(size), _name(name))
+
+    def protect(self, gpa: int, *, writable: bool) -> None:
+        """Make the region that begins at `gpa` read-only for the guest, or writable (again).
+
+        A guest's write to read-only memory is an exit, as with rom. An alias is protected for itself. While the machine
+        runs, every vcpu is taken out of the guest for the moment that it takes.
+
+        Raises:
+            ValueError: no region with memory begins there.
+            StateError: the machine is closed; this is inside a device; or a vcpu does not come out of one within 1 s.
+        """
+        self._native.protect(_address(gpa), writable)
+
+    def track_dirty(self) -> AbstractContextManager[None]:
+        """Begin to track which pages are written, by the guest and the host alike; `dirty` tells.
+
+        As a context manager it ends at the end of the block. Tracking costs the guest a fault at its first write to each
+        page after each query.
+
+        Raises:
+            StateError: the machine is closed.
+
+        Example:
+            >>> import hyperpy
+            >>> with hyperpy.Machine(memory="1M") as m, m.memory.track_dirty():
+            ...     m.memory.write(0x3FFE, b"four")
+            ...     print([(hex(gpa), size) for gpa, size in m.memory.dirty()], m.memory.dirty())
+            [('0x3000', 8192)] []
+        """
+        before = self._native.track(True)
+
+        @contextmanager
+        def until() -> Iterator[None]:
+            try:
+                yield
+            finally:
+                if not before:
+                    with suppress(StateError):  # closed meanwhile
+                        self._native.track(False)
+
+        return until()
+
+    def dirty(self, *, clear: bool = True) -> list[tuple[int, int]]:
+        """Ranges of pages that were written since the last call, or since `track_dirty`: (gpa, bytes), ascending.
+
+        Written by the guest, by the host, by a device, or possibly through a writable view that lives or has lived since.
+        A page is told at the region that it belongs to, whatever alias it was written through. The whole of a region
+        that was added while tracking counts as clean. Works while the machine runs.
+
+        Arguments:
+            clear: whether the next call tells only what is written from now on. False looks without forgetting.
+
+        Raises:
+            StateError: `track_dirty` was not called, or the machine is closed.
+        """
+        return self._native.dirty(clear)
 
     @property
     def committed(self) -> int:
@@ -129,8 +270,31 @@ class Memory:
         self.write(key.start, data)
 
     def __repr__(self) -> str:
-        total = sum(size for _, size, kind, _ in self._native.regions() if kind != "mmio")
+        total = sum(size for _, size, kind, *_, of in self._native.regions() if _costs(kind, of))
         return f"Memory({total >> 10} KiB, {self.committed >> 10} KiB in use)"
+
+    def _rows(self) -> Iterator[tuple[int, int, str, str]]:
+        """For `Machine.map`: base, size, name, and what it is in words."""
+        for gpa, size, kind, name, writable, huge, of in self._native.regions():
+            words = [kind]
+            if kind != "mmio" and writable != (kind == "ram"):
+                words.append("writable" if writable else "read-only")
+            if of is not None:
+                words.append(f"alias of {of:#x}")
+            if huge is not None:
+                words.append(f"{huge} pages" if huge[0].isdigit() else f"{huge} huge pages")
+            yield gpa, size, name, ", ".join(words)
+
+
+def _costs(kind: str, alias_of: int | None) -> bool:
+    """Whether a region has memory of its own."""
+    return kind != "mmio" and alias_of is None
+
+
+def _name(name: str) -> str:
+    if "\0" in name:
+        raise ValueError(f"name has a NUL: {name!r}")
+    return name
 
 
 def _is_range(key: object) -> bool:

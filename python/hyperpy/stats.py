@@ -25,13 +25,15 @@ class VcpuStats(Value):
 
     `exits` counts exits to this process, `ioctls` calls of KVM_RUN, `cpu_seconds` processor time of the thread that
     drove it, and `hits` the accesses answered by each rung of the dispatch ladder: rust (a device written in Rust),
-    register (a declared register), python (a Python method), unclaimed (nobody).
+    register (a declared register), python (a Python method), unclaimed (nobody). `capped_seconds` is the time that it
+    rested because the machine had used up its `cpu_limit`.
     """
 
     exits: int
     ioctls: int
     cpu_seconds: float
     hits: dict[str, int]
+    capped_seconds: float
 
 
 class Stats(Value):
@@ -55,6 +57,11 @@ class Stats(Value):
         return sum(vcpu.cpu_seconds for vcpu in self.vcpus)
 
     @property
+    def capped_seconds(self) -> float:
+        """Time that vcpus rested because of `cpu_limit`, of all of them."""
+        return sum(vcpu.capped_seconds for vcpu in self.vcpus)
+
+    @property
     def hits(self) -> dict[str, int]:
         """Accesses answered, by rung, of all vcpus."""
         return {name: sum(vcpu.hits.get(name, 0) for vcpu in self.vcpus) for name in RUNGS.values()}
@@ -71,6 +78,8 @@ class Stats(Value):
             for i, v in enumerate(self.vcpus)
         ]
         total = f"{self.wall_seconds:.3f} s running, {self.memory_bytes >> 10} KiB of memory in use"
+        if self.capped_seconds:
+            total += f", {self.capped_seconds:.3f} s resting by cpu_limit"
         return table(head, rows) + "\n" + total
 
 

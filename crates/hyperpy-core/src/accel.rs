@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::arch::x86_64::{Regs, Sregs};
 use crate::exit::SystemEvent;
-use crate::memory::RegionInfo;
+use crate::memory::Mapping;
 
 /// What a machine needs of its accelerator before the first vCPU exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,19 +29,34 @@ pub trait Accelerator: Send + Sync {
     /// # Errors
     /// The host refuses, or lacks something that `config` asks for.
     fn create_vm(&self, config: VmConfig) -> Result<Arc<dyn Vm>, AccelError>;
+
+    /// How many slots of memory a VM can have.
+    fn most_slots(&self) -> u32;
+}
+
+/// A region of memory as a guest sees it.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    /// Its number, from 0 to below [`Accelerator::most_slots`].
+    pub id: u32,
+    /// First guest-physical address.
+    pub gpa: u64,
+    /// What is there. The guest may change it at any moment.
+    pub mapping: Arc<Mapping>,
+    /// Whether the guest can write it; a write that it cannot do is an exit.
+    pub writable: bool,
+    /// Whether the guest's writes are logged for [`Vm::take_dirty`].
+    pub logged: bool,
 }
 
 /// A virtual machine: slots of memory, vCPUs and interrupt inputs.
 pub trait Vm: Send + Sync {
-    /// Shows a region of memory to the guest.
+    /// Shows a region of memory to the guest, or changes whether a slot that is there is logged. The VM keeps the mapping
+    /// until it is unmapped, or else until the VM and all its vCPUs are gone.
     ///
     /// # Errors
     /// The host refuses the slot.
-    ///
-    /// # Safety
-    /// `region.hva` is a mapping of `region.len` bytes that the guest may change at any moment, and it stays mapped for
-    /// as long as a vCPU of this VM lives; or the region is of [`Kind::Mmio`](crate::memory::Kind::Mmio).
-    unsafe fn map(&self, slot: u32, region: &RegionInfo) -> Result<(), AccelError>;
+    fn map(&self, slot: &Slot) -> Result<(), AccelError>;
 
     /// Makes a vCPU in its reset state.
     ///
@@ -60,6 +75,19 @@ pub trait Vm: Send + Sync {
     /// # Errors
     /// There is no controller, or a route is refused.
     fn set_routes(&self, routes: &[Route]) -> Result<(), AccelError>;
+
+    /// Takes a slot away from the guest, and lets go of its mapping. Nothing happens if there is none.
+    ///
+    /// # Errors
+    /// The host refuses; the slot is still there then.
+    fn unmap(&self, slot: u32) -> Result<(), AccelError>;
+
+    /// The pages of a logged slot that the guest has written since the last call, one bit each, and none of what the host
+    /// wrote. There is a word for every 64 pages begun.
+    ///
+    /// # Errors
+    /// The slot is not logged, or the host refuses.
+    fn take_dirty(&self, slot: u32, words: &mut [u64]) -> Result<(), AccelError>;
 }
 
 /// A vCPU: one `run`, and its registers while it does not run.

@@ -7,6 +7,7 @@
 //! A round is one run of all vCPUs, numbered by its epoch: `round` begins and settles it. What one vCPU does between
 //! exits is in `run`, who asks vCPUs to leave and what is queued for the caller in `request`.
 
+mod hold;
 mod request;
 mod round;
 
@@ -125,6 +126,10 @@ struct Inner {
     last: Option<Exit>,
     /// Threads that serve vCPUs, by vCPU: true while one lives or is being made.
     threads: Vec<bool>,
+    /// Those that want every vCPU out of the guest without the round's end.
+    holds: u32,
+    /// vCPUs that are in the round but wait outside of the guest.
+    resting: u32,
     started: Option<Instant>,
     ran: Duration,
 }
@@ -177,6 +182,8 @@ impl Default for Control {
             outcomes: VecDeque::new(),
             last: None,
             threads: Vec::new(),
+            holds: 0,
+            resting: 0,
             started: None,
             ran: Duration::ZERO,
         };

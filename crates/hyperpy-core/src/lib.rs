@@ -17,6 +17,7 @@ pub mod error;
 pub mod exit;
 pub mod irq;
 pub mod kvm;
+pub mod limits;
 pub mod machine;
 pub mod memory;
 pub mod run;

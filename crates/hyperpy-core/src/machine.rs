@@ -7,6 +7,7 @@
 
 mod devices;
 mod lifecycle;
+mod memory;
 mod objects;
 mod registers;
 
@@ -21,6 +22,7 @@ use crate::control::{Control, Phase};
 use crate::error::RunError;
 use crate::irq::LineHub;
 use crate::kvm::thread::fork_generation;
+use crate::limits::Limits;
 use crate::memory::Memory;
 use crate::vcpu::{Current, Inside, current};
 
@@ -63,12 +65,16 @@ pub struct Machine {
     pub mmio: Bus,
     /// Starting and stopping.
     pub control: Arc<Control>,
+    /// What it may use of the host's processors.
+    pub limits: Limits,
     /// Gone once the machine is closed: it holds a descriptor.
     accel: Mutex<Option<Arc<dyn Accelerator>>>,
     config: Mutex<VmConfig>,
     unclaimed: Mutex<Unclaimed>,
     entry: Mutex<Option<Entry>>,
     objects: Mutex<Option<Arc<Objects>>>,
+    /// Held while a device or memory takes a place, so that neither comes to lie over the other.
+    placing: Mutex<()>,
     /// Interrupt lines.
     pub lines: Arc<LineHub>,
     forks: u64,
@@ -85,17 +91,20 @@ impl Machine {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         // More than one vCPU cannot be started without a local APIC.
         let config = VmConfig { irqchip: config.irqchip || config.vcpus > 1, vcpus: config.vcpus.max(1) };
+        memory.limit_slots(accel.most_slots());
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             memory: Arc::new(memory),
             pio: Bus::new(LAST_PORT),
             mmio: Bus::new(u64::MAX),
             control: Arc::default(),
+            limits: Limits::default(),
             accel: Mutex::new(Some(accel)),
             config: Mutex::new(config),
             unclaimed: Mutex::default(),
             entry: Mutex::default(),
             objects: Mutex::default(),
+            placing: Mutex::default(),
             lines: Arc::default(),
             forks: fork_generation(),
             traced: None,

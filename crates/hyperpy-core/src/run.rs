@@ -15,7 +15,9 @@ use crate::bus::Space;
 use crate::control::{Cause, Host, Leave, Turn};
 use crate::error::RunError;
 use crate::exit::Exit;
+use crate::kvm::affinity::CpuSet;
 use crate::kvm::thread::Sitting;
+use crate::limits::Allowed;
 use crate::machine::Machine;
 use crate::vcpu::{Pending, Vcpu};
 
@@ -35,6 +37,13 @@ pub(crate) fn drive(vcpu: &mut Vcpu, machine: &Machine, turn: Turn, watch: &Watc
     }
     vcpu.parked = false;
     vcpu.shared.quiet.store(false, Ordering::SeqCst);
+    let pinned = machine.limits.cpus.as_ref().map(CpuSet::enter).transpose();
+    let _pinned = match pinned {
+        Ok(pinned) => pinned,
+        Err(source) => {
+            return Leave::Outcome(Err(AccelError::Call { call: "sched_setaffinity", source }.into()));
+        }
+    };
     let shared = vcpu.shared.clone();
     let seated = shared.timed(|_| shared.kick.sit(TICK));
     let sitting = match seated {
@@ -44,6 +53,7 @@ pub(crate) fn drive(vcpu: &mut Vcpu, machine: &Machine, turn: Turn, watch: &Watc
             return Leave::Outcome(Err(error.into()));
         }
     };
+    vcpu.charged_ns = 0;
     let rounds = if shared.trace.is_some() { rounds::<true> } else { rounds::<false> };
     let leave = guarded(vcpu, |vcpu| rounds(vcpu, machine, &sitting, watch));
     let leave = leave.unwrap_or_else(|error| Leave::Outcome(Err(error)));
@@ -53,6 +63,7 @@ pub(crate) fn drive(vcpu: &mut Vcpu, machine: &Machine, turn: Turn, watch: &Watc
         vcpu.shared.quiet.store(quiet, Ordering::SeqCst);
     }
     vcpu.release_maps();
+    charge(vcpu, machine);
     shared.timed(|total| {
         *total += shared.kick.elapsed();
         drop(sitting);
@@ -143,25 +154,37 @@ fn enter<const TRACED: bool>(vcpu: &mut Vcpu) -> Entered {
 /// KVM_RUN was interrupted: clear the flag, then look who wanted what.
 #[cold]
 fn interrupted(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitting<'_>, watch: &Watch<'_>) -> Option<Leave> {
-    vcpu.shared.kick.clear();
-    if machine.control.wants_out() {
-        return Some(Leave::Asked);
-    }
-    let ticked = vcpu.shared.kick.take_tick();
-    // Without a tick it may have been a signal of the host's own.
-    let wanted = |host: &dyn Host| if ticked { host.poll_at_tick() } else { host.poll() };
-    if watch.host.is_some_and(wanted) {
-        return Some(Leave::Host);
-    }
-    if let Some(deadline) = watch.deadline {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+    let mut ticked = false;
+    loop {
+        vcpu.shared.kick.clear();
+        if machine.control.wants_out() {
+            return Some(Leave::Asked);
+        }
+        ticked |= vcpu.shared.kick.take_tick();
+        // Without a tick it may have been a signal of the host's own.
+        let wanted = |host: &dyn Host| if ticked { host.poll_at_tick() } else { host.poll() };
+        if watch.host.is_some_and(wanted) {
+            return Some(Leave::Host);
+        }
+        let now = Instant::now();
+        let left = watch.deadline.map(|deadline| deadline.saturating_duration_since(now));
+        if left.is_some_and(|left| left.is_zero()) {
             machine.control.request(Cause::Timeout, None);
             return Some(Leave::Asked);
         }
-        if left < TICK {
-            sitting.tick_in(left, TICK);
+        let allowed = charge(vcpu, machine);
+        let until = if let Allowed::Rest(until) = allowed { Some(until) } else { None };
+        if machine.control.rest(until, watch.deadline) {
+            if until.is_some() {
+                vcpu.shared.counters.add_capped(now.elapsed());
+            }
+            continue;
         }
+        let share = if let Allowed::Run(share) = allowed { Some(share) } else { None };
+        if let Some(first) = left.into_iter().chain(share).min().filter(|first| *first < TICK) {
+            sitting.tick_in(first, TICK);
+        }
+        break;
     }
     if ticked && machine.config().irqchip {
         let quiet = is_quiet(vcpu);
@@ -172,6 +195,16 @@ fn interrupted(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitting<'_>, watch:
         }
     }
     None
+}
+
+/// Charges the machine for the processor time of this vCPU's thread since the last time.
+fn charge(vcpu: &mut Vcpu, machine: &Machine) -> Allowed {
+    if !machine.limits.is_capped() {
+        return Allowed::All;
+    }
+    let used = vcpu.shared.kick.elapsed();
+    let new = used.saturating_sub(std::mem::replace(&mut vcpu.charged_ns, used));
+    machine.limits.charge(new, machine.control.vcpus().len(), Instant::now())
 }
 
 /// Halted with interrupts off, or never started. A vCPU whose state cannot be read counts as running.

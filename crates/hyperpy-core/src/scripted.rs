@@ -5,14 +5,17 @@
 //! flag is looked at, and the flag makes an entry return [`Interruption::Kicked`]. It never stands in for KVM where a
 //! test is about KVM.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::accel::{AccelError, AccelExit, Accelerator, Activity, ExitFlag, Interruption, Route, Vcpu, Vm, VmConfig};
+use crate::accel::{
+    AccelError, AccelExit, Accelerator, Activity, ExitFlag, Interruption, Route, Slot, Vcpu, Vm, VmConfig,
+};
 use crate::arch::x86_64::{Regs, Sregs};
 use crate::bus::ones;
-use crate::memory::RegionInfo;
+use crate::memory::Mapping;
 
 /// What a scripted vCPU does at one entry.
 #[derive(Clone)]
@@ -76,8 +79,10 @@ pub struct Log {
     pub reads: Vec<(u32, u64)>,
     /// Interrupt lines driven: (gsi, level).
     pub lines: Vec<(u32, bool)>,
-    /// Memory slots.
+    /// Memory slots as they are now: (number, gpa, length).
     pub slots: Vec<(u32, u64, u64)>,
+    /// (number, writable, logged) of each slot, as it was mapped, or (number, false, false) when it was taken away.
+    pub slot_changes: Vec<(u32, bool, bool)>,
     /// Routes set.
     pub routes: Vec<Route>,
 }
@@ -87,7 +92,9 @@ pub struct Log {
 pub struct Scripted {
     scripts: Vec<Vec<Step>>,
     log: Arc<Mutex<Log>>,
+    dirty: Arc<Mutex<BTreeMap<u32, Vec<u64>>>>,
     quiet: bool,
+    most_slots: Option<u32>,
 }
 
 impl Scripted {
@@ -104,6 +111,18 @@ impl Scripted {
         self
     }
 
+    /// Takes only this many slots of memory.
+    #[must_use]
+    pub fn with_slots(mut self, most: u32) -> Self {
+        self.most_slots = Some(most);
+        self
+    }
+
+    /// Logs the pages of a slot whose bits are set as written by the guest.
+    pub fn set_dirty(&self, slot: u32, words: Vec<u64>) {
+        self.dirty.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, words);
+    }
+
     /// What has happened so far.
     #[must_use]
     pub fn log(&self) -> Log {
@@ -113,13 +132,18 @@ impl Scripted {
 
 impl Accelerator for Scripted {
     fn create_vm(&self, config: VmConfig) -> Result<Arc<dyn Vm>, AccelError> {
-        Ok(Arc::new(ScriptedVm { script: self.clone(), irqchip: config.irqchip }))
+        Ok(Arc::new(ScriptedVm { script: self.clone(), irqchip: config.irqchip, kept: Mutex::default() }))
+    }
+
+    fn most_slots(&self) -> u32 {
+        self.most_slots.unwrap_or(u32::MAX)
     }
 }
 
 struct ScriptedVm {
     script: Scripted,
     irqchip: bool,
+    kept: Mutex<BTreeMap<u32, Arc<Mapping>>>,
 }
 
 impl ScriptedVm {
@@ -129,8 +153,16 @@ impl ScriptedVm {
 }
 
 impl Vm for ScriptedVm {
-    unsafe fn map(&self, slot: u32, region: &RegionInfo) -> Result<(), AccelError> {
-        self.note(|log| log.slots.push((slot, region.gpa, region.len)));
+    fn map(&self, slot: &Slot) -> Result<(), AccelError> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let there = kept.insert(slot.id, slot.mapping.clone()).is_some();
+        drop(kept);
+        self.note(|log| {
+            if !there {
+                log.slots.push((slot.id, slot.gpa, slot.mapping.len()));
+            }
+            log.slot_changes.push((slot.id, slot.writable, slot.logged));
+        });
         Ok(())
     }
 
@@ -163,6 +195,25 @@ impl Vm for ScriptedVm {
 
     fn set_routes(&self, routes: &[Route]) -> Result<(), AccelError> {
         self.note(|log| log.routes = routes.to_vec());
+        Ok(())
+    }
+
+    fn unmap(&self, slot: u32) -> Result<(), AccelError> {
+        let gone = self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
+        self.note(|log| {
+            log.slots.retain(|(id, ..)| *id != slot);
+            log.slot_changes.push((slot, false, false));
+        });
+        drop(gone);
+        Ok(())
+    }
+
+    fn take_dirty(&self, slot: u32, words: &mut [u64]) -> Result<(), AccelError> {
+        let mut dirty = self.script.dirty.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(logged) = dirty.remove(&slot) else { return Ok(()) };
+        for (into, from) in words.iter_mut().zip(logged) {
+            *into |= from;
+        }
         Ok(())
     }
 }

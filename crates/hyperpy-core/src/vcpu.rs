@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::accel::{self, AccelExit, Interruption};
 use crate::bus::{Access, Action, Cursor, Presence, RUNGS, Rung, Space, ones};
@@ -84,6 +85,13 @@ pub struct Counters {
     hits: [AtomicU64; RUNGS],
     exits: AtomicU64,
     calls: AtomicU64,
+    capped_ns: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn add_capped(&self, time: Duration) {
+        bump(&self.capped_ns, u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
 }
 
 /// Adds to a counter that has one writer: no locked instruction is needed.
@@ -102,6 +110,8 @@ pub struct Readings {
     pub calls: u64,
     /// Processor time of the thread while it drove the vCPU, in nanoseconds.
     pub cpu_ns: u64,
+    /// Time that it rested because the machine had used its share of processor time, in nanoseconds.
+    pub capped_ns: u64,
 }
 
 /// The part of a vCPU that other threads may touch while it runs.
@@ -143,6 +153,7 @@ impl Shared {
             hits,
             exits: load(&self.counters.exits),
             calls: load(&self.counters.calls),
+            capped_ns: load(&self.counters.capped_ns),
             cpu_ns: self.timed(|total| *total + self.kick.elapsed()),
         }
     }
@@ -193,6 +204,8 @@ pub struct Vcpu {
     /// Closed again when the guest is entered.
     pub(crate) open: Option<Open>,
     ticket: u64,
+    /// Processor time of this sitting that the machine's limit has been charged for, in nanoseconds.
+    pub(crate) charged_ns: u64,
     /// The bus of the device that is being served, to name it after a panic; `None` for the answerer of the unclaimed.
     serving: Option<Space>,
     pio: Cursor,
@@ -219,6 +232,7 @@ impl Vcpu {
             parked: false,
             open: None,
             ticket: 0,
+            charged_ns: 0,
             serving: None,
             pio: Cursor::default(),
             mmio: Cursor::default(),

@@ -20,7 +20,6 @@ use pyo3::types::PyMemoryView;
 #[pyclass(frozen, module = "hyperpy._hyperpy")]
 pub struct View {
     pub(crate) view: memory::View,
-    pub(crate) writable: bool,
 }
 
 #[pymethods]
@@ -37,9 +36,9 @@ impl View {
         let start = inner.view.hva() as *mut c_void;
         let len =
             ffi::Py_ssize_t::try_from(inner.view.len()).map_err(|_| PyBufferError::new_err("view is too long"))?;
-        let readonly = c_int::from(!inner.writable);
+        let readonly = c_int::from(!inner.view.is_writable());
         // SAFETY: `buffer` is valid by this function's contract. The memory stays mapped for as long as the exporting
-        // object lives (`View` keeps its region), and PyBuffer_FillInfo makes the buffer keep that object.
+        // object lives (`View` keeps its mapping), and PyBuffer_FillInfo makes the buffer keep that object.
         let result = unsafe { ffi::PyBuffer_FillInfo(buffer, slf.as_ptr(), start, len, readonly, flags) };
         if result == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
     }

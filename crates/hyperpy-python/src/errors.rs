@@ -72,20 +72,18 @@ pub(crate) fn accel(error: &AccelError) -> PyErr {
 
 pub(crate) fn memory(error: &MemoryError) -> PyErr {
     match error {
-        MemoryError::Access { gpa, len } => Raise::new("MemoryAccessError", error, "look at `m.map` for what is where")
+        MemoryError::Access { gpa, len } => Raise::new("MemoryAccessError", error, error.hint())
             .with("address", Field::Number(*gpa))
             .with("size", Field::Number(*len))
             .into(),
-        MemoryError::Host { source, .. } => {
-            let hint = hint_for_exhausted(source).unwrap_or("ask for less, or close other machines");
-            pyo3::exceptions::PyMemoryError::new_err(format!("{error}\n\nhint: {hint}"))
+        MemoryError::Host { source, .. } => Raise::new("HostMemoryError", error, error.hint())
+            .with("errno", Field::Errno(source.raw_os_error().unwrap_or(0)))
+            .into(),
+        MemoryError::Accel(error) => accel(error),
+        MemoryError::Closed | MemoryError::NotTracked | MemoryError::Busy { .. } | MemoryError::Aliased { .. } => {
+            Raise::new("StateError", error, error.hint()).into()
         }
-        MemoryError::Sealed { .. } => {
-            Raise::new("StateError", error, "add memory before the first run and before registers are used").into()
-        }
-        _ => pyo3::exceptions::PyValueError::new_err(format!(
-            "{error}\n\nhint: regions are whole 4 KiB pages, and may not overlap: `m.map` shows them"
-        )),
+        _ => pyo3::exceptions::PyValueError::new_err(format!("{error}\n\nhint: {}", error.hint())),
     }
 }
 

@@ -9,6 +9,7 @@ use hyperpy_core::control::{Outcome, Phase};
 use hyperpy_core::error::RunError;
 use hyperpy_core::exit::StopReason;
 use hyperpy_core::kvm::Kvm;
+use hyperpy_core::kvm::affinity::CpuSet;
 use hyperpy_core::kvm::thread::fork_generation;
 use hyperpy_core::machine::{Attachment, Machine as Core, Unclaimed};
 use hyperpy_core::memory::Memory as CoreMemory;
@@ -24,7 +25,7 @@ use pyo3::types::{PyDict, PyList};
 use crate::console::Console;
 use crate::device::{Faults, IrqLine, PyAnswerer, PyDevice, Report, StockDevice};
 use crate::host::PyHost;
-use crate::memory::Memory;
+use crate::memory::{Memory, pages};
 use crate::script::Script;
 use crate::{convert, errors, vcpu};
 
@@ -45,17 +46,30 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[pymethods]
 impl Machine {
     #[new]
-    #[pyo3(signature = (memory, vcpus, irqchip, console, script = None))]
-    fn new(memory: u64, vcpus: u32, irqchip: bool, console: &Console, script: Option<&Script>) -> PyResult<Self> {
+    #[pyo3(signature = (memory, vcpus, irqchip, console, huge_pages = None, cpus = None, script = None))]
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        memory: u64,
+        vcpus: u32,
+        irqchip: bool,
+        console: &Console,
+        huge_pages: Option<&str>,
+        cpus: Option<Vec<u32>>,
+        script: Option<&Script>,
+    ) -> PyResult<Self> {
         if vcpus == 0 {
             return Err(PyValueError::new_err("a machine has at least one vcpu: 0"));
         }
+        let cpus = cpus.map(cpu_set).transpose()?;
         let accel: Arc<dyn Accelerator> = match script {
             Some(script) => Arc::new(script.accelerator.clone()),
-            None => Arc::new(Kvm::open().map_err(|error| errors::accel(&error))?),
+            None => Kvm::shared().map_err(|error| errors::accel(&error))?,
         };
-        let memory = CoreMemory::with_ram(memory).map_err(|error| errors::memory(&error))?;
-        let core = Arc::new(Core::new(accel, memory, VmConfig { vcpus, irqchip }));
+        let pages = pages(huge_pages)?;
+        let memory = CoreMemory::with_ram_in(memory, pages).map_err(|error| errors::memory(&error))?;
+        let mut core = Core::new(accel, memory, VmConfig { vcpus, irqchip });
+        core.limits.cpus = cpus;
+        let core = Arc::new(core);
         let console = console.inner.clone();
         // Who waits for output wakes up when no more will come.
         let watcher = move |running| if running { console.reopen() } else { console.close() };
@@ -92,7 +106,7 @@ impl Machine {
 
     #[getter]
     fn memory(&self) -> Memory {
-        Memory { inner: self.core.memory.clone() }
+        Memory { inner: self.core.memory.clone(), machine: Arc::downgrade(&self.core) }
     }
 
     /// Puts an object with `read` and `write` on a bus; returns a number that `detach` takes.
@@ -276,11 +290,19 @@ impl Machine {
         py.detach(|| self.core.set_sregs(index, |now| *now = sregs)).map_err(|error| errors::run(&error))
     }
 
-    /// Per vCPU: (hits by rung, exits, KVM_RUN calls, processor time in ns); and wall time in seconds.
+    /// How many processors' time the machine may use; `None` for no limit.
+    fn set_cpu_limit(&self, limit: Option<f64>) -> PyResult<()> {
+        self.ours("set its cpu limit")?;
+        self.core.limits.set_cpu_limit(limit);
+        self.core.control.look();
+        Ok(())
+    }
+
+    /// Per vCPU: (hits by rung, exits, KVM_RUN calls, processor time and time capped in ns); and wall time in seconds.
     #[allow(clippy::type_complexity)]
-    fn readings(&self) -> PyResult<(Vec<(Vec<u64>, u64, u64, u64)>, f64)> {
+    fn readings(&self) -> PyResult<(Vec<(Vec<u64>, u64, u64, u64, u64)>, f64)> {
         self.ours("read its counters")?;
-        let of = |r: hyperpy_core::vcpu::Readings| (r.hits.to_vec(), r.exits, r.calls, r.cpu_ns);
+        let of = |r: hyperpy_core::vcpu::Readings| (r.hits.to_vec(), r.exits, r.calls, r.cpu_ns, r.capped_ns);
         let vcpus = self.core.control.vcpus().iter().map(|vcpu| of(vcpu.readings())).collect();
         Ok((vcpus, self.core.control.ran().as_secs_f64()))
     }
@@ -380,6 +402,23 @@ impl Drop for Machine {
         if !self.core.is_forked() {
             // vCPUs that still run leave, their threads end, and the last of them lets go of the core.
             self.core.control.begin_close();
+        }
+    }
+}
+
+/// The processors of these numbers, if this thread may run on all of them.
+fn cpu_set(cpus: Vec<u32>) -> PyResult<CpuSet> {
+    let refused = |error: &dyn std::fmt::Display| PyValueError::new_err(format!("{error}"));
+    let wanted = CpuSet::new(cpus.iter().copied());
+    let usable = wanted.as_ref().and_then(|set| {
+        let _pinned = set.enter().ok()?;
+        CpuSet::current().ok()
+    });
+    match (wanted, usable) {
+        (Some(wanted), Some(usable)) if wanted == usable => Ok(wanted),
+        _ => {
+            let mine = CpuSet::current().map_err(|error| refused(&error))?;
+            Err(refused(&format_args!("not processors that this process can use: {cpus:?}\n\nhint: it has {mine:?}")))
         }
     }
 }

@@ -34,6 +34,8 @@ impl Control {
         for vcpu in self.vcpus() {
             vcpu.kick.kick();
         }
+        // One that rests outside of the guest is woken by this.
+        self.changed.notify_all();
     }
 
     /// A device's answer to a write was something else than "go on".

@@ -4,9 +4,11 @@
 //! that page is written by other threads and the kernel while a vCPU runs, and must never be behind a `&mut`.
 //! [`thread`] holds what a vCPU's thread needs of the host: the kick, the tick and the signal masks.
 
+pub mod affinity;
 mod page;
 mod probe;
 mod setup;
+mod slots;
 pub mod thread;
 mod vcpu;
 mod vm;
@@ -14,7 +16,7 @@ mod vm;
 pub use probe::{Capabilities, capabilities};
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
 use kvm_ioctls::{Cap, Kvm as KvmFd};
 
@@ -22,11 +24,14 @@ use crate::accel::{AccelError, Accelerator, Vm, VmConfig, hint_for_exhausted};
 
 /// KVM_API_VERSION, unchanged since Linux 2.6.22.
 const API_VERSION: i32 = 12;
+/// Slots of a KVM that does not tell how many it has (KVM_CAP_NR_MEMSLOTS).
+const LEAST_SLOTS: u32 = 32;
 
 /// The host's KVM.
 #[derive(Debug)]
 pub struct Kvm {
     fd: KvmFd,
+    most_slots: u32,
 }
 
 impl Kvm {
@@ -37,10 +42,33 @@ impl Kvm {
     pub fn open() -> Result<Self, AccelError> {
         let fd = KvmFd::new().map_err(|error| unavailable(error.errno()))?;
         match fd.get_api_version() {
-            API_VERSION => Ok(Self { fd }),
+            API_VERSION => {
+                let slots = fd.check_extension_int(Cap::NrMemslots);
+                has(slots)?;
+                let most_slots = slots.unsigned_abs().max(LEAST_SLOTS);
+                Ok(Self { fd, most_slots })
+            }
             ..0 => Err(failed("KVM_GET_API_VERSION")),
             version => Err(AccelError::Version { version }),
         }
+    }
+
+    /// The one that other machines of this process use, or a new one: one descriptor for all of them.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn shared() -> Result<Arc<Self>, AccelError> {
+        static SHARED: Mutex<Weak<Kvm>> = Mutex::new(Weak::new());
+        // Not waited for: after a fork the thread that holds it may not be there.
+        let mut shared = SHARED.try_lock().ok();
+        if let Some(kvm) = shared.as_ref().and_then(|shared| shared.upgrade()) {
+            return Ok(kvm);
+        }
+        let kvm = Arc::new(Self::open()?);
+        if let Some(shared) = &mut shared {
+            **shared = Arc::downgrade(&kvm);
+        }
+        Ok(kvm)
     }
 }
 
@@ -57,6 +85,10 @@ impl Accelerator for Kvm {
             }
         }
         Ok(Arc::new(vm::KvmVm::new(&self.fd, config)?))
+    }
+
+    fn most_slots(&self) -> u32 {
+        self.most_slots
     }
 }
 

@@ -4,14 +4,14 @@
 use std::sync::atomic::Ordering;
 
 use super::*;
-use crate::accel::VmConfig;
+use crate::accel::{Slot, VmConfig};
 use crate::error::RunError;
 use crate::kvm::Kvm;
 use crate::machine::Machine;
-use crate::memory::{Kind, Memory, RegionInfo};
+use crate::memory::Memory;
 
-/// A vCPU of KVM itself, in real mode at 0x1000; the memory must outlive it.
-fn vcpu(code: &[u8]) -> (KvmVcpu, Arc<dyn crate::accel::Vm>, crate::memory::Backing, Memory) {
+/// A vCPU of KVM itself, in real mode at 0x1000.
+fn vcpu(code: &[u8]) -> (KvmVcpu, Arc<dyn crate::accel::Vm>, Memory) {
     let memory = Memory::with_ram(1 << 20).unwrap();
     memory.write(0x1000, code).unwrap();
     let fd = kvm_ioctls::Kvm::new().unwrap();
@@ -19,18 +19,18 @@ fn vcpu(code: &[u8]) -> (KvmVcpu, Arc<dyn crate::accel::Vm>, crate::memory::Back
     let vm = crate::kvm::vm::KvmVm::new(&fd, config).unwrap();
     let mut vcpu = vm.make_vcpu(0).unwrap();
     let vm: Arc<dyn crate::accel::Vm> = Arc::new(vm);
-    let backing = memory.seal_into(&*vm).unwrap();
+    memory.connect(&vm).unwrap();
     let mut sregs = vcpu.sregs().unwrap();
     (sregs.cs.base, sregs.cs.selector) = (0, 0);
     vcpu.set_sregs(&sregs).unwrap();
     vcpu.set_regs(&Regs { rip: 0x1000, rflags: 2, ..Regs::default() }).unwrap();
-    (vcpu, vm, backing, memory)
+    (vcpu, vm, memory)
 }
 
 #[test]
 fn test_run_flag_set_between_the_look_and_kvm_run_is_never_lost() {
     // jmp $: nothing but the flag ends it, there is no timer and no signal.
-    let (mut vcpu, _vm, _backing, _memory) = vcpu(&[0xeb, 0xfe]);
+    let (mut vcpu, _vm, _memory) = vcpu(&[0xeb, 0xfe]);
     let page = vcpu.page.clone();
     vcpu.before_run = Some(|page| page.byte().store(1, Ordering::SeqCst));
     for _ in 0..1_000 {
@@ -43,7 +43,7 @@ fn test_run_flag_set_between_the_look_and_kvm_run_is_never_lost() {
 #[test]
 fn test_run_flag_set_with_an_access_pending_completes_it_and_runs_nothing() {
     // in al,0x99; inc bx; jmp $
-    let (mut vcpu, _vm, _backing, _memory) = vcpu(&[0xe4, 0x99, 0x43, 0xeb, 0xfe]);
+    let (mut vcpu, _vm, _memory) = vcpu(&[0xe4, 0x99, 0x43, 0xeb, 0xfe]);
     let exit = vcpu.run().unwrap();
     assert_eq!(exit, AccelExit::Pio { port: 0x99, size: 1, count: 1, is_write: false });
     assert_eq!(vcpu.regs().unwrap().rip, 0x1000);
@@ -69,7 +69,7 @@ fn test_regs_before_the_first_run_are_kvms_own_and_then_what_was_set() {
 // fault row 25
 #[test]
 fn test_set_sregs_that_kvm_refuses_names_the_call() {
-    let (mut vcpu, _vm, _backing, _memory) = vcpu(&[0xf4]);
+    let (mut vcpu, _vm, _memory) = vcpu(&[0xf4]);
     let mut sregs = vcpu.sregs().unwrap();
     // Paging without protection (SDM vol. 3, 2.5: a general-protection fault).
     sregs.cr0 = sregs.cr0 & !1 | 1 << 31;
@@ -93,16 +93,42 @@ fn test_machine_refused_registers_can_still_be_used() {
 }
 
 #[test]
-fn test_map_of_an_overlapping_slot_is_an_error() {
-    let (_vcpu, vm, _backing, _memory) = vcpu(&[0xf4]);
-    let region = RegionInfo { gpa: 0x1000, len: 0x1000, kind: Kind::Mmio, name: "none".into(), hva: 0 };
-    // SAFETY: a region of kind mmio has no memory.
-    unsafe { vm.map(7, &region) }.unwrap();
-    let other = Memory::with_ram(0x2000).unwrap();
-    let region = RegionInfo { hva: other.regions()[0].hva, kind: Kind::Ram, ..region };
-    // SAFETY: `other` keeps the page mapped until the end of the test, and the VM goes before it.
-    let refused = unsafe { vm.map(7, &region) };
+fn test_map_of_an_overlapping_slot_is_an_error_and_keeps_nothing() {
+    let (_vcpu, vm, memory) = vcpu(&[0xf4]);
+    let mapping = memory.a_mapping();
+    let before = Arc::strong_count(&mapping);
+    let slot = Slot { id: 7, gpa: 0x1000, mapping: mapping.clone(), writable: true, logged: false };
+    let refused = vm.map(&slot);
     assert!(matches!(refused, Err(AccelError::Call { call: "KVM_SET_USER_MEMORY_REGION", .. })), "{refused:?}");
+    drop(slot);
+    assert_eq!(Arc::strong_count(&mapping), before);
+}
+
+#[test]
+fn test_mapping_outlives_the_vm_while_a_vcpu_could_run() {
+    let (vcpu, vm, memory) = vcpu(&[0xf4]);
+    let mapping = Arc::downgrade(&memory.a_mapping());
+    memory.clear();
+    drop(vm);
+    assert!(mapping.upgrade().is_some());
+    drop(vcpu);
+    assert!(mapping.upgrade().is_none());
+}
+
+// fault row 47
+#[test]
+fn test_take_dirty_of_a_slot_that_is_not_logged_or_not_there_or_larger_is_an_error() {
+    let (_vcpu, vm, memory) = vcpu(&[0xf4]);
+    let mut words = [0; 4]; // 256 pages, and there are as many
+    for (slot, words) in [(0, &mut words[..]), (9, &mut [0; 4][..]), (0, &mut [0; 3][..]), (0, &mut [][..])] {
+        let refused = vm.take_dirty(slot, words);
+        assert!(matches!(refused, Err(AccelError::Call { call: "KVM_GET_DIRTY_LOG", .. })), "{refused:?}");
+    }
+    memory.track(true).unwrap();
+    vm.take_dirty(0, &mut words).unwrap();
+    vm.unmap(0).unwrap();
+    vm.unmap(0).unwrap();
+    assert!(vm.take_dirty(0, &mut words).is_err());
 }
 
 fn count(path: &str, what: &str) -> usize {
@@ -150,7 +176,7 @@ fn test_instruction_bytes_of_an_emulation_failure_are_found_and_bounded() {
 
 #[test]
 fn test_page_access_outside_the_mapping_does_nothing() {
-    let (vcpu, _vm, _backing, _memory) = vcpu(&[0xf4]);
+    let (vcpu, _vm, _memory) = vcpu(&[0xf4]);
     for offset in [usize::MAX, usize::MAX - 7, 1 << 40] {
         let mut bytes = [0xaa; 8];
         vcpu.page.read(offset, &mut bytes);
@@ -166,7 +192,7 @@ const ALL: u64 = 7;
 fn test_walk_of_our_own_agrees_with_kvm_translate_in_every_mode() {
     use crate::arch::x86_64::paging::{Paging, walk};
 
-    let (mut vcpu, _vm, _backing, memory) = vcpu(&[0xf4]);
+    let (mut vcpu, _vm, memory) = vcpu(&[0xf4]);
     let code = Segment { type_: 11, present: true, s: true, g: true, limit: u32::MAX, ..Segment::default() };
     let at = |gpa: u64, words: &[u64]| {
         for (i, word) in (0_u64..).zip(words) {

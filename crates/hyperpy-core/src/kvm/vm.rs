@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use kvm_bindings::{
     CpuId, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
-    KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting,
-    kvm_irq_routing_entry, kvm_pit_config, kvm_userspace_memory_region,
+    KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_irq_routing_entry,
+    kvm_pit_config,
 };
 use kvm_ioctls::{Cap, Kvm as KvmFd, VmFd};
 
 use super::setup::{self, Features};
+use super::slots::Slots;
 use super::vcpu::KvmVcpu;
 use super::{call, has};
-use crate::accel::{AccelError, Route, Vcpu, Vm, VmConfig};
+use crate::accel::{AccelError, Route, Slot, Vcpu, Vm, VmConfig};
 use crate::arch::x86_64::layout::{IDENTITY_MAP_START, TSS_START};
-use crate::memory::{Kind, RegionInfo};
 
 /// Inputs of one 8259.
 const PIC_INPUTS: u32 = 8;
@@ -26,6 +26,8 @@ pub(super) struct KvmVm {
     /// What the host's processor and KVM can offer a guest.
     cpuid: CpuId,
     features: Features,
+    /// After `fd`: what it maps is unmapped later than it is closed.
+    slots: Arc<Slots>,
 }
 
 impl KvmVm {
@@ -52,34 +54,21 @@ impl KvmVm {
         let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(call("KVM_GET_SUPPORTED_CPUID"))?;
         let tsc_deadline = config.irqchip && has(fd.check_extension_int(Cap::TscDeadlineTimer))?;
         let features = Features { tsc_deadline };
-        Ok(Self { fd, config, cpuid, features })
+        let slots = Arc::new(Slots::new(&fd)?);
+        Ok(Self { fd, config, cpuid, features, slots })
     }
 
     /// A vCPU, prepared.
     pub(super) fn make_vcpu(&self, id: u32) -> Result<KvmVcpu, AccelError> {
         let vcpu = self.fd.create_vcpu(u64::from(id)).map_err(call("KVM_CREATE_VCPU"))?;
         setup::prepare(&vcpu, id, self.config, &self.cpuid, self.features)?;
-        KvmVcpu::new(vcpu, self.fd.run_size())
+        KvmVcpu::new(vcpu, self.fd.run_size(), self.slots.clone())
     }
 }
 
 impl Vm for KvmVm {
-    unsafe fn map(&self, slot: u32, region: &RegionInfo) -> Result<(), AccelError> {
-        let flags = match region.kind {
-            Kind::Ram => 0,
-            Kind::Rom => KVM_MEM_READONLY,
-            Kind::Mmio => return Ok(()),
-        };
-        let region = kvm_userspace_memory_region {
-            slot,
-            flags,
-            guest_phys_addr: region.gpa,
-            memory_size: region.len,
-            userspace_addr: region.hva,
-        };
-        // SAFETY: the caller keeps hva..hva+len mapped while vCPUs live (docs/unsafe.md, "memory outlives the VM"); a VM
-        // without any touches no memory.
-        unsafe { self.fd.set_user_memory_region(region) }.map_err(call("KVM_SET_USER_MEMORY_REGION"))
+    fn map(&self, slot: &Slot) -> Result<(), AccelError> {
+        self.slots.map(&self.fd, slot)
     }
 
     fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, AccelError> {
@@ -103,6 +92,14 @@ impl Vm for KvmVm {
             source: std::io::Error::from_raw_os_error(libc::E2BIG),
         })?;
         self.fd.set_gsi_routing(&table).map_err(call("KVM_SET_GSI_ROUTING"))
+    }
+
+    fn unmap(&self, slot: u32) -> Result<(), AccelError> {
+        self.slots.unmap(&self.fd, slot)
+    }
+
+    fn take_dirty(&self, slot: u32, words: &mut [u64]) -> Result<(), AccelError> {
+        self.slots.take_dirty(&self.fd, slot, words)
     }
 }
 

@@ -80,6 +80,7 @@ impl Machine {
         device: Arc<dyn Device>,
     ) -> Result<Attachment, AttachError> {
         self.control.require("attach", &[Phase::Created, Phase::Running, Phase::Paused, Phase::Stopped])?;
+        let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
         if space == Space::Mmio
             && let Some(region) = self.memory.overlapping(base, len)
         {

@@ -8,7 +8,6 @@ use crate::accel::{AccelError, Vm};
 use crate::boot::Entry;
 use crate::control::Phase;
 use crate::error::{RunError, StateError};
-use crate::memory::Backing;
 use crate::trace::Ring;
 use crate::vcpu::Vcpu;
 
@@ -18,11 +17,10 @@ pub(super) struct Slot {
     back: Condvar,
 }
 
-/// What exists only once vCPUs do. Fields drop in this order: vCPUs, the VM, and last the memory that it maps.
+/// What exists only once vCPUs do. The VM and each vCPU keep the memory that it maps.
 pub(super) struct Objects {
     slots: Vec<Slot>,
     _vm: Arc<dyn Vm>,
-    _memory: Backing,
 }
 
 impl Machine {
@@ -38,7 +36,7 @@ impl Machine {
         };
         let config = self.config();
         let vm = accel.create_vm(config)?;
-        let memory = self.memory.seal_into(&*vm)?;
+        self.memory.connect(&vm)?;
         let mut slots = Vec::new();
         let mut shared = Vec::new();
         for id in 0..config.vcpus {
@@ -51,7 +49,7 @@ impl Machine {
             shared.push(vcpu.shared.clone());
             slots.push(Slot { vcpu: Mutex::new(Some(Box::new(vcpu))), back: Condvar::new() });
         }
-        let made = Arc::new(Objects { slots, _vm: vm.clone(), _memory: memory });
+        let made = Arc::new(Objects { slots, _vm: vm.clone() });
         self.lines.connect(&vm)?;
         self.control.install(shared);
         *objects = Some(made.clone());

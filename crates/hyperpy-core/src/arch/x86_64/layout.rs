@@ -6,6 +6,8 @@
 pub const MMIO_HOLE_START: u64 = 0xc000_0000;
 /// Where RAM goes on above the hole.
 pub const HIGH_RAM_START: u64 = 0x1_0000_0000;
+/// Physical addresses have at most 52 bits (SDM vol. 3, 4.1.4); this is the first that no processor has.
+pub const GPA_END: u64 = 1 << 52;
 /// Global descriptor table that loaders write, in bytes from gpa 0.
 pub const GDT_START: u64 = 0x500;
 /// Linux boot parameters ("zero page"), one page.

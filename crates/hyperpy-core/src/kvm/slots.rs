@@ -1,0 +1,137 @@
+//! Memory slots of a VM, and the log of pages that its guest has written.
+//!
+//! KVM keeps the host-virtual addresses of its slots and writes there whenever a vCPU runs. So this table holds each
+//! slot's mapping, and the VM and every vCPU hold the table: a mapping goes when its slot has been deleted, or after the
+//! last descriptor by which the VM could run (docs/unsafe.md, "memory outlives the VM"). Kernel api.rst 4.35
+//! (KVM_SET_USER_MEMORY_REGION), 4.8 (KVM_GET_DIRTY_LOG), 4.117 (KVM_CLEAR_DIRTY_LOG).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kvm_bindings::{
+    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY,
+    kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1, kvm_dirty_log, kvm_dirty_log__bindgen_ty_1, kvm_enable_cap,
+    kvm_userspace_memory_region,
+};
+use kvm_ioctls::VmFd;
+
+use super::{call, has};
+use crate::accel::{AccelError, Slot};
+use crate::memory::{Mapping, PAGE_SIZE};
+
+/// `_IOW(KVMIO, 0x42, struct kvm_dirty_log)`: kvm-ioctls' own allocates the result without a way to refuse.
+const KVM_GET_DIRTY_LOG: libc::c_ulong = 0x4010_ae42;
+/// `_IOWR(KVMIO, 0xc0, struct kvm_clear_dirty_log)`, which kvm-ioctls lacks.
+const KVM_CLEAR_DIRTY_LOG: libc::c_ulong = 0xc018_aec0;
+/// KVM_CLEAR_DIRTY_LOG takes ranges of so many pages, or up to the end of the slot.
+const BITS: usize = u64::BITS as usize;
+
+#[derive(Debug)]
+pub(super) struct Slots {
+    kept: Mutex<BTreeMap<u32, Arc<Mapping>>>,
+    /// KVM_GET_DIRTY_LOG only reads; pages are made clean, and write-protected, by KVM_CLEAR_DIRTY_LOG. KVM's lock on the
+    /// guest's page tables is then held for the pages that were written and not for a pass over the whole slot.
+    manual: bool,
+}
+
+impl Slots {
+    pub(super) fn new(fd: &VmFd) -> Result<Self, AccelError> {
+        let offered = fd.check_extension_raw(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.into());
+        let manual = has(offered)? && offered.unsigned_abs() & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE != 0;
+        if manual {
+            let mut cap = kvm_enable_cap { cap: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, ..Default::default() };
+            if let Some(flags) = cap.args.first_mut() {
+                *flags = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE.into();
+            }
+            fd.enable_cap(&cap).map_err(call("KVM_ENABLE_CAP"))?;
+        }
+        Ok(Self { kept: Mutex::default(), manual })
+    }
+
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Mapping>>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn map(&self, fd: &VmFd, slot: &Slot) -> Result<(), AccelError> {
+        let mut kept = self.kept();
+        let flags = [(slot.logged, KVM_MEM_LOG_DIRTY_PAGES), (!slot.writable, KVM_MEM_READONLY)];
+        let region = kvm_userspace_memory_region {
+            slot: slot.id,
+            flags: flags.iter().filter(|(on, _)| *on).map(|(_, flag)| flag).sum(),
+            guest_phys_addr: slot.gpa,
+            memory_size: slot.mapping.len(),
+            userspace_addr: slot.mapping.hva(),
+        };
+        // SAFETY: the whole range is mapped while `slot.mapping` lives, and the table keeps that until the slot is deleted
+        // or the VM and its vCPUs, which hold the table, are gone. What the table held under this number it keeps too if
+        // KVM refuses; if it takes the slot, the number was free or this is the same mapping with other flags.
+        unsafe { fd.set_user_memory_region(region) }.map_err(call("KVM_SET_USER_MEMORY_REGION"))?;
+        kept.insert(slot.id, slot.mapping.clone());
+        Ok(())
+    }
+
+    pub(super) fn unmap(&self, fd: &VmFd, id: u32) -> Result<(), AccelError> {
+        let mut kept = self.kept();
+        if !kept.contains_key(&id) {
+            return Ok(());
+        }
+        // A length of 0 deletes the slot; every vCPU has left its pages when the call returns.
+        let region = kvm_userspace_memory_region { slot: id, ..Default::default() };
+        // SAFETY: a slot of no bytes maps nothing.
+        unsafe { fd.set_user_memory_region(region) }.map_err(call("KVM_SET_USER_MEMORY_REGION"))?;
+        let gone = kept.remove(&id);
+        drop(kept);
+        drop(gone);
+        Ok(())
+    }
+
+    pub(super) fn take_dirty(&self, fd: &VmFd, id: u32, words: &mut [u64]) -> Result<(), AccelError> {
+        let kept = self.kept();
+        let refused = |call, source| AccelError::Call { call, source };
+        let get = "KVM_GET_DIRTY_LOG";
+        let none = || io::Error::from_raw_os_error(libc::ENOENT);
+        let pages = kept.get(&id).ok_or_else(|| refused(get, none()))?.len() / PAGE_SIZE;
+        let pages = usize::try_from(pages).unwrap_or(usize::MAX);
+        if words.len() < pages.div_ceil(BITS) {
+            return Err(refused(get, io::Error::from_raw_os_error(libc::EFAULT)));
+        }
+        let log = kvm_dirty_log {
+            slot: id,
+            padding1: 0,
+            __bindgen_anon_1: kvm_dirty_log__bindgen_ty_1 { dirty_bitmap: words.as_mut_ptr().cast() },
+        };
+        // SAFETY: KVM writes one bit for each page of the slot, rounded up to whole words, and `words` is as long: the
+        // table is locked, so that the slot is the one whose pages were counted.
+        if unsafe { libc::ioctl(fd.as_raw_fd(), KVM_GET_DIRTY_LOG, &raw const log) } != 0 {
+            return Err(refused(get, io::Error::last_os_error()));
+        }
+        if self.manual { self.clear(fd, id, pages, words) } else { Ok(()) }
+    }
+
+    /// Makes the pages in `words` clean, one call for each run of words that have any.
+    fn clear(&self, fd: &VmFd, id: u32, pages: usize, words: &mut [u64]) -> Result<(), AccelError> {
+        let mut at = 0;
+        while let Some(skip) = words.get(at..).and_then(|rest| rest.iter().position(|word| *word != 0)) {
+            let first = at + skip;
+            let Some(run) = words.get_mut(first..) else { break };
+            let count = run.iter().position(|word| *word == 0).unwrap_or(run.len());
+            // Up to the end of the slot when the last word is among them.
+            let most = pages.saturating_sub(first * BITS).min(count * BITS);
+            let clear = kvm_clear_dirty_log {
+                slot: id,
+                num_pages: u32::try_from(most).unwrap_or(u32::MAX),
+                first_page: (first * BITS) as u64,
+                __bindgen_anon_1: kvm_clear_dirty_log__bindgen_ty_1 { dirty_bitmap: run.as_mut_ptr().cast() },
+            };
+            // SAFETY: KVM reads a bit for each of `num_pages`, which `run` holds; it writes nothing there.
+            if unsafe { libc::ioctl(fd.as_raw_fd(), KVM_CLEAR_DIRTY_LOG, &raw const clear) } != 0 {
+                let source = io::Error::last_os_error();
+                return Err(AccelError::Call { call: "KVM_CLEAR_DIRTY_LOG", source });
+            }
+            at = first + count;
+        }
+        Ok(())
+    }
+}

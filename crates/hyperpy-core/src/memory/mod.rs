@@ -1,0 +1,320 @@
+//! Guest-physical memory: regions of kind ram, rom or mmio, added and taken away at any time.
+//!
+//! A region is a part of a memfd at a gpa ([`block`]); an alias is a second place for pages that have one. Here is what
+//! lies where, for this process and for the accelerator's slots; `access` reads, writes and views it, `dirty` tells
+//! which pages were written. Layout and slots change under one lock, that of [`Link`]; who only reads the layout takes
+//! a copy of a pointer and never waits for an ioctl. A slot's mapping is kept by the VM itself (`accel::Slot`), so that
+//! nothing is unmapped while a vCPU could touch it. vm-memory stays private to this module and `boot`.
+
+mod access;
+mod block;
+mod dirty;
+mod layout;
+mod marks;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use self::block::Block;
+pub use self::block::{Mapping, Pages, View};
+pub use self::dirty::Written;
+pub use self::layout::{Kind, PAGE_SIZE, RegionInfo};
+use self::layout::{Layout, Part, check_range};
+use crate::accel::{AccelError, Vm};
+use crate::arch::x86_64::layout::{HIGH_RAM_START, MMIO_HOLE_START};
+use crate::error::MemoryError;
+
+/// The accelerator's side: slots, and whether it logs writes.
+#[derive(Debug)]
+struct Link {
+    /// Weak: a script may hold its memory for longer than the machine.
+    vm: Option<Weak<dyn Vm>>,
+    most: u32,
+    next: u32,
+    free: Vec<u32>,
+    tracking: bool,
+}
+
+impl Link {
+    fn vm(&self) -> Option<Arc<dyn Vm>> {
+        self.vm.as_ref().and_then(Weak::upgrade)
+    }
+
+    fn take_slot(&mut self, gpa: u64, len: u64) -> Result<u32, MemoryError> {
+        if let Some(id) = self.free.pop() {
+            return Ok(id);
+        }
+        if self.next >= self.most {
+            return Err(MemoryError::TooManySlots { gpa, len, most: self.most });
+        }
+        self.next += 1;
+        Ok(self.next - 1)
+    }
+}
+
+/// The guest-physical memory of a machine.
+#[derive(Debug)]
+pub struct Memory {
+    layout: Mutex<Arc<Layout>>,
+    link: Mutex<Link>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        let link = Link { vm: None, most: u32::MAX, next: 0, free: Vec::new(), tracking: false };
+        Self { layout: Mutex::default(), link: Mutex::new(link) }
+    }
+}
+
+impl Memory {
+    /// Memory with `size` bytes of RAM laid out as on a PC: from 0 to the hole below 4 GiB, the rest above 4 GiB.
+    /// No page is committed before it is touched.
+    ///
+    /// # Errors
+    /// `size` is not of whole pages or too large, or the host has no memory to map.
+    pub fn with_ram(size: u64) -> Result<Self, MemoryError> {
+        Self::with_ram_in(size, Pages::Small)
+    }
+
+    /// The same with huge pages.
+    ///
+    /// # Errors
+    /// As for [`Self::with_ram`]; or the host's pool of huge pages has too few.
+    pub fn with_ram_in(size: u64, pages: Pages) -> Result<Self, MemoryError> {
+        let memory = Self::default();
+        let low = size.min(MMIO_HOLE_START);
+        memory.add_in(0, low, Kind::Ram, "ram", pages)?;
+        if size > low {
+            memory.add_in(HIGH_RAM_START, size - low, Kind::Ram, "ram above 4G", pages)?;
+        }
+        Ok(memory)
+    }
+
+    fn layout(&self) -> Arc<Layout> {
+        self.layout.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn link(&self) -> MutexGuard<'_, Link> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the layout. Only who holds the link may.
+    fn publish(&self, _link: &mut Link, change: impl FnOnce(&mut Layout)) {
+        change(Arc::make_mut(&mut self.layout.lock().unwrap_or_else(PoisonError::into_inner)));
+    }
+
+    /// The regions by ascending address.
+    #[must_use]
+    pub fn regions(&self) -> Vec<RegionInfo> {
+        self.layout().parts.iter().map(|part| part.info.clone()).collect()
+    }
+
+    /// Whether the machine has been closed and its memory given back.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.layout().closed
+    }
+
+    /// How many regions with memory the accelerator takes.
+    pub(crate) fn limit_slots(&self, most: u32) {
+        self.link().most = most;
+    }
+
+    /// Adds a region, whether vCPUs exist or not.
+    ///
+    /// # Errors
+    /// The range is empty, unaligned, too large, wraps, overlaps another region, or the host has no memory to map.
+    pub fn add(&self, gpa: u64, len: u64, kind: Kind, name: &str) -> Result<(), MemoryError> {
+        self.add_in(gpa, len, kind, name, Pages::Small)
+    }
+
+    /// The same with huge pages.
+    ///
+    /// # Errors
+    /// As for [`Self::add`]; or the host's pool of huge pages has too few.
+    pub fn add_in(&self, gpa: u64, len: u64, kind: Kind, name: &str, pages: Pages) -> Result<(), MemoryError> {
+        let backed = kind != Kind::Mmio;
+        let pages = if backed { pages } else { Pages::Small };
+        let info = RegionInfo { gpa, len, kind, name: name.into(), writable: kind == Kind::Ram, pages, alias_of: None };
+        self.insert(info, |_| {
+            if !backed {
+                return Ok(None);
+            }
+            let made = Block::new(len, pages, name).and_then(|block| Mapping::new(&block, 0, len));
+            made.map(Some).map_err(|source| MemoryError::Host { gpa, len, pages, source })
+        })
+    }
+
+    /// Adds a second place for `len` bytes that are at `of` within one region, with its kind. A write at one place is
+    /// seen at the other.
+    ///
+    /// # Errors
+    /// As for [`Self::add`]; or there is no memory at `of`.
+    pub fn alias(&self, gpa: u64, of: u64, len: u64, name: &str) -> Result<(), MemoryError> {
+        let missing = || MemoryError::Access { gpa: of, len };
+        let layout = self.layout();
+        let part = layout.holding(of).ok_or_else(|| self.gone(missing()))?;
+        let (_, mapping) = part.backed.as_ref().ok_or_else(missing)?;
+        let at = of - part.info.gpa;
+        if len > part.info.len - at {
+            return Err(missing());
+        }
+        let RegionInfo { kind, pages, .. } = part.info;
+        if !at.is_multiple_of(pages.size()) {
+            return Err(MemoryError::Unaligned { gpa: of, len, pages });
+        }
+        let alias_of = Some(part.info.alias_of.unwrap_or(part.info.gpa) + at);
+        let info = RegionInfo { gpa, len, kind, name: name.into(), writable: kind == Kind::Ram, pages, alias_of };
+        let (block, offset) = (mapping.block(), mapping.offset() + at);
+        self.insert(info, |now| {
+            // What was looked up may have been taken away meanwhile.
+            let there = now.holding(of).and_then(|part| part.backed.as_ref());
+            if !there.is_some_and(|(_, mapping)| Arc::ptr_eq(mapping.block(), block)) {
+                return Err(missing());
+            }
+            let made = Mapping::new(block, offset, len);
+            made.map(Some).map_err(|source| MemoryError::Host { gpa, len, pages, source })
+        })
+    }
+
+    fn insert(
+        &self,
+        info: RegionInfo,
+        back: impl FnOnce(&Layout) -> Result<Option<Mapping>, MemoryError>,
+    ) -> Result<(), MemoryError> {
+        let last = check_range(&info)?;
+        let RegionInfo { gpa, len, kind, .. } = info;
+        let mut link = self.link();
+        let now = self.layout();
+        if now.closed {
+            return Err(MemoryError::Closed);
+        }
+        if let Some(other) = now.overlapping(gpa, last) {
+            return Err(MemoryError::Overlap { gpa, len, other: other.info.gpa });
+        }
+        let id = if kind == Kind::Mmio { None } else { Some(link.take_slot(gpa, len)?) };
+        let made = back(&now).and_then(|mapping| {
+            let part = Part { info, backed: id.zip(mapping.map(Arc::new)) };
+            if let (Some(vm), Some(slot)) = (link.vm(), part.slot(link.tracking)) {
+                vm.map(&slot)?;
+            }
+            Ok(part)
+        });
+        drop(now); // so that the layout is changed in place
+        match made {
+            Ok(part) => self.publish(&mut link, |layout| {
+                let at = layout.parts.partition_point(|part| part.info.gpa < gpa);
+                layout.parts.insert(at, part);
+            }),
+            Err(error) => {
+                link.free.extend(id);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the region that begins at `gpa` away. What the guest does there is an exit from then on; views keep theirs.
+    ///
+    /// # Errors
+    /// There is none, it has an alias, or the accelerator refuses.
+    pub fn remove(&self, gpa: u64) -> Result<(), MemoryError> {
+        let mut link = self.link();
+        let layout = self.layout();
+        let (_, part) = layout.at(gpa).map_err(|error| self.gone(error))?;
+        if let Some(mapping) = part.owned() {
+            let alias = |other: &&Part| {
+                let same = other.backed.as_ref().is_some_and(|(_, m)| Arc::ptr_eq(m.block(), mapping.block()));
+                same && other.info.alias_of.is_some()
+            };
+            if let Some(alias) = layout.parts.iter().find(alias) {
+                return Err(MemoryError::Aliased { gpa, alias: alias.info.gpa });
+            }
+        }
+        if let Some((id, _)) = &part.backed {
+            if let Some(vm) = link.vm() {
+                vm.unmap(*id)?;
+            }
+            link.free.push(*id);
+        }
+        let taken = layout.clone(); // unmapped outside of the layout's lock
+        drop(layout);
+        self.publish(&mut link, |layout| layout.parts.retain(|part| part.info.gpa != gpa));
+        drop(link);
+        drop(taken);
+        Ok(())
+    }
+
+    /// Makes the region that begins at `gpa` read-only for the guest, or writable. KVM knows no change of that kind: the
+    /// slot is taken away and made anew, so that no vCPU may be in the guest meanwhile.
+    ///
+    /// # Errors
+    /// There is none or no memory is behind it, or the accelerator refuses.
+    pub(crate) fn protect(&self, gpa: u64, writable: bool) -> Result<(), MemoryError> {
+        let mut link = self.link();
+        let layout = self.layout();
+        let (index, part) = layout.at(gpa).map_err(|error| self.gone(error))?;
+        let Some((id, _)) = &part.backed else { return Err(MemoryError::NotMemory { gpa }) };
+        if part.info.writable == writable {
+            return Ok(());
+        }
+        let mut changed = part.clone();
+        changed.info.writable = writable;
+        if let (Some(vm), Some(old), Some(new)) = (link.vm(), part.slot(link.tracking), changed.slot(link.tracking)) {
+            dirty::drain(&*vm, part, link.tracking)?;
+            vm.unmap(*id)?;
+            if let Err(error) = vm.map(&new) {
+                if vm.map(&old).is_err() {
+                    link.free.push(*id);
+                    drop(layout);
+                    self.publish(&mut link, |layout| layout.parts.retain(|part| part.info.gpa != gpa));
+                }
+                return Err(error.into());
+            }
+        }
+        drop(layout);
+        self.publish(&mut link, |layout| {
+            if let Some(part) = layout.parts.get_mut(index) {
+                *part = changed;
+            }
+        });
+        Ok(())
+    }
+
+    /// The first region that shares an address with `base..base + len` and has memory behind it.
+    #[must_use]
+    pub fn overlapping(&self, base: u64, len: u64) -> Option<RegionInfo> {
+        let last = base.saturating_add(len.saturating_sub(1));
+        let layout = self.layout();
+        let mut backed = layout.parts.iter().filter(|part| part.backed.is_some()).map(|part| &part.info);
+        backed.find(|info| info.gpa <= last && base <= info.last()).cloned()
+    }
+
+    /// Gives every region to a VM, and each change from now on.
+    pub(crate) fn connect(&self, vm: &Arc<dyn Vm>) -> Result<(), AccelError> {
+        let mut link = self.link();
+        for slot in self.layout().parts.iter().filter_map(|part| part.slot(link.tracking)) {
+            vm.map(&slot)?;
+        }
+        link.vm = Some(Arc::downgrade(vm));
+        Ok(())
+    }
+
+    /// Lets go of all memory; views keep theirs.
+    pub(crate) fn clear(&self) {
+        let mut link = self.link();
+        link.vm = None;
+        let empty = Arc::new(Layout { closed: true, ..Layout::default() });
+        let old = std::mem::replace(&mut *self.layout.lock().unwrap_or_else(PoisonError::into_inner), empty);
+        drop(link);
+        drop(old); // unmapping happens outside the locks
+    }
+
+    /// The error, unless it is the closed machine's.
+    fn gone(&self, error: MemoryError) -> MemoryError {
+        if self.is_closed() { MemoryError::Closed } else { error }
+    }
+}
+
+#[cfg(test)]
+#[path = "memory_test.rs"]
+mod tests;

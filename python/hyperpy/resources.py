@@ -1,0 +1,157 @@
+"""A budget for what the living machines of this process may ask of the host together.
+
+A limit on asking, not on using: memory counts whole, touched or not, and processors as each machine's `cpu_limit`, or
+else its vcpus. What one machine may use of the processors while it runs is enforced by the machine itself.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import weakref
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from hyperpy.errors import BudgetError
+from hyperpy.memory import parse_size
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["Budget", "budget"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be asked for, and what is: bytes of memory and processors; None is no limit.
+
+    As a context manager it puts the limits that were before it back.
+    """
+
+    memory: int | None
+    cpu: float | None
+    memory_used: int
+    cpu_used: float
+    _before: tuple[int | None, float | None] = field(repr=False, compare=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with Share._lock:
+            Share._memory, Share._cpu = self._before
+
+
+class _Unset:
+    """Tells an argument that was left out from None."""
+
+
+_UNSET = _Unset()
+
+
+def budget(*, memory: int | str | _Unset | None = _UNSET, cpu: float | _Unset | None = _UNSET) -> Budget:
+    """Limit what the living machines of this process may ask for together, or see what they do.
+
+    What is left out stays as it is; None lifts a limit. Machines that live already are not touched by a lower one.
+
+    Arguments:
+        memory: bytes, or "4G", of all regions with memory.
+        cpu: processors: 2.0 is two. A machine counts with its `cpu_limit`, or without one with its number of vcpus.
+
+    Raises:
+        ValueError: not a size, or not a number of processors above 0.
+
+    Example:
+        >>> import hyperpy
+        >>> with hyperpy.budget(memory="64M", cpu=2):
+        ...     with hyperpy.Machine(memory="48M"):
+        ...         print(hyperpy.budget().memory_used >> 20)
+        ...         try:
+        ...             hyperpy.Machine(memory="32M")
+        ...         except hyperpy.BudgetError as error:
+        ...             print(error.message)
+        48
+        memory budget is exceeded: 33554432 bytes asked, 50331648 of 67108864 used
+        >>> hyperpy.budget().memory is None
+        True
+    """
+    new_memory = parse_size(memory) if isinstance(memory, int | str) else memory
+    new_cpu = processors(cpu, "cpu") if isinstance(cpu, int | float) else cpu
+    with Share._lock:
+        before = (Share._memory, Share._cpu)
+        if not isinstance(new_memory, _Unset):
+            Share._memory = new_memory
+        if not isinstance(new_cpu, _Unset):
+            Share._cpu = new_cpu
+        used_memory, used_cpu = Share._used()
+        return Budget(Share._memory, Share._cpu, used_memory, used_cpu, before)
+
+
+def processors(limit: float, name: str) -> float:
+    """A number of processors above 0, or a ValueError that names the argument."""
+    if not math.isfinite(limit) or limit <= 0:
+        raise ValueError(f"{name} is out of range: {limit}\n\nhint: processors: 0.5 is half of one, 2 is two")
+    return float(limit)
+
+
+class Share:
+    """What one machine has asked for. It counts for as long as it lives and is not given back."""
+
+    _lock: ClassVar[threading.RLock] = threading.RLock()  # a finalizer may come in between
+    _living: ClassVar[weakref.WeakSet[Share]] = weakref.WeakSet()
+    _memory: ClassVar[int | None] = None
+    _cpu: ClassVar[float | None] = None
+
+    def __init__(self, memory: int, cpu: float) -> None:
+        self.memory, self.cpu = 0, 0.0
+        with Share._lock:
+            self.ask(memory, cpu)
+            Share._living.add(self)
+
+    def ask(self, memory: int = 0, cpu: float = 0.0) -> None:
+        """Ask for more, or with a negative number give some back.
+
+        Raises:
+            BudgetError: it is more than all may have together; nothing has changed then.
+        """
+        with Share._lock:
+            used_memory, used_cpu = Share._used()
+            if memory > 0:
+                _check("memory", memory, used_memory, Share._memory, " bytes")
+            if cpu > 0:
+                _check("cpu", cpu, used_cpu, Share._cpu, " processors")
+            self.memory += memory
+            self.cpu += cpu
+
+    def give_back(self) -> None:
+        """Count no more."""
+        with Share._lock:
+            Share._living.discard(self)
+
+    @classmethod
+    def _used(cls) -> tuple[int, float]:
+        shares = list(cls._living)
+        return sum(share.memory for share in shares), sum(share.cpu for share in shares)
+
+    @classmethod
+    def _after_fork(cls) -> None:
+        """Begin anew in a child: the machines are the parent's."""
+        cls._lock = threading.RLock()
+        cls._living = weakref.WeakSet()
+
+
+os.register_at_fork(after_in_child=Share._after_fork)
+
+
+def _check(what: str, asked: float, used: float, allowed: float | None, unit: str) -> None:
+    # Sums of fractions of a processor are not exact.
+    if allowed is None or used + asked <= allowed + 1e-9:
+        return
+    message = f"{what} budget is exceeded: {asked:g}{unit} asked, {used:g} of {allowed:g} used"
+    if what == "memory":
+        message = f"{what} budget is exceeded: {asked}{unit} asked, {used} of {allowed} used"
+    hint = f"close machines, ask for less, or raise it: hyperpy.budget({what}=...)"
+    raise BudgetError(message, resource=what, asked=asked, used=used, allowed=allowed, hint=hint)
