@@ -13,7 +13,7 @@ This module only gathers the public names; each lives in the module that its own
 
 from __future__ import annotations
 
-from hyperpy.boot import Flat, Image, Linux
+from hyperpy.boot import Firmware, Flat, Image, Linux, Multiboot, Pvh
 from hyperpy.console import Console
 from hyperpy.device import DebugConsole, DebugExit, Device, IrqLine, Stop
 from hyperpy.errors import (
@@ -43,6 +43,7 @@ __all__ = [
     "Device",
     "DeviceError",
     "Exit",
+    "Firmware",
     "Flat",
     "GuestFault",
     "HyperpyError",
@@ -55,6 +56,8 @@ __all__ = [
     "Map",
     "Memory",
     "MemoryAccessError",
+    "Multiboot",
+    "Pvh",
     "Registers",
     "Segment",
     "SnapshotError",
