@@ -13,7 +13,7 @@ This module only gathers the public names; each lives in the module that its own
 
 from __future__ import annotations
 
-from hyperpy.boot import Flat, Image, Linux
+from hyperpy.boot import Firmware, Flat, Image, Linux, Multiboot, Pvh
 from hyperpy.console import Console
 from hyperpy.device import DebugConsole, DebugExit, Device, IrqLine, Stop
 from hyperpy.errors import (
@@ -49,6 +49,7 @@ __all__ = [
     "Device",
     "DeviceError",
     "Exit",
+    "Firmware",
     "Flat",
     "GuestFault",
     "HostMemoryError",
@@ -64,7 +65,9 @@ __all__ = [
     "Memory",
     "MemoryAccessError",
     "Msi",
+    "Multiboot",
     "PicInput",
+    "Pvh",
     "Registers",
     "Segment",
     "SnapshotError",

@@ -15,9 +15,14 @@ __all__ = [
     "VcpuThread",
     "View",
     "capabilities",
+    "gunzip",
     "kernel_payload",
+    "load_firmware",
     "load_flat",
     "load_linux",
+    "load_multiboot",
+    "load_pvh",
+    "recognise",
     "route",
     "routes",
     "stock_lines",
@@ -59,6 +64,8 @@ class StockDevice:
     def panicking() -> StockDevice: ...
     @staticmethod
     def debug_console(console: Console) -> StockDevice: ...
+    @staticmethod
+    def fw_cfg(machine: Machine, files: list[tuple[str, bytes]]) -> StockDevice: ...
 
 @final
 class View: ...  # a Buffer; `__buffer__` is visible at run time from 3.12 on
@@ -131,14 +138,31 @@ class Machine:
 def load_flat(machine: Machine, image: Buffer, at: int, mode: str) -> None: ...
 def load_linux(
     machine: Machine,
-    kernel: Buffer,
-    setup: Buffer | None,
-    initrd: Buffer | None,
+    kernel: bytes,
+    setup: bytes | None,
+    initrd: bytes | None,
     cmdline: bytes,
     listed: list[tuple[str, list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, bool]]]],
 ) -> None: ...
 def route(machine: Machine, gsi: int, targets: list[tuple[str, int, int]]) -> None: ...
 def routes(machine: Machine) -> list[tuple[int, str, int, int]]: ...
 def stock_lines(machine: Machine) -> list[tuple[int, bool, str]]: ...
+def load_pvh(
+    machine: Machine,
+    kernel: bytes,
+    given: list[tuple[bytes, bytes]],
+    cmdline: bytes,
+    listed: list[tuple[str, list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, bool]]]],
+) -> None: ...
+def load_multiboot(
+    machine: Machine,
+    kernel: bytes,
+    given: list[tuple[bytes, bytes]],
+    cmdline: bytes,
+    listed: list[tuple[str, list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, bool]]]],
+) -> None: ...
+def load_firmware(machine: Machine, image: bytes) -> None: ...
+def recognise(image: bytes) -> str: ...
+def gunzip(file: bytes, limit: int) -> bytes | None: ...
 def kernel_payload(kernel: Buffer, limit: int) -> bytes | None: ...
 def capabilities() -> dict[str, Any]: ...

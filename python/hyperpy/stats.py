@@ -33,7 +33,7 @@ class VcpuStats(Value):
     ioctls: int
     cpu_seconds: float
     hits: dict[str, int]
-    capped_seconds: float
+    capped_seconds: float = 0.0
 
 
 class Stats(Value):

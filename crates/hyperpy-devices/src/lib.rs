@@ -6,7 +6,7 @@
 //!
 //! One rule of access holds for all of them: they are devices of an 8-bit bus, as on a PC. An access of n bytes is n
 //! accesses of one byte at rising offsets, lowest byte first. Offsets that a device does not have read as 0xff and
-//! ignore writes. Where a device differs (the debug-exit port, the sampling of the PM timer) its module says so.
+//! ignore writes. Where a device differs (the debug-exit port, fw_cfg, the sampling of the PM timer) its module says so.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
@@ -16,6 +16,7 @@ pub mod clock;
 pub mod console;
 pub mod debugcon;
 pub mod debugexit;
+pub mod fw_cfg;
 pub mod i8042;
 pub mod pc;
 pub mod rtc;

@@ -1,10 +1,16 @@
 //! Loaders: images into a machine's memory, and its first vCPU to their entry.
 
-use hyperpy_core::boot::acpi::{self, Irq, ListedDevice, Platform, Range};
+use hyperpy_core::boot::acpi::{Irq, ListedDevice, Platform, Range};
 use hyperpy_core::boot::flat::Mode;
 use hyperpy_core::boot::linux::Linux;
-use hyperpy_core::boot::{Entry, elf, flat, linux, unpack};
+use hyperpy_core::boot::multiboot::Multiboot;
+use hyperpy_core::boot::platform::describe;
+use hyperpy_core::boot::pvh::Pvh;
+use hyperpy_core::boot::recognise::{self as marks, Kind};
+use hyperpy_core::boot::{Entry, Module, firmware, flat, linux, multiboot, pvh, trim, unpack};
+use hyperpy_core::error::BootError;
 use hyperpy_core::machine::Machine as Core;
+use hyperpy_core::memory::Memory;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -35,19 +41,8 @@ pub fn load_flat(machine: &Machine, image: &Bound<'_, PyAny>, at: u64, mode: &st
 /// A device for the ACPI tables: hardware id, mmio ranges, port ranges, (gsi, level-triggered) pairs.
 type Listed = (String, Vec<(u64, u64)>, Vec<(u64, u64)>, Vec<(u32, bool)>);
 
-/// Loads a Linux kernel, or another program of its boot protocol.
-#[pyfunction]
-#[pyo3(signature = (machine, kernel, setup, initrd, cmdline, listed))]
-pub fn load_linux(
-    machine: &Machine,
-    kernel: &Bound<'_, PyAny>,
-    setup: Option<&Bound<'_, PyAny>>,
-    initrd: Option<&Bound<'_, PyAny>>,
-    cmdline: &[u8],
-    listed: Vec<Listed>,
-) -> PyResult<()> {
-    machine.require_standing("load")?;
-    let core = machine.core();
+/// What the tables of a machine with a PC's stock devices describe.
+fn platform(core: &Core, listed: Vec<Listed>) -> Platform {
     let range = |(base, len)| Range { base, len };
     let devices = listed.into_iter().map(|(hid, mmio, pio, irqs)| ListedDevice {
         hid,
@@ -55,25 +50,96 @@ pub fn load_linux(
         pio: pio.into_iter().map(range).collect(),
         irqs: irqs.into_iter().map(|(gsi, level)| Irq { gsi, level }).collect(),
     });
-    let platform = Platform { cpus: core.config().vcpus, com1: true, rtc: true, devices: devices.collect() };
-    let rsdp = acpi::write(&core.memory, &platform).map_err(|error| errors::boot(&error))?;
-    let none = PyBytes::new(kernel.py(), &[]).into_any();
-    let entry = with_bytes(kernel, |kernel| {
-        with_bytes(setup.unwrap_or(&none), |setup| {
-            with_bytes(initrd.unwrap_or(&none), |initrd| {
-                let filled = |bytes: &'_ [u8]| !bytes.is_empty();
-                let image = Linux {
-                    kernel,
-                    setup: filled(setup).then_some(setup),
-                    initrd: filled(initrd).then_some(initrd),
-                    cmdline,
-                    rsdp: Some(rsdp),
-                };
-                linux::linux(&core.memory, &image)
-            })
-        })
-    })???;
+    Platform { cpus: core.config().vcpus, com1: true, rtc: true, devices: devices.collect() }
+}
+
+/// Loads an operating system, which finds the platform's tables.
+fn load_system(
+    machine: &Machine,
+    listed: Vec<Listed>,
+    load: impl FnOnce(&Memory, u64) -> Result<Entry, BootError>,
+) -> PyResult<()> {
+    machine.require_standing("load")?;
+    let core = machine.core();
+    let entry = describe(&core.memory, &platform(core, listed), |rsdp| load(&core.memory, rsdp));
     enter(core, entry.map_err(|error| errors::boot(&error))?)
+}
+
+/// Loads a Linux kernel, or another program of its boot protocol.
+#[pyfunction]
+#[pyo3(signature = (machine, kernel, setup, initrd, cmdline, listed))]
+pub fn load_linux(
+    machine: &Machine,
+    kernel: &[u8],
+    setup: Option<&[u8]>,
+    initrd: Option<&[u8]>,
+    cmdline: &[u8],
+    listed: Vec<Listed>,
+) -> PyResult<()> {
+    load_system(machine, listed, |memory, rsdp| {
+        let initrd = initrd.filter(|bytes| !bytes.is_empty());
+        linux::linux(memory, &Linux { kernel, setup, initrd, cmdline, rsdp: Some(rsdp) })
+    })
+}
+
+/// (contents, line of text) pairs.
+type Modules<'py> = Vec<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)>;
+
+fn modules<'a>(given: &'a Modules<'_>) -> Vec<Module<'a>> {
+    given.iter().map(|(bytes, cmdline)| Module { bytes: bytes.as_bytes(), cmdline: cmdline.as_bytes() }).collect()
+}
+
+/// Loads a kernel by its PVH entry.
+#[pyfunction]
+pub fn load_pvh(
+    machine: &Machine,
+    kernel: &[u8],
+    given: Modules<'_>,
+    cmdline: &[u8],
+    listed: Vec<Listed>,
+) -> PyResult<()> {
+    load_system(machine, listed, |memory, rsdp| {
+        pvh::pvh(memory, &Pvh { kernel, modules: &modules(&given), cmdline, rsdp: Some(rsdp) })
+    })
+}
+
+/// Loads a Multiboot kernel.
+#[pyfunction]
+pub fn load_multiboot(
+    machine: &Machine,
+    kernel: &[u8],
+    given: Modules<'_>,
+    cmdline: &[u8],
+    listed: Vec<Listed>,
+) -> PyResult<()> {
+    load_system(machine, listed, |memory, _| {
+        multiboot::multiboot(memory, &Multiboot { kernel, modules: &modules(&given), cmdline })
+    })
+}
+
+/// Loads firmware, to be entered at the reset vector.
+#[pyfunction]
+pub fn load_firmware(machine: &Machine, image: &[u8]) -> PyResult<()> {
+    machine.require_standing("load")?;
+    let core = machine.core();
+    enter(core, firmware::firmware(&core.memory, image).map_err(|error| errors::boot(&error))?)
+}
+
+/// The loader that a file is for: "linux", "multiboot" or "pvh".
+#[pyfunction]
+pub fn recognise(image: &[u8]) -> PyResult<&'static str> {
+    match marks::recognise(image).map_err(|error| errors::boot(&error))? {
+        Kind::Linux => Ok("linux"),
+        Kind::Multiboot => Ok("multiboot"),
+        Kind::Pvh => Ok("pvh"),
+    }
+}
+
+/// What gzip has packed; None for another file. More than `limit` bytes is an error.
+#[pyfunction]
+pub fn gunzip<'py>(py: Python<'py>, file: &[u8], limit: usize) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    let bytes = py.detach(|| unpack::gunzip(file, limit)).map_err(|error| errors::boot(&error))?;
+    Ok(bytes.map(|bytes| PyBytes::new(py, &bytes)))
 }
 
 /// The ELF file inside a bzImage, unpacked and trimmed; None for an image that has none. More than `limit` bytes is an error.
@@ -84,5 +150,5 @@ pub fn kernel_payload<'py>(
     limit: usize,
 ) -> PyResult<Option<Bound<'py, PyBytes>>> {
     let payload = with_bytes(kernel, |kernel| unpack::payload(kernel, limit))?.map_err(|error| errors::boot(&error))?;
-    Ok(payload.map(|bytes| PyBytes::new(py, &elf::trimmed(bytes))))
+    Ok(payload.map(|bytes| PyBytes::new(py, &trim::trimmed(bytes))))
 }

@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use hyperpy_core::boot::firmware::e820;
 use hyperpy_core::bus::{Access, Action, Device, Space, ones};
 use hyperpy_core::control::Control;
 use hyperpy_core::error::RunError;
@@ -15,13 +16,15 @@ use hyperpy_core::machine::Answerer;
 use hyperpy_core::vcpu::{Current, current};
 use hyperpy_devices::debugcon::DebugConsole;
 use hyperpy_devices::debugexit::DebugExit;
-use pyo3::exceptions::PyException;
+use hyperpy_devices::fw_cfg::FwCfg;
+use pyo3::exceptions::{PyException, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyString};
 
 use crate::console::Console;
 use crate::errors::{self, Raise};
+use crate::machine::Machine;
 
 /// Exceptions that devices of one machine raised, first one first.
 #[derive(Default)]
@@ -285,5 +288,19 @@ impl StockDevice {
     #[staticmethod]
     fn debug_console(console: &Console) -> Self {
         Self { device: Arc::new(DebugConsole::new(console.inner.clone())), name: "debug console", size: 1 }
+    }
+
+    /// fw_cfg for a machine's processors and memory map, with further files.
+    #[staticmethod]
+    fn fw_cfg(machine: &Machine, files: Vec<(String, Vec<u8>)>) -> PyResult<Self> {
+        let core = machine.core();
+        let map = ("etc/e820".to_owned(), e820(&core.memory));
+        let files = [map].into_iter().chain(files).collect();
+        let cpus = core.config().vcpus.try_into().unwrap_or(u16::MAX);
+        let device = FwCfg::new(cpus, files).map_err(|error| {
+            let hint = "a name has 1 to 55 ASCII characters; etc/e820 is hyperpy's own";
+            PyValueError::new_err(format!("{error}\n\nhint: {hint}"))
+        })?;
+        Ok(Self { device: Arc::new(device), name: "fw_cfg", size: hyperpy_devices::fw_cfg::PORTS })
     }
 }

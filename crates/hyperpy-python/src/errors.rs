@@ -1,6 +1,6 @@
 //! From the core's errors to the classes of `hyperpy.errors`.
 
-use hyperpy_core::accel::{AccelError, hint_for_exhausted};
+use hyperpy_core::accel::AccelError;
 use hyperpy_core::error::{AttachError, BootError, MemoryError, RouteError, RunError, StateError};
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;

@@ -25,7 +25,9 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _hyperpy {
     #[pymodule_export]
-    use crate::boot::{kernel_payload, load_flat, load_linux};
+    use crate::boot::{
+        gunzip, kernel_payload, load_firmware, load_flat, load_linux, load_multiboot, load_pvh, recognise,
+    };
     #[pymodule_export]
     use crate::buffer::View;
     #[pymodule_export]

@@ -1,7 +1,7 @@
 //! ACPI tables (ACPI specification 6.5, chapter 5): how an operating system learns of processors, interrupt
 //! controllers, power-off, reset, and devices that no bus announces.
 //!
-//! RSDP, XSDT, FADT, FACS, MADT and DSDT lie in the BIOS area, the RSDP first, where a program that was not told
+//! RSDP, XSDT, FADT, FACS, MADT and DSDT lie in the first half of the BIOS area, the RSDP first, where a program that was not told
 //! finds it too. The platform is not "hardware-reduced": it has PM1a blocks and a PM timer, is always in ACPI mode
 //! (no SMI_CMD), has no GPE and no fixed buttons. gsi n is pin n of the one I/O APIC, as KVM routes it from the
 //! start, so the timer's IRQ 0 needs no override. The bytes depend on the [`Platform`] alone.
@@ -18,11 +18,10 @@ use acpi_tables::xsdt::XSDT;
 use super::dsdt;
 pub use super::dsdt::{Irq, ListedDevice, Range};
 use crate::arch::x86_64::layout::{
-    ACPI_START, BIOS_END, IOAPIC_START, LAPIC_START, PM_TIMER_PORT, PM1A_CONTROL_PORT, PM1A_EVENT_PORT, RESET_PORT,
-    SCI_GSI,
+    ACPI_START, IOAPIC_START, LAPIC_START, MP_TABLE_START, PM_TIMER_PORT, PM1A_CONTROL_PORT, PM1A_EVENT_PORT,
+    RESET_PORT, SCI_GSI,
 };
 use crate::error::BootError;
-use crate::memory::Memory;
 
 /// OEM id of every table.
 const OEM_ID: [u8; 6] = *b"HYPRPY";
@@ -67,16 +66,6 @@ pub struct Platform {
     pub devices: Vec<ListedDevice>,
 }
 
-/// Writes the tables into the BIOS area and returns the gpa of the RSDP.
-///
-/// # Errors
-/// The platform cannot be described, or the BIOS area has no memory.
-pub fn write(memory: &Memory, platform: &Platform) -> Result<u64, BootError> {
-    let tables = build(platform)?;
-    memory.write(ACPI_START, &tables)?;
-    Ok(ACPI_START)
-}
-
 /// The tables as they lie from [`ACPI_START`].
 pub(super) fn build(platform: &Platform) -> Result<Vec<u8>, BootError> {
     if !(1..=MOST_CPUS).contains(&platform.cpus) {
@@ -94,7 +83,7 @@ pub(super) fn build(platform: &Platform) -> Result<Vec<u8>, BootError> {
     let mut rsdp = Vec::new();
     Rsdp::new(OEM_ID, xsdt).to_aml_bytes(&mut rsdp);
     area.bytes.splice(..rsdp.len(), rsdp);
-    let (len, room) = (area.bytes.len() as u64, BIOS_END - ACPI_START);
+    let (len, room) = (area.bytes.len() as u64, MP_TABLE_START - ACPI_START);
     if len > room {
         return Err(BootError::TablesTooLong { len, room });
     }

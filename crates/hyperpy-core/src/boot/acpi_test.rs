@@ -2,7 +2,9 @@
 
 use std::process::Command;
 
-use super::acpi::{Irq, ListedDevice, MOST_CPUS, Platform, Range, build, write};
+use super::acpi::{Irq, ListedDevice, MOST_CPUS, Platform, Range, build};
+use super::flat::{Mode, flat};
+use super::platform::describe;
 use crate::arch::x86_64::layout::ACPI_START;
 use crate::error::BootError;
 use crate::memory::Memory;
@@ -58,14 +60,25 @@ fn test_acpi_tables_are_linked_and_sum_to_zero() {
 }
 
 #[test]
-fn test_acpi_tables_are_written_where_the_rsdp_is_said_to_be() {
+fn test_platform_tables_are_written_around_a_loader_that_succeeds_alone() {
     let memory = Memory::with_ram(1 << 20).unwrap();
-    let rsdp = write(&memory, &platform()).unwrap();
-    let mut there = vec![0; 36];
-    memory.read(rsdp, &mut there).unwrap();
-    assert_eq!(there, build(&platform()).unwrap()[..36]);
+    let there = |len| {
+        let mut there = vec![0; len];
+        memory.read(ACPI_START, &mut there).unwrap();
+        there
+    };
+    let refused = describe(&memory, &platform(), |_| Err(BootError::FlatEmpty));
+    assert!(matches!(refused, Err(BootError::FlatEmpty)));
+    assert_eq!(there(36), [0; 36]);
+    describe(&memory, &platform(), |rsdp| {
+        assert_eq!(rsdp, ACPI_START);
+        flat(&memory, &[0xf4], 0x1000, Mode::Real)
+    })
+    .unwrap();
+    assert_eq!(there(36), build(&platform()).unwrap()[..36]);
     let small = Memory::with_ram(0x10000).unwrap();
-    assert!(matches!(write(&small, &platform()), Err(BootError::Memory(_))));
+    let missing = describe(&small, &platform(), |_| panic!("the loader ran"));
+    assert!(matches!(missing, Err(BootError::Memory(_))));
 }
 
 #[test]
@@ -149,7 +162,7 @@ fn test_acpi_counts_are_bounded() {
         build(&Platform { cpus: 1, devices: vec![one; count], ..Platform::default() })
     };
     assert!(devices(1000).is_ok());
-    assert!(matches!(devices(4096), Err(BootError::TablesTooLong { .. })));
+    assert!(matches!(devices(2048), Err(BootError::TablesTooLong { .. })));
     assert!(matches!(devices(4097), Err(BootError::TablesTooLong { .. })));
 }
 

@@ -1,4 +1,5 @@
-//! ELF kernels (vmlinux): which bytes of the file go where (ELF-64 object file format; System V gABI, chapter 5).
+//! ELF kernels of either class: which bytes of the file go where, and notes (System V gABI, chapter 5; ELF-64 object
+//! file format). How a kernel is entered is not known here.
 //!
 //! linux-loader's ELF loader is not used: it checks a segment only when it writes it, accepts 32-bit and foreign
 //! files and a file size above the memory size, leaves what follows the file's bytes as it was, and adds offsets of
@@ -12,53 +13,73 @@ use crate::memory::Memory;
 
 /// First bytes of every ELF file.
 pub(super) const MAGIC: &[u8] = b"\x7fELF";
-/// Bytes in the file header.
-const EHDR_LEN: u64 = 64;
-/// Bytes in a program header.
-const PHDR_LEN: u64 = 56;
+/// ELFCLASS32 and ELFCLASS64.
+const CLASS_32: u64 = 1;
+const CLASS_64: u64 = 2;
+/// EM_386 and EM_X86_64.
+const I386: u64 = 3;
+const X86_64: u64 = 62;
 /// p_type of a segment to be loaded.
 const PT_LOAD: u32 = 1;
-/// Where the program header has p_offset and p_filesz.
-const P_OFFSET: u64 = 8;
-const P_FILESZ: u64 = 32;
-/// What the file is looked through by for zeros.
+/// p_type of notes.
+const PT_NOTE: u32 = 4;
+/// What an image is looked through by for zeros.
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
-
-/// A checked ELF kernel.
-pub(super) struct Elf<'a> {
-    /// Physical address of the first instruction.
-    pub(super) entry: u64,
-    /// From the first byte of the lowest segment to the last of the highest.
-    pub(super) area: Span,
-    segments: Vec<Segment<'a>>,
-}
-
-struct Segment<'a> {
-    at: Span,
-    bytes: &'a [u8],
-}
 
 /// Whether a file begins as ELF files do.
 pub(super) fn is_elf(image: &[u8]) -> bool {
     image.starts_with(MAGIC)
 }
 
-impl<'a> Elf<'a> {
-    /// Reads the headers, and checks that every segment has RAM between 1 MiB and the end of the loader's mapping.
-    pub(super) fn parse(image: &'a [u8], ram: &Ram) -> Result<Self, BootError> {
+/// Refuses a file that is not of the 64-bit class, for x86-64.
+pub(super) fn require_wide(image: &[u8]) -> Result<(), BootError> {
+    let header = Fields { image, what: "the ELF header" };
+    check("EI_CLASS", header.bytes::<1>(4)?[0].into(), |v| v == CLASS_64)?;
+    check("e_machine", header.u16(18)?.into(), |v| v == X86_64)
+}
+
+/// An ELF file whose headers are read, and not yet judged.
+pub(super) struct Headers<'a> {
+    image: &'a [u8],
+    /// e_entry.
+    pub(super) entry: u64,
+    programs: Vec<Program>,
+}
+
+/// A program header.
+struct Program {
+    kind: u32,
+    offset: u64,
+    vaddr: u64,
+    paddr: u64,
+    filesz: u64,
+    memsz: u64,
+}
+
+impl<'a> Headers<'a> {
+    /// Reads the headers of a little-endian x86 file of either class.
+    pub(super) fn parse(image: &'a [u8]) -> Result<Self, BootError> {
         let header = Fields { image, what: "the ELF header" };
-        // ELFCLASS64, ELFDATA2LSB, EM_X86_64.
-        check("EI_CLASS", header.bytes::<1>(4)?[0].into(), |v| v == 2)?;
+        let class = header.bytes::<1>(4)?[0].into();
+        check("EI_CLASS", class, |v| v == CLASS_32 || v == CLASS_64)?;
         check("EI_DATA", header.bytes::<1>(5)?[0].into(), |v| v == 1)?;
-        check("e_machine", header.u16(18)?.into(), |v| v == 62)?;
-        let entry = header.u64(24)?;
-        let table = header.u64(32)?;
-        check("e_phentsize", header.u16(54)?.into(), |v| v == PHDR_LEN)?;
-        let count = u64::from(header.u16(56)?);
-        check("e_phoff", table, |v| v.checked_add(count * PHDR_LEN).is_some())?;
+        check("e_machine", header.u16(18)?.into(), |v| v == I386 || v == X86_64)?;
+        let wide = class == CLASS_64;
+        // Offsets of e_phoff, e_phentsize and e_phnum; size of a program header.
+        let (phoff, phentsize, phnum, len) = if wide { (32, 54, 56, 56) } else { (28, 42, 44, 32) };
+        let (entry, table) = (header.word(24, wide)?, header.word(phoff, wide)?);
+        check("e_phentsize", header.u16(phentsize)?.into(), |v| v == len)?;
+        let count = u64::from(header.u16(phnum)?);
+        check("e_phoff", table, |v| v.checked_add(count * len).is_some())?;
+        let programs = (0..count).map(|i| program(image, table + i * len, wide)).collect::<Result<_, _>>()?;
+        Ok(Self { image, entry, programs })
+    }
+
+    /// Finds the bytes and the place of every segment; each must have RAM between 1 MiB and 4 GiB, and none another's.
+    pub(super) fn place(&self, ram: &Ram) -> Result<Elf<'a>, BootError> {
         let mut segments = Vec::new();
-        for i in 0..count {
-            segments.extend(segment(image, table + i * PHDR_LEN, ram)?);
+        for program in self.programs.iter().filter(|p| p.kind == PT_LOAD && p.memsz != 0) {
+            segments.push(segment(self.image, program, ram)?);
         }
         segments.sort_by_key(|s: &Segment| s.at.start);
         for (one, next) in segments.iter().zip(segments.iter().skip(1)) {
@@ -71,90 +92,101 @@ impl<'a> Elf<'a> {
             return Err(BootError::Header { format: "ELF", field: "number of PT_LOAD segments", value: 0 });
         };
         let area = Span { start: first.at.start, end: last.at.end };
-        if !segments.iter().any(|s| (s.at.start..s.at.end).contains(&entry)) {
-            return Err(BootError::EntryOutside { entry });
-        }
-        Ok(Self { entry, area, segments })
+        Ok(Elf { area, segments })
     }
 
-    /// Copies the segments, and clears what each has beyond the file's bytes: memory may have been used before. Zeros in
-    /// the file are cleared too, so that they take up no memory: a kernel has tens of megabytes of them.
-    pub(super) fn write(&self, memory: &Memory) -> Result<(), BootError> {
-        for segment in &self.segments {
-            let mut at = segment.at.start;
-            for piece in segment.bytes.chunks(ZEROS.len()) {
-                if ZEROS.starts_with(piece) {
-                    memory.zero(at, piece.len() as u64)?;
-                } else {
-                    memory.write(at, piece)?;
+    /// What the first note of this owner and type holds.
+    pub(super) fn note(&self, owner: &[u8], kind: u32) -> Result<Option<&'a [u8]>, BootError> {
+        for program in self.programs.iter().filter(|p| p.kind == PT_NOTE && p.filesz != 0) {
+            let what = "the ELF notes";
+            let notes = Fields { image: self.image, what }.slice(program.offset, program.filesz)?;
+            let notes = Fields { image: notes, what };
+            let mut at = 0;
+            while at < notes.image.len() as u64 {
+                let (name_len, len) = (u64::from(notes.u32(at)?), u64::from(notes.u32(at + 4)?));
+                // Names and contents are padded to 4 bytes; the sums of two 32-bit lengths and an offset do not wrap.
+                let name = notes.slice(at + 12, name_len)?;
+                let from = at + 12 + name_len.next_multiple_of(4);
+                if name == owner && notes.u32(at + 8)? == kind {
+                    return notes.slice(from, len).map(Some);
                 }
-                at += piece.len() as u64;
+                at = from + len.next_multiple_of(4);
             }
-            memory.zero(at, segment.at.end - at)?;
         }
-        Ok(())
+        Ok(None)
     }
 }
 
-/// The same kernel in a shorter file: segments end with their last byte that is not zero, and there are no sections.
-/// What is no such file comes back as it is.
-#[must_use]
-pub fn trimmed(mut image: Vec<u8>) -> Vec<u8> {
-    let Some((segments, end)) = without_zeros(&image) else { return image };
-    let sections = [(40, [0; 8].as_slice()), (60, [0; 4].as_slice())]; // e_shoff; e_shnum and e_shstrndx
-    let lengths = segments.iter().map(|(at, kept)| (*at, kept.as_slice()));
-    for (at, bytes) in sections.into_iter().chain(lengths) {
-        if let Some(field) = image.get_mut(at..at + bytes.len()) {
-            field.copy_from_slice(bytes);
-        }
-    }
-    image.truncate(end);
-    image
+/// Segments that all have a place.
+pub(super) struct Elf<'a> {
+    /// From the first byte of the lowest segment to the last of the highest.
+    pub(super) area: Span,
+    segments: Vec<Segment<'a>>,
 }
 
-/// Where a p_filesz is, and what it is to be.
-type Length = (usize, [u8; 8]);
-
-/// Each segment's length without zeros at the end, and how long the file is then.
-fn without_zeros(image: &[u8]) -> Option<(Vec<Length>, usize)> {
-    let header = Fields { image, what: "the ELF header" };
-    let fields = Fields { image, what: "the ELF program headers" };
-    let (table, count) = (header.u64(32).ok()?, u64::from(header.u16(56).ok()?));
-    let mut segments = Vec::new();
-    let mut end = table.checked_add(count * PHDR_LEN)?.max(EHDR_LEN);
-    for i in 0..count {
-        let at = table + i * PHDR_LEN;
-        let (offset, mut len) = (fields.u64(at + P_OFFSET).ok()?, fields.u64(at + P_FILESZ).ok()?);
-        if u32::from_le_bytes(fields.bytes(at).ok()?) == PT_LOAD {
-            let last = fields.slice(offset, len).ok()?.iter().rposition(|byte| *byte != 0);
-            len = last.map_or(0, |last| last as u64 + 1);
-            segments.push((usize::try_from(at + P_FILESZ).ok()?, len.to_le_bytes()));
-        }
-        end = end.max(offset.checked_add(len)?);
-    }
-    Some((segments, usize::try_from(end).ok()?))
+struct Segment<'a> {
+    at: Span,
+    vaddr: u64,
+    bytes: &'a [u8],
 }
 
-/// The segment of the program header at `offset`, if it is to be loaded and has bytes.
-fn segment<'a>(image: &'a [u8], offset: u64, ram: &Ram) -> Result<Option<Segment<'a>>, BootError> {
+impl Elf<'_> {
+    /// Refuses an entry that is in no segment.
+    pub(super) fn require_entry(&self, entry: u64) -> Result<u64, BootError> {
+        let inside = self.segments.iter().any(|s| (s.at.start..s.at.end).contains(&entry));
+        if inside { Ok(entry) } else { Err(BootError::EntryOutside { entry }) }
+    }
+
+    /// The physical address of a virtual entry, as the segment says that holds it.
+    pub(super) fn physical_entry(&self, entry: u64) -> Result<u64, BootError> {
+        let inside = |s: &Segment| entry.checked_sub(s.vaddr).filter(|at| *at < s.at.end - s.at.start);
+        let found = self.segments.iter().find_map(|s| Some(s.at.start + inside(s)?));
+        found.ok_or(BootError::EntryOutside { entry })
+    }
+
+    /// Copies the segments, and clears what each has beyond the file's bytes: memory may have been used before.
+    pub(super) fn write(&self, memory: &Memory) -> Result<(), BootError> {
+        self.segments.iter().try_for_each(|s| write_cleared(memory, s.at, s.bytes))
+    }
+}
+
+/// Copies bytes to the beginning of a range and clears the rest of it: memory may have been used before. Zeros among the
+/// bytes are cleared too, so that they take up no memory: a kernel has tens of megabytes of them.
+pub(super) fn write_cleared(memory: &Memory, range: Span, bytes: &[u8]) -> Result<(), BootError> {
+    let mut at = range.start;
+    for piece in bytes.chunks(ZEROS.len()) {
+        if ZEROS.starts_with(piece) {
+            memory.zero(at, piece.len() as u64)?;
+        } else {
+            memory.write(at, piece)?;
+        }
+        at += piece.len() as u64;
+    }
+    Ok(memory.zero(at, range.end.saturating_sub(at))?)
+}
+
+fn program(image: &[u8], at: u64, wide: bool) -> Result<Program, BootError> {
     let header = Fields { image, what: "the ELF program headers" };
-    let field = |at: u64| header.u64(offset.saturating_add(at));
-    let p_type = u32::from_le_bytes(header.bytes(offset)?);
-    let (p_offset, p_paddr, p_filesz, p_memsz) = (field(8)?, field(24)?, field(32)?, field(40)?);
-    if p_type != PT_LOAD || p_memsz == 0 {
-        return Ok(None);
-    }
-    check("p_filesz", p_filesz, |v| v <= p_memsz)?;
-    check("p_paddr", p_paddr, |v| v >= KERNEL_START)?;
-    ram.require("an ELF segment", p_paddr, p_memsz)?;
-    let at = Span { start: p_paddr, end: p_paddr + p_memsz };
+    let kind = header.u32(at)?;
+    // Offsets of p_offset, p_vaddr, p_paddr, p_filesz and p_memsz.
+    let fields: [u64; 5] = if wide { [8, 16, 24, 32, 40] } else { [4, 8, 12, 16, 20] };
+    let [offset, vaddr, paddr, filesz, memsz] = fields.map(|field| header.word(at.saturating_add(field), wide));
+    Ok(Program { kind, offset: offset?, vaddr: vaddr?, paddr: paddr?, filesz: filesz?, memsz: memsz? })
+}
+
+fn segment<'a>(image: &'a [u8], program: &Program, ram: &Ram) -> Result<Segment<'a>, BootError> {
+    let Program { offset, vaddr, paddr, filesz, memsz, .. } = *program;
+    check("p_filesz", filesz, |v| v <= memsz)?;
+    check("p_paddr", paddr, |v| v >= KERNEL_START)?;
+    ram.require("an ELF segment", paddr, memsz)?;
+    let at = Span { start: paddr, end: paddr + memsz };
     if at.end > MAPPED_END {
-        return Err(BootError::NoRam { what: "an ELF segment below 4 GiB", gpa: p_paddr, len: p_memsz });
+        return Err(BootError::NoRam { what: "an ELF segment below 4 GiB", gpa: paddr, len: memsz });
     }
     // Where a segment has no bytes in the file, its offset may be anywhere.
-    let p_offset = if p_filesz == 0 { 0 } else { p_offset };
-    let bytes = Fields { image, what: "an ELF segment" }.slice(p_offset, p_filesz)?;
-    Ok(Some(Segment { at, bytes }))
+    let offset = if filesz == 0 { 0 } else { offset };
+    let bytes = Fields { image, what: "an ELF segment" }.slice(offset, filesz)?;
+    Ok(Segment { at, vaddr, bytes })
 }
 
 fn check(field: &'static str, value: u64, good: impl Fn(u64) -> bool) -> Result<(), BootError> {
@@ -180,10 +212,14 @@ impl<'a> Fields<'a> {
         field.copy_from_slice(self.slice(at, N as u64)?);
         Ok(field)
     }
-    fn u16(&self, at: u64) -> Result<u16, BootError> {
-        Ok(u16::from_le_bytes(self.bytes(at)?))
+    /// A field of 8 bytes in files of the 64-bit class, of 4 in others.
+    pub(super) fn word(&self, at: u64, wide: bool) -> Result<u64, BootError> {
+        if wide { Ok(u64::from_le_bytes(self.bytes(at)?)) } else { Ok(self.u32(at)?.into()) }
     }
-    fn u64(&self, at: u64) -> Result<u64, BootError> {
-        Ok(u64::from_le_bytes(self.bytes(at)?))
+    pub(super) fn u32(&self, at: u64) -> Result<u32, BootError> {
+        Ok(u32::from_le_bytes(self.bytes(at)?))
+    }
+    pub(super) fn u16(&self, at: u64) -> Result<u16, BootError> {
+        Ok(u16::from_le_bytes(self.bytes(at)?))
     }
 }

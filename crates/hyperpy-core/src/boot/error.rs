@@ -10,11 +10,60 @@ use crate::error::MemoryError;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum BootError {
-    /// Neither a bzImage nor an ELF file.
-    #[error("kernel is neither a bzImage nor an ELF file: first bytes: {found:02x?}")]
+    /// Nothing that any loader is for.
+    #[error("not a kernel of any known kind: first bytes: {found:02x?}")]
     NotKernel {
         /// Its first bytes, at most four.
         found: Vec<u8>,
+    },
+    /// A kernel that must be an ELF file and is none.
+    #[error("kernel is not an ELF file: first bytes: {found:02x?}")]
+    NotElf {
+        /// Its first bytes, at most four.
+        found: Vec<u8>,
+    },
+    /// An ELF file without the note that names its PVH entry.
+    #[error("kernel has no PVH entry: no note of type 18 of Xen in it")]
+    NoPvhNote,
+    /// No header of Multiboot 1.
+    #[error("kernel has no Multiboot header in its first 8 KiB")]
+    NotMultiboot,
+    /// A header of Multiboot 2 alone.
+    #[error("kernel speaks Multiboot 2 alone")]
+    Multiboot2,
+    /// A Multiboot header that asks for a video mode.
+    #[error("kernel wants a screen, and there is none: bit 2 of the Multiboot flags is set")]
+    WantsScreen,
+    /// Modules, their lines and the memory map beyond what is set aside for them.
+    #[error("boot information is too long: {len:#x} bytes, {most:#x} are set aside")]
+    InfoTooLong {
+        /// Its length in bytes.
+        len: u64,
+        /// Most.
+        most: u64,
+    },
+    /// A firmware image of a length that no flash chip has.
+    #[error("firmware image has an unusable length: {len:#x} bytes")]
+    FirmwareSize {
+        /// Its length in bytes.
+        len: u64,
+        /// It must be a multiple of this.
+        unit: u64,
+        /// Most.
+        most: u64,
+    },
+    /// A firmware image whose last bytes are empty.
+    #[error("firmware image has no code at the reset vector, 16 bytes before its end")]
+    FirmwareVector,
+    /// A firmware image on top of something else.
+    #[error("firmware has no place: {gpa:#x} + {len:#x} overlaps the memory at {other:#x}")]
+    FirmwarePlace {
+        /// Where it must go.
+        gpa: u64,
+        /// Its length in bytes.
+        len: u64,
+        /// Where the other region is.
+        other: u64,
     },
     /// The file ends before something that its header speaks of.
     #[error("file ends inside {what}: {need:#x} bytes wanted, {have:#x} there")]
@@ -41,7 +90,7 @@ pub enum BootError {
     /// A header field with a value that cannot be.
     #[error("{format} header is unusable: {field} is {value:#x}")]
     Header {
-        /// "bzImage" or "ELF".
+        /// "bzImage", "ELF", "PVH note" or "Multiboot".
         format: &'static str,
         /// The field, by its name in the specification.
         field: &'static str,
@@ -196,7 +245,7 @@ pub enum BootError {
     TablesTooLong {
         /// Their length.
         len: u64,
-        /// Bytes from ACPI_START to BIOS_END.
+        /// Bytes from ACPI_START to MP_TABLE_START.
         room: u64,
     },
     /// Guest memory refused an access.
@@ -209,7 +258,20 @@ impl BootError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
-            Self::NotKernel { .. } => "give a bzImage (vmlinuz) or a vmlinux; a compressed file must be unpacked first",
+            Self::NotKernel { .. } => {
+                "give a bzImage (vmlinuz), an ELF file (vmlinux) or a Multiboot kernel; gzip is unpacked, other packing is not"
+            }
+            Self::NotElf { .. } => "a bzImage goes into Linux(...); its vmlinux is unpacked by `hyperpy.Pvh` itself",
+            Self::NoPvhNote => "a Linux kernel has it when built with CONFIG_PVH; Linux(...) boots it without",
+            Self::NotMultiboot => "Linux(...) and Pvh(...) boot other kernels; `hyperpy.boot.recognise` tells which",
+            Self::Multiboot2 => "only Multiboot 1 is loaded: build the kernel with a header of that version too",
+            Self::WantsScreen => "build the kernel without a video mode in its Multiboot header; it may print to COM1",
+            Self::InfoTooLong { .. } => "give fewer modules, or shorter lines for them",
+            Self::FirmwareSize { .. } => "an image has whole 4 KiB pages, and at most 16 MiB",
+            Self::FirmwareVector => "is it a firmware's code, as bios.bin is, and not its variables or an option ROM?",
+            Self::FirmwarePlace { .. } => {
+                "keep the end of the first 4 GiB free, and load one firmware for each machine"
+            }
             Self::Truncated { .. } => "the file is incomplete: copy or download it again",
             Self::OldProtocol { .. } | Self::LoadsLow { .. } => {
                 "use a kernel of Linux 2.6.14 or later, built as bzImage"

@@ -8,7 +8,8 @@
 
 use vm_memory::ByteValued as _;
 
-use super::elf::{Elf, Fields, is_elf};
+use super::elf::{Elf, Fields, Headers, is_elf, require_wide};
+use super::info::command_line;
 use super::ram::{Ram, Span};
 use super::setup::Setup;
 use super::tables::{MAPPED_END, gdt, identity_map};
@@ -38,7 +39,7 @@ pub struct Linux<'a> {
     pub initrd: Option<&'a [u8]>,
     /// Command line, without a NUL.
     pub cmdline: &'a [u8],
-    /// Where the ACPI tables begin, from [`acpi::write`](super::acpi::write).
+    /// Where the ACPI tables begin, as [`platform`](super::platform) tells.
     pub rsdp: Option<u64>,
 }
 
@@ -67,7 +68,7 @@ pub fn linux(memory: &Memory, linux: &Linux) -> Result<Entry, BootError> {
     let ram = Ram::of(memory);
     ram.require("the boot parameters", GDT_START, PAGE_TABLES_END - GDT_START)?;
     let kernel = if is_elf(linux.kernel) { elf(linux, &ram)? } else { bzimage(linux.kernel, &ram)? };
-    let cmdline = command_line(linux.cmdline, &kernel.setup, &ram)?;
+    let cmdline = command_line(linux.cmdline, kernel.setup.cmdline_most().min(CMDLINE_MAX - 1), &ram)?;
     let initrd = linux.initrd.unwrap_or_default();
     let initrd_at = place_initrd(initrd.len() as u64, &kernel, &ram)?;
     let hdr = kernel.setup.filled(kernel.load, CMDLINE_START, (initrd_at, initrd.len() as u64));
@@ -107,8 +108,10 @@ fn entry(kernel: &Kernel) -> Entry {
 
 fn elf<'a>(linux: &Linux<'a>, ram: &Ram) -> Result<Kernel<'a>, BootError> {
     let setup = linux.setup.map_or_else(|| Ok(Setup::of_bare_elf()), Setup::parse)?;
-    let elf = Elf::parse(linux.kernel, ram)?;
-    let (area, entry) = (elf.area, elf.entry);
+    require_wide(linux.kernel)?;
+    let headers = Headers::parse(linux.kernel)?;
+    let elf = headers.place(ram)?;
+    let (area, entry) = (elf.area, elf.require_entry(headers.entry)?);
     Ok(Kernel { setup, area, load: area.start, entry, long: true, code: Code::Elf(elf) })
 }
 
@@ -141,20 +144,6 @@ fn bzimage<'a>(image: &'a [u8], ram: &Ram) -> Result<Kernel<'a>, BootError> {
         return Err(BootError::NoRam { what: "the kernel below 4 GiB", gpa: area.start, len });
     }
     Ok(Kernel { setup, area, load, entry: load + entry, long, code: Code::Raw(code) })
-}
-
-/// The command line with its NUL.
-fn command_line(cmdline: &[u8], setup: &Setup, ram: &Ram) -> Result<Vec<u8>, BootError> {
-    let most = setup.cmdline_most().min(CMDLINE_MAX - 1);
-    if cmdline.len() > most {
-        return Err(BootError::CommandLineTooLong { len: cmdline.len(), most });
-    }
-    if let Some(at) = cmdline.iter().position(|b| *b == 0) {
-        return Err(BootError::CommandLineNul { at });
-    }
-    let bytes = [cmdline, &[0]].concat();
-    ram.require("the command line", CMDLINE_START, bytes.len() as u64)?;
-    Ok(bytes)
 }
 
 /// The page that the initrd begins at; 0 if there is none.

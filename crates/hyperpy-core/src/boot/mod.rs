@@ -1,22 +1,34 @@
 //! Loaders: they put an image into guest memory and say how a processor enters it.
 //!
 //! A loader writes memory and returns an [`Entry`]; it runs nothing and knows no accelerator. [`flat`] takes code of
-//! the user, [`linux`] a kernel by the Linux/x86 boot protocol, [`unpack`] frees a kernel from its compressed
-//! wrapping, [`acpi`] describes the platform to an operating system. Each checks everything before its first write:
-//! images are as hostile as guests are, and a refused load leaves memory as it was.
+//! the user, [`linux`], [`pvh`] and [`multiboot`] a kernel by the protocol of that name, [`firmware`] a BIOS;
+//! [`recognise`] tells for which of them a file is. [`unpack`] frees a kernel from its compressed wrapping, [`platform`]
+//! describes the platform to an operating system. Each checks everything before its first write: images are as hostile
+//! as guests are, and a refused load leaves memory as it was.
 
 pub mod acpi;
 mod dsdt;
-pub mod elf;
+mod elf;
 pub(crate) mod error;
+pub mod firmware;
 pub mod flat;
+mod info;
 pub mod linux;
+mod mp;
+pub mod multiboot;
+pub mod platform;
+pub mod pvh;
 mod ram;
+pub mod recognise;
 mod setup;
 mod tables;
+pub mod trim;
 pub mod unpack;
 mod zero_page;
 
+pub use info::Module;
+
+use crate::arch::x86_64::layout::{BOOT_STACK_POINTER, GDT_START};
 use crate::arch::x86_64::{DescriptorTable, Regs, Segment, Sregs};
 use tables::{CODE_SELECTOR, DATA_SELECTOR, GDT_LEN};
 
@@ -28,6 +40,8 @@ const CR0_MP: u64 = 1 << 1;
 const CR0_ET: u64 = 1 << 4;
 /// CR0.NE: x87 errors raise #MF and no external interrupt.
 const CR0_NE: u64 = 1 << 5;
+/// CR0.NW and CD: caches are off, as at power-on.
+const CR0_NW_CD: u64 = 1 << 29 | 1 << 30;
 /// CR0.PG: paging.
 const CR0_PG: u64 = 1 << 31;
 /// CR4.PAE: long mode needs it.
@@ -40,6 +54,9 @@ const CR4_OSXMMEXCPT: u64 = 1 << 10;
 const EFER_LME: u64 = 1 << 8;
 /// EFER.LMA: long mode active.
 const EFER_LMA: u64 = 1 << 10;
+/// Selector and base of cs at reset (SDM vol. 3, table 10-1).
+const RESET_CS: u16 = 0xf000;
+const RESET_CS_BASE: u64 = 0xffff_0000;
 /// RFLAGS with all flags clear: bit 1 is fixed to 1, interrupts are off.
 pub(crate) const RFLAGS_CLEAR: u64 = 1 << 1;
 
@@ -56,18 +73,30 @@ pub struct Entry {
 enum EntryMode {
     /// 16-bit, with these selectors.
     Real { cs: u16, ss: u16 },
+    /// 16-bit, at the reset vector.
+    Reset,
     /// 32-bit, flat, no paging, with the descriptor table at `gdt`.
     Protected { gdt: u64 },
+    /// The same with no more in CR0 than protected mode takes (PVH wants it so, Multiboot allows it).
+    Bare,
     /// 64-bit, with the page tables at `cr3`.
     Long { gdt: u64, cr3: u64 },
 }
 
 impl Entry {
+    /// Enters in [`EntryMode::Bare`] at `rip`, with the registers that `set` sets.
+    fn bare(rip: u64, set: impl FnOnce(&mut Regs)) -> Self {
+        let mut regs = Regs { rip, rsp: BOOT_STACK_POINTER, rflags: RFLAGS_CLEAR, ..Regs::default() };
+        set(&mut regs);
+        Self { regs, mode: EntryMode::Bare }
+    }
+
     /// Makes a vCPU's system registers at reset those of the entry mode. The local APIC's base stays.
     ///
     /// Interrupts cannot be taken: outside real mode the descriptor table for them is empty, so that an exception
     /// before the image has loaded its own shuts the processor down. SSE is on in long mode, because the x86-64 ABI
-    /// lets compilers use it everywhere; caches are on in every mode, as firmware leaves them.
+    /// lets compilers use it everywhere; caches are on in every mode but at the reset vector, as firmware leaves
+    /// them.
     pub fn apply(&self, sregs: &mut Sregs) {
         sregs.cr2 = 0;
         sregs.cr3 = 0;
@@ -79,11 +108,16 @@ impl Entry {
         match self.mode {
             EntryMode::Real { cs, ss } => {
                 sregs.cr0 = CR0_ET;
-                sregs.gdt = DescriptorTable { base: 0, limit: 0xffff };
-                sregs.idt = DescriptorTable { base: 0, limit: 0x3ff };
-                sregs.cs = real_segment(cs, 0xb);
-                set_data(sregs, real_segment(0, 0x3));
-                sregs.ss = real_segment(ss, 0x3);
+                set_real(sregs, real_segment(cs, 0xb), ss);
+            }
+            EntryMode::Reset => {
+                sregs.cr0 = CR0_ET | CR0_NW_CD;
+                set_real(sregs, Segment { base: RESET_CS_BASE, ..real_segment(RESET_CS, 0xb) }, 0);
+            }
+            EntryMode::Bare => {
+                sregs.cr0 = CR0_PE | CR0_ET;
+                sregs.tr.limit = 0x67; // a task segment of 32 bits, as PVH says
+                set_flat(sregs, GDT_START, false);
             }
             EntryMode::Protected { gdt } => {
                 sregs.cr0 = CR0_PE | CR0_ET | CR0_NE;
@@ -98,6 +132,14 @@ impl Entry {
             }
         }
     }
+}
+
+fn set_real(sregs: &mut Sregs, cs: Segment, ss: u16) {
+    sregs.gdt = DescriptorTable { base: 0, limit: 0xffff };
+    sregs.idt = DescriptorTable { base: 0, limit: 0x3ff };
+    sregs.cs = cs;
+    set_data(sregs, real_segment(0, 0x3));
+    sregs.ss = real_segment(ss, 0x3);
 }
 
 fn set_flat(sregs: &mut Sregs, gdt: u64, long: bool) {
@@ -126,6 +168,12 @@ fn real_segment(selector: u16, type_: u8) -> Segment {
 mod acpi_test;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod corpus_test;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod firmware_test;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 mod flat_test;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
@@ -133,6 +181,18 @@ mod images_test;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 mod linux_test;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod mp_test;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod multiboot_test;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod pvh_test;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod recognise_test;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 mod unpack_test;

@@ -41,6 +41,11 @@ impl Ram {
         Self(spans)
     }
 
+    /// The joined ranges.
+    pub(super) fn all(&self) -> &[Span] {
+        &self.0
+    }
+
     /// The joined range of RAM that holds all of `range`.
     pub(super) fn holding(&self, range: Span) -> Option<Span> {
         self.0.iter().copied().find(|s| s.holds(range))

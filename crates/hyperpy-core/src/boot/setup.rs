@@ -24,6 +24,11 @@ const XLF_KERNEL_64: u16 = 1 << 0;
 /// Loader id of those that have none assigned.
 const UNASSIGNED_LOADER: u8 = 0xff;
 
+/// Whether a file has a setup header.
+pub(super) fn is_bzimage(image: &[u8]) -> bool {
+    image.get(MAGIC_OFFSET..MAGIC_OFFSET + MAGIC.len()) == Some(MAGIC)
+}
+
 /// A checked setup header.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Setup(setup_header);
@@ -31,7 +36,7 @@ pub(super) struct Setup(setup_header);
 impl Setup {
     /// Reads the header of a bzImage, of which no more than the header need be there.
     pub(super) fn parse(image: &[u8]) -> Result<Self, BootError> {
-        if image.get(MAGIC_OFFSET..MAGIC_OFFSET + MAGIC.len()) != Some(MAGIC) {
+        if !is_bzimage(image) {
             return Err(BootError::NotKernel { found: image.iter().copied().take(4).collect() });
         }
         let mut header = setup_header::default();

@@ -1,4 +1,5 @@
-//! The ELF vmlinux inside a bzImage (Documentation/arch/x86/boot.rst, `payload_offset` and `payload_length`).
+//! The ELF vmlinux inside a bzImage (Documentation/arch/x86/boot.rst, `payload_offset` and `payload_length`), and files
+//! that are packed whole.
 //!
 //! Unpacked once on the host, a kernel need not unpack itself at each boot. Output and the decoders' memory are
 //! bounded: a payload is as hostile as any image. xz and zstd are decoded by the C libraries, which are bound
@@ -88,6 +89,19 @@ pub fn payload(kernel: &[u8], limit: usize) -> Result<Option<Vec<u8>>, BootError
         return Err(BootError::PayloadNotElf { found: vmlinux.into_iter().take(4).collect() });
     }
     Ok(Some(vmlinux))
+}
+
+/// What a file holds that gzip has packed whole, as Multiboot kernels come and as GRUB takes them; `None` for another.
+///
+/// # Errors
+/// It is damaged, or unpacks to more than `limit` bytes.
+pub fn gunzip(file: &[u8], limit: usize) -> Result<Option<Vec<u8>>, BootError> {
+    if Format::of(file) != Format::Gzip {
+        return Ok(None);
+    }
+    let format = Format::Gzip.name();
+    let bytes = unpack(file, Format::Gzip, limit).map_err(|source| BootError::Payload { format, source })?;
+    if bytes.len() > limit { Err(BootError::PayloadTooLarge { limit }) } else { Ok(Some(bytes)) }
 }
 
 /// Unpacks at most `limit` bytes and one more, which tells that the limit was passed.

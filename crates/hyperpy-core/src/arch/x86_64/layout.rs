@@ -18,6 +18,10 @@ pub const BOOT_STACK_POINTER: u64 = 0x8ff0;
 pub const PAGE_TABLES_START: u64 = 0x9000;
 /// End of the loaders' page tables: a PML4, a PDPT and four page directories for 4 GiB.
 pub const PAGE_TABLES_END: u64 = 0xf000;
+/// What PVH and Multiboot kernels are told, up to [`INFO_END`].
+pub const INFO_START: u64 = 0x1_0000;
+/// End of that area.
+pub const INFO_END: u64 = 0x2_0000;
 /// Kernel command line.
 pub const CMDLINE_START: u64 = 0x2_0000;
 /// Most bytes of a kernel command line, with its NUL.
@@ -26,14 +30,22 @@ pub const CMDLINE_MAX: usize = 0x1_0000;
 pub const EBDA_START: u64 = 0x9_fc00;
 /// ACPI tables, in the BIOS area that the E820 map reserves.
 pub const ACPI_START: u64 = 0xe_0000;
+/// MP table, in the second half of the BIOS area, which is searched for it.
+pub const MP_TABLE_START: u64 = 0xf_0000;
 /// End of the BIOS area.
 pub const BIOS_END: u64 = 0x10_0000;
 /// Where kernels are loaded that do not ask for a place.
 pub const KERNEL_START: u64 = 0x10_0000;
-/// Task state segment pages that Intel processors want, three pages (KVM_SET_TSS_ADDR).
-pub const TSS_START: u64 = 0xfffb_d000;
+/// Where firmware ends.
+pub const FIRMWARE_END: u64 = 0x1_0000_0000;
+/// Most bytes of firmware: below it are KVM's own pages.
+pub const FIRMWARE_MOST: u64 = 16 << 20;
 /// Identity map page (KVM_SET_IDENTITY_MAP_ADDR).
-pub const IDENTITY_MAP_START: u64 = 0xfffb_c000;
+pub const IDENTITY_MAP_START: u64 = 0xfeff_c000;
+/// Task state segment pages that Intel processors want, three pages (KVM_SET_TSS_ADDR).
+pub const TSS_START: u64 = 0xfeff_d000;
+/// End of the pages that KVM keeps for itself.
+pub const KVM_PAGES_END: u64 = 0xff00_0000;
 /// I/O APIC registers.
 pub const IOAPIC_START: u64 = 0xfec0_0000;
 /// Local APIC registers.
@@ -63,3 +75,5 @@ pub const SCI_GSI: u32 = 9;
 pub const DEBUG_EXIT_PORT: u16 = 0xf4;
 /// Debug console port.
 pub const DEBUG_CONSOLE_PORT: u16 = 0xe9;
+/// fw_cfg selector and data ports, 2.
+pub const FW_CFG_PORT: u16 = 0x510;
