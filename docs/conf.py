@@ -43,7 +43,10 @@ html_theme = "furo"
 html_title = f"hyperpy {release}"
 html_show_sphinx = False
 html_copy_source = False
-pygments_style = "sphinx"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
+pygments_style = "tango"
+pygments_dark_style = "monokai"
 
 
 def is_private(name: str) -> bool:
