@@ -6,6 +6,10 @@
 pub const MMIO_HOLE_START: u64 = 0xc000_0000;
 /// Where RAM goes on above the hole.
 pub const HIGH_RAM_START: u64 = 0x1_0000_0000;
+/// BIOS data area: segment of the extended one, a word.
+pub const BDA_EBDA_SEGMENT: u64 = 0x40e;
+/// BIOS data area: memory from 0 in KiB, a word.
+pub const BDA_BASE_MEMORY: u64 = 0x413;
 /// Global descriptor table that loaders write, in bytes from gpa 0.
 pub const GDT_START: u64 = 0x500;
 /// Linux boot parameters ("zero page"), one page.
