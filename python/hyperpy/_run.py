@@ -1,4 +1,4 @@
-"""`hyperpy run --kernel`: a machine from the command line's options, and its end as an exit status.
+"""`hyperpy run --kernel` and `--firmware`: a machine from the command line's options, and its end as an exit status.
 
 Here are the machine's making, what each `Exit` means to the shell, and the terminal while it is the guest's console.
 The arguments are read in `hyperpy.cli`. Standard output carries the guest's console and nothing else; whatever
@@ -17,8 +17,9 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from hyperpy import DebugExit, Exit, Linux, Machine
+from hyperpy import DebugExit, Exit, Firmware, Machine
 from hyperpy._terminal import OUTPUT_CLOSED, Input, of_guest, signals_unwind, streams
+from hyperpy.boot import recognise
 from hyperpy.cli import STATUS_ERROR, DeviceSpec, UsageError, complain
 from hyperpy.doctor import kernel_code_is_native
 from hyperpy.errors import HyperpyError, KvmUnavailable
@@ -47,7 +48,7 @@ def run_kernel(options: argparse.Namespace, argv: Sequence[str]) -> int:
         devices = _made(options.device)
         with contextlib.ExitStack() as stack:
             stack.enter_context(signals_unwind())
-            name = os.path.basename(options.kernel)
+            name = os.path.basename(options.kernel or options.firmware)
             machine = stack.enter_context(
                 Machine(
                     memory=options.memory,
@@ -86,7 +87,11 @@ def _prepare(
         machine.attach(device, pio=spec.pio, mmio=spec.mmio, size=spec.size, irq=spec.irq)
     if options.debug_exit is not None:
         machine.attach(DebugExit(), pio=options.debug_exit)
-    machine.load(Linux(options.kernel, options.initrd, options.append))
+    if options.firmware is not None:
+        machine.load(Firmware(options.firmware))
+        return
+    modules = [(file, " ".join(arguments)) for file, *arguments in options.module]
+    machine.load(recognise(options.kernel, initrd=options.initrd, cmdline=options.append, modules=modules))
 
 
 def _warn_of_interpreter(in_lab: str) -> None:

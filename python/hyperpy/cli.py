@@ -30,7 +30,7 @@ STATUS_ERROR = 1
 
 _MAIN_EPILOG = """\
 commands:
-  run     boot a kernel, or run a script that uses hyperpy
+  run     boot a kernel or firmware, or run a script that uses hyperpy
   lab     run a command where a KVM exists that runs kernels
   doctor  say what this host can do, and what is missing
 
@@ -52,6 +52,7 @@ exit status:
 examples:
   hyperpy run --kernel vmlinuz --initrd initrd.img --memory 1G --cpus 2 --append "console=ttyS0 panic=-1"
   hyperpy run --kernel vmlinuz --device mydevices:Doorbell@mmio=0xfe000000,size=0x100,irq=10
+  hyperpy run --kernel xen.gz --append "com1=115200,8n1 console=com1" --module vmlinuz console=hvc0
   hyperpy run --kernel test.elf --debug-exit 0xf4 --serial file:log.txt --timeout 60
   hyperpy run script.py --its-own-option"""
 
@@ -297,16 +298,24 @@ def _serial(text: str) -> str:
 def _run_parser() -> _Parser:
     parser = _Parser(
         prog="hyperpy run",
-        usage="hyperpy run --kernel K [options]\n       hyperpy run SCRIPT [ARGUMENT ...]",
-        description="Boot a kernel in a machine, or run a Python script as `python SCRIPT` does.",
+        usage="hyperpy run --kernel K [options]\n       hyperpy run --firmware F [options]\n       hyperpy run SCRIPT [ARGUMENT ...]",
+        description="Boot a kernel or firmware in a machine, or run a Python script as `python SCRIPT` does.",
         epilog=_RUN_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--kernel", metavar="K", help="bzImage or ELF file")
+    add(
+        "--kernel",
+        metavar="K",
+        help="bzImage, ELF file or Multiboot kernel: its kind is recognised; gzip is unpacked",
+    )
+    add("--firmware", metavar="F", help="in place of a kernel: raw firmware such as SeaBIOS's bios.bin")
     add("--initrd", metavar="I", help="initial RAM disk")
-    add("--append", default="console=ttyS0", metavar="S", help="kernel command line (default: %(default)s)")
+    text = "module for a Multiboot or PVH kernel, and its arguments; can be repeated"
+    add("--module", nargs="+", action="append", default=[], metavar=("FILE", "ARGS"), help=text)
+    text = "kernel command line (default: console=ttyS0, and nothing for Multiboot)"
+    add("--append", metavar="S", help=text)
     add("--memory", type=_checked(_size), default="512M", metavar="SIZE", help="RAM (default: %(default)s)")
     add("--cpus", type=_checked(_count), default=1, metavar="N", help="vcpus (default: %(default)s)")
     add(
@@ -358,8 +367,14 @@ def _run(argv: Sequence[str]) -> int:
     options = _parse(
         parser, argv, "a script comes first: `hyperpy run SCRIPT`; a kernel's arguments go into --append"
     )
-    if options.kernel is None:
+    if options.kernel is None and options.firmware is None:
         parser.error("nothing to run\n\nhint: give --kernel K, or a script: `hyperpy run SCRIPT`")
+    kernels = {"kernel": "--kernel", "initrd": "--initrd", "module": "--module", "append": "--append"}
+    given = [option for name, option in kernels.items() if getattr(options, name)]
+    if options.firmware is not None and given:
+        parser.error(
+            f"not an option of firmware: {given[0]}\n\nhint: it is for --kernel; give one of the two"
+        )
     try:
         from hyperpy._run import run_kernel
     except ImportError as error:

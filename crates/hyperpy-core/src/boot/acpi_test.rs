@@ -76,6 +76,9 @@ fn test_platform_tables_are_written_around_a_loader_that_succeeds_alone() {
     })
     .unwrap();
     assert_eq!(there(36), build(&platform()).unwrap()[..36]);
+    let mut bios_data = [0; 7];
+    memory.read(0x40e, &mut bios_data).unwrap();
+    assert_eq!(bios_data, [0xc0, 0x9f, 0, 0, 0, 0x7f, 2]);
     let small = Memory::with_ram(0x10000).unwrap();
     let missing = describe(&small, &platform(), |_| panic!("the loader ran"));
     assert!(matches!(missing, Err(BootError::Memory(_))));

@@ -8,6 +8,10 @@ pub const MMIO_HOLE_START: u64 = 0xc000_0000;
 pub const HIGH_RAM_START: u64 = 0x1_0000_0000;
 /// Physical addresses have at most 52 bits (SDM vol. 3, 4.1.4); this is the first that no processor has.
 pub const GPA_END: u64 = 1 << 52;
+/// BIOS data area: segment of the extended one, a word.
+pub const BDA_EBDA_SEGMENT: u64 = 0x40e;
+/// BIOS data area: memory from 0 in KiB, a word.
+pub const BDA_BASE_MEMORY: u64 = 0x413;
 /// Global descriptor table that loaders write, in bytes from gpa 0.
 pub const GDT_START: u64 = 0x500;
 /// Linux boot parameters ("zero page"), one page.
