@@ -29,6 +29,11 @@ pub trait Accelerator: Send + Sync {
     /// # Errors
     /// The host refuses, or lacks something that `config` asks for.
     fn create_vm(&self, config: VmConfig) -> Result<Arc<dyn Vm>, AccelError>;
+
+    /// Most vCPUs of one VM.
+    fn max_vcpus(&self) -> u32 {
+        u32::MAX
+    }
 }
 
 /// A virtual machine: slots of memory, vCPUs and interrupt inputs.
@@ -114,6 +119,14 @@ pub trait Vcpu: Send {
 
     /// System calls that `run` has made so far, to hold "one ioctl per exit".
     fn calls(&self) -> u64;
+
+    /// Told once, when all vCPUs of the VM exist: what depends on the others is set now.
+    ///
+    /// # Errors
+    /// The host refuses.
+    fn all_made(&mut self) -> Result<(), AccelError> {
+        Ok(())
+    }
 }
 
 /// The byte that makes a vCPU leave the guest.

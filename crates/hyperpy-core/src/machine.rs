@@ -9,6 +9,7 @@ mod devices;
 mod lifecycle;
 mod objects;
 mod registers;
+mod reset;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +18,7 @@ use self::objects::{Objects, enter_at};
 use crate::accel::{Accelerator, VmConfig};
 use crate::boot::Entry;
 use crate::bus::{Bus, RegionId, Space};
-use crate::control::{Control, Phase};
+use crate::control::Control;
 use crate::error::RunError;
 use crate::irq::LineHub;
 use crate::kvm::thread::fork_generation;
@@ -146,7 +147,7 @@ impl Machine {
     /// # Errors
     /// The accelerator refuses the state, or the machine runs.
     pub fn set_entry(&self, entry: Entry) -> Result<(), RunError> {
-        self.control.require("load", &[Phase::Created, Phase::Paused])?;
+        self.require_load()?;
         let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         if objects.is_none() {
             // Under the lock of the objects: who makes them next reads it.

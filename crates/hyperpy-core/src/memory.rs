@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vm_memory::bitmap::AtomicBitmap;
+use vm_memory::bitmap::{AtomicBitmap, Bitmap};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MmapRegion};
 
 use crate::accel::{AccelError, Vm};
@@ -184,6 +184,29 @@ impl Memory {
         Ok(sealed.backing.clone())
     }
 
+    /// All RAM as it is at power-on: zeros, given back to the host. What is mapped stays mapped, views too; ROM stays as
+    /// it is. Regions can be added again, until the next [`Self::seal_into`].
+    pub(crate) fn reset(&self) -> Result<(), MemoryError> {
+        let layout = {
+            let mut layout = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
+            let (regions, backing) = (layout.regions.clone(), layout.backing.clone());
+            *layout = Arc::new(Layout { sealed: false, regions, backing });
+            layout.clone()
+        };
+        for info in layout.regions.iter().filter(|region| region.kind == Kind::Ram) {
+            let Some(region) = layout.backing.find_region(GuestAddress(info.gpa)) else { continue };
+            let Some(file) = region.file_offset() else { continue };
+            punch(file.file(), info.len).map_err(|source| MemoryError::Host {
+                gpa: info.gpa,
+                len: info.len,
+                source,
+            })?;
+            // These pages changed, and not by the guest.
+            region.bitmap().mark_dirty(0, usize::try_from(info.len).unwrap_or(usize::MAX));
+        }
+        Ok(())
+    }
+
     /// Lets go of all memory; views keep theirs.
     pub(crate) fn clear(&self) {
         let empty = Arc::new(Layout { sealed: true, ..Layout::default() });
@@ -249,6 +272,17 @@ impl Memory {
         };
         Ok(View { hva, len, _keep: region })
     }
+}
+
+/// Makes a hole of a whole file: its pages are given back, and read as zeros.
+fn punch(file: &File, len: u64) -> io::Result<()> {
+    let len = libc::off_t::try_from(len).map_err(io::Error::other)?;
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: plain system call on a descriptor that `file` owns. What is mapped of it stays mapped.
+    if unsafe { libc::fallocate(file.as_raw_fd(), mode, 0, len) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 fn map_memfd(gpa: u64, len: u64, name: &str) -> io::Result<GuestRegionMmap<AtomicBitmap>> {

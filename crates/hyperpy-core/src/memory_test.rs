@@ -1,8 +1,6 @@
 //! Regions, accesses across them, what they cost, views, and the bitmap of pages that the host wrote.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use vm_memory::bitmap::Bitmap;
-
 use super::*;
 use crate::scripted::Scripted;
 use crate::{accel::Accelerator, accel::VmConfig};
@@ -132,4 +130,27 @@ fn test_memory_file_cannot_be_shortened_under_the_mapping() {
     let layout = memory.layout();
     let region = layout.backing.find_region(GuestAddress(0)).unwrap();
     assert!(region.file_offset().unwrap().file().set_len(0).is_err());
+}
+
+#[test]
+fn test_reset_zeroes_ram_gives_it_back_and_keeps_rom_and_views() {
+    let memory = Memory::default();
+    memory.add(0, 8 * PAGE_SIZE, Kind::Ram, "ram").unwrap();
+    memory.add(0x10_0000, PAGE_SIZE, Kind::Rom, "rom").unwrap();
+    memory.write(0x1000, &[7; 0x3000]).unwrap();
+    memory.write(0x10_0000, b"firmware").unwrap();
+    let view = memory.view(0x2000, 16).unwrap();
+    let before = memory.committed();
+    memory.reset().unwrap();
+    assert!(memory.committed() < before);
+    let mut bytes = [1; 0x3000];
+    memory.read(0x1000, &mut bytes).unwrap();
+    assert!(bytes.iter().all(|&byte| byte == 0));
+    let mut firmware = [0; 8];
+    memory.read(0x10_0000, &mut firmware).unwrap();
+    assert_eq!(&firmware, b"firmware");
+    // The view is of the same pages: what is written now shows in it.
+    memory.write(0x2000, &[9]).unwrap();
+    assert_eq!(view.hva(), memory.view(0x2000, 1).unwrap().hva());
+    memory.add(0x20_0000, PAGE_SIZE, Kind::Ram, "later").unwrap();
 }

@@ -26,7 +26,7 @@ pub fn load_flat(machine: &Machine, image: &Bound<'_, PyAny>, at: u64, mode: &st
         "long" => Mode::Long,
         _ => return Err(PyValueError::new_err(format!("unknown mode: {mode}\n\nhint: real, protected or long"))),
     };
-    machine.require_standing("load")?;
+    machine.require_load()?;
     let core = machine.core();
     let entry = with_bytes(image, |image| flat::flat(&core.memory, image, at, mode))?;
     enter(core, entry.map_err(|error| errors::boot(&error))?)
@@ -46,7 +46,7 @@ pub fn load_linux(
     cmdline: &[u8],
     listed: Vec<Listed>,
 ) -> PyResult<()> {
-    machine.require_standing("load")?;
+    machine.require_load()?;
     let core = machine.core();
     let range = |(base, len)| Range { base, len };
     let devices = listed.into_iter().map(|(hid, mmio, pio, irqs)| ListedDevice {

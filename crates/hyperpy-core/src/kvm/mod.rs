@@ -57,6 +57,10 @@ impl Accelerator for Kvm {
         }
         Ok(Arc::new(vm::KvmVm::new(&self.fd, config)?))
     }
+
+    fn max_vcpus(&self) -> u32 {
+        u32::try_from(self.fd.get_max_vcpus()).unwrap_or(u32::MAX)
+    }
 }
 
 fn unavailable(errno: i32) -> AccelError {
