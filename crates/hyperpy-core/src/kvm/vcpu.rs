@@ -16,6 +16,7 @@ use kvm_ioctls::VcpuFd;
 
 use super::call;
 use super::page::RunPage;
+use super::setup;
 use super::slots::Slots;
 use crate::accel::{AccelError, AccelExit, Activity, ExitFlag, Interruption, Vcpu};
 use crate::arch::x86_64::{DescriptorTable, Regs, Segment, Sregs};
@@ -41,6 +42,8 @@ pub(super) struct KvmVcpu {
     calls: u64,
     /// After `fd`: guest memory stays mapped for as long as a vCPU could be entered.
     _slots: Arc<Slots>,
+    /// It is the one that starts, on a VM with interrupt controllers.
+    is_boot_processor: bool,
     /// Runs between the last look at the exit flag and KVM_RUN, to prove that no kick is lost there.
     #[cfg(test)]
     pub(super) before_run: Option<fn(&RunPage)>,
@@ -53,7 +56,12 @@ struct Data {
 }
 
 impl KvmVcpu {
-    pub(super) fn new(fd: VcpuFd, page_len: usize, slots: Arc<Slots>) -> Result<Self, AccelError> {
+    pub(super) fn new(
+        fd: VcpuFd,
+        page_len: usize,
+        slots: Arc<Slots>,
+        is_boot_processor: bool,
+    ) -> Result<Self, AccelError> {
         let page = RunPage::map(fd.as_raw_fd(), page_len)
             .map_err(|source| AccelError::Call { call: "mmap of the vcpu", source })?;
         page.keep_regs();
@@ -65,6 +73,7 @@ impl KvmVcpu {
             regs_in_page: false,
             calls: 0,
             _slots: slots,
+            is_boot_processor,
             #[cfg(test)]
             before_run: None,
         })
@@ -242,6 +251,10 @@ impl Vcpu for KvmVcpu {
 
     fn calls(&self) -> u64 {
         self.calls
+    }
+
+    fn all_made(&mut self) -> Result<(), AccelError> {
+        if self.is_boot_processor { setup::connect_boot_processor(&self.fd) } else { Ok(()) }
     }
 }
 
