@@ -149,7 +149,7 @@ impl Hyperpy {
     /// # Errors
     /// It is called where that cannot be.
     pub fn close(self) -> Result<(), Failure> {
-        Ok(self.machine.close()?)
+        Ok(self.machine.close(None)?)
     }
 
     /// Memory and registers from which the guest begins.

@@ -12,7 +12,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias
 
 from hyperpy import _hyperpy
 from hyperpy._attach import Attaching
@@ -107,6 +107,7 @@ class Machine(Attaching):
         self.vcpus = tuple(Vcpu(self._native, index) for index in range(vcpus))
         self.errors: list[BaseException] = []
         self._attached = {}
+        self._images: dict[tuple[type, object], Image] = {}
         self.unclaimed = unclaimed
         self._closed = False
         _live.add(self)
@@ -130,6 +131,10 @@ class Machine(Attaching):
             hint = "give Flat(code, at=0x1000, mode='real') or Linux(kernel)"
             raise TypeError(f"not an image: {image!r}\n\nhint: {hint}")
         image.load_into(self)
+        # For reset(). One of its kind at one place: loads in a loop do not add up.
+        place = (type(image), getattr(image, "at", None))
+        self._images.pop(place, None)  # the order is that of the last loads: vcpu 0 enters the last one
+        self._images[place] = image
 
     def run(self, timeout: float | None = None) -> AnyExit:
         """Run until something happens that the script must know, or for `timeout` seconds.
@@ -161,6 +166,70 @@ class Machine(Attaching):
         """
         return self._exit(self._native.wait(timeout))
 
+    def pause(self) -> None:
+        """Stop every vcpu where it is, and return when all stand still. Ctrl-C works while it waits.
+
+        Whoever is in `run` or `wait` gets `Exit.Stopped(vcpu=None, reason="pause")`; if nobody is, nothing is queued. On a
+        paused machine it does nothing.
+
+        Raises:
+            StateError: the machine has not run, has ended, also meanwhile, or is closed; or this is inside a device.
+
+        Example:
+            >>> import hyperpy
+            >>> with hyperpy.Machine(memory="1M") as m:
+            ...     m.load(hyperpy.Flat(bytes([0xEB, 0xFE]), mode="real"))  # again: jmp again
+            ...     m.start()
+            ...     m.pause()
+            ...     print(m.state, hex(m.vcpus[0].regs.rip))
+            ...     m.resume()
+            ...     print(m.state)
+            paused 0x1000
+            running
+        """
+        self._native.pause()
+
+    def resume(self) -> None:
+        """Run a paused machine on, every vcpu on a thread of its own, as `start` does.
+
+        Raises:
+            StateError: the machine is not paused; or this is inside a device.
+        """
+        self._native.resume()
+
+    def reset(self) -> None:
+        """Press the machine's reset button: restore the power-on state, from which it can run again.
+
+        The vcpus are made anew. RAM is zeros, given back to the host; views of it stay valid. ROM keeps its contents.
+        Every attached device's `reset()` is called. Interrupt lines are low, nothing is queued, and no earlier exit can
+        be answered. What `load` has put in is loaded again: of several images of one kind at one place, the last one.
+        Statistics go on counting. While it works, the machine counts as running.
+
+        Raises:
+            StateError: the machine runs (`pause()` it first) or is closed; or this is inside a device.
+            BootError: an image cannot be loaded again. The machine is reset.
+            Exception: what a device's `reset()` raised, once all others were reset; later ones are in notes and `errors`.
+
+        Example:
+            >>> import hyperpy
+            >>> with hyperpy.Machine(memory="1M") as m:
+            ...     m.load(hyperpy.Flat(bytes([0xF4]), mode="real"))  # hlt
+            ...     m.memory.write(0x8000, b"scratch")
+            ...     m.run(timeout=1.0)
+            ...     m.reset()
+            ...     print(m.state, any(m.memory.read(0x8000, 7)), m.run(timeout=1.0))
+            Exit.Halt(vcpu=0)
+            created False Exit.Halt(vcpu=0)
+        """
+        undelivered, raised = self._native.reset(self._reload)
+        self.errors += undelivered
+        if raised:
+            self._raise(raised)
+
+    def _reload(self) -> None:
+        for image in list(self._images.values()):
+            image.load_into(self)
+
     def stop(self, reason: str = "stop") -> None:
         """Ask every vcpu to stop for good; `run` and `wait` return `Exit.Stopped`. Does not wait. Safe anywhere.
 
@@ -171,6 +240,8 @@ class Machine(Attaching):
 
     def close(self) -> None:
         """Stop every vcpu and give memory and descriptors back. Twice is fine.
+
+        Ctrl-C works while it waits for a device; the machine then closes when the device has returned.
 
         Raises:
             StateError: this is inside a device.
@@ -183,6 +254,7 @@ class Machine(Attaching):
         if self._owner == os.getpid():  # in the child of a fork the console is the parent's
             self.console._set_sink(None)
         self._attached.clear()
+        self._images.clear()
         _live.discard(self)
 
     def __enter__(self) -> Self:
@@ -302,11 +374,15 @@ class Machine(Attaching):
 
     def _exit(self, outcome: tuple[str, Any]) -> AnyExit:
         kind, fields = outcome
-        if kind != "raised":
-            result: AnyExit = getattr(Exit, kind)(*fields)
-            return result
-        self.errors += fields
-        first, *later = fields
+        if kind == "raised":
+            self._raise(fields)
+        result: AnyExit = getattr(Exit, kind)(*fields)
+        return result
+
+    def _raise(self, raised: list[BaseException]) -> NoReturn:
+        """Raise the first of several exceptions of devices; the others are in its notes, all of them in `errors`."""
+        self.errors += raised
+        first, *later = raised
         for other in later:
             with contextlib.suppress(AttributeError):
                 first.add_note(f"then {type(other).__name__}: {other}")

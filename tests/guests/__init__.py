@@ -14,6 +14,12 @@ from typing import Literal
 
 Mode = Literal["real", "protected", "long"]
 
+# For protected mode: starts every other vcpu at 0x8000, by INIT and SIPI to all but itself (SDM vol. 3, 9.4.4).
+START_OTHERS = """
+    mov dword ptr [0xfee00300], 0x000c4500
+    mov dword ptr [0xfee00300], 0x000c4608
+"""
+
 _BITS = {"real": (".code16", "--32", "elf_i386"), "protected": (".code32", "--32", "elf_i386")}
 _LONG = (".code64", "--64", "elf_x86_64")
 

@@ -325,6 +325,27 @@ def test_attach_inside_a_callback_takes_effect_at_the_next_access(boot: Any) -> 
     assert late.writes == [(0, 1, 0)]
 
 
+def test_device_that_moves_itself_in_its_own_callback_is_found_where_it_went(boot: Any) -> None:
+    """Row 17."""
+    m = boot("mov al, 1\n out 0x80, al\n out 0x80, al\n mov al, 2\n out 0x90, al\n hlt", unclaimed="ones")
+
+    class Moves(Device):
+        size = 1
+
+        def __init__(self) -> None:
+            self.writes: list[int] = []
+
+        def write(self, offset: int, size: int, value: int) -> None:
+            self.writes.append(value)
+            m.detach(self)
+            m.attach(self, pio=0x90)
+
+    moves = m.attach(Moves(), pio=0x80)
+    assert m.run(RUN) == Exit.Halt(0)
+    assert moves.writes == [1, 2]
+    assert [row.base for row in m.map.rows if row.space == "pio"] == [0x90]
+
+
 def test_detach_of_the_last_reference_frees_the_device(boot: Any) -> None:
     import gc
     import weakref
@@ -446,7 +467,11 @@ VERBS = {
     "run": lambda m: m.run(1.0),
     "start": lambda m: m.start(),
     "wait": lambda m: m.wait(1.0),
+    "pause": lambda m: m.pause(),
+    "resume": lambda m: m.resume(),
+    "reset": lambda m: m.reset(),
     "close": lambda m: m.close(),
+    "answer": lambda m: m.answer(Exit.Pio(0, 0x99, 1, False, 0), 1),
     "load": lambda m: m.load(hyperpy.Flat(b"\xf4", mode="real")),
     "regs": lambda m: m.vcpus[0].regs.rax,
     "set regs": lambda m: m.vcpus[0].regs.update(rax=1),

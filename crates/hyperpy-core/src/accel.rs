@@ -32,6 +32,11 @@ pub trait Accelerator: Send + Sync {
 
     /// How many slots of memory a VM can have.
     fn most_slots(&self) -> u32;
+
+    /// Most vCPUs of one VM.
+    fn max_vcpus(&self) -> u32 {
+        u32::MAX
+    }
 }
 
 /// A region of memory as a guest sees it.
@@ -142,6 +147,14 @@ pub trait Vcpu: Send {
 
     /// System calls that `run` has made so far, to hold "one ioctl per exit".
     fn calls(&self) -> u64;
+
+    /// Told once, when all vCPUs of the VM exist: what depends on the others is set now.
+    ///
+    /// # Errors
+    /// The host refuses.
+    fn all_made(&mut self) -> Result<(), AccelError> {
+        Ok(())
+    }
 }
 
 /// The byte that makes a vCPU leave the guest.

@@ -75,6 +75,11 @@ pub trait Device: Send + Sync {
     fn write(&self, at: Access, value: u64) -> Action;
     /// Returns to the power-on state.
     fn reset(&self) {}
+    /// The same number for what is one device to its owner, though it is attached at several places by several values
+    /// of this type; `None`: this value is the device.
+    fn identity(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// The same as [`Device`] for state that one vCPU at a time may touch.

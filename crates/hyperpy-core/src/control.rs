@@ -5,22 +5,24 @@
 //! one to leave *settles* the round: it decides what `run()` or `wait()` returns and wakes those who wait.
 //!
 //! A round is one run of all vCPUs, numbered by its epoch: `round` begins and settles it. What one vCPU does between
-//! exits is in `run`, who asks vCPUs to leave and what is queued for the caller in `request`.
+//! exits is in `run`, who asks vCPUs to leave and what is queued for the caller in `request`, and what pause, reset and
+//! close wait for in `verbs`.
 
 mod hold;
 mod request;
 mod round;
+mod verbs;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{RunError, StateError};
-use crate::exit::Exit;
+use crate::exit::{Exit, StopReason};
 use crate::vcpu::Shared;
 
 /// How often a waiting thread looks whether its host (Python) wants it.
-const POLL: Duration = Duration::from_millis(50);
+pub(crate) const POLL: Duration = Duration::from_millis(50);
 
 /// The states of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +83,8 @@ pub(crate) enum Cause {
     Stop,
     /// The time is over.
     Timeout,
+    /// `pause()`: whoever waits for the round is told, and nothing is queued.
+    Pause,
     /// All looked halted for good; whether they are is decided when all stand still.
     CheckHalt,
 }
@@ -94,6 +98,8 @@ pub(crate) enum Crew {
     Caller,
     /// This one alone, on the thread of the caller, who owns the round. The others stand still.
     One(u32),
+    /// None: the machine is being reset, by a caller who owns this.
+    Nobody,
 }
 
 impl Crew {
@@ -102,7 +108,7 @@ impl Crew {
         match self {
             Self::Threads => true,
             Self::Caller => vcpu > 0,
-            Self::One(_) => false,
+            Self::One(_) | Self::Nobody => false,
         }
     }
 }
@@ -124,6 +130,13 @@ struct Inner {
     last_parked: u32,
     outcomes: VecDeque<Outcome>,
     last: Option<Exit>,
+    /// What the owner of the round is told if nothing is queued: that the time is over, or that someone paused it.
+    aside: Option<Exit>,
+    /// How many rounds and resets have ended, and how many of them by `pause()`.
+    settled: u64,
+    pauses: u64,
+    /// The caller of `close()` was interrupted: the last one to leave gives memory and descriptors back.
+    forsaken: bool,
     /// Threads that serve vCPUs, by vCPU: true while one lives or is being made.
     threads: Vec<bool>,
     /// Those that want every vCPU out of the guest without the round's end.
@@ -181,6 +194,10 @@ impl Default for Control {
             last_parked: 0,
             outcomes: VecDeque::new(),
             last: None,
+            aside: None,
+            settled: 0,
+            pauses: 0,
+            forsaken: false,
             threads: Vec::new(),
             holds: 0,
             resting: 0,
@@ -196,10 +213,14 @@ impl Control {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Knows the vCPUs from now on, by halves that outlive a reset: threads, kicks and statistics stay as they are.
     pub(crate) fn install(&self, vcpus: Vec<Arc<Shared>>) {
-        self.lock().threads = vec![false; vcpus.len()];
-        // A second call cannot happen: a machine makes its vCPUs once.
-        let _ = self.vcpus.set(vcpus);
+        let mut inner = self.lock();
+        if inner.threads.is_empty() {
+            inner.threads = vec![false; vcpus.len()];
+            // It was not set: only this sets it, under the lock.
+            let _ = self.vcpus.set(vcpus);
+        }
     }
 
     /// Tells `watcher` of every start and stop from now on. The first one stays.
@@ -273,15 +294,20 @@ impl Control {
     /// `wait()`: the next outcome of a started machine, or the last exit again.
     pub(crate) fn wait(&self, deadline: Option<Instant>, host: &dyn Host) -> Outcome {
         let mut inner = self.lock();
+        let pauses = inner.pauses;
         loop {
+            if inner.closing {
+                return Err(StateError::new("wait", Phase::Closed).into());
+            }
+            if inner.pauses != pauses {
+                // Told even if someone has resumed it meanwhile.
+                return Ok(paused());
+            }
             if inner.phase != Phase::Running {
                 if let Some(outcome) = inner.take() {
                     return outcome;
                 }
                 return inner.last.clone().ok_or_else(|| StateError::new("wait", inner.visible()).into());
-            }
-            if inner.closing {
-                return Err(StateError::new("wait", Phase::Closed).into());
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(Exit::Timeout);
@@ -305,24 +331,6 @@ impl Control {
         (inner, !timeout.timed_out())
     }
 
-    /// Begins to close: vCPUs leave, threads end, nothing starts again.
-    pub fn begin_close(&self) {
-        self.lock().closing = true;
-        self.changed.notify_all();
-        self.kick_all();
-    }
-
-    /// Waits until no vCPU runs and no thread serves one.
-    pub(crate) fn wait_closed(&self) {
-        let mut inner = self.lock();
-        while inner.active > 0 || inner.owned || inner.threads.iter().any(|&served| served) {
-            inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
-        }
-        inner.phase = Phase::Closed;
-        inner.outcomes.clear();
-        self.tell(false);
-    }
-
     /// Refuses a verb in any but the given phases.
     ///
     /// # Errors
@@ -343,6 +351,11 @@ impl Inner {
     fn visible(&self) -> Phase {
         if self.closing { Phase::Closed } else { self.phase }
     }
+}
+
+/// What `run()` and `wait()` return when someone else pauses the machine.
+fn paused() -> Exit {
+    Exit::Stopped { vcpu: None, reason: StopReason::Text("pause".into()) }
 }
 
 #[cfg(test)]

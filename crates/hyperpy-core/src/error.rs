@@ -262,10 +262,11 @@ impl StateError {
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self.phase {
+            Phase::Running if self.verb == "reset" => "pause() it first",
             Phase::Created => "run() or start() the machine first",
-            Phase::Running => "it runs: wait() for it, or stop() it",
+            Phase::Running => "it runs: wait() for it, pause() it, or stop() it",
             Phase::Paused => "the machine is already standing still",
-            Phase::Stopped => "the guest has ended: make a new machine",
+            Phase::Stopped => "the guest has ended: reset() the machine, or make a new one",
             Phase::Closed => "make a new machine; `with Machine(...)` closes it at the end of the block",
         }
     }

@@ -127,7 +127,7 @@ pub struct IoExit {
     pub is_write: bool,
     /// The value written, 0 for a read.
     pub value: u64,
-    /// Tells this access from every other of its vCPU, so that an answer cannot reach a later one.
+    /// Tells this access from every other of the process, so that an answer can reach no other.
     pub ticket: u64,
 }
 

@@ -114,6 +114,11 @@ impl LineHub {
         Ok(())
     }
 
+    /// There are no controllers until the next [`Self::connect`], and every line is low.
+    pub(crate) fn reset(&self) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = HubState::default();
+    }
+
     fn set(&self, gsi: u32, high: bool) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let vm = match &state.vm {

@@ -115,7 +115,7 @@ fn test_route_that_cannot_be_is_refused_and_changes_nothing() {
 #[test]
 fn test_route_of_a_closed_machine_is_refused() {
     let rig = Rig::with_irqchip(vec![vec![]], true);
-    rig.machine.close().unwrap();
+    rig.machine.close(None).unwrap();
     assert!(matches!(rig.machine.route(5, &[]), Err(RouteError::Run(RunError::State(_)))));
 }
 

@@ -10,6 +10,7 @@ mod lifecycle;
 mod memory;
 mod objects;
 mod registers;
+mod reset;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +19,7 @@ use self::objects::{Objects, enter_at};
 use crate::accel::{Accelerator, VmConfig};
 use crate::boot::Entry;
 use crate::bus::{Bus, RegionId, Space};
-use crate::control::{Control, Phase};
+use crate::control::Control;
 use crate::error::RunError;
 use crate::irq::LineHub;
 use crate::kvm::thread::fork_generation;
@@ -165,7 +166,7 @@ impl Machine {
     /// # Errors
     /// The accelerator refuses the state, or the machine runs.
     pub fn set_entry(&self, entry: Entry) -> Result<(), RunError> {
-        self.control.require("load", &[Phase::Created, Phase::Paused])?;
+        self.require_load()?;
         let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         if objects.is_none() {
             // Under the lock of the objects: who makes them next reads it.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::accel::AccelExit;
 use crate::bus::{Action, Device, Rung};
-use crate::control::Host;
+use crate::control::{Host, Phase};
 use crate::error::AttachError;
 use crate::exit::{Exit, IoExit, StopReason};
 use crate::scripted::Step;
@@ -30,7 +30,7 @@ const VERBS: [(&str, Verb); 9] = [
         rig.machine.answer(&exit, 0).map(drop)
     }),
     ("set interrupt routes", |rig| rig.machine.set_routes(&[])),
-    ("close", |rig| rig.machine.close()),
+    ("close", |rig| rig.machine.close(None)),
 ];
 
 #[test]
@@ -49,14 +49,14 @@ fn test_verb_in_a_state_that_does_not_allow_it_is_refused() {
     [0, 1].into_iter().for_each(|verb| refused(&ended, verb, Phase::Stopped));
     ended.machine.regs(0).unwrap();
     let closed = Rig::new(vec![vec![]]);
-    closed.machine.close().unwrap();
+    closed.machine.close(None).unwrap();
     [0, 1, 2, 3, 4, 5, 6].into_iter().for_each(|verb| refused(&closed, verb, Phase::Closed));
     assert!(matches!(closed.machine.stop(StopReason::PowerOff), Err(RunError::State(_))));
     assert!(matches!(
         closed.machine.attach(Space::Pio, 0, 1, "late", Rung::Native, Arc::new(Recorder::default())),
         Err(AttachError::State(_))
     ));
-    closed.machine.close().unwrap();
+    closed.machine.close(None).unwrap();
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn test_close_in_a_signal_handler_during_run_is_refused_instead_of_waiting_for_i
     struct Handler<'a>(&'a Rig, AtomicBool);
     impl Host for Handler<'_> {
         fn poll(&self) -> bool {
-            let refused = matches!(self.0.machine.close(), Err(RunError::WhileRunning { verb: "close" }));
+            let refused = matches!(self.0.machine.close(None), Err(RunError::WhileRunning { verb: "close" }));
             self.1.store(refused, Ordering::SeqCst);
             true
         }
@@ -297,7 +297,7 @@ fn test_close_during_run_ends_it_and_is_no_halt() {
                 let runner = scope.spawn(|| rig.machine.run(None, &rig));
                 inside.wait();
                 let began = Instant::now();
-                rig.machine.close().unwrap();
+                rig.machine.close(None).unwrap();
                 assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
                 let ended = runner.join().unwrap();
                 assert!(matches!(&ended, Err(RunError::State(e)) if e.phase == Phase::Closed), "{ended:?}");
@@ -325,12 +325,12 @@ fn test_close_from_many_threads_among_every_other_verb_ends() {
                         }
                     }
                     if round % 2 == worker % 2 {
-                        rig.machine.close().unwrap();
+                        rig.machine.close(None).unwrap();
                     }
                 });
             }
         });
-        rig.machine.close().unwrap();
+        rig.machine.close(None).unwrap();
         assert_eq!(rig.machine.control.phase(), Phase::Closed);
     }
 }
@@ -346,7 +346,7 @@ fn test_drop_of_a_machine_ends_its_threads_and_lets_devices_go() {
     let abandoned = std::mem::replace(&mut rig.machine, Rig::new(vec![vec![]]).machine.clone());
     assert_eq!(Arc::strong_count(&abandoned), 1);
     drop(abandoned);
-    control.wait_closed();
+    control.wait_closed(None).unwrap();
     assert!(machine.upgrade().is_none());
     assert_eq!(Arc::strong_count(&device), 1);
 }

@@ -89,7 +89,7 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        self.machine.close().unwrap();
+        self.machine.close(None).unwrap();
     }
 }
 

@@ -86,6 +86,8 @@ pub struct Counters {
     exits: AtomicU64,
     calls: AtomicU64,
     capped_ns: AtomicU64,
+    /// Calls that ended with earlier resets.
+    calls_before: AtomicU64,
 }
 
 impl Counters {
@@ -130,6 +132,27 @@ pub struct Shared {
 }
 
 impl Shared {
+    fn new(accel: &dyn accel::Vcpu, trace: Option<Ring>) -> io::Result<Self> {
+        Ok(Self {
+            kick: Kick::new(&accel.exit_flag())?,
+            presence: Presence::default(),
+            counters: Counters::default(),
+            cpu_ns: Mutex::default(),
+            quiet: AtomicBool::new(false),
+            trace,
+        })
+    }
+
+    /// Goes on with a fresh accelerator half, whose calls count from 0.
+    fn renew(&self, accel: &dyn accel::Vcpu) {
+        self.kick.rebind(&accel.exit_flag());
+        self.quiet.store(false, Ordering::SeqCst);
+        self.timed(|_| {
+            let calls = self.counters.calls.swap(0, Ordering::Relaxed);
+            self.counters.calls_before.fetch_add(calls, Ordering::Relaxed);
+        });
+    }
+
     /// Runs `f` on the processor time so far while no reader looks.
     pub(crate) fn timed<T>(&self, f: impl FnOnce(&mut u64) -> T) -> T {
         f(&mut self.cpu_ns.lock().unwrap_or_else(PoisonError::into_inner))
@@ -149,13 +172,12 @@ impl Shared {
         for (into, from) in hits.iter_mut().zip(&self.counters.hits) {
             *into = load(from);
         }
-        Readings {
-            hits,
-            exits: load(&self.counters.exits),
-            calls: load(&self.counters.calls),
-            capped_ns: load(&self.counters.capped_ns),
-            cpu_ns: self.timed(|total| *total + self.kick.elapsed()),
-        }
+        let exits = load(&self.counters.exits);
+        let capped_ns = load(&self.counters.capped_ns);
+        self.timed(|total| {
+            let calls = load(&self.counters.calls_before) + load(&self.counters.calls);
+            Readings { hits, exits, calls, capped_ns, cpu_ns: *total + self.kick.elapsed() }
+        })
     }
 }
 
@@ -171,6 +193,9 @@ pub(crate) struct Pending {
     /// The first value that nobody has served yet.
     pub(crate) next: u32,
 }
+
+/// The next ticket. One count for the process: an exit of another machine is never taken for one of this.
+static TICKETS: AtomicU64 = AtomicU64::new(1);
 
 /// A read that was handed to the caller of `run()` and can still be answered.
 #[derive(Clone, Copy, Debug)]
@@ -203,7 +228,6 @@ pub struct Vcpu {
     pub(crate) parked: bool,
     /// Closed again when the guest is entered.
     pub(crate) open: Option<Open>,
-    ticket: u64,
     /// Processor time of this sitting that the machine's limit has been charged for, in nanoseconds.
     pub(crate) charged_ns: u64,
     /// The bus of the device that is being served, to name it after a panic; `None` for the answerer of the unclaimed.
@@ -214,29 +238,30 @@ pub struct Vcpu {
 
 impl Vcpu {
     pub(crate) fn new(id: u32, accel: Box<dyn accel::Vcpu>, trace: Option<Ring>) -> io::Result<Self> {
-        let kick = Kick::new(&accel.exit_flag())?;
-        let shared = Shared {
-            kick,
-            presence: Presence::default(),
-            counters: Counters::default(),
-            cpu_ns: Mutex::default(),
-            quiet: AtomicBool::new(false),
-            trace,
-        };
-        Ok(Self {
+        let shared = Arc::new(Shared::new(&*accel, trace)?);
+        Ok(Self::with(id, accel, shared))
+    }
+
+    /// A fresh one after a reset, that goes on with the shared half of the one before.
+    pub(crate) fn again(id: u32, accel: Box<dyn accel::Vcpu>, shared: &Arc<Shared>) -> Self {
+        shared.renew(&*accel);
+        Self::with(id, accel, shared.clone())
+    }
+
+    fn with(id: u32, accel: Box<dyn accel::Vcpu>, shared: Arc<Shared>) -> Self {
+        Self {
             id,
             accel,
-            shared: Arc::new(shared),
+            shared,
             pending: None,
             unfinished: false,
             parked: false,
             open: None,
-            ticket: 0,
             charged_ns: 0,
             serving: None,
             pio: Cursor::default(),
             mmio: Cursor::default(),
-        })
+        }
     }
 
     /// Number of this vCPU, from 0.
@@ -340,8 +365,7 @@ impl Vcpu {
         match policy {
             Unclaimed::Ones => None,
             Unclaimed::Exit => {
-                self.ticket += 1;
-                let ticket = self.ticket;
+                let ticket = TICKETS.fetch_add(1, Ordering::Relaxed);
                 self.open = (!is_write).then_some(Open { ticket, index, size });
                 Some(IoExit { vcpu: self.id, address, size, is_write, value, ticket })
             }

@@ -32,7 +32,7 @@ pub fn load_flat(machine: &Machine, image: &Bound<'_, PyAny>, at: u64, mode: &st
         "long" => Mode::Long,
         _ => return Err(PyValueError::new_err(format!("unknown mode: {mode}\n\nhint: real, protected or long"))),
     };
-    machine.require_standing("load")?;
+    machine.require_load()?;
     let core = machine.core();
     let entry = with_bytes(image, |image| flat::flat(&core.memory, image, at, mode))?;
     enter(core, entry.map_err(|error| errors::boot(&error))?)
@@ -59,7 +59,7 @@ fn load_system(
     listed: Vec<Listed>,
     load: impl FnOnce(&Memory, u64) -> Result<Entry, BootError>,
 ) -> PyResult<()> {
-    machine.require_standing("load")?;
+    machine.require_load()?;
     let core = machine.core();
     let entry = describe(&core.memory, &platform(core, listed), |rsdp| load(&core.memory, rsdp));
     enter(core, entry.map_err(|error| errors::boot(&error))?)
@@ -120,7 +120,7 @@ pub fn load_multiboot(
 /// Loads firmware, to be entered at the reset vector.
 #[pyfunction]
 pub fn load_firmware(machine: &Machine, image: &[u8]) -> PyResult<()> {
-    machine.require_standing("load")?;
+    machine.require_load()?;
     let core = machine.core();
     enter(core, firmware::firmware(&core.memory, image).map_err(|error| errors::boot(&error))?)
 }

@@ -31,6 +31,10 @@ use crate::machine::Machine;
 pub(crate) struct Faults(Mutex<Vec<PyErr>>);
 
 impl Faults {
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     pub(crate) fn take(&self) -> Vec<PyErr> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -46,10 +50,9 @@ pub(crate) struct Report {
 
 impl Report {
     fn raised(&self, py: Python<'_>, error: PyErr, device: &str, value: Option<u64>) {
-        if error.is_instance_of::<PyException>(py)
-            && let Some(access) = current()
-        {
-            let note = note(device, &access, value);
+        if error.is_instance_of::<PyException>(py) {
+            // A device that is served outside of an access is being reset.
+            let note = current().map_or_else(|| format!("device {device}: reset"), |at| note(device, &at, value));
             // An exception that takes no notes is raised without.
             let _ = error.value(py).call_method1(intern!(py, "add_note"), (note,));
         }
@@ -123,10 +126,16 @@ impl Device for PyDevice {
     fn reset(&self) {
         Python::attach(|py| {
             let Some(object) = self.object(py) else { return };
-            if let Err(error) = object.call_method0(py, intern!(py, "reset")) {
+            // A device need not have one.
+            let reset = object.bind(py).getattr_opt(intern!(py, "reset"));
+            if let Err(error) = reset.and_then(|reset| reset.map(|reset| reset.call0().map(drop)).transpose()) {
                 self.report.raised(py, error, &self.name, None);
             }
         });
+    }
+
+    fn identity(&self) -> Option<usize> {
+        Python::attach(|py| self.object(py).map(|object| object.as_ptr() as usize))
     }
 }
 

@@ -1,11 +1,12 @@
-//! The machine for Python: verbs, devices and statistics.
+//! The machine for Python: verbs, devices and statistics. What they share is in `inside`.
+
+mod inside;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use hyperpy_core::accel::{Accelerator, VmConfig};
 use hyperpy_core::bus::{Rung, Space};
-use hyperpy_core::control::{Outcome, Phase};
+use hyperpy_core::control::Phase;
 use hyperpy_core::error::RunError;
 use hyperpy_core::exit::StopReason;
 use hyperpy_core::kvm::Kvm;
@@ -17,13 +18,14 @@ use hyperpy_core::vcpu::Refused;
 use hyperpy_devices::clock::HostClock;
 use hyperpy_devices::pc::{Board, Parts};
 use pyo3::IntoPyObjectExt;
-use pyo3::exceptions::{PyIndexError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::PyDict;
 
+use self::inside::duration;
 use crate::console::Console;
-use crate::device::{Faults, IrqLine, PyAnswerer, PyDevice, Report, StockDevice};
+use crate::device::{Faults, IrqLine, PyAnswerer, PyDevice, StockDevice};
 use crate::host::PyHost;
 use crate::memory::{Memory, pages};
 use crate::script::Script;
@@ -65,6 +67,11 @@ impl Machine {
             Some(script) => Arc::new(script.accelerator.clone()),
             None => Kvm::shared().map_err(|error| errors::accel(&error))?,
         };
+        let most = accel.max_vcpus();
+        if vcpus > most {
+            let hint = "hint: `hyperpy doctor` shows how many KVM takes";
+            return Err(PyValueError::new_err(format!("more vcpus than this KVM's {most}: {vcpus}\n\n{hint}")));
+        }
         let pages = pages(huge_pages)?;
         let memory = CoreMemory::with_ram_in(memory, pages).map_err(|error| errors::memory(&error))?;
         let mut core = Core::new(accel, memory, VmConfig { vcpus, irqchip });
@@ -196,9 +203,46 @@ impl Machine {
     }
 
     fn start(&self, py: Python<'_>) -> PyResult<()> {
-        let host = PyHost::new(&self.core);
-        let started = py.detach(|| self.core.start(&host));
-        started.map_err(|error| host.take().unwrap_or_else(|| errors::run(&error)))
+        self.hosted(py, |host| self.core.start(host))
+    }
+
+    fn resume(&self, py: Python<'_>) -> PyResult<()> {
+        self.hosted(py, |host| self.core.resume(host))
+    }
+
+    fn pause(&self, py: Python<'_>) -> PyResult<()> {
+        self.hosted(py, |host| self.core.pause(host))
+    }
+
+    /// Restores the power-on state; `reload` puts back what was loaded. Returns what devices had raised before, that no
+    /// run will raise any more, and what devices and `reload` raised now.
+    #[allow(clippy::type_complexity)]
+    fn reset<'py>(
+        &self,
+        py: Python<'py>,
+        reload: &Bound<'py, PyAny>,
+    ) -> PyResult<(Vec<Bound<'py, PyAny>>, Vec<Bound<'py, PyAny>>)> {
+        self.ours("reset")?;
+        let (reload, failed) = (reload.clone().unbind(), Mutex::new(None));
+        let again = || {
+            let done = Python::attach(|py| reload.call0(py).map(drop));
+            done.map_err(|error| {
+                *lock(&failed) = Some(error);
+                RunError::Host
+            })
+        };
+        let before = self.faults.len();
+        let done = self.hosted(py, |host| match self.core.reset(host, again) {
+            Err(RunError::Host) if lock(&failed).is_some() => Ok(()),
+            done => done,
+        });
+        done?;
+        let mut raised = self.faults.take();
+        raised.extend(lock(&failed).take());
+        let mut raised: Vec<_> =
+            raised.into_iter().map(|error| error.into_value(py).into_bound(py).into_any()).collect();
+        let now = raised.split_off(before.min(raised.len()));
+        Ok((raised, now))
     }
 
     fn wait<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
@@ -230,7 +274,7 @@ impl Machine {
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        py.detach(|| self.core.close()).map_err(|error| errors::run(&error))?;
+        self.hosted(py, |host| self.core.close(Some(host)))?;
         if !self.core.is_forked() {
             self.let_go();
         }
@@ -343,69 +387,6 @@ impl Machine {
     }
 }
 
-impl Machine {
-    pub(crate) fn core(&self) -> &Core {
-        &self.core
-    }
-
-    /// Whether the stock devices of a PC are attached.
-    pub(crate) fn has_board(&self) -> bool {
-        lock(&self.board).is_some()
-    }
-
-    /// Refuses a verb in the child of a fork, before any lock is taken: the thread that holds it may not be there.
-    pub(crate) fn ours(&self, verb: &'static str) -> PyResult<()> {
-        if self.core.is_forked() { Err(errors::run(&RunError::Forked { verb })) } else { Ok(()) }
-    }
-
-    pub(crate) fn require_standing(&self, verb: &'static str) -> PyResult<()> {
-        self.core.check(verb).map_err(|error| errors::run(&error))?;
-        let standing = self.core.control.require(verb, &[Phase::Created, Phase::Paused]);
-        standing.map_err(|error| errors::state(&error))
-    }
-
-    fn report(&self) -> Report {
-        Report { faults: self.faults.clone(), control: Arc::downgrade(&self.core.control) }
-    }
-
-    /// What a round ended with, or what a device or a signal raised during it.
-    fn outcome<'py>(&self, py: Python<'py>, outcome: Outcome, host: &PyHost) -> PyResult<Bound<'py, PyAny>> {
-        match outcome {
-            Ok(exit) => convert::exit(py, &exit),
-            Err(RunError::Host) => Err(host.take().unwrap_or_else(|| PyIndexError::new_err("no exception"))),
-            Err(RunError::Device) => {
-                let raised = PyList::empty(py);
-                for error in self.faults.take() {
-                    raised.append(error.value(py))?;
-                }
-                ("raised", raised).into_pyobject(py).map(Bound::into_any)
-            }
-            Err(error) => Err(errors::run(&error)),
-        }
-    }
-
-    /// Drops every reference to Python objects.
-    fn let_go(&self) {
-        let devices = std::mem::take(&mut *lock(&self.devices));
-        for (_, device) in &devices {
-            let object = device.as_ref().map(|device| lock(&device.object).take());
-            drop(object);
-        }
-        let answerer = lock(&self.answerer).take();
-        self.core.set_unclaimed(Unclaimed::Ones);
-        drop(answerer);
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        if !self.core.is_forked() {
-            // vCPUs that still run leave, their threads end, and the last of them lets go of the core.
-            self.core.control.begin_close();
-        }
-    }
-}
-
 /// The processors of these numbers, if this thread may run on all of them.
 fn cpu_set(cpus: Vec<u32>) -> PyResult<CpuSet> {
     let refused = |error: &dyn std::fmt::Display| PyValueError::new_err(format!("{error}"));
@@ -425,15 +406,4 @@ fn cpu_set(cpus: Vec<u32>) -> PyResult<CpuSet> {
 
 fn space(pio: bool) -> Space {
     if pio { Space::Pio } else { Space::Mmio }
-}
-
-fn duration(seconds: Option<f64>) -> PyResult<Option<Duration>> {
-    let wrong = |_| PyValueError::new_err("timeout is not a number of seconds from 0 up");
-    // Longer than any machine lives is the same as for ever.
-    const FOREVER: f64 = 1e9;
-    match seconds {
-        Some(seconds) if seconds >= FOREVER => Ok(None),
-        Some(seconds) => Duration::try_from_secs_f64(seconds).map(Some).map_err(wrong),
-        None => Ok(None),
-    }
 }

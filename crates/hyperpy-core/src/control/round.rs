@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::request::is_final;
-use super::{Cause, Control, Crew, Host, Inner, Leave, Outcome, Phase, Turn};
+use super::{Cause, Control, Crew, Host, Inner, Leave, Outcome, Phase, Turn, paused};
 use crate::error::{RunError, StateError};
 use crate::exit::Exit;
 use crate::vcpu::Shared;
@@ -16,9 +16,9 @@ use crate::vcpu::Shared;
 impl Control {
     /// Begins a round. A caller that drives a vCPU owns the round until [`Self::wait_round`] gives it an outcome. `None` if
     /// an earlier round left an outcome, which is returned before any vCPU enters again.
-    pub(crate) fn begin(&self, verb: &'static str, crew: Crew) -> Result<Option<Turn>, StateError> {
+    pub(crate) fn begin(&self, verb: &'static str, crew: Crew, from: &[Phase]) -> Result<Option<Turn>, StateError> {
         let mut inner = self.lock();
-        if inner.closing || !matches!(inner.phase, Phase::Created | Phase::Paused) {
+        if !from.contains(&inner.visible()) {
             return Err(StateError::new(verb, inner.visible()));
         }
         if !inner.outcomes.is_empty() {
@@ -50,8 +50,10 @@ impl Control {
     fn next_round(&self, inner: &mut Inner) -> Turn {
         inner.epoch += 1;
         inner.cause = None;
+        inner.aside = None;
         inner.active = match inner.crew {
             Crew::One(_) => 1,
+            Crew::Nobody => 0,
             Crew::Threads | Crew::Caller => u32::try_from(self.vcpus().len()).unwrap_or(u32::MAX),
         };
         let turn = Turn { epoch: inner.epoch, unpark: inner.all_parked };
@@ -111,6 +113,7 @@ impl Control {
         match inner.crew {
             Crew::One(id) => self.vcpus().get(id as usize).is_some_and(is_quiet),
             Crew::Threads | Crew::Caller => self.vcpus().iter().all(is_quiet),
+            Crew::Nobody => false,
         }
     }
 
@@ -127,12 +130,18 @@ impl Control {
                 let vcpu = if let Crew::One(id) = inner.crew { id } else { inner.last_parked };
                 inner.outcomes.push_back(Ok(Exit::Halt { vcpu }));
             }
-            Some(Cause::Timeout) if inner.outcomes.is_empty() => inner.outcomes.push_back(Ok(Exit::Timeout)),
+            Some(Cause::Timeout) if inner.outcomes.is_empty() => inner.aside = Some(Exit::Timeout),
+            Some(Cause::Pause) if inner.outcomes.is_empty() => {
+                inner.aside = Some(paused());
+                inner.last.clone_from(&inner.aside);
+                inner.pauses += 1;
+            }
             Some(_) => {}
         }
         let stopped = inner.cause == Some(Cause::Stop) || inner.outcomes.iter().any(is_final);
         inner.phase = if stopped { Phase::Stopped } else { Phase::Paused };
         inner.cause = None;
+        inner.settled += 1;
         self.tell(false);
         inner.ran += inner.started.take().map_or(Duration::ZERO, |started| started.elapsed());
         self.changed.notify_all();
@@ -157,11 +166,15 @@ impl Control {
                 }
                 inner.owned = false;
                 if interrupted {
-                    // What others left is for the next run; that the time is over is not.
-                    inner.outcomes.retain(|outcome| !matches!(outcome, Ok(Exit::Timeout)));
+                    // What others left is for the next run.
                     return Ok(Err(RunError::Host));
                 }
-                return Ok(inner.take().unwrap_or_else(|| Err(StateError::new("run", inner.visible()).into())));
+                if let Some(outcome) = inner.take() {
+                    return Ok(outcome);
+                }
+                let aside = inner.aside.take().filter(|_| !inner.closing);
+                inner.last.clone_from(&aside);
+                return Ok(aside.ok_or_else(|| StateError::new("run", inner.visible()).into()));
             }
             let (now, woken) = self.sleep(inner, deadline);
             inner = now;

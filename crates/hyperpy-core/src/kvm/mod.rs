@@ -90,6 +90,10 @@ impl Accelerator for Kvm {
     fn most_slots(&self) -> u32 {
         self.most_slots
     }
+
+    fn max_vcpus(&self) -> u32 {
+        u32::try_from(self.fd.get_max_vcpus()).unwrap_or(u32::MAX)
+    }
 }
 
 fn unavailable(errno: i32) -> AccelError {

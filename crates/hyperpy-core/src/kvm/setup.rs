@@ -62,14 +62,17 @@ pub(super) fn prepare(
     if let Ok(msrs) = Msrs::from_entries(&msrs) {
         vcpu.set_msrs(&msrs).map_err(call("KVM_SET_MSRS"))?;
     }
-    if id == 0 {
-        // The boot processor takes the 8259 pair at LINT0 and NMIs at LINT1, as firmware leaves them (SDM 10.5.1).
-        let mut lapic = vcpu.get_lapic().map_err(call("KVM_GET_LAPIC"))?;
-        set_lvt(&mut lapic, APIC_LVT_LINT0, DELIVER_EXTINT);
-        set_lvt(&mut lapic, APIC_LVT_LINT1, DELIVER_NMI);
-        vcpu.set_lapic(&lapic).map_err(call("KVM_SET_LAPIC"))?;
-    }
     Ok(())
+}
+
+/// The boot processor takes the 8259 pair at LINT0 and NMIs at LINT1, as firmware leaves them (SDM 10.5.1). Done when all
+/// vCPUs exist: KVM numbers the local APICs of a VM whenever the state of one is set, and it sets a new vCPU's before
+/// the vCPU is in its list, so that messages to the last one made would go nowhere.
+pub(super) fn connect_boot_processor(vcpu: &VcpuFd) -> Result<(), AccelError> {
+    let mut lapic = vcpu.get_lapic().map_err(call("KVM_GET_LAPIC"))?;
+    set_lvt(&mut lapic, APIC_LVT_LINT0, DELIVER_EXTINT);
+    set_lvt(&mut lapic, APIC_LVT_LINT1, DELIVER_NMI);
+    vcpu.set_lapic(&lapic).map_err(call("KVM_SET_LAPIC"))
 }
 
 fn set_lvt(lapic: &mut kvm_lapic_state, register: usize, mode: u32) {

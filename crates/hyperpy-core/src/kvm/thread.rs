@@ -143,7 +143,8 @@ pub struct Kick {
     index: usize,
     /// Weak: the page that holds the flag keeps KVM's vCPU and, by it, the whole VM alive in the kernel, and statistics
     /// keep the kick long after the machine is closed.
-    flag: Weak<dyn ExitFlag>,
+    /// A reset gives the vCPU a new one.
+    flag: Mutex<Weak<dyn ExitFlag>>,
 }
 
 impl std::fmt::Debug for Kick {
@@ -158,11 +159,20 @@ impl Kick {
     /// # Errors
     /// There are 65,536 vCPUs already.
     pub fn new(flag: &Arc<dyn ExitFlag>) -> io::Result<Self> {
-        Ok(Self { index: take_seat()?, flag: Arc::downgrade(flag) })
+        Ok(Self { index: take_seat()?, flag: Mutex::new(Arc::downgrade(flag)) })
+    }
+
+    /// Kicks the vCPU with this exit flag from now on. Nobody drives the one before, nor will.
+    pub(crate) fn rebind(&self, flag: &Arc<dyn ExitFlag>) {
+        *self.flag.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(flag);
+    }
+
+    fn flag(&self) -> Option<Arc<dyn ExitFlag>> {
+        self.flag.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
     }
 
     fn set_flag(&self, value: u8) {
-        if let Some(flag) = self.flag.upgrade() {
+        if let Some(flag) = self.flag() {
             flag.byte().store(value, Ordering::SeqCst);
         }
     }
@@ -224,7 +234,7 @@ impl Kick {
         };
         // SAFETY: gettid cannot fail.
         let tid = unsafe { libc::gettid() };
-        let flag = self.flag.upgrade().map_or(null_mut(), |flag| flag.byte().as_ptr());
+        let flag = self.flag().map_or(null_mut(), |flag| flag.byte().as_ptr());
         seat.ticked.store(false, Ordering::Relaxed);
         seat.flag.store(flag, Ordering::Relaxed);
         seat.since.store(thread_time(tid).unwrap_or(0), Ordering::SeqCst);

@@ -16,6 +16,7 @@ use kvm_ioctls::VcpuFd;
 
 use super::call;
 use super::page::RunPage;
+use super::setup;
 use super::slots::Slots;
 use crate::accel::{AccelError, AccelExit, Activity, ExitFlag, Interruption, Vcpu};
 use crate::arch::x86_64::{DescriptorTable, Regs, Segment, Sregs};
@@ -39,6 +40,8 @@ pub(super) struct KvmVcpu {
     /// Registers were set in the page since the last entry: KVM does not know them yet.
     regs_in_page: bool,
     calls: u64,
+    /// It is the one that starts, on a VM with interrupt controllers.
+    is_boot_processor: bool,
     /// After `fd`: guest memory stays mapped for as long as a vCPU could be entered.
     _slots: Arc<Slots>,
     /// Runs between the last look at the exit flag and KVM_RUN, to prove that no kick is lost there.
@@ -53,7 +56,12 @@ struct Data {
 }
 
 impl KvmVcpu {
-    pub(super) fn new(fd: VcpuFd, page_len: usize, slots: Arc<Slots>) -> Result<Self, AccelError> {
+    pub(super) fn new(
+        fd: VcpuFd,
+        page_len: usize,
+        slots: Arc<Slots>,
+        is_boot_processor: bool,
+    ) -> Result<Self, AccelError> {
         let page = RunPage::map(fd.as_raw_fd(), page_len)
             .map_err(|source| AccelError::Call { call: "mmap of the vcpu", source })?;
         page.keep_regs();
@@ -64,6 +72,7 @@ impl KvmVcpu {
             entered: false,
             regs_in_page: false,
             calls: 0,
+            is_boot_processor,
             _slots: slots,
             #[cfg(test)]
             before_run: None,
@@ -242,6 +251,10 @@ impl Vcpu for KvmVcpu {
 
     fn calls(&self) -> u64 {
         self.calls
+    }
+
+    fn all_made(&mut self) -> Result<(), AccelError> {
+        if self.is_boot_processor { setup::connect_boot_processor(&self.fd) } else { Ok(()) }
     }
 }
 

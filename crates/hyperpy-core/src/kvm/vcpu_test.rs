@@ -63,7 +63,7 @@ fn test_regs_before_the_first_run_are_kvms_own_and_then_what_was_set() {
     assert_eq!(machine.regs(0).unwrap().rip, 0xfff0);
     machine.set_regs(0, |regs| regs.r15 = 0x1234_5678_9abc_def0).unwrap();
     assert_eq!(machine.regs(0).unwrap().r15, 0x1234_5678_9abc_def0);
-    machine.close().unwrap();
+    machine.close(None).unwrap();
 }
 
 // fault row 25
@@ -89,7 +89,7 @@ fn test_machine_refused_registers_can_still_be_used() {
     let refused = machine.set_sregs(0, |sregs| sregs.cr0 = 1 << 31);
     assert!(matches!(refused, Err(RunError::Accel(AccelError::Call { call: "KVM_SET_SREGS", .. }))));
     machine.set_sregs(0, |sregs| sregs.cs.base = 0).unwrap();
-    machine.close().unwrap();
+    machine.close(None).unwrap();
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn test_close_leaves_no_descriptor_and_no_page_of_a_vcpu() {
     let open = fds();
     assert!(count("/proc/self/maps", "anon_inode:kvm-vcpu") >= 6);
     for machine in &kept {
-        machine.close().unwrap();
+        machine.close(None).unwrap();
     }
     // /dev/kvm, a VM, two vCPUs and the memory each; the machines themselves are still there, for their statistics.
     assert!(fds() <= open - 3 * 5, "{} of {open}", fds());

@@ -62,7 +62,7 @@ impl KvmVm {
     pub(super) fn make_vcpu(&self, id: u32) -> Result<KvmVcpu, AccelError> {
         let vcpu = self.fd.create_vcpu(u64::from(id)).map_err(call("KVM_CREATE_VCPU"))?;
         setup::prepare(&vcpu, id, self.config, &self.cpuid, self.features)?;
-        KvmVcpu::new(vcpu, self.fd.run_size(), self.slots.clone())
+        KvmVcpu::new(vcpu, self.fd.run_size(), self.slots.clone(), id == 0 && self.config.irqchip)
     }
 }
 

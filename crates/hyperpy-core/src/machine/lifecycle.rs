@@ -1,6 +1,7 @@
-//! The verbs that change a machine's state: run, start, wait, stop, close; and the life of a vCPU's thread.
+//! The verbs that change a machine's state: run, start, wait, pause, resume, stop, close; and the life of a vCPU's thread.
 //!
-//! What they do in each state is in docs/concepts/states.md; how vCPUs start and stop together is in `control`.
+//! `reset` has a file of its own. What they do in each state is in docs/concepts/states.md; how vCPUs start and stop
+//! together is in `control`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, Weak};
@@ -14,6 +15,9 @@ use crate::exit::StopReason;
 use crate::kvm::thread::block_signals;
 use crate::run::{self, Watch};
 use crate::vcpu::Inside;
+
+/// Where run and start begin from.
+const STANDING: &[Phase] = &[Phase::Created, Phase::Paused];
 
 impl Machine {
     /// Runs until something happens that the caller must know, or for `timeout`. vCPU 0 runs on this thread.
@@ -53,23 +57,22 @@ impl Machine {
             if let Some(outcome) = self.control.queued() {
                 return self.ended(outcome);
             }
-            self.control.require(verb, &[Phase::Created, Phase::Paused])?;
-            self.objects()?;
-            self.spawn(crew, host)?;
-            if let Some(turn) = self.control.begin(verb, crew)? {
+            if let Some(turn) = self.begin_round(verb, crew, STANDING, host)? {
                 break turn;
             }
         };
         let watch = Watch { host: Some(host), deadline };
-        loop {
+        let outcome = loop {
             let leave = self.round(id, turn, &watch);
             let interrupted = matches!(leave, Leave::Host);
             self.control.leave(id, leave);
             match self.control.wait_round(interrupted, host, deadline) {
-                Ok(outcome) => return self.ended(outcome),
+                Ok(outcome) => break outcome,
                 Err(again) => turn = again,
             }
-        }
+        };
+        self.close_if_forsaken();
+        self.ended(outcome)
     }
 
     /// A device that panicked is not entered again: the machine closes.
@@ -86,12 +89,54 @@ impl Machine {
     /// # Errors
     /// As for [`Self::run`].
     pub fn start(self: &Arc<Self>, host: &dyn Host) -> Result<(), RunError> {
-        self.check("start")?;
-        self.control.require("start", &[Phase::Created, Phase::Paused])?;
-        self.objects()?;
-        self.spawn(Crew::Threads, host)?;
-        self.control.begin("start", Crew::Threads)?;
+        self.begin("start", STANDING, host)
+    }
+
+    /// Runs a paused machine on, every vCPU on a thread of its own, as [`Self::start`] does.
+    ///
+    /// # Errors
+    /// The machine is not paused; else as for [`Self::run`].
+    pub fn resume(self: &Arc<Self>, host: &dyn Host) -> Result<(), RunError> {
+        self.begin("resume", &[Phase::Paused], host)
+    }
+
+    fn begin(self: &Arc<Self>, verb: &'static str, from: &[Phase], host: &dyn Host) -> Result<(), RunError> {
+        self.check(verb)?;
+        self.begin_round(verb, Crew::Threads, from, host)?;
         Ok(())
+    }
+
+    /// Begins a round of vCPUs that exist, with threads for those that need one. `None`: there is something to return first.
+    fn begin_round(
+        &self,
+        verb: &'static str,
+        crew: Crew,
+        from: &[Phase],
+        host: &dyn Host,
+    ) -> Result<Option<Turn>, RunError> {
+        loop {
+            self.control.require(verb, from)?;
+            self.objects()?;
+            self.spawn(crew, host)?;
+            let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+            if objects.is_some() {
+                // Under their lock: a reset that drops them has begun before it takes that, or not at all.
+                return Ok(self.control.begin(verb, crew, from)?);
+            }
+            // Someone has reset the machine meanwhile.
+        }
+    }
+
+    /// Stops every vCPU where it is, and returns when all stand still. Whoever is in [`Self::run`] or [`Self::wait`]
+    /// gets [`Exit::Stopped`](crate::exit::Exit::Stopped) with the reason "pause"; if nobody is, nothing is queued. A
+    /// paused machine stays as it is.
+    ///
+    /// # Errors
+    /// It has not run, has ended, also meanwhile, or is closed. [`RunError::Host`]: the host wants its thread back; the
+    /// machine pauses all the same.
+    pub fn pause(&self, host: &dyn Host) -> Result<(), RunError> {
+        self.check("pause")?;
+        self.control.pause(host)
     }
 
     /// Waits for a started machine to stop. After `timeout` it returns [`Exit::Timeout`](crate::exit::Exit::Timeout)
@@ -128,8 +173,10 @@ impl Machine {
             drop(machine);
             control.leave(vcpu, leave);
         }
-        drop(machine);
         control.thread_gone(vcpu);
+        if let Some(machine) = machine.upgrade() {
+            machine.close_if_forsaken();
+        }
     }
 
     /// One vCPU's part in a round. Nothing unwinds out of it: the others would wait for this vCPU for ever.
@@ -160,19 +207,34 @@ impl Machine {
     /// Stops every vCPU, waits for threads to end, and gives memory and descriptors back. Twice is fine.
     ///
     /// # Errors
-    /// Called inside a device callback.
-    pub fn close(&self) -> Result<(), RunError> {
+    /// Called inside a device callback. [`RunError::Host`]: the host wants its thread back, while a device keeps a vCPU;
+    /// once the device returns, the machine closes all the same.
+    pub fn close(&self, host: Option<&dyn Host>) -> Result<(), RunError> {
         if self.is_forked() {
             return Ok(()); // the parent's: nothing of it is touched
         }
         self.check("close")?;
-        self.close_now();
+        self.control.begin_close();
+        self.control.wait_closed(host)?;
+        self.give_back();
         Ok(())
     }
 
     fn close_now(&self) {
         self.control.begin_close();
-        self.control.wait_closed();
+        // Without a host nothing ends the wait.
+        let _ = self.control.wait_closed(None);
+        self.give_back();
+    }
+
+    /// Who leaves a machine last does what an interrupted `close()` left.
+    pub(super) fn close_if_forsaken(&self) {
+        if self.control.was_forsaken() {
+            self.give_back();
+        }
+    }
+
+    fn give_back(&self) {
         let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(objects);
         drop(self.accel.lock().unwrap_or_else(PoisonError::into_inner).take());

@@ -6,15 +6,23 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use super::Machine;
 use crate::accel::{AccelError, Vm};
 use crate::boot::Entry;
-use crate::control::Phase;
+use crate::control::{Host, POLL, Phase};
 use crate::error::{RunError, StateError};
 use crate::trace::Ring;
 use crate::vcpu::Vcpu;
 
 /// Where a vCPU is while nobody drives it.
 pub(super) struct Slot {
-    vcpu: Mutex<Option<Box<Vcpu>>>,
+    vcpu: Mutex<Place>,
     back: Condvar,
+}
+
+enum Place {
+    Here(Box<Vcpu>),
+    /// Someone has it.
+    Away,
+    /// A reset has dropped it.
+    Gone,
 }
 
 /// What exists only once vCPUs do. The VM and each vCPU keep the memory that it maps.
@@ -30,53 +38,103 @@ impl Machine {
         if let Some(objects) = &*objects {
             return Ok(objects.clone());
         }
+        // Nothing runs without them: a machine that does is being reset.
+        if let phase @ (Phase::Running | Phase::Closed) = self.control.phase() {
+            return Err(StateError::new("use the vcpus", phase).into());
+        }
         let accel = self.accel.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(accel) = accel.filter(|_| self.control.phase() != Phase::Closed) else {
-            return Err(StateError::new("use the vcpus", Phase::Closed).into());
-        };
+        let accel = accel.ok_or_else(|| StateError::new("use the vcpus", Phase::Closed))?;
         let config = self.config();
         let vm = accel.create_vm(config)?;
         self.memory.connect(&vm)?;
-        let mut slots = Vec::new();
-        let mut shared = Vec::new();
+        let mut vcpus = Vec::new();
         for id in 0..config.vcpus {
-            let timer = |source| AccelError::Call { call: "vcpu seat", source };
-            let mut vcpu = Vcpu::new(id, vm.create_vcpu(id)?, self.traced.map(Ring::new)).map_err(timer)?;
-            let entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
-            if let (0, Some(entry)) = (id, &*entry) {
-                enter_at(&mut vcpu, entry)?;
-            }
-            shared.push(vcpu.shared.clone());
-            slots.push(Slot { vcpu: Mutex::new(Some(Box::new(vcpu))), back: Condvar::new() });
+            let seat = |source| AccelError::Call { call: "vcpu seat", source };
+            let accel = vm.create_vcpu(id)?;
+            // After a reset each goes on with the half that others know.
+            let vcpu = match self.control.vcpus().get(id as usize) {
+                Some(shared) => Vcpu::again(id, accel, shared),
+                None => Vcpu::new(id, accel, self.traced.map(Ring::new)).map_err(seat)?,
+            };
+            vcpus.push(vcpu);
         }
+        for vcpu in &mut vcpus {
+            self.prepare(vcpu)?;
+        }
+        let shared = vcpus.iter().map(|vcpu| vcpu.shared.clone()).collect();
+        let slot = |vcpu| Slot { vcpu: Mutex::new(Place::Here(Box::new(vcpu))), back: Condvar::new() };
+        let slots = vcpus.into_iter().map(slot).collect();
         let made = Arc::new(Objects { slots, _vm: vm.clone() });
         self.lines.connect(&vm)?;
         self.control.install(shared);
         *objects = Some(made.clone());
         Ok(made)
     }
+
+    /// Brings a fresh vCPU to where the machine begins, once all exist: at the first use and again after each reset. What
+    /// belongs to a machine's configuration is set here.
+    fn prepare(&self, vcpu: &mut Vcpu) -> Result<(), RunError> {
+        vcpu.accel.all_made()?;
+        let entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
+        match (vcpu.id(), &*entry) {
+            (0, Some(entry)) => enter_at(vcpu, entry),
+            _ => Ok(()),
+        }
+    }
+
+    /// Drops KVM's objects, when nobody has a vCPU any more. If the host wants its thread back meanwhile, nothing is
+    /// dropped. Only while the machine is being reset: nobody can make new ones then.
+    pub(super) fn drop_objects(&self, host: &dyn Host) -> Result<(), RunError> {
+        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(objects) = objects else { return Ok(()) };
+        for slot in &objects.slots {
+            let mut place = slot.vcpu.lock().unwrap_or_else(PoisonError::into_inner);
+            while matches!(*place, Place::Away) {
+                place = slot.back.wait_timeout(place, POLL).unwrap_or_else(PoisonError::into_inner).0;
+                drop(place);
+                if host.poll() {
+                    return Err(RunError::Host);
+                }
+                place = slot.vcpu.lock().unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+        // None can go away again: `with_vcpu` looks at the state while it has the slot.
+        for slot in &objects.slots {
+            let vcpu = std::mem::replace(&mut *slot.vcpu.lock().unwrap_or_else(PoisonError::into_inner), Place::Gone);
+            slot.back.notify_all();
+            // Outside the lock: it may hold the last reference to a Python device.
+            drop(vcpu);
+        }
+        *self.objects.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(())
+    }
 }
 
 /// Runs `f` on a vCPU that is out of its slot, so that no lock is held while it runs; it goes back whatever happens.
-/// While another thread has it, `patience` is asked before each wait.
+/// `allowed` is asked before it is taken, and before each wait for another thread that has it.
 pub(super) fn borrow<T>(
     objects: &Objects,
     id: u32,
-    patience: impl Fn() -> Result<(), RunError>,
+    allowed: impl Fn() -> Result<(), RunError>,
     f: impl FnOnce(&mut Vcpu) -> T,
 ) -> Result<T, RunError> {
     let slot = objects.slots.get(id as usize).ok_or(RunError::NoVcpu { vcpu: id })?;
     let mut place = slot.vcpu.lock().unwrap_or_else(PoisonError::into_inner);
     let mut vcpu = loop {
-        match place.take() {
-            Some(vcpu) => break vcpu,
-            None => patience()?,
+        allowed()?;
+        match std::mem::replace(&mut *place, Place::Away) {
+            Place::Here(vcpu) => break vcpu,
+            Place::Away => {}
+            Place::Gone => {
+                *place = Place::Gone;
+                return Err(StateError::new("use the vcpus", Phase::Running).into());
+            }
         }
         place = slot.back.wait(place).unwrap_or_else(PoisonError::into_inner);
     };
     drop(place);
     let result = catch_unwind(AssertUnwindSafe(|| f(&mut vcpu)));
-    *slot.vcpu.lock().unwrap_or_else(PoisonError::into_inner) = Some(vcpu);
+    *slot.vcpu.lock().unwrap_or_else(PoisonError::into_inner) = Place::Here(vcpu);
     slot.back.notify_all();
     Ok(result.unwrap_or_else(|panic| resume_unwind(panic)))
 }

@@ -25,12 +25,12 @@ impl Machine {
         self.check(verb)?;
         self.control.require(verb, &[Phase::Created, Phase::Paused, Phase::Stopped])?;
         let objects = self.objects()?;
-        let patience = || match self.control.phase() {
+        let allowed = || match self.control.phase() {
             phase @ (Phase::Running | Phase::Closed) => Err(StateError::new(verb, phase).into()),
             _ => Ok(()),
         };
         let _inside = Inside::enter(self.id);
-        let done = borrow(&objects, id, patience, |vcpu| {
+        let done = borrow(&objects, id, allowed, |vcpu| {
             if completed {
                 run::complete(vcpu, self)?;
             }

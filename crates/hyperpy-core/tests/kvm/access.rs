@@ -221,5 +221,5 @@ fn test_level_line_interrupts_until_its_device_lowers_it() {
     machine.attach(Space::Pio, 0x80, 1, "level", Rung::Native, device.clone()).unwrap();
     assert_eq!(machine.run(SECOND, &host).unwrap(), Exit::Halt { vcpu: 0 });
     assert_eq!(device.1.load(Ordering::SeqCst), 4);
-    machine.close().unwrap();
+    machine.close(None).unwrap();
 }

@@ -136,7 +136,7 @@ fn test_stop_from_another_thread_ends_a_tight_loop_and_an_exit_storm() {
         assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
         assert_eq!(exit, Exit::Stopped { vcpu: None, reason: StopReason::Text("enough".into()) });
         assert_eq!(machine.control.phase(), Phase::Stopped);
-        machine.close().unwrap();
+        machine.close(None).unwrap();
     }
 }
 
@@ -146,7 +146,7 @@ fn test_run_halt_with_irqchip_and_interrupts_off_is_found() {
     // cli; hlt
     let (machine, host) = machine(&[0xfa, 0xf4], 1, true);
     assert_eq!(machine.run(SECOND, &host).unwrap(), Exit::Halt { vcpu: 0 });
-    machine.close().unwrap();
+    machine.close(None).unwrap();
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn test_run_halt_with_irqchip_and_interrupts_on_is_idle() {
     // sti; hlt; jmp back
     let (machine, host) = machine(&[0xfb, 0xf4, 0xeb, 0xfc], 1, true);
     assert_eq!(machine.run(Some(Duration::from_millis(300)), &host).unwrap(), Exit::Timeout);
-    machine.close().unwrap();
+    machine.close(None).unwrap();
 }
 
 // fault row 46
@@ -180,7 +180,7 @@ fn test_run_irq_line_raised_before_the_run_reaches_the_8259() {
     }
     assert_eq!(machine.wait(SECOND, &host).unwrap(), Exit::Halt { vcpu: 0 });
     assert_eq!(device.writes.lock().unwrap().len(), 1);
-    machine.close().unwrap();
+    machine.close(None).unwrap();
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn test_run_two_vcpus_hand_over_through_memory_and_halt_together() {
     assert!(matches!(machine.run(SECOND, &host).unwrap(), Exit::Halt { .. }));
     assert_eq!(device.writes.lock().unwrap().len(), 1);
     assert!(machine.control.vcpus()[1].readings().exits > 0);
-    machine.close().unwrap();
+    machine.close(None).unwrap();
 }
 
 // fault row 23

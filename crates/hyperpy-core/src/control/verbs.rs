@@ -1,0 +1,128 @@
+//! What `pause()`, `reset()` and `close()` do to the state, and what they wait for.
+
+use std::sync::PoisonError;
+
+use super::{Cause, Control, Crew, Host, POLL, Phase};
+use crate::error::{RunError, StateError};
+use crate::exit::Exit;
+
+impl Control {
+    /// `pause()`: asks every vCPU to leave and waits until all stand still. A host that wants its thread back ends the
+    /// wait, not the request.
+    pub(crate) fn pause(&self, host: &dyn Host) -> Result<(), RunError> {
+        let mut inner = self.lock();
+        let settled = inner.settled;
+        if inner.visible() == Phase::Running && inner.ask(Cause::Pause) {
+            drop(inner);
+            self.kick_all();
+            inner = self.lock();
+        }
+        while inner.visible() == Phase::Running && inner.settled == settled {
+            let (now, woken) = self.sleep(inner, None);
+            inner = now;
+            if !woken {
+                drop(inner);
+                if host.poll() {
+                    return Err(RunError::Host);
+                }
+                inner = self.lock();
+            }
+        }
+        match inner.visible() {
+            Phase::Paused => Ok(()),
+            // It stood still, and someone has resumed it meanwhile.
+            Phase::Running => Ok(()),
+            phase => Err(StateError::new("pause", phase).into()),
+        }
+    }
+
+    /// Begins a reset: nothing runs, and for all others the machine is running. Gives the state before it.
+    pub(crate) fn begin_reset(&self) -> Result<Phase, StateError> {
+        let mut inner = self.lock();
+        let before = inner.visible();
+        if !matches!(before, Phase::Created | Phase::Paused | Phase::Stopped) {
+            return Err(StateError::new("reset", before));
+        }
+        inner.phase = Phase::Running;
+        inner.crew = Crew::Nobody;
+        inner.owned = true;
+        Ok(before)
+    }
+
+    /// Ends a reset. `Created` forgets what was queued; any other state is the one from before: nothing was done. What
+    /// `stop()` asked for meanwhile holds.
+    pub(crate) fn end_reset(&self, phase: Phase) {
+        let mut inner = self.lock();
+        let is_stop = |exit: &&Exit| matches!(exit, Exit::Stopped { vcpu: None, .. });
+        let stop = inner.outcomes.iter().rev().flatten().find(is_stop).cloned();
+        let stop = stop.filter(|_| inner.cause == Some(Cause::Stop));
+        inner.phase = if stop.is_some() { Phase::Stopped } else { phase };
+        if phase == Phase::Created {
+            inner.outcomes.clear();
+            inner.last = stop;
+            inner.all_parked = false;
+            inner.last_parked = 0;
+        }
+        inner.cause = None;
+        inner.owned = false;
+        inner.settled += 1;
+        drop(inner);
+        self.changed.notify_all();
+    }
+
+    /// Begins to close: vCPUs leave, threads end, nothing starts again.
+    pub fn begin_close(&self) {
+        self.lock().closing = true;
+        self.changed.notify_all();
+        self.kick_all();
+    }
+
+    /// Waits until no vCPU runs and no thread serves one. A host that wants its thread back ends the wait: the last one to
+    /// leave then finds [`Self::was_forsaken`].
+    pub(crate) fn wait_closed(&self, host: Option<&dyn Host>) -> Result<(), RunError> {
+        let mut inner = self.lock();
+        inner.forsaken = false;
+        while inner.is_occupied() {
+            let (now, _) = self.changed.wait_timeout(inner, POLL).unwrap_or_else(PoisonError::into_inner);
+            inner = now;
+            let Some(host) = host else { continue };
+            // Also when it was woken: vCPUs that come and go must not keep a signal waiting.
+            drop(inner);
+            let is_wanted = host.poll();
+            inner = self.lock();
+            if is_wanted {
+                inner.forsaken = true;
+                return Err(RunError::Host);
+            }
+        }
+        self.closed(&mut inner);
+        Ok(())
+    }
+
+    /// Whether the caller of `close()` gave up waiting, and everyone has left since: who is told so closes the machine.
+    pub(crate) fn was_forsaken(&self) -> bool {
+        let mut inner = self.lock();
+        let is_over = inner.closing && inner.forsaken && !inner.is_occupied();
+        if is_over {
+            inner.forsaken = false;
+            self.closed(&mut inner);
+        }
+        is_over
+    }
+
+    fn closed(&self, inner: &mut super::Inner) {
+        inner.phase = Phase::Closed;
+        inner.outcomes.clear();
+        self.tell(false);
+    }
+}
+
+impl super::Inner {
+    fn is_occupied(&self) -> bool {
+        self.active > 0 || self.owned || self.threads.iter().any(|&served| served)
+    }
+}
+
+#[cfg(test)]
+#[path = "verbs_test.rs"]
+mod tests;

@@ -1,0 +1,103 @@
+//! What the methods of the machine share: refusals before a lock is taken, how verbs wait, and what a round ended with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyperpy_core::control::Outcome;
+use hyperpy_core::error::RunError;
+use hyperpy_core::machine::{Machine as Core, Unclaimed};
+use pyo3::exceptions::{PyIndexError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use super::{Machine, lock};
+use crate::device::Report;
+use crate::host::PyHost;
+use crate::{convert, errors};
+
+impl Machine {
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// Whether the stock devices of a PC are attached.
+    pub(crate) fn has_board(&self) -> bool {
+        lock(&self.board).is_some()
+    }
+
+    /// Refuses a verb in the child of a fork, before any lock is taken: the thread that holds it may not be there.
+    pub(crate) fn ours(&self, verb: &'static str) -> PyResult<()> {
+        if self.core.is_forked() { Err(errors::run(&RunError::Forked { verb })) } else { Ok(()) }
+    }
+
+    /// Refuses to load where `check` or the state says so; the thread that resets the machine loads it again.
+    pub(crate) fn require_load(&self) -> PyResult<()> {
+        if !self.core.is_resetting() {
+            self.core.check("load").map_err(|error| errors::run(&error))?;
+        }
+        self.core.require_load().map_err(|error| errors::run(&error))
+    }
+
+    /// A verb that waits, detached, and asks the interpreter meanwhile whether a signal has raised.
+    pub(super) fn hosted<T: Send>(
+        &self,
+        py: Python<'_>,
+        verb: impl FnOnce(&PyHost) -> Result<T, RunError> + Send,
+    ) -> PyResult<T> {
+        let host = PyHost::new(&self.core);
+        let done = py.detach(|| verb(&host));
+        done.map_err(|error| host.take().unwrap_or_else(|| errors::run(&error)))
+    }
+
+    pub(super) fn report(&self) -> Report {
+        Report { faults: self.faults.clone(), control: Arc::downgrade(&self.core.control) }
+    }
+
+    /// What a round ended with, or what a device or a signal raised during it.
+    pub(super) fn outcome<'py>(&self, py: Python<'py>, outcome: Outcome, host: &PyHost) -> PyResult<Bound<'py, PyAny>> {
+        match outcome {
+            Ok(exit) => convert::exit(py, &exit),
+            Err(RunError::Host) => Err(host.take().unwrap_or_else(|| PyIndexError::new_err("no exception"))),
+            Err(RunError::Device) => {
+                let raised = PyList::empty(py);
+                for error in self.faults.take() {
+                    raised.append(error.value(py))?;
+                }
+                ("raised", raised).into_pyobject(py).map(Bound::into_any)
+            }
+            Err(error) => Err(errors::run(&error)),
+        }
+    }
+
+    /// Drops every reference to Python objects.
+    pub(super) fn let_go(&self) {
+        let devices = std::mem::take(&mut *lock(&self.devices));
+        for (_, device) in &devices {
+            let object = device.as_ref().map(|device| lock(&device.object).take());
+            drop(object);
+        }
+        let answerer = lock(&self.answerer).take();
+        self.core.set_unclaimed(Unclaimed::Ones);
+        drop(answerer);
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if !self.core.is_forked() {
+            // vCPUs that still run leave, their threads end, and the last of them lets go of the core.
+            self.core.control.begin_close();
+        }
+    }
+}
+
+pub(super) fn duration(seconds: Option<f64>) -> PyResult<Option<Duration>> {
+    let wrong = |_| PyValueError::new_err("timeout is not a number of seconds from 0 up");
+    // Longer than any machine lives is the same as for ever.
+    const FOREVER: f64 = 1e9;
+    match seconds {
+        Some(seconds) if seconds >= FOREVER => Ok(None),
+        Some(seconds) => Duration::try_from_secs_f64(seconds).map(Some).map_err(wrong),
+        None => Ok(None),
+    }
+}
