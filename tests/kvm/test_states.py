@@ -90,6 +90,18 @@ def _written(case: Case) -> None:
     case.m.vcpus[0].sregs.update(cr2=7)
 
 
+def _rearranged(case: Case) -> None:
+    case.m.memory.add(0x4000_0000, 0x1000)
+    case.m.memory.alias(0x5000_0000, of=0x4000_0000, size=0x1000)
+    case.m.memory.remove(0x5000_0000)
+    case.m.memory.remove(0x4000_0000)
+
+
+def _written_pages(case: Case) -> Any:
+    case.m.memory.track_dirty()
+    return case.m.memory.dirty()
+
+
 VERBS: dict[str, Callable[[Case], Any]] = {
     "with": lambda case: case.m.__enter__(),
     "load": lambda case: case.m.load(hyperpy.Flat(b"\xf4", mode="real")),
@@ -109,7 +121,10 @@ VERBS: dict[str, Callable[[Case], Any]] = {
     "memory.read": lambda case: case.m.memory.read(0x3000, 1),
     "memory.write": lambda case: case.m.memory.write(0x3000, b"x"),
     "memory.view": lambda case: case.m.memory.view(0x3000, 1),
-    "memory.add": lambda case: case.m.memory.add(0x4000_0000, 0x1000),
+    "memory.add, alias, remove": _rearranged,
+    "memory.protect": lambda case: case.m.memory.protect(0, writable=True),
+    "memory.track_dirty": lambda case: case.m.memory.track_dirty(),
+    "memory.dirty": _written_pages,
     "console.expect": lambda case: case.m.console.expect("never", timeout=0.01),
     "stats, map": lambda case: (case.m.stats, case.m.map),
     "unclaimed set": lambda case: setattr(case.m, "unclaimed", "ones"),
@@ -129,6 +144,7 @@ MEANING: dict[str, type[Exception] | Callable[[Any], bool]] = {
     "an exit": lambda value: value in {READ, Exit.Halt(0)},
     "waits": lambda value: value == Exit.Timeout(),
     "the last exit": lambda value: value in {READ, STOPPED},
+    "tracks": lambda value: hasattr(value, "__exit__"),
     "a value": lambda value: value is not None,
     "bytes": lambda value: value == b"\0",
     "a view": lambda value: isinstance(value, memoryview) and value.tobytes() == b"\0",
@@ -159,7 +175,10 @@ TABLE = {
     "memory.read": row(*["bytes"] * 4, REFUSED),
     "memory.write": row(*["nothing"] * 4, REFUSED),
     "memory.view": row(*["a view"] * 4, REFUSED),
-    "memory.add": row("nothing", *[REFUSED] * 4),
+    "memory.add, alias, remove": row(*["nothing"] * 4, REFUSED),
+    "memory.protect": row(*["nothing"] * 4, REFUSED),
+    "memory.track_dirty": row(*["tracks"] * 4, REFUSED),
+    "memory.dirty": row(*["a value"] * 4, REFUSED),
     "console.expect": row(REFUSED, "TimeoutError", *[REFUSED] * 3),
     "stats, map": row(*["a value"] * 5),
     "unclaimed set": row(*["nothing"] * 5),

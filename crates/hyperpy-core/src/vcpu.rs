@@ -172,7 +172,8 @@ impl Shared {
         for (into, from) in hits.iter_mut().zip(&self.counters.hits) {
             *into = load(from);
         }
-        let (exits, capped_ns) = (load(&self.counters.exits), load(&self.counters.capped_ns));
+        let exits = load(&self.counters.exits);
+        let capped_ns = load(&self.counters.capped_ns);
         self.timed(|total| {
             let calls = load(&self.counters.calls_before) + load(&self.counters.calls);
             Readings { hits, exits, calls, capped_ns, cpu_ns: *total + self.kick.elapsed() }
@@ -236,22 +237,19 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// A vCPU on a fresh accelerator half. After a reset it goes on with the shared half of the one `before`; else it
-    /// records as many exits as `traced` says.
-    pub(crate) fn new(
-        id: u32,
-        accel: Box<dyn accel::Vcpu>,
-        before: Option<&Arc<Shared>>,
-        traced: Option<u32>,
-    ) -> io::Result<Self> {
-        let shared = match before {
-            Some(shared) => shared.clone(),
-            None => Arc::new(Shared::new(&*accel, traced.map(Ring::new))?),
-        };
-        if before.is_some() {
-            shared.renew(&*accel);
-        }
-        Ok(Self {
+    pub(crate) fn new(id: u32, accel: Box<dyn accel::Vcpu>, trace: Option<Ring>) -> io::Result<Self> {
+        let shared = Arc::new(Shared::new(&*accel, trace)?);
+        Ok(Self::with(id, accel, shared))
+    }
+
+    /// A fresh one after a reset, that goes on with the shared half of the one before.
+    pub(crate) fn again(id: u32, accel: Box<dyn accel::Vcpu>, shared: &Arc<Shared>) -> Self {
+        shared.renew(&*accel);
+        Self::with(id, accel, shared.clone())
+    }
+
+    fn with(id: u32, accel: Box<dyn accel::Vcpu>, shared: Arc<Shared>) -> Self {
+        Self {
             id,
             accel,
             shared,
@@ -263,7 +261,7 @@ impl Vcpu {
             serving: None,
             pio: Cursor::default(),
             mmio: Cursor::default(),
-        })
+        }
     }
 
     /// Number of this vCPU, from 0.

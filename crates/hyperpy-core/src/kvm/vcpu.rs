@@ -40,10 +40,10 @@ pub(super) struct KvmVcpu {
     /// Registers were set in the page since the last entry: KVM does not know them yet.
     regs_in_page: bool,
     calls: u64,
-    /// After `fd`: guest memory stays mapped for as long as a vCPU could be entered.
-    _slots: Arc<Slots>,
     /// It is the one that starts, on a VM with interrupt controllers.
     is_boot_processor: bool,
+    /// After `fd`: guest memory stays mapped for as long as a vCPU could be entered.
+    _slots: Arc<Slots>,
     /// Runs between the last look at the exit flag and KVM_RUN, to prove that no kick is lost there.
     #[cfg(test)]
     pub(super) before_run: Option<fn(&RunPage)>,
@@ -72,8 +72,8 @@ impl KvmVcpu {
             entered: false,
             regs_in_page: false,
             calls: 0,
-            _slots: slots,
             is_boot_processor,
+            _slots: slots,
             #[cfg(test)]
             before_run: None,
         })

@@ -8,6 +8,7 @@ use crate::accel::{AccelError, Vm};
 use crate::boot::Entry;
 use crate::control::{Host, POLL, Phase};
 use crate::error::{RunError, StateError};
+use crate::trace::Ring;
 use crate::vcpu::Vcpu;
 
 /// Where a vCPU is while nobody drives it.
@@ -42,18 +43,20 @@ impl Machine {
             return Err(StateError::new("use the vcpus", phase).into());
         }
         let accel = self.accel.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(accel) = accel else {
-            return Err(StateError::new("use the vcpus", Phase::Closed).into());
-        };
+        let accel = accel.ok_or_else(|| StateError::new("use the vcpus", Phase::Closed))?;
         let config = self.config();
         let vm = accel.create_vm(config)?;
         self.memory.connect(&vm)?;
         let mut vcpus = Vec::new();
         for id in 0..config.vcpus {
             let seat = |source| AccelError::Call { call: "vcpu seat", source };
+            let accel = vm.create_vcpu(id)?;
             // After a reset each goes on with the half that others know.
-            let before = self.control.vcpus().get(id as usize);
-            vcpus.push(Vcpu::new(id, vm.create_vcpu(id)?, before, self.traced).map_err(seat)?);
+            let vcpu = match self.control.vcpus().get(id as usize) {
+                Some(shared) => Vcpu::again(id, accel, shared),
+                None => Vcpu::new(id, accel, self.traced.map(Ring::new)).map_err(seat)?,
+            };
+            vcpus.push(vcpu);
         }
         for vcpu in &mut vcpus {
             self.prepare(vcpu)?;

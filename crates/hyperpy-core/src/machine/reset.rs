@@ -37,12 +37,11 @@ impl Machine {
         ending.phase = Phase::Created;
         *self.entry.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.lines.reset();
-        let zeroed = self.memory.zero_ram();
+        self.memory.reset();
         let devices = self.reset_devices();
         let reloaded = reload();
         drop(ending);
         self.ended(devices)?;
-        zeroed?;
         reloaded
     }
 

@@ -282,3 +282,23 @@ fn test_memory_file_cannot_be_shortened_under_the_mapping() {
     let block = Block::new(MIB, Pages::Small, "short").unwrap();
     assert!(block.shorten().is_err());
 }
+
+#[test]
+fn test_reset_zeroes_ram_gives_it_back_and_keeps_rom_and_views() {
+    let memory = Memory::default();
+    memory.add(0, 8 * PAGE_SIZE, Kind::Ram, "ram").unwrap();
+    memory.add(0x10_0000, PAGE_SIZE, Kind::Rom, "rom").unwrap();
+    memory.write(0x1000, &[7; 0x3000]).unwrap();
+    memory.write(0x10_0000, b"firmware").unwrap();
+    let view = memory.view(0x2000, 16, false).unwrap();
+    let before = memory.committed();
+    memory.reset();
+    assert!(memory.committed() < before);
+    let mut bytes = [1; 0x3000];
+    memory.read(0x1000, &mut bytes).unwrap();
+    assert!(bytes.iter().all(|&byte| byte == 0));
+    let mut firmware = [0; 8];
+    memory.read(0x10_0000, &mut firmware).unwrap();
+    assert_eq!(&firmware, b"firmware");
+    assert_eq!(view.hva(), memory.view(0x2000, 1, false).unwrap().hva());
+}

@@ -299,6 +299,18 @@ impl Memory {
         Ok(())
     }
 
+    /// All RAM as it is at power-on: zeros, given back to the host. What is mapped stays mapped, views too; ROM stays as
+    /// it is. The VM is forgotten, until the next [`Self::connect`].
+    pub(crate) fn reset(&self) {
+        let mut link = self.link();
+        link.vm = None;
+        for part in self.layout().parts.iter().filter(|part| part.info.kind == Kind::Ram) {
+            if let Some(mapping) = part.owned() {
+                mapping.zero(0, usize::try_from(mapping.len()).unwrap_or(usize::MAX));
+            }
+        }
+    }
+
     /// Lets go of all memory; views keep theirs.
     pub(crate) fn clear(&self) {
         let mut link = self.link();
