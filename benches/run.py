@@ -48,6 +48,7 @@ def _host_figures(program: Path) -> Iterator[Figure]:
     yield from _exit_figures(program)
     yield from _python_figures()
     yield from _life_figures(program)
+    yield from _resource_figures()
 
 
 def _dispatch_figures(program: Path) -> Iterator[Figure]:
@@ -87,6 +88,19 @@ def _life_figures(program: Path) -> Iterator[Figure]:
     (line,) = lines([sys.executable, "benches/python/cycles.py"])
     yield Figure("100,000 machines made, run and closed: memory taken", "KiB", [line["kib"]], 1024)
     yield Figure("100,000 machines made, run and closed: descriptors", "", [line["descriptors"]], 0)
+
+
+def _resource_figures() -> Iterator[Figure]:
+    (line,) = lines([sys.executable, "benches/python/parked.py"])
+    yield Figure(
+        f"{line['machines']} parked machines, each: memory beyond its guest's", "KiB", [line["pss_kib"]], 1024
+    )
+    yield Figure(f"{line['machines']} parked machines, each: descriptors", "", [line["descriptors"]], 4)
+    for line in lines([sys.executable, "benches/python/share.py"]):
+        off = [abs(percent - line["limit_percent"]) for percent in line["percent"]]
+        yield Figure(
+            f"two that spin on one processor, limit {line['limit_percent']:g} %: off by", "%", off, 5
+        )
 
 
 def _ioctls_per_exit(program: Path) -> float:

@@ -31,8 +31,11 @@ EXCEPTIONS = {
     "cannot …: the machine is": "StateError",
     "the machine has no interrupt controller": "StateError",
     "no memory at": "MemoryAccessError",
-    "memory region comes after": "StateError",
-    "the host gave no memory": "MemoryError",
+    "memory region at … has an alias": "StateError",
+    "dirty pages are not tracked": "StateError",
+    "cannot …: a vcpu does not come out": "StateError",
+    "cannot use the memory": "StateError",
+    "the host gave no memory": "HostMemoryError",
     "device … panicked": "DeviceError",
     "no such vcpu": "IndexError",
 }

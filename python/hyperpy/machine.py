@@ -97,7 +97,11 @@ class Machine(Attaching):
             standing=lambda: "gone" if (m := reference()) is None else m._standing(),
             failed=lambda error: None if (m := reference()) is None else m.errors.append(error),
         )
-        self._native = self._make_native(size, vcpus, irqchip, self.console._native, huge_pages, chosen)
+        try:
+            self._native = self._make_native(size, vcpus, irqchip, self.console._native, huge_pages, chosen)
+        except BaseException:
+            self._share.give_back()
+            raise
         if limit is not None:
             self._native.set_cpu_limit(limit)
         self._cpu_limit = limit

@@ -10,9 +10,9 @@ import math
 import os
 import threading
 import weakref
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from hyperpy._value import Value
 from hyperpy.errors import BudgetError
 from hyperpy.memory import parse_size
 
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Budget", "budget"]
 
 
-@dataclass(frozen=True)
-class Budget:
+class Budget(Value):
     """What may be asked for, and what is: bytes of memory and processors; None is no limit.
 
     As a context manager it puts the limits that were before it back.
@@ -33,7 +32,7 @@ class Budget:
     cpu: float | None
     memory_used: int
     cpu_used: float
-    _before: tuple[int | None, float | None] = field(repr=False, compare=False)
+    _before: tuple[int | None, float | None]
 
     def __enter__(self) -> Self:
         return self

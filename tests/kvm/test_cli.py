@@ -4,6 +4,7 @@ The kernels are ELF files of 64-bit code that a page-table KVM can interpret too
 KVM: kernel file, loader, stock devices, console, exit status.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -96,6 +97,19 @@ def test_run_memory_is_the_guests(kernel: Kernel) -> None:
     code = bytes.fromhex("8a86e8010000 fec8 0fb6c0 6bc014 488b9c06d8020000 48c1eb14 88d8 e6f4")
     done = hyperpy("run", "--kernel", kernel(code), "--debug-exit", "0xf4", "--memory", "64M", "--cpus", "2")
     assert done.returncode == 63 * 2 + 1, done.stderr.decode()
+
+
+def test_run_cpu_limit_and_pin_reach_the_machine(kernel: Kernel) -> None:
+    spin = bytes.fromhex("ebfe")
+    began = os.times()
+    options = ("--cpu-limit", "0.1", "--pin", str(max(os.sched_getaffinity(0))), "--timeout", "2")
+    assert hyperpy("run", "--kernel", kernel(spin), *options).returncode == 124
+    ended = os.times()
+    # The start of the interpreter is in it: half a second at the most, against two of a guest without a limit.
+    assert ended.children_user + ended.children_system - began.children_user - began.children_system < 1.5
+    refused = hyperpy("run", "--kernel", kernel(spin), "--pin", "1023")
+    assert refused.returncode == 1
+    assert b"not processors that this process can use: [1023]\n\nhint: it has {" in refused.stderr
 
 
 def test_run_append_reaches_the_guest(kernel: Kernel) -> None:

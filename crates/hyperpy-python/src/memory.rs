@@ -82,9 +82,7 @@ impl Memory {
     /// Begins or ends tracking; returns whether it was on before.
     fn track(&self, py: Python<'_>, on: bool) -> PyResult<bool> {
         let machine = self.machine()?;
-        let before = self.inner.is_tracked();
-        py.detach(|| machine.track_memory(on)).map_err(|error| errors::run(&error))?;
-        Ok(before)
+        py.detach(|| machine.track_memory(on)).map_err(|error| errors::run(&error))
     }
 
     /// (gpa, size) of every range written since the last call that cleared.

@@ -54,11 +54,11 @@ impl Machine {
         Ok(self.memory.protect(gpa, writable)?)
     }
 
-    /// Begins or ends the tracking of written pages.
+    /// Begins or ends the tracking of written pages; whether it was on before.
     ///
     /// # Errors
     /// As for [`Memory::track`](crate::memory::Memory::track).
-    pub fn track_memory(&self, on: bool) -> Result<(), RunError> {
+    pub fn track_memory(&self, on: bool) -> Result<bool, RunError> {
         self.check_memory("track dirty pages")?;
         Ok(self.memory.track(on)?)
     }

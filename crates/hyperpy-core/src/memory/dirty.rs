@@ -4,11 +4,16 @@
 //! The log is drained into the bits, so that nothing is lost when a query fails half-way, and a page is told once, at
 //! the region that it belongs to, whatever alias it was written through.
 
-use super::{Memory, PAGE_SIZE, Part};
+use std::io;
+
+use super::{Memory, PAGE_SIZE, Pages, Part};
 use crate::accel::{AccelError, Vm};
 use crate::error::MemoryError;
 
 const BITS: usize = u64::BITS as usize;
+
+/// Ranges that a query has room for beyond those that it has seen.
+const SPARE: usize = 64;
 
 /// A range of guest memory: gpa and bytes.
 pub type Written = (u64, u64);
@@ -18,11 +23,7 @@ pub(super) fn drain(vm: &dyn Vm, part: &Part, tracking: bool) -> Result<(), Memo
     let Some((id, mapping)) = part.backed.as_ref().filter(|_| tracking && part.info.writable) else { return Ok(()) };
     let (first, count) = mapping.range();
     let mut words = Vec::new();
-    let (gpa, len, pages) = (part.info.gpa, part.info.len, part.info.pages);
-    words.try_reserve_exact(count.div_ceil(BITS)).map_err(|_| {
-        let source = std::io::Error::from_raw_os_error(libc::ENOMEM);
-        MemoryError::Host { gpa, len, pages, source }
-    })?;
+    words.try_reserve_exact(count.div_ceil(BITS)).map_err(|_| none_left(part.info.gpa, part.info.len))?;
     words.resize(count.div_ceil(BITS), 0_u64);
     let taken = vm.take_dirty(*id, &mut words);
     for (index, word) in words.iter().enumerate().filter(|(_, word)| **word != 0) {
@@ -34,20 +35,26 @@ pub(super) fn drain(vm: &dyn Vm, part: &Part, tracking: bool) -> Result<(), Memo
     Ok(taken?)
 }
 
+/// The host has no room for what a query needs.
+fn none_left(gpa: u64, len: u64) -> MemoryError {
+    let source = io::Error::from_raw_os_error(libc::ENOMEM);
+    MemoryError::Host { gpa, len, pages: Pages::Small, source }
+}
+
 impl Memory {
-    /// Begins to track which pages are written, or ends it. Tracking costs the guest a fault at the first write to each
+    /// Begins to track which pages are written, or ends it; whether it was on before. Tracking costs the guest a fault at the first write to each
     /// page after each query.
     ///
     /// # Errors
     /// The machine is closed, or the accelerator refuses.
-    pub fn track(&self, on: bool) -> Result<(), MemoryError> {
+    pub fn track(&self, on: bool) -> Result<bool, MemoryError> {
         let mut link = self.link();
         let layout = self.layout();
         if layout.closed {
             return Err(MemoryError::Closed);
         }
         if link.tracking == on {
-            return Ok(());
+            return Ok(on);
         }
         if on {
             layout.parts.iter().filter_map(Part::owned).for_each(|mapping| mapping.block().bits.clear());
@@ -63,13 +70,7 @@ impl Memory {
             return Err(error.into());
         }
         link.tracking = on;
-        Ok(())
-    }
-
-    /// Whether writes are tracked.
-    #[must_use]
-    pub fn is_tracked(&self) -> bool {
-        self.link().tracking
+        Ok(!on)
     }
 
     /// The pages written since tracking began or since the last call that cleared, as ranges by ascending gpa, joined
@@ -89,17 +90,27 @@ impl Memory {
         if let Some(vm) = link.vm() {
             layout.parts.iter().try_for_each(|part| drain(&*vm, part, true))?;
         }
-        let mut written: Vec<Written> = Vec::new();
-        for part in &layout.parts {
-            let Some(mapping) = part.owned() else { continue };
+        let owned = || layout.parts.iter().filter_map(|part| Some((part.info.gpa, part.owned()?)));
+        let mut runs = 0;
+        for (_, mapping) in owned() {
             mapping.block().mark_views();
             let (first, count) = mapping.range();
-            mapping.block().bits.runs(first, count, clear, |page, pages| {
-                let gpa = part.info.gpa + (page - first) as u64 * PAGE_SIZE;
+            mapping.block().bits.runs(first, count, false, |_, _| runs += 1);
+        }
+        // Room for all before anything is forgotten, and for some that are written meanwhile.
+        let mut written: Vec<Written> = Vec::new();
+        written.try_reserve_exact(runs + SPARE).map_err(|_| none_left(0, runs as u64))?;
+        for (start, mapping) in owned() {
+            let bits = &mapping.block().bits;
+            let (first, count) = mapping.range();
+            bits.runs(first, count, clear, |page, pages| {
+                let gpa = start + (page - first) as u64 * PAGE_SIZE;
                 let len = pages as u64 * PAGE_SIZE;
+                let has_room = written.len() < written.capacity();
                 match written.last_mut() {
                     Some(last) if last.0 + last.1 == gpa => last.1 += len,
-                    _ => written.push((gpa, len)),
+                    _ if has_room => written.push((gpa, len)),
+                    _ => bits.set(page, pages), // for the next query
                 }
             });
         }
