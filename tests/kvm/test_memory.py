@@ -160,6 +160,7 @@ def test_alias_is_one_memory_for_the_guest(boot: Boot) -> None:
     m.memory.remove(FAR)
 
 
+@pytest.mark.fault(40)
 def test_memory_and_devices_do_not_lie_over_each_other(boot: Boot) -> None:
     m = boot(memory="1M")
     m.attach(hyperpy.DebugExit(), mmio=FAR + 0x1008)
@@ -258,6 +259,7 @@ def test_closed_machine_has_no_memory(boot: Boot) -> None:
         memory.add(FAR, 4096)
 
 
+@pytest.mark.fault(40)
 @pytest.mark.parametrize(
     ("gpa", "size", "message"),
     [
@@ -289,6 +291,7 @@ def test_region_that_ends_with_the_address_space_is_fine_for_devices(boot: Boot)
     assert m.run(timeout=5) == Exit.Halt(0)
 
 
+@pytest.mark.fault(40)
 def test_regions_beyond_the_slots_of_kvm_are_a_named_error(boot: Boot) -> None:
     m = boot()
     assert m.run(timeout=5) == Exit.Halt(0)
@@ -305,6 +308,7 @@ def test_regions_beyond_the_slots_of_kvm_are_a_named_error(boot: Boot) -> None:
     m.memory.alias(FAR, of=0, size=4096)
 
 
+@pytest.mark.fault(38)
 def test_huge_pages_are_there_or_named_with_the_way_to_get_them() -> None:
     free = int(Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages").read_text())
     with pytest.raises(HostMemoryError, match="2 MiB") as caught:
@@ -335,6 +339,7 @@ def limited(code: str) -> str:
     return done.stdout
 
 
+@pytest.mark.fault(38)
 def test_address_space_limited_at_any_size_is_an_error_and_never_an_abort() -> None:
     seen = limited("""
         import resource
@@ -365,6 +370,7 @@ def test_address_space_limited_at_any_size_is_an_error_and_never_an_abort() -> N
     )
 
 
+@pytest.mark.fault(39)
 def test_descriptors_used_up_are_an_error_with_a_hint() -> None:
     seen = limited("""
         import os, resource
