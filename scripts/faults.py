@@ -20,6 +20,9 @@ _NAMED = re.compile(r"`(test_\w+)`")
 _MARKED_RUST = re.compile(
     r"// fault row (?P<rows>[\d, ]+)$(?:\s*(?://.*|#\[.*\])$)*\s*fn (?P<name>test_\w+)", re.MULTILINE
 )
+_MARKED_PYTHON = re.compile(
+    r"@pytest\.mark\.fault\((?P<rows>[\d, ]+)\)\n(?:(?!def ).*\n)*def (?P<name>test_\w+)"
+)
 _NUMBER = re.compile(r"\d+")
 
 
@@ -62,6 +65,15 @@ def rust_marks(folders: list[Path]) -> dict[str, set[int]]:
             for match in _MARKED_RUST.finditer(source.read_text()):
                 name = f"{package[1] if package else folder.name}::{match['name']}"
                 marks[name] |= {int(number) for number in _NUMBER.findall(match["rows"])}
+    return marks
+
+
+def python_marks(folder: Path) -> dict[str, set[int]]:
+    """Return the rows that each Python test below a folder declares."""
+    marks: dict[str, set[int]] = defaultdict(set)
+    for source in folder.rglob("test_*.py"):
+        for match in _MARKED_PYTHON.finditer(source.read_text()):
+            marks[match["name"]] |= {int(number) for number in _NUMBER.findall(match["rows"])}
     return marks
 
 

@@ -62,6 +62,29 @@ def test_ctrl_c_reaches_the_handler_within_the_bound(guest: str) -> None:
 
 
 @pytest.mark.fault(33)
+@pytest.mark.parametrize("guest", ["LOOP", "STORM"])
+def test_ctrl_c_beside_a_busy_python_thread_raises_keyboard_interrupt_soon(guest: str) -> None:
+    """Looks for signals are rarer then, because each waits for that thread: `hyperpy-python/host.rs`."""
+    status, out, errors, took = signalled(
+        f"""
+        def compute():
+            while True:
+                sum(range(1000))
+        threading.Thread(target=compute, daemon=True).start()
+        m = machine({guest})
+        try:
+            m.run()
+        except KeyboardInterrupt:
+            print(m.state, flush=True)
+        os._exit(3)
+        """,
+        signal.SIGINT,
+    )
+    assert (status, out, errors) == (3, "paused\n", "")
+    assert took < BOUND + 2 * MARGIN
+
+
+@pytest.mark.fault(33)
 @pytest.mark.parametrize(
     "verb", ["wait()", "wait(60)", 'console.expect("x")', 'console.expect("x", timeout=60)']
 )

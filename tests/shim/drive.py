@@ -90,6 +90,7 @@ def scenario(attempt: Attempts, vcpus: int, irqchip: bool) -> list[object]:
             return m.wait(RUN)
 
         seen.append(attempt(start_and_wait))
+        attempt(lambda: [m.wait(0)], list)  # what the other vcpu ended with after that, if anything
         if not irqchip:  # the look for a halt takes its time: `halt` below
             seen.append(attempt(lambda: m.run(RUN)))
         return seen

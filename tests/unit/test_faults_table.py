@@ -87,3 +87,15 @@ def test_page_of_faults_has_rows_that_name_tests(faults: Any) -> None:
     rows = faults.rows_from_page((ROOT / "docs/faults.md").read_text())
     assert len(rows) > 20
     assert [number for number, row in rows.items() if not row.named and not row.waits] == []
+
+
+def test_page_of_faults_names_tests_that_declare_its_rows(faults: Any) -> None:
+    marks = faults.python_marks(ROOT / "tests")
+    for name, numbers in faults.rust_marks([*(ROOT / "crates").iterdir(), ROOT / "benches"]).items():
+        marks[name.split("::")[1]] |= numbers
+    rows = faults.rows_from_page((ROOT / "docs/faults.md").read_text())
+    wrong = [
+        (number, name) for number, row in rows.items() for name in row.named if number not in marks[name]
+    ]
+    assert wrong == []
+    assert {number for numbers in marks.values() for number in numbers} == rows.keys()

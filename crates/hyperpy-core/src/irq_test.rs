@@ -83,6 +83,7 @@ fn test_route_of_one_gsi_replaces_its_own_and_no_others() {
     assert_eq!(rig.log().routes.len(), 38);
 }
 
+// fault row 46
 #[test]
 fn test_route_that_cannot_be_is_refused_and_changes_nothing() {
     let rig = Rig::with_irqchip(vec![vec![]], true);

@@ -79,6 +79,7 @@ fn test_follow_waits_also_when_closed_and_ends_with_output_or_a_wake() {
     assert!(!console.follow(1, wakes), "the wake was before");
 }
 
+// fault row 42
 #[test]
 fn test_flood_costs_bounded_memory() {
     let console = Console::default();
