@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.guests import spin
 
 import hyperpy
 from hyperpy import Device, Exit, Machine, StateError
@@ -18,7 +19,7 @@ from hyperpy import Device, Exit, Machine, StateError
 pytestmark = pytest.mark.core
 
 RUN = 10.0
-LOOP = "again: jmp again"
+LOOP = spin()
 STORM = "again: in al, 0x99\n jmp again"
 
 
@@ -40,7 +41,7 @@ def _created(boot: Any) -> Machine:
 
 
 def _running(boot: Any) -> Machine:
-    m: Machine = boot("out 0x80, al\n again: jmp again")
+    m: Machine = boot(f"out 0x80, al\n {LOOP}")
     event = m.attach(Event(), pio=0x80)
     m.start()
     assert event.reached.wait(RUN)
