@@ -77,7 +77,9 @@ def messages() -> list[Message]:
     found = {}
     for message in (*_rust(), *_python()):
         if message.text not in INTERNAL and re.search(r"[a-z]{3}", message.text):
-            found.setdefault((message.text, message.raised_as), message)
+            # One whose hint was found, which has a name, stands for the same without.
+            key = (message.text, message.raised_as)
+            found[key] = max(found.get(key, message), message, key=lambda one: bool(one.says))
     return sorted(found.values(), key=lambda message: (message.text.strip("… /").lower(), message))
 
 
@@ -125,18 +127,38 @@ def _rust() -> Iterator[Message]:
 
 def _python() -> Iterator[Message]:
     for path in sorted((ROOT / "python/hyperpy").glob("**/*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.Call) or not node.args:
-                continue
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            text = _literal(node.args[0])
-            if not text or not _EXCEPTION.fullmatch(name):
-                continue
-            message, hint = _shown(text)
-            for keyword in node.keywords:
-                if keyword.arg == "hint":
-                    hint = _shown(_literal(keyword.value))[0]
-            yield Message(message, name, _hinted(hint))
+        tree = ast.parse(path.read_text())
+        yield from _calls(tree, {})
+        for function in ast.walk(tree):
+            if isinstance(function, ast.FunctionDef):
+                yield from _calls(function, _named(function))
+
+
+def _calls(tree: ast.AST, named: dict[str, str]) -> Iterator[Message]:
+    """The exceptions that are made below `tree`, where texts may have names."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        text = _literal(node.args[0]) or named.get(getattr(node.args[0], "id", ""), "")
+        if not text or not _EXCEPTION.fullmatch(name):
+            continue
+        message, hint = _shown(text)
+        for keyword in node.keywords:
+            if keyword.arg == "hint":
+                hint = _shown(_literal(keyword.value) or named.get(getattr(keyword.value, "id", ""), ""))[0]
+        yield Message(message, name, _hinted(hint))
+
+
+def _named(function: ast.FunctionDef) -> dict[str, str]:
+    """The texts that a function gives names to, such as `message` and `hint`."""
+    return {
+        target.id: text
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign) and (text := _literal(node.value))
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
 
 
 def _literal(node: ast.expr) -> str:

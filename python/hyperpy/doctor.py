@@ -14,16 +14,11 @@ import grp
 import os
 import shutil
 import stat
-import statistics
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-
-if TYPE_CHECKING:
-    from hyperpy.machine import Machine
+from typing import Any, Literal, TypeAlias
 
 __all__ = [
     "Facts",
@@ -61,17 +56,6 @@ LAB_PROGRAMS = {
 REQUIRED = ("KVM_CAP_USER_MEMORY", "KVM_CAP_IMMEDIATE_EXIT", "KVM_CAP_SYNC_REGS")
 NEEDED_FOR_KERNELS = ("KVM_CAP_IRQCHIP", "KVM_CAP_PIT2")
 LAB_MEMORY = 4 << 30
-
-# fwait; hlt. x87 is in every x86-64 processor and needs no set-up; KVM's emulator has no entry for opcode 0x9b.
-_FWAIT = bytes.fromhex("9bf4")
-# again: mov rcx, rbx; 1: dec ecx; jnz 1b; out 0x99, al; jmp again. The write to a port that nobody has ends a round.
-_COUNT = bytes.fromhex("4889d9 ffc9 75fc e699 ebf5")
-# The same with an `in al, 0xf4` before the dec: a device in Rust answers it.
-_IN = bytes.fromhex("4889d9 e4f4 ffc9 75fa e699 ebf3")
-_ROUNDS = 7
-_ROUND_S = 0.02
-_LIMIT_S = 0.5
-_TURNS_MAX = 10**9  # it counts in ecx
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +221,9 @@ def kernel_code_is_native() -> bool:
     False also where there is no usable KVM.
     """
     try:
-        return _kernel_code() == "native"
+        from hyperpy import _measure
+
+        return _measure.kernel_code() == "native"
     except (OSError, ImportError, RuntimeError):
         return False
 
@@ -414,14 +400,11 @@ def _user() -> str:
         return str(os.getuid())
 
 
-# -- measuring -------------------------------------------------------------------------------------------------------
-
-
 def _probe() -> Probe:
     from hyperpy.errors import HyperpyError
 
     try:
-        from hyperpy import _hyperpy
+        from hyperpy import _hyperpy, _measure
     except ImportError as error:
         return Probe(
             problem=f"native module cannot be imported: {error}",
@@ -433,61 +416,6 @@ def _probe() -> Probe:
     except HyperpyError as error:
         return Probe(problem=error.message, fix=error.hint or "look at `dmesg`")
     try:
-        return Probe(capabilities, limits, _kernel_code(), _mips(), _exit_us())
+        return Probe(capabilities, limits, _measure.kernel_code(), _measure.mips(), _measure.exit_us())
     except (HyperpyError, RuntimeError) as error:
         return Probe(capabilities, limits, problem=str(error).partition("\n")[0], fix="look at `dmesg`")
-
-
-def _kernel_code() -> str:
-    from hyperpy import Exit, Flat, Machine
-
-    with Machine(memory="1M") as machine:
-        machine.load(Flat(_FWAIT, mode="long"))
-        match machine.run(timeout=1.0):
-            case Exit.Halt():
-                return "native"
-            case Exit.InternalError(suberror=1):  # KVM_INTERNAL_ERROR_EMULATION
-                return "interpreted"
-            case _:
-                return "unknown"
-
-
-def _mips() -> float:
-    from hyperpy import Flat, Machine
-
-    with Machine(memory="1M") as machine:
-        machine.load(Flat(_COUNT, mode="long"))
-        return 2 / 1e6 / _seconds_per_turn(machine)
-
-
-def _exit_us() -> float:
-    from hyperpy import DebugExit, Flat, Machine
-
-    with Machine(memory="1M") as machine:
-        machine.attach(DebugExit(), pio=0xF4)  # its reads are answered with 0, in Rust
-        machine.load(Flat(_IN, mode="long"))
-        return _seconds_per_turn(machine) * 1e6
-
-
-def _seconds_per_turn(machine: Machine) -> float:
-    """Time of one turn of the guest's loop: the median of rounds long enough to be measured, less a round's own cost."""
-    _round(machine, 1)  # the first one makes KVM's objects
-    base = statistics.median(_round(machine, 1) for _ in range(_ROUNDS))
-    turns = 100
-    while (elapsed := _round(machine, turns) - base) < _ROUND_S / 10 and turns < _TURNS_MAX:
-        turns *= 10
-    turns = max(2, min(int(turns * _ROUND_S / max(elapsed, 1e-6)), _TURNS_MAX))
-    whole = statistics.median(_round(machine, turns) for _ in range(_ROUNDS))
-    return max(whole - base, 1e-9) / (turns - 1)
-
-
-def _round(machine: Machine, turns: int) -> float:
-    from hyperpy import Exit
-
-    machine.vcpus[0].regs.rbx = turns
-    start = time.perf_counter()
-    exit_ = machine.run(timeout=_LIMIT_S)
-    elapsed = time.perf_counter() - start
-    if not isinstance(exit_, Exit.Pio):
-        raise RuntimeError(f"guest for the measurement ended with {exit_!r}")
-    return elapsed

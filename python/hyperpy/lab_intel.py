@@ -19,7 +19,7 @@ import site
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from hyperpy import guest, packages
@@ -159,6 +159,10 @@ def _make_iso(tree: Path, iso: Path) -> None:
 def _entries(task: Task, files: Sequence[str | os.PathLike[str]]) -> dict[str, guest.Content]:
     """Return what the command needs of the host: path in the image, and content."""
     entries: dict[str, guest.Content] = {}
+    below: Iterable[Path] = ()
+    if task.place != Path("/"):  # a command that needs no folder runs there
+        entries[str(task.place)] = guest.Directory()
+        below = _tree(task.place, skip=_LESS)
 
     def add(path: Path) -> None:
         # Links are kept, with what they lead to: a virtual environment finds its base through them.
@@ -171,7 +175,7 @@ def _entries(task: Task, files: Sequence[str | os.PathLike[str]]) -> dict[str, g
         elif path.is_file():
             entries[str(path)] = path
 
-    for path in (*_python_files(), *_tree(task.place, skip=_LESS), *_named(task, files)):
+    for path in (*_python_files(), *below, *_named(task, files)):
         add(path)
     for library in _libraries([path for path in entries.values() if isinstance(path, Path)]):
         add(library)
@@ -327,7 +331,6 @@ $b mount -t devtmpfs dev /dev
 $b --install -s /bin
 mkdir -p /dev/pts /dev/shm /tmp /run /var/tmp
 mount -t devpts devpts /dev/pts
-mount -t tmpfs -o mode=1777 tmp /tmp
 mount -t tmpfs -o mode=1777 tmp /dev/shm
 mkdir -p /usr/bin
 [ -e /usr/bin/env ] || ln -s /bin/busybox /usr/bin/env

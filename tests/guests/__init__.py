@@ -12,6 +12,9 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
+from hyperpy.doctor import flavour
+from hyperpy.lab import is_inside
+
 Mode = Literal["real", "protected", "long"]
 
 # For protected mode: starts every other vcpu at 0x8000, by INIT and SIPI to all but itself (SDM vol. 3, 9.4.4).
@@ -39,6 +42,16 @@ def assemble(source: str, mode: Mode = "real", at: int = 0x1000) -> bytes:
 def guest(name: str, mode: Mode = "real", at: int = 0x1000) -> bytes:
     """The bytes of the guest in `name`.S."""
     return assemble(Path(__file__).with_name(f"{name}.S").read_text(), mode, at)
+
+
+def spin() -> str:
+    """The source of a guest that computes for ever.
+
+    In Bochs 2.7 no interrupt ends guest code that runs with interrupts off, as one does on an Intel processor: nothing
+    could stop it, and the emulator has one CPU. There it runs with interrupts on, of which none comes.
+    """
+    is_bochs = flavour() == "intel" and is_inside()
+    return "sti\n again: jmp again" if is_bochs else "again: jmp again"
 
 
 def _run(*command: str | Path, given: str | None = None) -> None:

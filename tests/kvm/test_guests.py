@@ -7,7 +7,7 @@ import threading
 from typing import Any, assert_never, cast
 
 import pytest
-from tests.guests import assemble, guest
+from tests.guests import assemble, guest, spin
 
 import hyperpy
 from hyperpy import AnyExit, BootError, Device, Exit, Flat, KvmError, MemoryAccessError, StateError
@@ -61,7 +61,7 @@ def word_for(exit_: AnyExit) -> str:
         ("mov byte ptr [0xfe000003], 5", "protected", "write 0xfe000003 1 0x5"),
         ("mov eax, [0xfe000000]", "protected", "read 0xfe000000 4"),
         ("mov rbx, 0xfe000000\n mov rax, [rbx]", "long", "read 0xfe000000 8"),
-        ("again: jmp again", "long", "timeout"),
+        (spin(), "long", "timeout"),
         ("ud2", "long", "shutdown"),
         ("lidt [0x3000]\n ud2", "protected", "shutdown"),
     ],

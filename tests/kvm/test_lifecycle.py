@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.guests import spin
 
 import hyperpy
 from hyperpy import Device, Exit, Machine, StateError
@@ -18,7 +19,7 @@ from hyperpy import Device, Exit, Machine, StateError
 pytestmark = pytest.mark.core
 
 RUN = 10.0
-LOOP = "again: jmp again"
+LOOP = spin()
 STORM = "again: in al, 0x99\n jmp again"
 
 

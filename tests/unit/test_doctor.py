@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from hyperpy import doctor, lab_amd
+from hyperpy import _measure, doctor, lab_amd
 from hyperpy.doctor import LAB_PROGRAMS, Facts, Missing, Probe, diagnose
 
 CAPABILITIES = dict.fromkeys((*doctor.REQUIRED, *doctor.NEEDED_FOR_KERNELS), 1)
@@ -146,7 +146,7 @@ def test_kernel_code_is_native_without_a_kvm_is_false(monkeypatch: pytest.Monkey
     def no_kvm() -> str:
         raise FileNotFoundError("/dev/kvm")
 
-    monkeypatch.setattr(doctor, "_kernel_code", no_kvm)
+    monkeypatch.setattr(_measure, "kernel_code", no_kvm)
     assert doctor.kernel_code_is_native.__wrapped__() is False
 
 

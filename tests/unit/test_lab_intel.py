@@ -44,6 +44,7 @@ def place(tmp_path: Path) -> Path:
 
 def test_entries_have_python_its_library_and_the_working_directory(place: Path) -> None:
     entries = lab_intel._entries(Task([sys.executable], place, {}), ["ls"])
+    assert entries[str(place)] == guest.Directory(), "also when nothing is in it"
     assert entries[f"{place}/sub/file"] == place / "sub/file"
     assert entries[f"{place}/link"] == guest.Symlink("sub/file")
     assert not any("/.hidden/" in name or f"{place}/target" in name for name in entries)
@@ -199,3 +200,8 @@ def test_run_for_another_processor_goes_through_the_lab(monkeypatch: pytest.Monk
     assert lab.run(["true"]) == 0
     with pytest.raises(LabError, match="ended before the command did"):
         lab.run(["true"], cpu="intel")
+
+
+def test_entries_of_a_command_at_the_root_do_not_take_the_whole_host() -> None:
+    entries = lab_intel._entries(Task([sys.executable], Path("/"), {}), [])
+    assert not any(name.startswith(("/proc", "/sys", "/var")) for name in entries)
