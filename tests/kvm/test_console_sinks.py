@@ -84,6 +84,7 @@ def test_sink_callable_gets_output_while_the_guest_runs_and_may_use_its_verbs(bo
     assert m.run(RUN) == Exit.Stopped(None, "said b'x'")
 
 
+@pytest.mark.fault(42)
 def test_sink_callable_that_is_slow_neither_stalls_the_guest_nor_grows(boot: Any) -> None:
     m, small, sink = boot(FLOOD), Console(SMALL), Collect(waits=True)
     m.attach(DebugConsole(small), pio=0xE9)
@@ -100,6 +101,7 @@ def test_sink_callable_that_is_slow_neither_stalls_the_guest_nor_grows(boot: Any
 
 
 @pytest.mark.parametrize("error", [LookupError("no"), SystemExit(3)], ids=repr)
+@pytest.mark.fault(42)
 def test_sink_callable_that_raises_is_reported_once_and_is_no_more(
     boot: Any, error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -121,6 +123,7 @@ def test_sink_callable_that_raises_is_reported_once_and_is_no_more(
     assert len(calls) == 1
 
 
+@pytest.mark.fault(42)
 def test_sink_callable_that_never_returns_holds_close_up_for_a_second_at_most(boot: Any) -> None:
     m, sink = talking(boot, b"one"), Collect(waits=True)
     m.console.sink(sink)
@@ -172,8 +175,9 @@ def test_sink_callable_of_a_forgotten_machine_ends_with_it() -> None:
     assert not sinks()
 
 
+@pytest.mark.fault(42)
 def test_sink_that_is_full_or_closed_loses_output_that_is_counted(boot: Any) -> None:
-    """Row 42: nobody reads the pipe; then nobody can."""
+    """Nobody reads the pipe; then nobody can."""
     m = flooding(boot)
     reader, writer = os.pipe()
     m.console.sink(writer)
@@ -188,8 +192,9 @@ def test_sink_that_is_full_or_closed_loses_output_that_is_counted(boot: Any) -> 
     os.close(writer)
 
 
+@pytest.mark.fault(42)
 def test_sink_on_a_terminal_that_nobody_reads_does_not_hold_the_guest_up(boot: Any) -> None:
-    """Row 42: a terminal says that it has room, and then blocks who writes more than that."""
+    """A terminal says that it has room, and then blocks who writes more than that."""
     master, slave = pty.openpty()
     attributes = termios.tcgetattr(slave)
     m = flooding(boot)

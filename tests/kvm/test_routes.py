@@ -74,8 +74,8 @@ def test_route_to_a_message_reaches_the_local_apic(boot: Any) -> None:
     assert m.vcpus[0].regs.rbx == 3
 
 
+@pytest.mark.fault(46)
 def test_irq_raised_for_a_gsi_that_leads_nowhere_is_the_guests_to_miss(boot: Any) -> None:
-    """Row 46: an unregistered line."""
     m = boot()
     source = started(m, "pic", "real", 1, 5)
     assert source.irq is not None
@@ -108,6 +108,7 @@ def test_irq_raised_for_a_gsi_that_leads_nowhere_is_the_guests_to_miss(boot: Any
         (5, (PicInput(1), PicInput(2)), "gsi 5 cannot lead to both"),
     ],
 )
+@pytest.mark.fault(46)
 def test_route_out_of_range_is_refused_and_changes_nothing(
     boot: Any, gsi: int, targets: tuple[Any, ...], message: str
 ) -> None:
@@ -135,6 +136,7 @@ def test_route_too_late_for_controllers_or_after_close_is_refused(boot: Any) -> 
         m.route(5, PicInput(5))
 
 
+@pytest.mark.fault(46)
 def test_attach_with_a_gsi_that_leads_nowhere_is_refused(boot: Any) -> None:
     m = boot()
     m.route(5)

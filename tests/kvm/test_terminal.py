@@ -131,10 +131,11 @@ def test_run_on_a_terminal_restores_it_after_a_device_raised(
     assert terminal.is_restored()
 
 
+@pytest.mark.fault(42)
 def test_run_on_a_terminal_that_nobody_reads_goes_on_and_ends_in_time(
     run: list[str], tmp_path: Path, terminal: Terminal
 ) -> None:
-    """Row 42: the terminal is full after a few KiB, and stays so."""
+    """The terminal is full after a few KiB, and stays so."""
     kernel(tmp_path, FLOOD)
     with terminal.started(*run) as running:
         until_full(terminal)
@@ -156,6 +157,7 @@ def until_full(terminal: Terminal) -> None:
         time.sleep(0.3)
 
 
+@pytest.mark.fault(42)
 def test_run_that_ends_while_its_terminal_is_full_ends(
     run: list[str], tmp_path: Path, terminal: Terminal
 ) -> None:
