@@ -13,6 +13,8 @@ This module only gathers the public names; each lives in the module that its own
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hyperpy.boot import Firmware, Flat, Image, Linux, Multiboot, Pvh
 from hyperpy.console import Console
 from hyperpy.device import DebugConsole, DebugExit, Device, IrqLine, Stop
@@ -27,6 +29,7 @@ from hyperpy.errors import (
     KvmUnavailable,
     MemoryAccessError,
     SnapshotError,
+    SpecError,
     StateError,
 )
 from hyperpy.exits import AnyExit, Exit
@@ -36,6 +39,20 @@ from hyperpy.memory import Memory
 from hyperpy.resources import Budget, budget
 from hyperpy.stats import Map, Stats
 from hyperpy.vcpu import DescriptorTable, Registers, Segment, SpecialRegisters, Vcpu
+
+if TYPE_CHECKING:
+    from hyperpy.spec import (
+        DeviceSpec,
+        FirmwareSpec,
+        FlatSpec,
+        KernelSpec,
+        LinuxSpec,
+        MachineSpec,
+        ModuleSpec,
+        MultibootSpec,
+        PvhSpec,
+        RegionSpec,
+    )
 
 __all__ = [
     "AnyExit",
@@ -48,29 +65,40 @@ __all__ = [
     "DescriptorTable",
     "Device",
     "DeviceError",
+    "DeviceSpec",
     "Exit",
     "Firmware",
+    "FirmwareSpec",
     "Flat",
+    "FlatSpec",
     "GuestFault",
     "HostMemoryError",
     "HyperpyError",
     "Image",
     "IoApicPin",
     "IrqLine",
+    "KernelSpec",
     "KvmError",
     "KvmUnavailable",
     "Linux",
+    "LinuxSpec",
     "Machine",
+    "MachineSpec",
     "Map",
     "Memory",
     "MemoryAccessError",
+    "ModuleSpec",
     "Msi",
     "Multiboot",
+    "MultibootSpec",
     "PicInput",
     "Pvh",
+    "PvhSpec",
+    "RegionSpec",
     "Registers",
     "Segment",
     "SnapshotError",
+    "SpecError",
     "SpecialRegisters",
     "StateError",
     "Stats",
@@ -79,3 +107,12 @@ __all__ = [
     "budget",
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """Import specs when they are first wanted: most scripts make their machines themselves."""
+    if not name.endswith("Spec") or name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from hyperpy import spec  # noqa: PLC0415
+
+    return getattr(spec, name)

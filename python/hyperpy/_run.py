@@ -1,13 +1,12 @@
-"""`hyperpy run --kernel` and `--firmware`: a machine from the command line's options, and its end as an exit status.
+"""`hyperpy run`: a machine from its spec, and its end as an exit status.
 
-Here are the machine's making, what each `Exit` means to the shell, and the terminal while it is the guest's console.
-The arguments are read in `hyperpy.cli`. Standard output carries the guest's console and nothing else; whatever
+Here are the machine's making, what each `Exit` means to the shell, and where COM1 goes. Arguments are read in
+`hyperpy._run_args`, the terminal is in `hyperpy._terminal`. Standard output carries the guest's console and nothing else; whatever
 happens, the terminal is left as it was found. The status of the debug-exit port is that of QEMU's isa-debug-exit.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import os
@@ -15,19 +14,20 @@ import shlex
 import signal
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hyperpy import DebugExit, Exit, Firmware, Machine
+from hyperpy import Exit
 from hyperpy._terminal import OUTPUT_CLOSED, Input, of_guest, signals_unwind, streams
-from hyperpy.boot import recognise
-from hyperpy.cli import STATUS_ERROR, DeviceSpec, UsageError, complain
+from hyperpy._usage import STATUS_ERROR, complain
 from hyperpy.doctor import kernel_code_is_native
-from hyperpy.errors import HyperpyError, KvmUnavailable
+from hyperpy.errors import HyperpyError, KvmUnavailable, SpecError
 
 if TYPE_CHECKING:
     from hyperpy.exits import AnyExit
+    from hyperpy.machine import Machine
+    from hyperpy.spec import MachineSpec
 
-__all__ = ["run_kernel"]
+__all__ = ["run_spec"]
 
 STATUS_TIMEOUT = 124
 _POWER_ON_RIP = 0xFFF0
@@ -41,27 +41,18 @@ class _RaisedError(Exception):
         self.error = error
 
 
-def run_kernel(options: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Boot what the options of `hyperpy run` say; return the exit status. `argv` is what they were read from."""
+def run_spec(spec: MachineSpec, timeout: float | None, argv: Sequence[str]) -> int:
+    """Run what a spec says, for `timeout` seconds at most; return the exit status. `argv` is what `run` was given."""
     in_lab = f"`{shlex.join(['hyperpy', 'lab', '--', 'hyperpy', 'run', *argv])}`"
     try:
-        devices = _made(options.device)
+        devices = _made(spec)
         with contextlib.ExitStack() as stack:
             stack.enter_context(signals_unwind())
-            name = os.path.basename(options.kernel or options.firmware)
-            machine = stack.enter_context(
-                Machine(
-                    memory=options.memory,
-                    vcpus=options.cpus,
-                    name=name,
-                    cpus=options.pin,
-                    cpu_limit=options.cpu_limit,
-                )
-            )
-            _prepare(machine, options, devices)
-            _warn_of_interpreter(in_lab)
-            stack.enter_context(_serial_line(machine, options.serial))
-            return _status(machine, _exit_of(machine, options.timeout), options, in_lab)
+            machine = stack.enter_context(spec.assemble(devices))
+            if spec.image is not None and spec.image.has_pc:
+                _warn_of_interpreter(in_lab)
+            stack.enter_context(_serial_line(machine, spec))
+            return _status(machine, _exit_of(machine, timeout), timeout, in_lab)
     except _RaisedError as raised:
         return _show_raised(raised.error)
     except KvmUnavailable as error:
@@ -70,28 +61,13 @@ def run_kernel(options: argparse.Namespace, argv: Sequence[str]) -> int:
         return complain("run", error)
 
 
-def _made(specs: Sequence[DeviceSpec]) -> list[tuple[DeviceSpec, object]]:
+def _made(spec: MachineSpec) -> list[Any]:
     try:
-        return [(spec, spec.make()) for spec in specs]
-    except UsageError:
+        return spec.make_devices()
+    except SpecError:
         raise
     except Exception as error:
         raise _RaisedError(error) from error
-
-
-def _prepare(
-    machine: Machine, options: argparse.Namespace, devices: Sequence[tuple[DeviceSpec, object]]
-) -> None:
-    # Before the kernel is loaded: its ACPI tables list them.
-    for spec, device in devices:
-        machine.attach(device, pio=spec.pio, mmio=spec.mmio, size=spec.size, irq=spec.irq)
-    if options.debug_exit is not None:
-        machine.attach(DebugExit(), pio=options.debug_exit)
-    if options.firmware is not None:
-        machine.load(Firmware(options.firmware))
-        return
-    modules = [(file, " ".join(arguments)) for file, *arguments in options.module]
-    machine.load(recognise(options.kernel, initrd=options.initrd, cmdline=options.append, modules=modules))
 
 
 def _warn_of_interpreter(in_lab: str) -> None:
@@ -120,7 +96,7 @@ def _show_raised(error: Exception) -> int:
     return STATUS_ERROR
 
 
-def _status(machine: Machine, exit_: AnyExit, options: argparse.Namespace, in_lab: str) -> int:
+def _status(machine: Machine, exit_: AnyExit, timeout: float | None, in_lab: str) -> int:
     match exit_:
         case Exit.SystemEvent(kind="power-off" | "reset"):
             return 0
@@ -133,7 +109,7 @@ def _status(machine: Machine, exit_: AnyExit, options: argparse.Namespace, in_la
             return 0
         case Exit.Timeout():
             hint = "give it a longer --timeout"
-            complain("run", f"guest did not end in time: {options.timeout:g} s\n\nhint: {hint}")
+            complain("run", f"guest did not end in time: {timeout:g} s\n\nhint: {hint}")
             return STATUS_TIMEOUT
         case _:
             return complain("run", _account(machine, exit_, in_lab))
@@ -170,10 +146,12 @@ def _account(machine: Machine, exit_: AnyExit, in_lab: str) -> str:
 
 
 @contextlib.contextmanager
-def _serial_line(machine: Machine, where: str) -> Iterator[None]:
+def _serial_line(machine: Machine, spec: MachineSpec) -> Iterator[None]:
     """Connect COM1 for as long as the context lasts."""
+    where = spec.serial
     if where.startswith("file:"):
-        with open(where.removeprefix("file:"), "wb", buffering=0) as file:
+        path = os.path.join(spec.folder, where.removeprefix("file:"))
+        with open(path, "wb", buffering=0) as file:
             machine.console.sink(file)
             yield
     elif where == "none":

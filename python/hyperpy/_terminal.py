@@ -7,7 +7,6 @@ signal that ends the process, a machine that stops. Nothing native is imported h
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import select
 import signal
@@ -47,10 +46,7 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def streams() -> tuple[int | None, int | None]:
-    """Descriptors of standard input and output.
-
-    A stream that was closed is None, since its number may be another file's, and so is one that is no file: a notebook's.
-    """
+    """Descriptors of standard input and output; None for what has none, as in a notebook or where it was closed."""
     if sys.stdout is not None:
         sys.stdout.flush()  # what was printed before stays before
     return _descriptor(sys.stdin), _descriptor(sys.stdout)
@@ -59,7 +55,7 @@ def streams() -> tuple[int | None, int | None]:
 def _descriptor(stream: TextIO | None) -> int | None:
     try:
         return None if stream is None else stream.fileno()
-    except io.UnsupportedOperation:
+    except (OSError, ValueError):
         return None
 
 
@@ -246,8 +242,7 @@ def interact(console: Console, standing: Callable[[], str | None], read: Callabl
             # Asked before the output is read: what a guest said last is there when it is seen to stand still.
             gone = standing()
             if data := read(_CHUNK):
-                if target is not None:
-                    _write(target, data)
+                _write(target, data)
             elif gone is not None:
                 return False
             else:
@@ -257,6 +252,9 @@ def interact(console: Console, standing: Callable[[], str | None], read: Callabl
     return True
 
 
-def _write(target: int, data: bytes) -> None:
-    while data := data[os.write(target, data) :]:
-        pass
+def _write(target: int | None, data: bytes) -> None:
+    if target is not None:
+        while data := data[os.write(target, data) :]:
+            pass
+    elif sys.stdout is not None:
+        sys.stdout.write(data.decode("utf-8", "replace"))

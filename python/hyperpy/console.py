@@ -231,12 +231,14 @@ class Console:
         self._set_sink(None)
         self._follower = follower = Follower(self._native, target, _reporter(self._failed))
         # A console that is forgotten ends the thread.
-        weakref.finalize(self, follower.end, 0).atexit = False
+        self._finalizer = weakref.finalize(self, follower.end, 0)
+        self._finalizer.atexit = False
 
     def _set_sink(self, descriptor: int | None) -> None:
         self._native.set_sink(descriptor)
         follower, self._follower = self._follower, None
         if follower:
+            self._finalizer.detach()  # it would keep the callable
             follower.end(_PATIENCE)
             self._lost += follower.lost
 

@@ -17,6 +17,7 @@ __all__ = [
     "KvmUnavailable",
     "MemoryAccessError",
     "SnapshotError",
+    "SpecError",
     "StateError",
 ]
 
@@ -139,3 +140,24 @@ class GuestFault(HyperpyError):  # noqa: N818 - the guest's, not ours
 
 class SnapshotError(HyperpyError):
     """A snapshot could not be taken, read or restored."""
+
+
+class SpecError(HyperpyError, ValueError):
+    """A machine's spec cannot be read, or says what cannot be.
+
+    `path` is the key that is wrong, such as "devices[1].mmio"; `file` the file that it is in, if it is in one,
+    `what` the message without both.
+    """
+
+    def __init__(
+        self, message: str = "", *, path: str = "", file: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(": ".join(part for part in (file, path, message) if part), hint=hint)
+        self.path = path
+        self.file = file
+        self.what = message
+
+    def under(self, key: str, file: str | None = None) -> SpecError:
+        """The same error, seen from the table that has it at `key`; from a file with no key."""
+        dot = "." if key and self.path and not self.path.startswith("[") else ""
+        return SpecError(self.what, path=f"{key}{dot}{self.path}", file=file or self.file, hint=self.hint)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from hyperpy import lab_amd, lab_intel, packages
+from hyperpy._usage import Parser, UsageError, checked, complain, count, parse, seconds
 from hyperpy.errors import HyperpyError
 from hyperpy.lab_session import Emulator, LabError, Session, Task, search_path
 
@@ -124,15 +125,23 @@ def run(
     return _boot(emulator, Task(command, place, environment), sinks, timeout)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run `hyperpy lab [options] -- COMMAND...`; return the command's status, 124 on timeout, 1 on error."""
-    parser = argparse.ArgumentParser(prog="hyperpy lab", description="Run COMMAND where a real KVM exists.")
-    parser.add_argument("--cpus", type=int, help="CPUs of the lab (default: 2; intel has 1)")
-    parser.add_argument("--memory", help="memory of the lab (default: 4G; intel: 512M)")
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(
+        prog="hyperpy lab",
+        usage="hyperpy lab [options] -- COMMAND [ARGUMENT ...]",
+        description="Run COMMAND where a real KVM exists.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--cpus", type=checked(count), metavar="N", help="CPUs of the lab (default: 2; intel has 1)"
+    )
+    parser.add_argument("--memory", metavar="SIZE", help="memory of the lab (default: 4G; intel: 512M)")
     parser.add_argument(
         "--cpu", choices=_CPUS, help="whose virtualization it must be (default: any; the lab's is amd)"
     )
-    parser.add_argument("--timeout", type=float, metavar="S", help="seconds for boot and command together")
+    parser.add_argument(
+        "--timeout", type=checked(seconds), metavar="S", help="seconds for boot and command together"
+    )
     parser.add_argument(
         "--file",
         action="append",
@@ -140,8 +149,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="PATH",
         help="intel: a file, folder or program that the command needs besides Python and the working directory",
     )
-    parser.add_argument("command", nargs="+", metavar="COMMAND", help="the command, after --")
-    options = parser.parse_args(argv)
+    parser.add_argument("command", nargs="*", metavar="COMMAND", help="the command, after --")
+    options = parse(parser, argv, stray_option="the command's own options come after --")
+    if not options.command:
+        parser.error("no command\n\nhint: `hyperpy lab -- COMMAND`")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `hyperpy lab [options] -- COMMAND...`; return the command's status, 124 on timeout, 1 on error."""
+    try:
+        options = _arguments(sys.argv[1:] if argv is None else argv)
+    except UsageError as error:
+        return complain("lab", error)
     logging.basicConfig(format="hyperpy lab: %(message)s", level=logging.INFO, stream=sys.stderr)
     # An ordinary `kill` must unwind too, so that the temporary folder and the emulator go.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))

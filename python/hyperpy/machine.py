@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from hyperpy.boot import Image
+    from hyperpy.spec import MachineSpec
 
 __all__ = ["Machine", "Unclaimed"]
 
@@ -112,9 +113,20 @@ class Machine(Attaching):
         self.errors: list[BaseException] = []
         self._attached = {}
         self._images: dict[tuple[type, object], Image] = {}
+        # For `spec`: what was asked for, what was loaded and brought regions and devices of its own, and the spec that
+        # the machine is made from with the image and the devices made of it.
+        self._asked = (size, huge_pages, chosen)
+        self._image: Image | None = None
+        self._brought: set[object] = set()
+        self._made_from: tuple[MachineSpec, Image | None, list[object]] | None = None
         self.unclaimed = unclaimed
         self._closed = False
         _live.add(self)
+
+    @classmethod
+    def from_spec(cls, spec: MachineSpec) -> Machine:
+        """A machine of this spec, with its devices and its image: `spec.make()`."""
+        return spec.make()
 
     # -- lifecycle ---------------------------------------------------------------------------------------------------
 
@@ -134,11 +146,14 @@ class Machine(Attaching):
         if not hasattr(image, "load_into"):
             hint = "give Flat(code, at=0x1000, mode='real') or Linux(kernel)"
             raise TypeError(f"not an image: {image!r}\n\nhint: {hint}")
+        before = self._places()
         image.load_into(self)
         # For reset(). One of its kind at one place: loads in a loop do not add up.
         place = (type(image), getattr(image, "at", None))
         self._images.pop(place, None)  # the order is that of the last loads: vcpu 0 enters the last one
         self._images[place] = image
+        self._image = image
+        self._brought |= self._places() - before
 
     def run(self, timeout: float | None = None) -> AnyExit:
         """Run until something happens that the script must know, or for `timeout` seconds.
@@ -357,10 +372,43 @@ class Machine(Attaching):
         ]
         return Map(tuple(rows), self._interrupts())
 
+    @property
+    def spec(self) -> MachineSpec:
+        """What the machine is made of now, as a spec that makes another of the kind.
+
+        Memory's contents, registers and routes are not in it.
+
+        Raises:
+            SpecError: a part has no spec, and which: a device whose class cannot be imported or whose arguments are
+                not known, an image made of bytes, a callable as policy. What a spec has made has one.
+            StateError: the machine is closed.
+
+        Example:
+            >>> import hyperpy
+            >>> with hyperpy.Machine(memory="1M", name="small") as m:
+            ...     port = m.attach(hyperpy.DebugExit(), pio=0xF4)
+            ...     print(m.spec.to_toml(), end="")
+            name = "small"
+            memory = "1M"
+            <BLANKLINE>
+            [[devices]]
+            model = "debug-exit"
+            pio = 0xf4
+        """
+        if self._closed:
+            raise StateError("cannot tell the spec: the machine is closed", hint="ask before close()")
+        from hyperpy._spec_of import spec_of  # noqa: PLC0415 - few scripts ask
+
+        return spec_of(self)
+
     def __repr__(self) -> str:
         return f"<Machine {self.name!r}, {self.state}, {len(self.vcpus)} vcpus>"
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _places(self) -> set[object]:
+        """Where regions of memory begin, and where devices are."""
+        return {region[0] for region in self._native.memory.regions()} | self._attached.keys()
 
     def _make_native(self, *arguments: Any) -> _hyperpy.Machine:
         return _hyperpy.Machine(*arguments)

@@ -102,6 +102,7 @@ def test_sink_callable_that_is_slow_neither_stalls_the_guest_nor_grows(boot: Any
 
 @pytest.mark.fault(42)
 @pytest.mark.parametrize("error", [LookupError("no"), SystemExit(3)], ids=repr)
+@pytest.mark.fault(42)
 def test_sink_callable_that_raises_is_reported_once_and_is_no_more(
     boot: Any, error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:

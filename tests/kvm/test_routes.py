@@ -76,7 +76,6 @@ def test_route_to_a_message_reaches_the_local_apic(boot: Any) -> None:
 
 @pytest.mark.fault(46)
 def test_irq_raised_for_a_gsi_that_leads_nowhere_is_the_guests_to_miss(boot: Any) -> None:
-    """An unregistered line."""
     m = boot()
     source = started(m, "pic", "real", 1, 5)
     assert source.irq is not None
@@ -110,6 +109,7 @@ def test_irq_raised_for_a_gsi_that_leads_nowhere_is_the_guests_to_miss(boot: Any
         (5, (PicInput(1), PicInput(2)), "gsi 5 cannot lead to both"),
     ],
 )
+@pytest.mark.fault(46)
 def test_route_out_of_range_is_refused_and_changes_nothing(
     boot: Any, gsi: int, targets: tuple[Any, ...], message: str
 ) -> None:

@@ -157,6 +157,7 @@ def until_full(terminal: Terminal) -> None:
         time.sleep(0.3)
 
 
+@pytest.mark.fault(42)
 def test_run_that_ends_while_its_terminal_is_full_ends(
     run: list[str], tmp_path: Path, terminal: Terminal
 ) -> None:

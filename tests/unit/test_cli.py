@@ -13,8 +13,8 @@ from typing import Any, Self
 
 import pytest
 
-from hyperpy import AnyExit, Exit, KvmUnavailable, _run, cli
-from hyperpy.cli import DeviceSpec
+from hyperpy import AnyExit, DeviceSpec, Exit, KvmUnavailable, SpecError, _run, cli
+from hyperpy._run_args import device
 
 LIMIT_S = 30
 
@@ -25,12 +25,12 @@ LIMIT_S = 30
 @pytest.mark.parametrize(
     ("text", "spec"),
     [
-        ("a:B@mmio=0xfe000000", DeviceSpec("a", "B", mmio=0xFE000000)),
-        ("a.b_c:D@pio=16,size=0x10,irq=5", DeviceSpec("a.b_c", "D", pio=16, size=16, irq=5)),
+        ("a:B@mmio=0xfe000000", DeviceSpec(model="a:B", mmio=0xFE000000)),
+        ("a.b_c:D@pio=16,size=0x10,irq=5", DeviceSpec(model="a.b_c:D", pio=16, size=16, irq=5)),
     ],
 )
 def test_device_spec_is_read(text: str, spec: DeviceSpec) -> None:
-    assert DeviceSpec.parse(text) == spec
+    assert device(text) == spec
 
 
 @pytest.mark.parametrize(
@@ -49,11 +49,13 @@ def test_device_spec_is_read(text: str, spec: DeviceSpec) -> None:
         ("a:B@mmio", "not a number: ''", "16 or 0x10"),
         ("a:B@mmio=x", "not a number: 'x'", "16 or 0x10"),
         ("a:B@mmio=-1", "not a number: '-1'", "16 or 0x10"),
+        ("a:B@pio=0x10000", "pio of a device is out of range: 0x10000", "a port, 0 to 0xffff"),
+        ("a:B@pio=1,irq=5000", "irq of a device is out of range", "a gsi"),
     ],
 )
 def test_device_spec_that_is_none_says_why(text: str, message: str, hint: str) -> None:
     with pytest.raises(ValueError, match="hint: ") as caught:
-        DeviceSpec.parse(text)
+        device(text)
     said, _, told = str(caught.value).partition("\n\nhint: ")
     assert message in said
     assert hint in told
@@ -63,11 +65,12 @@ def test_device_spec_that_is_none_says_why(text: str, message: str, hint: str) -
     ("arguments", "message", "hint"),
     [
         ("rnu", "hyperpy: unknown command: rnu", "did you mean run?"),
-        ("zzz", "hyperpy: unknown command: zzz", "one of run, lab, doctor"),
+        ("zzz", "hyperpy: unknown command: zzz", "one of run, check, diff, lab, doctor"),
+        ("machine.toml", "hyperpy: unknown command: machine.toml", "`hyperpy run machine.toml`"),
         ("run", "hyperpy run: nothing to run", "--kernel K"),
         ("run --kernal K", "hyperpy run: unknown argument: --kernal", "did you mean --kernel?"),
         ("run --kernel K --timeuot=3", "unknown argument: --timeuot=3", "did you mean --timeout?"),
-        ("run --kernel K s.py", "unknown argument: s.py", "a script comes first"),
+        ("run --kernel K s.py", "unknown argument: s.py", "a script or spec comes first"),
         ("run --kernel", "argument --kernel: expected one argument", "hyperpy run --help"),
         ("run --kernel K --memory 3Q", "not a size: '3Q'", '"512M"'),
         ("run --kernel K --cpus 0", "at least one cpu: 0", "1 or more"),
@@ -83,6 +86,28 @@ def test_device_spec_that_is_none_says_why(text: str, message: str, hint: str) -
         ("run --kernel K --device a:B", "device has no address", "module:Class@"),
         ("run /nonexistent/s.py", "script cannot be read", "check the path"),
         (f"run {sys.executable}", "not a script but a program", f"--kernel {sys.executable}"),
+        (
+            "run /nonexistent/m.toml",
+            "hyperpy run: /nonexistent/m.toml: spec cannot be read",
+            "check the path",
+        ),
+        (
+            "run /nonexistent/m.json",
+            "hyperpy run: /nonexistent/m.json: spec cannot be read",
+            "check the path",
+        ),
+        ("check", "the following arguments are required: FILE", "hyperpy check --help"),
+        ("check m.yaml", "hyperpy check: not a spec by its name: m.yaml", "it ends with .toml or .json"),
+        ("check --jsn", "hyperpy check: the following arguments are required: FILE", "hyperpy check --help"),
+        ("diff a.toml", "hyperpy diff: the following arguments are required: NEW", "hyperpy diff --help"),
+        ("diff a.toml b.toml c.toml", "hyperpy diff: unknown argument: c.toml", "hyperpy diff --help"),
+        ("lab", "hyperpy lab: no command", "hyperpy lab -- COMMAND"),
+        ("lab --", "hyperpy lab: no command", "hyperpy lab -- COMMAND"),
+        ("lab --cpu mad -- ls", "argument --cpu: invalid choice: 'mad'", "hyperpy lab --help"),
+        ("lab --cpus two -- ls", "not a number: 'two'", "16 or 0x10"),
+        ("lab --timeout -1 -- ls", "not a time: '-1'", "seconds"),
+        ("lab --timoeut 3 -- ls", "hyperpy lab: unknown argument: --timoeut", "did you mean --timeout?"),
+        ("lab ls --all", "hyperpy lab: unknown argument: --all", "come after --"),
         ("doctor --jsn", "hyperpy doctor: unknown argument: --jsn", "did you mean --json?"),
     ],
 )
@@ -98,7 +123,9 @@ def test_wrong_arguments_are_a_message_and_a_hint(
     assert err.startswith("hyperpy")
 
 
-@pytest.mark.parametrize("arguments", [["run", "--help"], ["doctor", "--help"], ["lab", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [[command, "--help"] for command in ("run", "check", "diff", "lab", "doctor")]
+)
 def test_help_of_commands_goes_to_standard_output(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,7 +138,7 @@ def test_help_of_commands_goes_to_standard_output(
 def test_help_names_every_command_and_no_arguments_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"  {command} " in shown for command in ("run", "lab", "doctor"))
+    assert all(f"  {command} " in shown for command in ("run", "check", "diff", "lab", "doctor"))
     assert cli.main([]) == 1
     assert capsys.readouterr() == ("", shown)
 
@@ -138,7 +165,7 @@ def test_lab_gets_its_arguments_as_they_are(monkeypatch: pytest.MonkeyPatch) -> 
         ("os.nope:A@pio=1", "no such module: os.nope", "it is looked for in"),
         ("mine_for_cli:Hungri@pio=1", "no such class in mine_for_cli: Hungri", "did you mean Hungry?"),
         ("mine_for_cli:number@pio=1", "no such class in mine_for_cli: number", "its devices: Hungry"),
-        ("mine_for_cli:Hungry@pio=1", "mine_for_cli:Hungry wants arguments", "without any"),
+        ("mine_for_cli:Hungry@pio=1", "mine_for_cli:Hungry does not take these arguments", "it takes (food)"),
     ],
 )
 def test_device_that_cannot_be_made_is_a_message_and_a_hint(
@@ -151,8 +178,8 @@ def test_device_that_cannot_be_made_is_a_message_and_a_hint(
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     importlib.invalidate_caches()
     try:
-        with pytest.raises(cli.UsageError) as caught:
-            DeviceSpec.parse(text).make()
+        with pytest.raises(SpecError) as caught:
+            device(text).make()
     finally:
         sys.modules.pop("mine_for_cli", None)
     said, _, told = str(caught.value).partition("\n\nhint: ")
@@ -171,6 +198,7 @@ class FakeMachine:
 
     def __init__(self, **options: object) -> None:
         self.options, self.attached, self.errors = options, list[Any](), list[BaseException]()
+        self._attached, self._image = dict[Any, Any](), None
         self.vcpus = [SimpleNamespace(regs=SimpleNamespace(rip=self.rip))] * 2
         self.console = SimpleNamespace(sink=lambda target: None)
 
@@ -194,7 +222,8 @@ class FakeMachine:
 
 def ended(monkeypatch: pytest.MonkeyPatch, end: AnyExit | BaseException, *, native: bool = True) -> int:
     monkeypatch.setattr(FakeMachine, "end", end, raising=False)
-    monkeypatch.setattr(_run, "Machine", FakeMachine)
+    monkeypatch.setattr("hyperpy.machine.Machine", FakeMachine)
+    monkeypatch.setattr("hyperpy.boot.recognise", lambda kernel, **more: kernel)
     monkeypatch.setattr(_run, "kernel_code_is_native", lambda: native)
     return cli.main(["run", "--kernel", "K", "--serial", "none", "--timeout", "2.5"])
 

@@ -43,7 +43,7 @@ mod _hyperpy {
     #[pymodule_export]
     use crate::probe::capabilities;
     #[pymodule_export]
-    use crate::routes::{route, routes, stock_lines};
+    use crate::routes::{route, routes, stock_lines, stock_ports, stock_sizes};
     #[pymodule_export]
     use crate::script::Script;
 }

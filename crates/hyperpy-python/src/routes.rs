@@ -1,7 +1,14 @@
-//! Where interrupts lead, for `hyperpy._routes`: the table of routes, and the stock devices' lines.
+//! Where interrupts lead, for `hyperpy.irq`: the table of routes; and where the stock devices are, for maps and specs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use hyperpy_core::accel::Route;
-use hyperpy_devices::pc;
+use hyperpy_core::bus::Bus;
+use hyperpy_core::irq::{Line, Unconnected};
+use hyperpy_devices::clock::HostClock;
+use hyperpy_devices::debugexit;
+use hyperpy_devices::pc::{self, Board, Parts};
 use pyo3::prelude::*;
 
 use crate::errors;
@@ -37,9 +44,33 @@ pub(crate) fn routes(machine: &Machine) -> PyResult<Vec<(u32, &'static str, u64,
     Ok(machine.core().lines.routes().iter().map(of).collect())
 }
 
-/// (gsi, whether level-triggered, name) of every line of the stock devices that the machine has.
+/// (gsi, whether level-triggered, name) of every line of the stock devices: those that the machine has, or all.
 #[pyfunction]
-pub(crate) fn stock_lines(machine: &Machine) -> PyResult<Vec<(u32, bool, &'static str)>> {
-    machine.ours("read its map")?;
-    Ok(if machine.has_board() { pc::LINES.to_vec() } else { Vec::new() })
+#[pyo3(signature = (machine))]
+pub(crate) fn stock_lines(machine: Option<&Machine>) -> PyResult<Vec<(u32, bool, &'static str)>> {
+    let has_them = match machine {
+        None => true,
+        Some(machine) => {
+            machine.ours("read its map")?;
+            machine.has_board()
+        }
+    };
+    Ok(if has_them { pc::LINES.to_vec() } else { Vec::new() })
+}
+
+/// (first port, ports, name) of every stock device of a PC: needs no machine and no KVM.
+#[pyfunction]
+pub(crate) fn stock_ports() -> PyResult<Vec<(u64, u64, String)>> {
+    let bus = Bus::new(u64::from(u16::MAX));
+    let lines = |_| Unconnected::new() as Arc<dyn Line>;
+    let clock = Arc::new(HostClock::default());
+    let parts = Parts { lines: &lines, clock, console: Arc::default(), memory_size: 0, debug_exit: None };
+    Board::attach(&bus, parts).map_err(|error| errors::attach(&error.into()))?;
+    Ok(bus.map().regions().iter().map(|region| (region.base, region.len, region.name.to_string())).collect())
+}
+
+/// Ports of the stock devices that are attached one by one, by their names in specs.
+#[pyfunction]
+pub(crate) fn stock_sizes() -> HashMap<&'static str, u64> {
+    HashMap::from([("debug-exit", debugexit::PORTS), ("debug-console", 1)])
 }

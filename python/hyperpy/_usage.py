@@ -1,0 +1,105 @@
+"""What every command shares: how arguments are read, and how it is said that one is wrong.
+
+Messages go to standard error: lower case, then a hint; the status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
+
+__all__ = [
+    "STATUS_ERROR",
+    "Parser",
+    "UsageError",
+    "checked",
+    "close_match",
+    "complain",
+    "count",
+    "number",
+    "parse",
+    "seconds",
+]
+
+_T = TypeVar("_T")
+
+STATUS_ERROR = 1
+
+
+class UsageError(ValueError):
+    """The command line asks for something that cannot be; the message has its hint."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Arguments whose errors are `UsageError`s."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong, with a hint."""
+        hint = "" if "\nhint: " in message else f"\n\nhint: `{self.prog} --help` shows what there is"
+        raise UsageError(message + hint)
+
+
+def complain(command: str, error: object) -> int:
+    """Say on standard error what is wrong; return the status for it."""
+    print(f"hyperpy {command}".rstrip() + f": {error}", file=sys.stderr, flush=True)
+    return STATUS_ERROR
+
+
+def close_match(word: str, known: Sequence[str]) -> str:
+    """A hint that names what was probably meant, or nothing."""
+    found = difflib.get_close_matches(word.partition("=")[0], known, n=1)
+    return f"did you mean {found[0]}?" if found else ""
+
+
+def checked(parse: Callable[[str], _T]) -> Callable[[str], _T]:
+    """A converter for argparse that keeps the message of a ValueError."""
+
+    def convert(text: str) -> _T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def parse(parser: Parser, argv: Sequence[str], stray: str = "", stray_option: str = "") -> argparse.Namespace:
+    """Read the arguments; `stray` is the hint for one that is no option, `stray_option` for an option of another."""
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        hint = close_match(unknown[0], known) or (stray_option if unknown[0].startswith("-") else stray)
+        parser.error(f"unknown argument: {unknown[0]}" + (f"\n\nhint: {hint}" if hint else ""))
+    return options
+
+
+def number(text: str) -> int:
+    """A number as Python writes it: 16, 0x10."""
+    try:
+        value = int(text, 0)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise ValueError(f"not a number: {text!r}\n\nhint: write 16 or 0x10")
+    return value
+
+
+def count(text: str) -> int:
+    """A number of cpus."""
+    if (value := number(text)) == 0:
+        raise ValueError("a machine has at least one cpu: 0\n\nhint: give 1 or more")
+    return value
+
+
+def seconds(text: str) -> float:
+    """A time in seconds, more than none."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise ValueError(f"not a time: {text!r}\n\nhint: give seconds, more than 0, such as 90 or 0.5")
+    return value
