@@ -85,6 +85,7 @@ fn test_images_of_the_corpus_are_loaded_by_their_loader_and_by_no_other() {
     );
 }
 
+// fault row 41
 #[test]
 fn test_image_truncated_at_every_length_never_panics_and_leaves_memory_alone() {
     let mut memory = ram();
@@ -95,6 +96,7 @@ fn test_image_truncated_at_every_length_never_panics_and_leaves_memory_alone() {
     }
 }
 
+// fault row 41
 #[test]
 fn test_image_with_each_byte_of_its_headers_damaged_never_panics_and_leaves_memory_alone() {
     let mut memory = ram();
@@ -128,6 +130,7 @@ fn test_every_loader_takes_foreign_files_for_what_they_are() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
+    // fault row 41
     #[test]
     fn test_image_with_fields_overwritten_never_panics_and_leaves_memory_alone(
         which in 0..9_usize,

@@ -39,6 +39,7 @@ fn test_firmware_loaded_again_replaces_what_the_guest_has_changed() {
     assert_eq!(bytes(&memory, 0xe_0000, 0x2_0000), image);
 }
 
+// fault row 41
 #[test]
 fn test_firmware_that_cannot_be_is_refused() {
     let refused = |image: &[u8]| {
@@ -57,6 +58,7 @@ fn test_firmware_that_cannot_be_is_refused() {
     }
 }
 
+// fault row 41
 #[test]
 fn test_firmware_without_room_is_refused() {
     let image = firmware_of(0x2_0000);

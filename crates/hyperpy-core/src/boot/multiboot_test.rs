@@ -112,6 +112,7 @@ fn test_multiboot_address_fields_say_what_goes_where() {
     assert_eq!(bytes(&memory, LOAD, 0x1d00), image[0x300..]);
 }
 
+// fault row 41
 #[test]
 fn test_multiboot_impossible_address_fields_are_refused() {
     let with = |offsets| {
@@ -134,6 +135,7 @@ fn test_multiboot_impossible_address_fields_are_refused() {
     assert!(matches!(refused(&of(&image[..0x100 + FLAT_HEADER + 31])), BootError::Truncated { .. }));
 }
 
+// fault row 41
 #[test]
 fn test_multiboot_headers_that_cannot_be_served_are_refused() {
     assert!(matches!(refused(&of(&multiboot_elf(false, 7))), BootError::WantsScreen));
@@ -153,6 +155,7 @@ fn test_multiboot_headers_that_cannot_be_served_are_refused() {
     assert!(matches!(refused(&of(&near)), BootError::NotElf { .. }));
 }
 
+// fault row 41
 #[test]
 fn test_multiboot_lines_and_modules_that_do_not_fit_are_refused() {
     let image = multiboot_elf(false, 3);

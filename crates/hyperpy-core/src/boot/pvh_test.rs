@@ -70,6 +70,7 @@ fn test_pvh_modules_are_listed_with_their_lines() {
     assert_eq!(bytes(&memory, LOAD + 0x2000, 5000), [7; 5000]);
 }
 
+// fault row 41
 #[test]
 fn test_pvh_kernels_without_an_entry_that_can_be_are_refused() {
     assert!(matches!(refused(&of(&elf()[..])), BootError::Truncated { what: "the ELF notes", .. }));
@@ -91,6 +92,7 @@ fn test_pvh_kernels_without_an_entry_that_can_be_are_refused() {
     assert!(matches!(with(16, &[0xff, 0xff]), BootError::EntryOutside { .. }));
 }
 
+// fault row 41
 #[test]
 fn test_pvh_lines_and_modules_that_do_not_fit_are_refused() {
     let image = pvh_elf(true);

@@ -19,6 +19,7 @@ fn test_recognise_tells_kernels_by_their_marks() {
     }
 }
 
+// fault row 41
 #[test]
 fn test_recognise_refuses_what_no_loader_is_for_by_name() {
     for file in [&b""[..], b"MZ", b"\x1f\x8b", &[0; 4096]] {
