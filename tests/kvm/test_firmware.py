@@ -39,7 +39,7 @@ def test_firmware_is_read_only_at_the_top_and_writable_in_its_copy() -> None:
         assert isinstance(machine.run(timeout=5), Exit.Halt)
         assert machine.vcpus[0].regs.rax & 0xFF == 0x42
         assert machine.memory.read((1 << 32) - 0x1000, 0x1000) == data
-        assert [row.kind for row in machine.map if row.name == "firmware"] == ["rom"]
+        assert [row.rung for row in machine.map.rows if row.name == "firmware"] == ["rom"]
 
 
 def test_firmware_reads_files_by_fw_cfg() -> None:
