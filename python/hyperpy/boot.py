@@ -194,10 +194,10 @@ class Firmware(Value):
         """Load it; see `Machine.load`."""
         image = _read(self.image, "firmware")
         files = [(name, bytes(data)) for name, data in self.files.items()]
+        machine.attach_pc()
         _hyperpy.load_firmware(machine._native, image)
         # After the image is in memory: the map that fw_cfg gives shows it.
         fw_cfg = _Stock(_hyperpy.StockDevice.fw_cfg(machine._native, files))
-        machine.attach_pc()
         _attach_once(machine, fw_cfg, _FW_CFG_PORT, "fw_cfg")
         if self.debug_port is not None:
             _attach_once(machine, DebugConsole(machine.console), self.debug_port, "firmware log")

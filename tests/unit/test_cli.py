@@ -62,6 +62,27 @@ def test_device_spec_that_is_none_says_why(text: str, message: str, hint: str) -
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--firmware", "f", "--kernel", "k"], "not an option of firmware: --kernel"),
+        (["--firmware", "f", "--append", "x"], "not an option of firmware: --append"),
+        (["--firmware", "f", "--module", "m"], "not an option of firmware: --module"),
+        (["--memory", "1M"], "nothing to run"),
+    ],
+)
+def test_run_arguments_that_contradict_each_other_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_run_modules_are_files_with_arguments() -> None:
+    options = cli._run_parser().parse_args(["--kernel", "k", "--module", "a", "b=1", "c", "--module", "d"])
+    assert (options.module, options.append) == ([["a", "b=1", "c"], ["d"]], None)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
         ("rnu", "hyperpy: unknown command: rnu", "did you mean run?"),

@@ -95,11 +95,15 @@ impl<'a> Headers<'a> {
         Ok(Elf { area, segments })
     }
 
-    /// What the first note of this owner and type holds.
+    /// What the first note of this owner and type holds. All notes together are no longer than the file: thousands of
+    /// headers for the same bytes would be as many times the work.
     pub(super) fn note(&self, owner: &[u8], kind: u32) -> Result<Option<&'a [u8]>, BootError> {
+        let mut total = 0_u64;
         for program in self.programs.iter().filter(|p| p.kind == PT_NOTE && p.filesz != 0) {
             let what = "the ELF notes";
+            total = total.saturating_add(program.filesz);
             let notes = Fields { image: self.image, what }.slice(program.offset, program.filesz)?;
+            check("p_filesz of all notes", total, |v| v <= self.image.len() as u64)?;
             let notes = Fields { image: notes, what };
             let mut at = 0;
             while at < notes.image.len() as u64 {

@@ -58,6 +58,7 @@ fn test_firmware_that_cannot_be_is_refused() {
     }
 }
 
+// fault row 41
 #[test]
 fn test_firmware_without_room_is_refused() {
     let image = firmware_of(0x2_0000);

@@ -155,6 +155,7 @@ fn test_multiboot_headers_that_cannot_be_served_are_refused() {
     assert!(matches!(refused(&of(&near)), BootError::NotElf { .. }));
 }
 
+// fault row 41
 #[test]
 fn test_multiboot_lines_and_modules_that_do_not_fit_are_refused() {
     let image = multiboot_elf(false, 3);

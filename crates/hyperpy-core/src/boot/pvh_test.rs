@@ -1,6 +1,6 @@
 //! PVH: what the kernel finds, by the offsets of Xen's start_info.h, and what is refused.
 
-use super::images_test::{LOAD, RAM, bytes, bzimage, elf, line, number, put, pvh_elf, ram};
+use super::images_test::{LOAD, Phdr, RAM, bytes, bzimage, elf, elf_of, line, number, put, pvh_elf, ram};
 use super::info::Module;
 use super::pvh::{Pvh, pvh};
 use crate::arch::x86_64::Sregs;
@@ -92,6 +92,17 @@ fn test_pvh_kernels_without_an_entry_that_can_be_are_refused() {
     assert!(matches!(with(16, &[0xff, 0xff]), BootError::EntryOutside { .. }));
 }
 
+// fault row 41
+#[test]
+fn test_pvh_notes_longer_than_the_file_are_refused() {
+    // Empty notes in the zeros behind the headers, named three times.
+    let notes = || Phdr { kind: 4, offset: 0x300, paddr: 0, filesz: 0xc00, memsz: 0 };
+    assert!(matches!(refused(&of(&elf_of(LOAD, &[notes(), notes()]))), BootError::NoPvhNote));
+    let error = refused(&of(&elf_of(LOAD, &[notes(), notes(), notes()])));
+    assert!(matches!(error, BootError::Header { field: "p_filesz of all notes", value: 0x2400, .. }), "{error}");
+}
+
+// fault row 41
 #[test]
 fn test_pvh_lines_and_modules_that_do_not_fit_are_refused() {
     let image = pvh_elf(true);
