@@ -26,6 +26,7 @@ from hyperpy.errors import (
     KvmError,
     KvmUnavailable,
     MemoryAccessError,
+    RegisterError,
     SnapshotError,
     StateError,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "Multiboot",
     "PicInput",
     "Pvh",
+    "RegisterError",
     "Registers",
     "Segment",
     "SnapshotError",

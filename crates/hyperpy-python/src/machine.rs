@@ -26,6 +26,7 @@ use crate::console::Console;
 use crate::device::{Faults, IrqLine, PyAnswerer, PyDevice, Report, StockDevice};
 use crate::host::PyHost;
 use crate::memory::{Memory, pages};
+use crate::processor::Handlers;
 use crate::script::Script;
 use crate::{convert, errors, vcpu};
 
@@ -37,6 +38,7 @@ pub struct Machine {
     devices: Mutex<Vec<(Attachment, Option<Arc<PyDevice>>)>>,
     answerer: Mutex<Option<Arc<PyAnswerer>>>,
     board: Mutex<Option<Board>>,
+    pub(crate) handlers: Handlers,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -80,6 +82,7 @@ impl Machine {
             devices: Mutex::default(),
             answerer: Mutex::default(),
             board: Mutex::default(),
+            handlers: Handlers::default(),
         })
     }
 
@@ -332,7 +335,7 @@ impl Machine {
         if let Ok(answerer) = self.answerer.try_lock() {
             visit.call(answerer.as_ref().map(|answerer| &answerer.callable))?;
         }
-        Ok(())
+        self.handlers.traverse(&visit)
     }
 
     fn __clear__(&self) {
@@ -364,7 +367,7 @@ impl Machine {
         standing.map_err(|error| errors::state(&error))
     }
 
-    fn report(&self) -> Report {
+    pub(crate) fn report(&self) -> Report {
         Report { faults: self.faults.clone(), control: Arc::downgrade(&self.core.control) }
     }
 
@@ -394,6 +397,7 @@ impl Machine {
         let answerer = lock(&self.answerer).take();
         self.core.set_unclaimed(Unclaimed::Ones);
         drop(answerer);
+        self.handlers.let_go();
     }
 }
 

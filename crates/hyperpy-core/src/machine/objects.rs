@@ -1,10 +1,10 @@
 //! What of a machine exists only once its vCPUs do: KVM's objects, and a slot for each vCPU while nobody drives it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::Machine;
-use crate::accel::{AccelError, Vm};
+use crate::accel::{AccelError, Accelerator, Vm};
 use crate::boot::Entry;
 use crate::control::Phase;
 use crate::error::{RunError, StateError};
@@ -18,30 +18,40 @@ pub(super) struct Slot {
 }
 
 /// What exists only once vCPUs do. The VM and each vCPU keep the memory that it maps.
-pub(super) struct Objects {
+pub(crate) struct Objects {
     slots: Vec<Slot>,
-    _vm: Arc<dyn Vm>,
+    pub(crate) vm: Arc<dyn Vm>,
 }
 
 impl Machine {
+    /// KVM's objects, if they are made; none is made or dropped while the result lives.
+    pub(crate) fn made(&self) -> MutexGuard<'_, Option<Arc<Objects>>> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What makes them, unless the machine is closed.
+    pub(super) fn accelerator(&self, verb: &'static str) -> Result<Arc<dyn Accelerator>, StateError> {
+        let accel = self.accel.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        accel.filter(|_| self.control.phase() != Phase::Closed).ok_or(StateError::new(verb, Phase::Closed))
+    }
+
     /// KVM's objects, made now if they are not.
     pub(super) fn objects(&self) -> Result<Arc<Objects>, RunError> {
-        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut objects = self.made();
         if let Some(objects) = &*objects {
             return Ok(objects.clone());
         }
-        let accel = self.accel.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(accel) = accel.filter(|_| self.control.phase() != Phase::Closed) else {
-            return Err(StateError::new("use the vcpus", Phase::Closed).into());
-        };
+        let accel = self.accelerator("use the vcpus")?;
         let config = self.config();
         let vm = accel.create_vm(config)?;
+        self.traps.apply(&*vm)?;
         self.memory.connect(&vm)?;
         let mut slots = Vec::new();
         let mut shared = Vec::new();
         for id in 0..config.vcpus {
             let timer = |source| AccelError::Call { call: "vcpu seat", source };
             let mut vcpu = Vcpu::new(id, vm.create_vcpu(id)?, self.traced.map(Ring::new)).map_err(timer)?;
+            self.edit_cpuid_of(&mut vcpu)?;
             let entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
             if let (0, Some(entry)) = (id, &*entry) {
                 enter_at(&mut vcpu, entry)?;
@@ -49,7 +59,7 @@ impl Machine {
             shared.push(vcpu.shared.clone());
             slots.push(Slot { vcpu: Mutex::new(Some(Box::new(vcpu))), back: Condvar::new() });
         }
-        let made = Arc::new(Objects { slots, _vm: vm.clone() });
+        let made = Arc::new(Objects { slots, vm: vm.clone() });
         self.lines.connect(&vm)?;
         self.control.install(shared);
         *objects = Some(made.clone());
