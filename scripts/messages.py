@@ -25,6 +25,7 @@ CLASSES = {
     "MemoryError": "ValueError",
     "RouteError": "ValueError",
     "RunError": "StateError",
+    "TrapError": "ValueError",
 }
 EXCEPTIONS = {
     "… failed: …": "KvmError",
@@ -38,6 +39,9 @@ EXCEPTIONS = {
     "the host gave no memory": "HostMemoryError",
     "device … panicked": "DeviceError",
     "no such vcpu": "IndexError",
+    "… refuses msr": "KvmError",
+    "… cannot be set": "RegisterError",
+    "cr3 cannot be set": "RegisterError",
 }
 # Never shown: they stand for an exception that Python has already.
 INTERNAL = {"interrupted", "a device raised an exception", "no exception"}

@@ -15,6 +15,8 @@ __all__ = [
     "VcpuThread",
     "View",
     "capabilities",
+    "cpuid",
+    "fpu",
     "gunzip",
     "kernel_payload",
     "load_firmware",
@@ -22,12 +24,20 @@ __all__ = [
     "load_linux",
     "load_multiboot",
     "load_pvh",
+    "msr_indices",
+    "msrs",
     "recognise",
+    "remove_cpuid",
     "route",
     "routes",
+    "set_cpuid",
+    "set_fpu",
+    "set_msrs",
     "stock_lines",
     "stock_ports",
     "stock_sizes",
+    "trap_hypercalls",
+    "trap_msr",
 ]
 
 @final
@@ -172,4 +182,20 @@ def stock_lines(machine: Machine | None) -> list[tuple[int, bool, str]]: ...
 def stock_ports() -> list[tuple[int, int, str]]: ...
 def stock_sizes() -> dict[str, int]: ...
 def kernel_payload(kernel: Buffer, limit: int) -> bytes | None: ...
+def fpu(machine: Machine, index: int) -> list[tuple[str, bytes]]: ...
+def set_fpu(machine: Machine, index: int, values: list[tuple[str, bytes]]) -> None: ...
+def msr_indices(machine: Machine) -> list[int]: ...
+def msrs(machine: Machine, index: int, registers: list[int]) -> list[int]: ...
+def set_msrs(machine: Machine, index: int, values: list[tuple[int, int]]) -> None: ...
+def cpuid(machine: Machine, index: int) -> list[tuple[int, int, bool, int, int, int, int]]: ...
+def set_cpuid(machine: Machine, index: int, leaf: tuple[int, int, bool, int, int, int, int]) -> None: ...
+def remove_cpuid(machine: Machine, index: int, leaf: int, subleaf: int) -> None: ...
+def trap_msr(
+    machine: Machine,
+    first: int,
+    count: int,
+    handler: Callable[[int, int, bool, int], object] | None,
+    name: str,
+) -> None: ...
+def trap_hypercalls(machine: Machine) -> None: ...
 def capabilities() -> dict[str, Any]: ...

@@ -16,6 +16,7 @@ __all__ = [
     "KvmError",
     "KvmUnavailable",
     "MemoryAccessError",
+    "RegisterError",
     "SnapshotError",
     "SpecError",
     "StateError",
@@ -49,14 +50,24 @@ class HyperpyError(Exception):
 
 
 class KvmError(HyperpyError, OSError):
-    """An ioctl of KVM failed. `errno` is what it returned and `ioctl` its name (kernel: virt/kvm/api.rst)."""
+    """An ioctl of KVM failed. `errno` is what it returned and `ioctl` its name (kernel: virt/kvm/api.rst).
+
+    `msr` is the index of the model-specific register that it refused, if that was it.
+    """
 
     def __init__(
-        self, message: str = "", *, errno: int = 0, ioctl: str = "", hint: str | None = None
+        self,
+        message: str = "",
+        *,
+        errno: int = 0,
+        ioctl: str = "",
+        msr: int | None = None,
+        hint: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
         self.errno = errno
         self.ioctl = ioctl
+        self.msr = msr
 
 
 class KvmUnavailable(HyperpyError, OSError):  # noqa: N818 - the name says it
@@ -113,6 +124,20 @@ class BudgetError(HyperpyError):
         self.asked = asked
         self.used = used
         self.allowed = allowed
+
+
+class RegisterError(HyperpyError, ValueError):
+    """A register cannot have the value that it was to be set to: no processor has such a state.
+
+    `register` is its name and `value` the value; of a segment, its base. `hint` is the rule that it breaks.
+    """
+
+    def __init__(
+        self, message: str = "", *, register: str = "", value: int = 0, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.register = register
+        self.value = value
 
 
 class StateError(HyperpyError, RuntimeError):

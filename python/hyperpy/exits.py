@@ -31,6 +31,21 @@ class _Exit(Value):
 _HEX = frozenset({"address", "value", "index", "pc", "dr6", "number", "reason"})
 
 
+# Intel: exit reasons have bit 31 set, VM-instruction errors are small. AMD: VMEXIT_INVALID.
+_ENTRY_FAILURES = {
+    4: "VMLAUNCH of a VMCS that is not clear",
+    5: "VMRESUME of a VMCS that was not launched",
+    6: "VMRESUME after VMXOFF",
+    7: "invalid control fields in the VMCS",
+    8: "invalid host state in the VMCS",
+    26: "events are blocked by MOV SS",
+    0x8000_0021: "invalid guest state: registers that no processor has together",
+    0x8000_0022: "a model-specific register of the guest could not be loaded",
+    0x8000_0029: "a machine check during the entry",
+    0xFFFF_FFFF: "invalid guest state in the VMCB",
+}
+
+
 class _Access(_Exit):
     """An access that nobody claims, on either bus."""
 
@@ -65,20 +80,26 @@ class Exit:
 
     @final
     class Hypercall(_Exit):
-        """A hypercall that KVM handed on."""
+        """A hypercall that KVM handed on, see `Machine.trap_hypercalls`. `Machine.answer` gives its result."""
 
         vcpu: int
         number: int
         arguments: tuple[int, int, int, int, int, int]
+        _ticket: int = 0
 
     @final
     class Msr(_Exit):
-        """RDMSR or WRMSR of model-specific register `index` that KVM handed on."""
+        """RDMSR or WRMSR of model-specific register `index` that KVM handed on, see `Machine.trap_msr`.
+
+        `value` is what was written (0 for a read). A read can be answered with `Machine.answer`; left alone it is a
+        general-protection fault for the guest.
+        """
 
         vcpu: int
         index: int
         is_write: bool
         value: int
+        _ticket: int = 0
 
     @final
     class Debug(_Exit):
@@ -98,13 +119,15 @@ class Exit:
     class SystemEvent(_Exit):
         """The guest switched the power off, asked for a reset, or crashed: `kind` is power-off, reset, crash or other.
 
-        `number` is KVM's number of the event (KVM_SYSTEM_EVENT_*).
+        `number` is KVM's number of the event (KVM_SYSTEM_EVENT_*), and `data` the numbers that came with it, such as the
+        five of a crash that a Windows guest reports.
         """
 
-        _hidden: ClassVar[tuple[str, ...]] = ("number",)
+        _hidden: ClassVar[tuple[str, ...]] = ("number", "data")
         vcpu: int
         kind: str
         number: int = 0
+        data: tuple[int, ...] = ()
 
     @final
     class Stopped(_Exit):
@@ -123,10 +146,17 @@ class Exit:
 
     @final
     class FailEntry(_Exit):
-        """The processor refused the guest's state; `reason` is the hardware's."""
+        """The processor refused the guest's state; `reason` is the hardware's, `meaning` says it in words."""
 
         vcpu: int
         reason: int
+
+        @property
+        def meaning(self) -> str:
+            """What the processor's manual says of the reason (SDM vol. 3, 27.8 and 31.4; AMD APM vol. 2, 15.5)."""
+            return _ENTRY_FAILURES.get(
+                self.reason & 0xFFFF_FFFF, "a reason that the processor's manual does not name"
+            )
 
     @final
     class InternalError(_Exit):

@@ -1,6 +1,7 @@
 """The machine: what a script makes, gives devices and images to, runs, and asks.
 
-The verbs are those of docs/design.md. Everything here is thin: states, threads and dispatch are in Rust; devices are in `_attach`.
+The verbs are those of docs/design.md. Everything here is thin: states, threads and dispatch are in Rust; devices are in
+`_attach`, answers and what is trapped in `_traps`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias
 
 from hyperpy import _hyperpy
 from hyperpy._attach import Attaching
+from hyperpy._traps import Trapping
 from hyperpy.console import Console
 from hyperpy.errors import GuestFault, StateError
 from hyperpy.exits import AnyExit, Exit
@@ -36,7 +38,7 @@ Unclaimed: TypeAlias = Literal["exit", "ones", "raise"] | Callable[[Any], "int |
 _live: weakref.WeakSet[Machine] = weakref.WeakSet()
 
 
-class Machine(Attaching):
+class Machine(Attaching, Trapping):
     """A virtual machine.
 
     Arguments:
@@ -296,22 +298,6 @@ class Machine(Attaching):
             )
 
     # -- what nobody claims ------------------------------------------------------------------------------------------
-
-    def answer(self, exit: Exit.Mmio | Exit.Pio, value: int) -> None:  # noqa: A002
-        """Answer an unclaimed read that `run` or `wait` returned; unanswered it is all ones at the next run.
-
-        Raises:
-            ValueError: the value is too wide, or the exit is a write.
-            StateError: that vcpu has moved on.
-        """
-        if not isinstance(exit, Exit.Mmio | Exit.Pio):
-            raise TypeError(
-                f"not an access: {exit!r}\n\nhint: an Exit.Mmio or Exit.Pio that run() or wait() returned"
-            )
-        if not 0 <= operator.index(value) < 1 << 64:
-            raise ValueError(f"value is too wide for a read of {exit.size} bytes: {value:#x}")
-        fields = (exit.vcpu, exit.address, exit.size, exit.is_write, exit.value, exit._ticket)
-        self._native.answer(fields, value)
 
     @property
     def unclaimed(self) -> Unclaimed:

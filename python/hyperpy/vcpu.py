@@ -14,6 +14,9 @@ from hyperpy.errors import KvmError
 
 if TYPE_CHECKING:
     from hyperpy import _hyperpy
+    from hyperpy.cpuid import Cpuid
+    from hyperpy.fpu import FpuRegisters
+    from hyperpy.msrs import Msrs
 
 __all__ = ["DescriptorTable", "Registers", "Segment", "SpecialRegisters", "Vcpu"]
 
@@ -92,6 +95,7 @@ class Registers(_File):
         Raises:
             AttributeError: there is no such register; nothing is changed then.
             ValueError: a value does not fit into 64 bits.
+            RegisterError: rip is no canonical address, or reserved bits of rflags are set; nothing is changed then.
         """
         wanted = {**(values or {}), **more}
         for name, value in wanted.items():
@@ -136,7 +140,9 @@ class SpecialRegisters(_File):
         Raises:
             AttributeError: there is no such register; nothing is changed then.
             ValueError: a value does not fit into its register.
-            KvmError: KVM refuses the state. `hint` tells what was set.
+            RegisterError: no processor has such a state, or paging is on and `cr3` leads to where no memory is; the error
+                names the register, and nothing is changed.
+            KvmError: KVM refuses the state for another reason. `hint` tells what was set.
         """
         wanted = {**(values or {}), **more}
         for name, value in wanted.items():
@@ -198,7 +204,7 @@ def _named(name: str, value: Any) -> Any:
 
 
 class Vcpu:
-    """One vcpu of a machine; `regs` and `sregs` are its registers."""
+    """One vcpu of a machine: its registers, and what its processor offers the guest."""
 
     def __init__(self, native: _hyperpy.Machine, index: int) -> None:
         self._native = native
@@ -213,6 +219,27 @@ class Vcpu:
     def sregs(self) -> SpecialRegisters:
         """Segment, table and control registers."""
         return SpecialRegisters(self._native, self.index)
+
+    @property
+    def fpu(self) -> FpuRegisters:
+        """x87, SSE and AVX registers."""
+        from hyperpy.fpu import FpuRegisters  # noqa: PLC0415 - few scripts need it
+
+        return FpuRegisters(self._native, self.index)
+
+    @property
+    def msrs(self) -> Msrs:
+        """Model-specific registers, by index or name."""
+        from hyperpy.msrs import Msrs  # noqa: PLC0415 - few scripts need it
+
+        return Msrs(self._native, self.index)
+
+    @property
+    def cpuid(self) -> Cpuid:
+        """CPUID: leaves, and features by name. It can be changed until the vcpu has run."""
+        from hyperpy.cpuid import Cpuid  # noqa: PLC0415 - few scripts need it
+
+        return Cpuid(self._native, self.index)
 
     def __repr__(self) -> str:
         return f"Vcpu({self.index})"

@@ -10,7 +10,7 @@ import pytest
 from tests.guests import assemble, guest, spin
 
 import hyperpy
-from hyperpy import AnyExit, BootError, Device, Exit, Flat, KvmError, MemoryAccessError, StateError
+from hyperpy import AnyExit, BootError, Device, Exit, Flat, MemoryAccessError, StateError
 from hyperpy.doctor import flavour
 
 pytestmark = pytest.mark.core
@@ -304,42 +304,6 @@ def test_irq_asked_for_after_the_vcpus_exist_is_an_error_that_says_so(boot: Any)
         m.attach(device, pio=0x300, size=1, irq=5)
     assert device.irq is None
     assert len(m.map.rows) == 1
-
-
-@pytest.mark.fault(25)
-@pytest.mark.parametrize(
-    "values",
-    [{"cr0": 0x8000_0000}, {"cr4": 1 << 63}, {"cr0": 1 << 40}],
-    ids=repr,
-)
-def test_special_registers_that_kvm_refuses_are_named(boot: Any, values: dict[str, int]) -> None:
-    m = boot()
-    before = m.vcpus[0].sregs.all()
-    with pytest.raises(KvmError) as caught:
-        m.vcpus[0].sregs.update(values)
-    (name,) = values
-    assert (caught.value.ioctl, caught.value.errno) == ("KVM_SET_SREGS", 22)
-    assert caught.value.hint is not None
-    assert f"{name} = {values[name]:#x}" in caught.value.hint
-    assert m.vcpus[0].sregs.all() == before
-
-
-@pytest.mark.fault(25)
-@pytest.mark.parametrize("register", [{"rip": 1 << 60}, {"rsp": 2**64 - 1}, {"rflags": 2**64 - 1}], ids=repr)
-def test_general_registers_of_any_value_end_in_an_exit(boot: Any, register: dict[str, int]) -> None:
-    m = boot("hlt", "long")
-    try:
-        m.vcpus[0].regs.update(register)
-    except KvmError as error:
-        assert error.ioctl == "KVM_SET_REGS"  # noqa: PT017
-    assert not isinstance(m.run(1.0), Exit.Mmio)
-
-
-@pytest.mark.fault(25)
-def test_page_tables_outside_memory_end_in_an_exit(boot: Any) -> None:
-    m = boot("hlt", "long")
-    m.vcpus[0].sregs.cr3 = 0x7000_0000
-    assert isinstance(m.run(1.0), Exit.Shutdown | Exit.InternalError | Exit.Mmio)
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,11 @@ def _written(case: Case) -> None:
     case.m.vcpus[0].sregs.update(cr2=7)
 
 
+def _written_more(case: Case) -> None:
+    case.m.vcpus[0].fpu.mxcsr = 0x1F80
+    case.m.vcpus[0].msrs["IA32_TSC_AUX"] = 0
+
+
 def _rearranged(case: Case) -> None:
     case.m.memory.add(0x4000_0000, 0x1000)
     case.m.memory.alias(0x5000_0000, of=0x4000_0000, size=0x1000)
@@ -118,6 +123,12 @@ VERBS: dict[str, Callable[[Case], Any]] = {
     "answer": lambda case: case.m.answer(case.exit, 1),
     "regs, sregs read": lambda case: (case.m.vcpus[0].regs.rbx, case.m.vcpus[0].sregs.cr2),
     "regs, sregs written": _written,
+    "fpu, msrs read": lambda case: (case.m.vcpus[0].fpu.mxcsr, case.m.vcpus[0].msrs["IA32_EFER"]),
+    "fpu, msrs written": _written_more,
+    "cpuid read": lambda case: case.m.vcpus[0].cpuid[0, 0],
+    "cpuid written": lambda case: case.m.vcpus[0].cpuid.update({(0, 0): hyperpy.cpuid.CpuidLeaf(eax=13)}),
+    "trap_msr": lambda case: case.m.trap_msr(0x4B564D00),
+    "route": lambda case: case.m.route(5, hyperpy.IoApicPin(11)),
     "memory.read": lambda case: case.m.memory.read(0x3000, 1),
     "memory.write": lambda case: case.m.memory.write(0x3000, b"x"),
     "memory.view": lambda case: case.m.memory.view(0x3000, 1),
@@ -126,7 +137,9 @@ VERBS: dict[str, Callable[[Case], Any]] = {
     "memory.track_dirty": lambda case: case.m.memory.track_dirty(),
     "memory.dirty": _written_pages,
     "console.expect": lambda case: case.m.console.expect("never", timeout=0.01),
+    "console.sink": lambda case: case.m.console.sink(None),
     "stats, map": lambda case: (case.m.stats, case.m.map),
+    "spec": lambda case: case.m.spec,
     "unclaimed set": lambda case: setattr(case.m, "unclaimed", "ones"),
 }
 
@@ -172,6 +185,12 @@ TABLE = {
     "answer": row(REFUSED, REFUSED, "answers", "answers", REFUSED),
     "regs, sregs read": row("a value", REFUSED, "a value", "a value", REFUSED),
     "regs, sregs written": row("nothing", REFUSED, "nothing", "nothing", REFUSED),
+    "fpu, msrs read": row("a value", REFUSED, "a value", "a value", REFUSED),
+    "fpu, msrs written": row("nothing", REFUSED, "nothing", "nothing", REFUSED),
+    "cpuid read": row("a value", REFUSED, "a value", "a value", REFUSED),
+    "cpuid written": row("nothing", REFUSED, REFUSED, REFUSED, REFUSED),
+    "trap_msr": row("nothing", REFUSED, "nothing", REFUSED, REFUSED),
+    "route": row(*["nothing"] * 4, REFUSED),
     "memory.read": row(*["bytes"] * 4, REFUSED),
     "memory.write": row(*["nothing"] * 4, REFUSED),
     "memory.view": row(*["a view"] * 4, REFUSED),
@@ -180,7 +199,9 @@ TABLE = {
     "memory.track_dirty": row(*["tracks"] * 4, REFUSED),
     "memory.dirty": row(*["a value"] * 4, REFUSED),
     "console.expect": row(REFUSED, "TimeoutError", *[REFUSED] * 3),
+    "console.sink": row(*["nothing"] * 5),
     "stats, map": row(*["a value"] * 5),
+    "spec": row(*["a value"] * 4, REFUSED),
     "unclaimed set": row(*["nothing"] * 5),
 }
 CELLS = [(verb, state) for verb, cells in TABLE.items() for state in cells]

@@ -30,6 +30,26 @@ def name_from_exit(exit_: AnyExit) -> str:
             assert_never(exit_)
 
 
+def answered(machine: Machine, exit_: Exit.Mmio | Exit.Pio | Exit.Msr | Exit.Hypercall) -> None:
+    """Exits that wait for an answer take one; a handler of registers keeps its type."""
+    machine.answer(exit_, 1)
+
+    @machine.msr("IA32_TSC_AUX", count=1)
+    def handler(access: Exit.Msr) -> int | None:
+        return None if access.is_write else 7
+
+    assert_type(handler(Exit.Msr(0, 1, False, 0)), int | None)
+
+
+def processor(machine: Machine) -> int:
+    """Registers are numbers, leaves of CPUID are numbers by name."""
+    vcpu = machine.vcpus[0]
+    assert_type(vcpu.fpu.xmm0, int)
+    assert_type(vcpu.msrs.read("IA32_PAT", "IA32_EFER"), dict[str, int])
+    vcpu.cpuid.features.discard("avx2")
+    return vcpu.msrs[0x10] + vcpu.cpuid[1].eax
+
+
 def bell_from_machine(machine: Machine) -> Bell:
     """Attach gives back what it took."""
     assert_type(machine.attach(Bell(), pio=0x80), Bell)

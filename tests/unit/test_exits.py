@@ -82,3 +82,29 @@ def test_exit_is_matched_by_position_too() -> None:
             assert (vcpu, address, size) == (0, 0x1000, 4)
         case _:
             pytest.fail("not matched")
+
+
+@pytest.mark.fault(24)
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        (0x8000_0021, "invalid guest state: "),
+        (0xFFFF_FFFF_FFFF_FFFF, "invalid guest state in the VMCB"),
+        (7, "invalid control fields"),
+        (0x1234, "a reason that the processor's manual does not name"),
+    ],
+)
+def test_fail_entry_says_its_reason_in_words(reason: int, words: str) -> None:
+    assert Exit.FailEntry(0, reason).meaning.startswith(words)
+
+
+def test_system_event_keeps_its_data_and_shows_what_was_asked_for() -> None:
+    crash = Exit.SystemEvent(0, "crash", 3, (1, 2))
+    assert repr(crash) == "Exit.SystemEvent(vcpu=0, kind='crash')"
+    assert crash.data == (1, 2)
+    assert Exit.SystemEvent(0, "reset", 2) == Exit.SystemEvent(0, "reset", 2, ())
+
+
+def test_ticket_of_an_exit_is_no_part_of_it() -> None:
+    assert Exit.Msr(0, 0x10, False, 0, 5) == Exit.Msr(0, 0x10, False, 0, 6)
+    assert Exit.Hypercall(0, 12, (0,) * 6, 5) == Exit.Hypercall(0, 12, (0,) * 6)

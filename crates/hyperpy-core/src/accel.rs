@@ -9,6 +9,8 @@ use std::sync::atomic::AtomicU8;
 
 use thiserror::Error;
 
+use crate::arch::x86_64::cpuid::Leaf;
+use crate::arch::x86_64::fpu::Fpu;
 use crate::arch::x86_64::{Regs, Sregs};
 use crate::exit::SystemEvent;
 use crate::memory::Mapping;
@@ -37,6 +39,18 @@ pub trait Accelerator: Send + Sync {
     fn max_vcpus(&self) -> u32 {
         u32::MAX
     }
+
+    /// Model-specific registers that hold a vCPU's state.
+    ///
+    /// # Errors
+    /// The host refuses.
+    fn msr_indices(&self) -> Result<Vec<u32>, AccelError>;
+
+    /// The CPUID table that a vCPU of such a machine is made with.
+    ///
+    /// # Errors
+    /// The host refuses.
+    fn cpuid(&self, config: VmConfig, vcpu: u32) -> Result<Vec<Leaf>, AccelError>;
 }
 
 /// A region of memory as a guest sees it.
@@ -93,7 +107,34 @@ pub trait Vm: Send + Sync {
     /// # Errors
     /// The slot is not logged, or the host refuses.
     fn take_dirty(&self, slot: u32, words: &mut [u64]) -> Result<(), AccelError>;
+
+    /// Hands RDMSR and WRMSR of these registers on, in place of those asked for before: at most [`MSR_RANGES`] ranges of at
+    /// most [`MSR_RANGE_MAX`].
+    ///
+    /// # Errors
+    /// The host lacks it, or refuses a range.
+    fn trap_msrs(&self, ranges: &[MsrRange]) -> Result<(), AccelError>;
+
+    /// Hands on those hypercalls that the host leaves to its user.
+    ///
+    /// # Errors
+    /// The host lacks it.
+    fn trap_hypercalls(&self) -> Result<(), AccelError>;
 }
+
+/// Model-specific registers with consecutive indices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MsrRange {
+    /// The first one.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// Most ranges of one machine.
+pub const MSR_RANGES: usize = 16;
+/// Most registers of one range.
+pub const MSR_RANGE_MAX: u32 = 0x3000;
 
 /// A vCPU: one `run`, and its registers while it does not run.
 pub trait Vcpu: Send {
@@ -147,6 +188,48 @@ pub trait Vcpu: Send {
 
     /// System calls that `run` has made so far, to hold "one ioctl per exit".
     fn calls(&self) -> u64;
+
+    /// x87, SSE and AVX registers.
+    ///
+    /// # Errors
+    /// The host refuses.
+    fn fpu(&mut self) -> Result<Fpu, AccelError>;
+
+    /// Sets them. No access may be pending.
+    ///
+    /// # Errors
+    /// The host refuses the values.
+    fn set_fpu(&mut self, fpu: &Fpu) -> Result<(), AccelError>;
+
+    /// Model-specific registers, in the order of `indices`.
+    ///
+    /// # Errors
+    /// [`AccelError::Msr`]: the host refuses one.
+    fn msrs(&mut self, indices: &[u32]) -> Result<Vec<u64>, AccelError>;
+
+    /// Sets model-specific registers, one after the other. No access may be pending.
+    ///
+    /// # Errors
+    /// [`AccelError::Msr`]: the host refuses one; those before it are set.
+    fn set_msrs(&mut self, values: &[(u32, u64)]) -> Result<(), AccelError>;
+
+    /// The CPUID table.
+    ///
+    /// # Errors
+    /// The host refuses.
+    fn cpuid(&mut self) -> Result<Vec<Leaf>, AccelError>;
+
+    /// Replaces the CPUID table of a vCPU that has not run.
+    ///
+    /// # Errors
+    /// The host refuses the table.
+    fn set_cpuid(&mut self, table: &[Leaf]) -> Result<(), AccelError>;
+
+    /// Whether the RDMSR or WRMSR that the last exit reported ends in a general-protection fault.
+    fn set_msr_fault(&mut self, fault: bool);
+
+    /// What the last exit, a system event, told besides its kind.
+    fn event_data(&self) -> Vec<u64>;
 
     /// Told once, when all vCPUs of the VM exist: what depends on the others is set now.
     ///
@@ -343,6 +426,16 @@ pub enum AccelError {
         /// What it returned.
         source: io::Error,
     },
+    /// A model-specific register could not be read or set.
+    #[error("{call} refuses msr {index:#x}{}", value_of(*.value))]
+    Msr {
+        /// The ioctl.
+        call: &'static str,
+        /// Index of the register.
+        index: u32,
+        /// The value that it was to be set to.
+        value: Option<u64>,
+    },
     /// There is no interrupt controller to use.
     #[error("the machine has no interrupt controller for gsi {gsi}")]
     NoIrqchip {
@@ -372,9 +465,17 @@ impl AccelError {
             Self::Call { source, .. } => {
                 hint_for_exhausted(source).unwrap_or("run `hyperpy doctor` to check this host's KVM")
             }
+            Self::Msr { value: None, .. } => {
+                "the processor or KVM has no such register: `list(vcpu.msrs)` shows those it has"
+            }
+            Self::Msr { .. } => "the processor or KVM lacks it, or it has reserved bits that are set",
             Self::NoIrqchip { .. } => {
                 "create the machine with irqchip=True, or attach the device with irq= before the first run"
             }
         }
     }
+}
+
+fn value_of(value: Option<u64>) -> String {
+    value.map_or_else(String::new, |value| format!(": {value:#x}"))
 }

@@ -8,6 +8,7 @@ use std::io;
 use thiserror::Error;
 
 use crate::accel::{AccelError, hint_for_exhausted};
+use crate::arch::x86_64::valid::Invalid;
 pub use crate::boot::error::BootError;
 use crate::control::Phase;
 use crate::memory::Pages;
@@ -272,6 +273,65 @@ impl StateError {
     }
 }
 
+/// Model-specific registers could not be trapped.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TrapError {
+    /// The machine's state does not allow it, or the accelerator refuses.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// A range that there is not, or that is too long.
+    #[error("no such range of msrs: {first:#x} + {count:#x}")]
+    Range {
+        /// Its first register.
+        first: u32,
+        /// How many.
+        count: u32,
+    },
+    /// Registers of the x2APIC.
+    #[error("msrs of the x2APIC cannot be trapped: {first:#x} + {count:#x}")]
+    X2apic {
+        /// Its first register.
+        first: u32,
+        /// How many.
+        count: u32,
+    },
+    /// Two ranges at one place.
+    #[error("msrs are trapped already by {other:#x} + {others:#x}: {first:#x} + {count:#x}")]
+    Overlap {
+        /// Its first register.
+        first: u32,
+        /// How many.
+        count: u32,
+        /// First register of the range that is there.
+        other: u32,
+        /// How many it has.
+        others: u32,
+    },
+    /// More ranges than KVM takes.
+    #[error("too many ranges of msrs are trapped: {first:#x} + {count:#x}")]
+    TooMany {
+        /// Its first register.
+        first: u32,
+        /// How many.
+        count: u32,
+    },
+}
+
+impl TrapError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Run(error) => error.hint(),
+            Self::Range { .. } => "from 1 to 0x3000 registers, below 2**32",
+            Self::X2apic { .. } => "KVM serves 0x800 to 0x8ff itself",
+            Self::Overlap { .. } => "a register has one handler: let it look at access.index",
+            Self::TooMany { .. } => "KVM takes 16 ranges: trap neighbours together, with a count",
+        }
+    }
+}
+
 /// A run, or something else that needs the vCPUs, failed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -333,6 +393,21 @@ pub enum RunError {
         /// What happened instead.
         exit: String,
     },
+    /// A register cannot have the value.
+    #[error(transparent)]
+    Register(#[from] Invalid),
+    /// CR3 was set to where no memory is.
+    #[error("cr3 cannot be set: {cr3:#x}, no memory is there")]
+    NoPageTable {
+        /// Its value.
+        cr3: u64,
+    },
+    /// CPUID was changed of a vCPU that has run.
+    #[error("cannot change cpuid: vcpu {vcpu} has run")]
+    CpuidFixed {
+        /// Its number.
+        vcpu: u32,
+    },
     /// Guest memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -355,6 +430,9 @@ impl RunError {
             Self::NoVcpu { .. } => "vcpus are numbered from 0",
             Self::TooLate { .. } => "do it before the first run and before registers are read or written",
             Self::Completion { .. } => "run the machine on, then try again",
+            Self::Register(invalid) => invalid.rule,
+            Self::NoPageTable { .. } => "paging is on: put page tables into memory, or set cr3 and cr0 in one update()",
+            Self::CpuidFixed { .. } => "change it before the first run",
             // The bindings show a memory error by its own hint, which can name numbers.
             Self::Memory(_) => "look at `m.map` for what is where",
         }

@@ -39,6 +39,8 @@ pub enum Exit {
         number: u64,
         /// Its arguments.
         arguments: [u64; 6],
+        /// Tells it from every other exit of its vCPU that can be answered.
+        ticket: u64,
     },
     /// An access to a model-specific register that KVM handed on.
     Msr {
@@ -50,6 +52,8 @@ pub enum Exit {
         is_write: bool,
         /// The value written, 0 for a read.
         value: u64,
+        /// Tells it from every other exit of its vCPU that can be answered.
+        ticket: u64,
     },
     /// A debug event: single step, breakpoint or watchpoint.
     Debug {
@@ -71,6 +75,8 @@ pub enum Exit {
         vcpu: u32,
         /// What was asked for.
         kind: SystemEvent,
+        /// What KVM told besides.
+        data: Vec<u64>,
     },
     /// A device or `stop()` asked for a stop.
     Stopped {

@@ -20,6 +20,7 @@ pub mod kvm;
 pub mod limits;
 pub mod machine;
 pub mod memory;
+pub mod msr;
 pub mod run;
 pub mod scripted;
 #[cfg(test)]

@@ -2,21 +2,24 @@
 //!
 //! KVM's objects are made late, when registers or a run first need them: the interrupt controllers must exist before
 //! the first vCPU, and devices that want one are attached before (`objects`). Devices and lines are in `devices`, the verbs
-//! that change the state in `lifecycle`, those on one vCPU that stands still in `registers`, how vCPUs start and stop
-//! together in `control`, what one does between exits in `run`.
+//! that change the state in `lifecycle`, those on one vCPU that stands still in `registers` and `processor`, how vCPUs start
+//! and stop together in `control`, what one does between exits in `run`.
 
 mod devices;
 mod lifecycle;
 mod memory;
 mod objects;
+mod processor;
 mod registers;
 mod reset;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use self::objects::{Objects, enter_at};
 use crate::accel::{Accelerator, VmConfig};
+use crate::arch::x86_64::cpuid::CpuidEdits;
 use crate::boot::Entry;
 use crate::bus::{Bus, RegionId, Space};
 use crate::control::Control;
@@ -25,6 +28,7 @@ use crate::irq::LineHub;
 use crate::kvm::thread::fork_generation;
 use crate::limits::Limits;
 use crate::memory::Memory;
+use crate::msr::Traps;
 use crate::vcpu::{Current, Inside, current};
 
 /// Answers what no device claims.
@@ -76,6 +80,9 @@ pub struct Machine {
     objects: Mutex<Option<Arc<Objects>>>,
     /// Held while a device or memory takes a place, so that neither comes to lie over the other.
     placing: Mutex<()>,
+    pub(crate) traps: Traps,
+    /// What scripts changed of CPUID, by vCPU: it outlives KVM's objects.
+    cpuid: Mutex<BTreeMap<u32, CpuidEdits>>,
     /// Interrupt lines.
     pub lines: Arc<LineHub>,
     forks: u64,
@@ -106,6 +113,8 @@ impl Machine {
             entry: Mutex::default(),
             objects: Mutex::default(),
             placing: Mutex::default(),
+            traps: Traps::default(),
+            cpuid: Mutex::default(),
             lines: Arc::default(),
             forks: fork_generation(),
             traced: None,

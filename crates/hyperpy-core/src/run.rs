@@ -14,7 +14,6 @@ use crate::accel::{AccelError, AccelExit, Activity, Interruption};
 use crate::bus::Space;
 use crate::control::{Cause, Host, Leave, Turn};
 use crate::error::RunError;
-use crate::exit::Exit;
 use crate::kvm::affinity::CpuSet;
 use crate::kvm::thread::Sitting;
 use crate::limits::Allowed;
@@ -99,7 +98,7 @@ fn rounds<const TRACED: bool>(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitt
                 return Leave::Parked;
             }
             Entered::Exit(other) => {
-                if let Some(exit) = exit_for_caller(vcpu.id(), &other) {
+                if let Some(exit) = vcpu.exit_for_caller(machine, &other) {
                     return Leave::Outcome(Ok(exit));
                 }
             }
@@ -212,23 +211,6 @@ fn is_quiet(vcpu: &mut Vcpu) -> bool {
     vcpu.pending.is_none()
         && !vcpu.unfinished
         && matches!(vcpu.accel.activity(), Ok(Activity::Halted { interruptible: false } | Activity::NotStarted))
-}
-
-fn exit_for_caller(vcpu: u32, exit: &AccelExit) -> Option<Exit> {
-    Some(match *exit {
-        AccelExit::Pio { .. } | AccelExit::Mmio { .. } | AccelExit::Halt | AccelExit::Nothing => return None,
-        AccelExit::Hypercall { number, arguments } => Exit::Hypercall { vcpu, number, arguments },
-        AccelExit::Msr { index, is_write, value } => Exit::Msr { vcpu, index, is_write, value },
-        AccelExit::Debug { pc, dr6 } => Exit::Debug { vcpu, pc, dr6 },
-        AccelExit::Shutdown => Exit::Shutdown { vcpu },
-        AccelExit::SystemEvent(kind) => Exit::SystemEvent { vcpu, kind },
-        AccelExit::FailEntry { reason } => Exit::FailEntry { vcpu, reason },
-        AccelExit::InternalError { suberror, bytes, len } => {
-            let bytes = bytes.get(..usize::from(len)).unwrap_or_default().to_vec();
-            Exit::InternalError { vcpu, suberror, reason: 0, bytes }
-        }
-        AccelExit::Unknown { reason } => Exit::InternalError { vcpu, suberror: 0, reason, bytes: Vec::new() },
-    })
 }
 
 /// Completes the access that the guest waits for, and every further part of it, without running another instruction.

@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::accel::{
-    AccelError, AccelExit, Accelerator, Activity, ExitFlag, Interruption, Route, Slot, Vcpu, Vm, VmConfig,
+    AccelError, AccelExit, Accelerator, Activity, ExitFlag, Interruption, MsrRange, Route, Slot, Vcpu, Vm, VmConfig,
 };
+use crate::arch::x86_64::cpuid::Leaf;
+use crate::arch::x86_64::fpu::Fpu;
 use crate::arch::x86_64::{Regs, Sregs};
 use crate::bus::ones;
 use crate::memory::Mapping;
@@ -85,6 +87,10 @@ pub struct Log {
     pub slot_changes: Vec<(u32, bool, bool)>,
     /// Routes set.
     pub routes: Vec<Route>,
+    /// vCPUs whose RDMSR or WRMSR ended in a fault, in order of completion.
+    pub faults: Vec<u32>,
+    /// Model-specific registers that are trapped.
+    pub traps: Vec<MsrRange>,
 }
 
 /// The accelerator: one script for each vCPU.
@@ -138,6 +144,14 @@ impl Accelerator for Scripted {
     fn most_slots(&self) -> u32 {
         self.most_slots.unwrap_or(u32::MAX)
     }
+
+    fn msr_indices(&self) -> Result<Vec<u32>, AccelError> {
+        Ok(vec![0x10, 0x1b])
+    }
+
+    fn cpuid(&self, _config: VmConfig, vcpu: u32) -> Result<Vec<Leaf>, AccelError> {
+        Ok(cpuid(vcpu))
+    }
 }
 
 struct ScriptedVm {
@@ -182,6 +196,10 @@ impl Vm for ScriptedVm {
             regs: Regs::default(),
             sregs: Sregs::default(),
             calls: 0,
+            fpu: Fpu::default(),
+            msrs: BTreeMap::new(),
+            cpuid: cpuid(id),
+            fault: None,
         }))
     }
 
@@ -216,6 +234,26 @@ impl Vm for ScriptedVm {
         }
         Ok(())
     }
+
+    fn trap_msrs(&self, ranges: &[MsrRange]) -> Result<(), AccelError> {
+        if ranges.iter().any(|range| range.first == REFUSED_MSR) {
+            return Err(AccelError::Missing { capability: "KVM_CAP_X86_MSR_FILTER" });
+        }
+        self.note(|log| log.traps = ranges.to_vec());
+        Ok(())
+    }
+
+    fn trap_hypercalls(&self) -> Result<(), AccelError> {
+        Err(AccelError::Missing { capability: "KVM_CAP_EXIT_HYPERCALL" })
+    }
+}
+
+/// A register that no scripted vCPU has, and no scripted VM can trap.
+pub const REFUSED_MSR: u32 = 0xdead;
+
+/// One leaf, with the number of the vCPU in it.
+fn cpuid(vcpu: u32) -> Vec<Leaf> {
+    vec![Leaf { leaf: 1, ebx: vcpu << 24, ecx: 0xff, ..Leaf::default() }]
 }
 
 /// Most values of one scripted string instruction.
@@ -246,6 +284,11 @@ struct ScriptedVcpu {
     regs: Regs,
     sregs: Sregs,
     calls: u64,
+    fpu: Fpu,
+    msrs: BTreeMap<u32, u64>,
+    cpuid: Vec<Leaf>,
+    /// Whether the RDMSR or WRMSR that is pending, if one is, faults.
+    fault: Option<bool>,
 }
 
 impl ScriptedVcpu {
@@ -253,8 +296,11 @@ impl ScriptedVcpu {
         let (size, count, is_write) = match exit {
             AccelExit::Pio { size, count, is_write, .. } => (size, count, is_write),
             AccelExit::Mmio { size, is_write, .. } => (size, 1, is_write),
+            AccelExit::Msr { is_write, .. } => (8, 1, is_write),
+            AccelExit::Hypercall { .. } => (8, 1, false),
             _ => (0, 0, true),
         };
+        self.fault = matches!(exit, AccelExit::Msr { .. }).then_some(false);
         self.size = size;
         for (into, from) in self.values.iter_mut().zip(values) {
             *into = *from;
@@ -264,7 +310,10 @@ impl ScriptedVcpu {
     }
 
     fn complete(&mut self) {
-        if let (Some(log), true) = (&self.log, self.reading > 0) {
+        let faults = self.fault.take() == Some(true);
+        if let (Some(log), true) = (&self.log, faults) {
+            log.lock().unwrap_or_else(PoisonError::into_inner).faults.push(self.id);
+        } else if let (Some(log), true) = (&self.log, self.reading > 0) {
             let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
             log.reads.extend(self.values.iter().take(self.reading as usize).map(|value| (self.id, *value)));
         }
@@ -402,5 +451,49 @@ impl Vcpu for ScriptedVcpu {
 
     fn calls(&self) -> u64 {
         self.calls
+    }
+
+    fn fpu(&mut self) -> Result<Fpu, AccelError> {
+        Ok(self.fpu)
+    }
+
+    fn set_fpu(&mut self, fpu: &Fpu) -> Result<(), AccelError> {
+        self.fpu = *fpu;
+        Ok(())
+    }
+
+    fn msrs(&mut self, indices: &[u32]) -> Result<Vec<u64>, AccelError> {
+        let read = |&index: &u32| match index {
+            REFUSED_MSR => Err(AccelError::Msr { call: "KVM_GET_MSRS", index, value: None }),
+            _ => Ok(self.msrs.get(&index).copied().unwrap_or(0)),
+        };
+        indices.iter().map(read).collect()
+    }
+
+    fn set_msrs(&mut self, values: &[(u32, u64)]) -> Result<(), AccelError> {
+        for &(index, value) in values {
+            if index == REFUSED_MSR {
+                return Err(AccelError::Msr { call: "KVM_SET_MSRS", index, value: Some(value) });
+            }
+            self.msrs.insert(index, value);
+        }
+        Ok(())
+    }
+
+    fn cpuid(&mut self) -> Result<Vec<Leaf>, AccelError> {
+        Ok(self.cpuid.clone())
+    }
+
+    fn set_cpuid(&mut self, table: &[Leaf]) -> Result<(), AccelError> {
+        self.cpuid = table.to_vec();
+        Ok(())
+    }
+
+    fn set_msr_fault(&mut self, fault: bool) {
+        self.fault = self.fault.map(|_| fault);
+    }
+
+    fn event_data(&self) -> Vec<u64> {
+        Vec::new()
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! A pending access is completed before anything else is done to the vCPU: KVM finishes the instruction only at the
 //! next entry, and loses register writes made in between (docs/design.md, run loop, rule 7). [`Shared`] is the part
-//! that other threads may look at while the vCPU runs. How a vCPU is driven is in `run`.
+//! that other threads may look at while the vCPU runs. How a vCPU is driven is in `run`, exits that are no access to a
+//! bus are in `special`.
+
+mod special;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -27,9 +30,9 @@ pub struct Current {
     pub vcpu: u32,
     /// Its instruction pointer: on the instruction for a read, after it for a write.
     pub rip: u64,
-    /// The bus.
-    pub space: Space,
-    /// Address on that bus.
+    /// The bus; `None` for a model-specific register.
+    pub space: Option<Space>,
+    /// Address on that bus, or index of the register.
     pub address: u64,
     /// Width in bytes.
     pub size: u8,
@@ -195,7 +198,10 @@ pub(crate) struct Pending {
 }
 
 /// The next ticket. One count for the process: an exit of another machine is never taken for one of this.
-static TICKETS: AtomicU64 = AtomicU64::new(1);
+fn next_ticket() -> u64 {
+    static TICKETS: AtomicU64 = AtomicU64::new(1);
+    TICKETS.fetch_add(1, Ordering::Relaxed)
+}
 
 /// A read that was handed to the caller of `run()` and can still be answered.
 #[derive(Clone, Copy, Debug)]
@@ -203,6 +209,16 @@ pub(crate) struct Open {
     ticket: u64,
     index: u32,
     size: u8,
+    /// It is an RDMSR, which faults until it is answered.
+    is_msr: bool,
+}
+
+/// One byte, since it is stored on the path of every access.
+#[derive(Clone, Copy, Debug)]
+enum Serving {
+    Device(Space),
+    Unclaimed,
+    Msr,
 }
 
 /// Why an answer to an unclaimed read was refused.
@@ -230,8 +246,8 @@ pub struct Vcpu {
     pub(crate) open: Option<Open>,
     /// Processor time of this sitting that the machine's limit has been charged for, in nanoseconds.
     pub(crate) charged_ns: u64,
-    /// The bus of the device that is being served, to name it after a panic; `None` for the answerer of the unclaimed.
-    serving: Option<Space>,
+    /// What is being served, to name it after a panic.
+    serving: Serving,
     pio: Cursor,
     mmio: Cursor,
 }
@@ -258,7 +274,7 @@ impl Vcpu {
             parked: false,
             open: None,
             charged_ns: 0,
-            serving: None,
+            serving: Serving::Unclaimed,
             pio: Cursor::default(),
             mmio: Cursor::default(),
         }
@@ -298,7 +314,7 @@ impl Vcpu {
     #[inline]
     pub(crate) fn serve(&mut self, machine: &Machine, mut pending: Pending) -> Option<Exit> {
         self.unfinished = true;
-        self.serving = Some(pending.space);
+        self.serving = Serving::Device(pending.space);
         while pending.next < pending.count {
             let index = pending.next;
             pending.next += 1;
@@ -331,7 +347,7 @@ impl Vcpu {
         let at = Access { offset: address - region.base, size, vcpu: self.id };
         let before = (region.rung >= Rung::Declared).then(|| {
             let (machine, vcpu, rip) = (machine.id, self.id, self.accel.rip());
-            CURRENT.replace(Some(Current { machine, vcpu, rip, space, address, size, is_write }))
+            CURRENT.replace(Some(Current { machine, vcpu, rip, space: Some(space), address, size, is_write }))
         });
         let action = if is_write {
             region.device.write(at, self.accel.io_value(index))
@@ -365,19 +381,19 @@ impl Vcpu {
         match policy {
             Unclaimed::Ones => None,
             Unclaimed::Exit => {
-                let ticket = TICKETS.fetch_add(1, Ordering::Relaxed);
-                self.open = (!is_write).then_some(Open { ticket, index, size });
+                let ticket = next_ticket();
+                self.open = (!is_write).then_some(Open { ticket, index, size, is_msr: false });
                 Some(IoExit { vcpu: self.id, address, size, is_write, value, ticket })
             }
             Unclaimed::Answerer(answerer) => {
                 let (machine_id, vcpu, rip) = (machine.id, self.id, self.accel.rip());
-                let current = Current { machine: machine_id, vcpu, rip, space, address, size, is_write };
+                let current = Current { machine: machine_id, vcpu, rip, space: Some(space), address, size, is_write };
                 let before = CURRENT.replace(Some(current));
-                self.serving = None;
+                self.serving = Serving::Unclaimed;
                 self.shared.presence.enter();
                 let answer = answerer.answer(&current, value);
                 self.shared.presence.leave();
-                self.serving = Some(space);
+                self.serving = Serving::Device(space);
                 CURRENT.set(before);
                 if let (false, Some(answer)) = (is_write, answer) {
                     self.accel.set_io_value(index, answer);
@@ -398,6 +414,9 @@ impl Vcpu {
         match self.open {
             Some(open) if open.ticket == exit.ticket && open.size == exit.size => {
                 self.accel.set_io_value(open.index, value);
+                if open.is_msr {
+                    self.accel.set_msr_fault(false);
+                }
                 if let (Some(ring), 0) = (&self.shared.trace, open.index) {
                     ring.answered(value);
                 }
@@ -409,12 +428,13 @@ impl Vcpu {
 
     /// After a panic inside a device: the region it was in, and the vCPU outside of it again.
     pub(crate) fn escape(&mut self) -> Option<Arc<str>> {
-        CURRENT.set(None);
+        let access = CURRENT.take();
         self.shared.presence.leave();
         match self.serving {
-            Some(Space::Pio) => self.pio.last_name(),
-            Some(Space::Mmio) => self.mmio.last_name(),
-            None => Some("answerer of unclaimed accesses".into()),
+            Serving::Device(Space::Pio) => self.pio.last_name(),
+            Serving::Device(Space::Mmio) => self.mmio.last_name(),
+            Serving::Unclaimed => Some("answerer of unclaimed accesses".into()),
+            Serving::Msr => access.map(|access| format!("handler of msr {:#x}", access.address).into()),
         }
     }
 

@@ -3,6 +3,7 @@
 use hyperpy_core::exit::{Exit, IoExit, StopReason, SystemEvent};
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 type Object<'py> = PyResult<Bound<'py, PyAny>>;
 
@@ -12,21 +13,23 @@ pub(crate) fn exit<'py>(py: Python<'py>, exit: &Exit) -> Object<'py> {
         Exit::Halt { vcpu } => ("Halt", (*vcpu,)).into_bound_py_any(py),
         Exit::Mmio(io) => ("Mmio", io_fields(io)).into_bound_py_any(py),
         Exit::Pio(io) => ("Pio", io_fields(io)).into_bound_py_any(py),
-        Exit::Hypercall { vcpu, number, arguments } => {
+        Exit::Hypercall { vcpu, number, arguments, ticket } => {
             let [a, b, c, d, e, f] = *arguments;
-            ("Hypercall", (*vcpu, *number, (a, b, c, d, e, f))).into_bound_py_any(py)
+            ("Hypercall", (*vcpu, *number, (a, b, c, d, e, f), *ticket)).into_bound_py_any(py)
         }
-        Exit::Msr { vcpu, index, is_write, value } => ("Msr", (*vcpu, *index, *is_write, *value)).into_bound_py_any(py),
+        Exit::Msr { vcpu, index, is_write, value, ticket } => {
+            ("Msr", (*vcpu, *index, *is_write, *value, *ticket)).into_bound_py_any(py)
+        }
         Exit::Debug { vcpu, pc, dr6 } => ("Debug", (*vcpu, *pc, *dr6)).into_bound_py_any(py),
         Exit::Shutdown { vcpu } => ("Shutdown", (*vcpu,)).into_bound_py_any(py),
-        Exit::SystemEvent { vcpu, kind } => {
+        Exit::SystemEvent { vcpu, kind, data } => {
             let (kind, number) = match kind {
                 SystemEvent::PowerOff => ("power-off", 1),
                 SystemEvent::Reset => ("reset", 2),
                 SystemEvent::Crash => ("crash", 3),
                 SystemEvent::Other(number) => ("other", *number),
             };
-            ("SystemEvent", (*vcpu, kind, number)).into_bound_py_any(py)
+            ("SystemEvent", (*vcpu, kind, number, PyTuple::new(py, data)?)).into_bound_py_any(py)
         }
         Exit::Stopped { vcpu, reason } => {
             let (text, status) = match reason {

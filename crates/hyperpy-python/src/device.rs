@@ -49,7 +49,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    fn raised(&self, py: Python<'_>, error: PyErr, device: &str, value: Option<u64>) {
+    pub(crate) fn raised(&self, py: Python<'_>, error: PyErr, device: &str, value: Option<u64>) {
         if error.is_instance_of::<PyException>(py) {
             // A device that is served outside of an access is being reset.
             let note = current().map_or_else(|| format!("device {device}: reset"), |at| note(device, &at, value));
@@ -69,18 +69,34 @@ impl Report {
 
 fn note(device: &str, access: &Current, value: Option<u64>) -> String {
     let bus = match access.space {
-        Space::Pio => "port",
-        Space::Mmio => "mmio",
+        Some(Space::Pio) => "port",
+        Some(Space::Mmio) => "mmio",
+        None => "msr",
     };
     let what = match value {
         Some(value) => format!("write of {value:#x} to"),
         None => "read of".to_owned(),
     };
-    let when = if access.is_write { "after the access" } else { "at the access" };
+    // KVM moves rip past a write to a bus, and past an msr access when it completes it.
+    let when = if access.is_write && access.space.is_some() { "after the access" } else { "at the access" };
     format!(
-        "device {device}: {what} {bus} {:#x}, {} bytes, vcpu {}, rip {:#x} ({when})",
-        access.address, access.size, access.vcpu, access.rip
+        "{} {device}: {what} {bus} {:#x}, {} bytes, vcpu {}, rip {:#x} ({when})",
+        kind(access.space),
+        access.address,
+        access.size,
+        access.vcpu,
+        access.rip
     )
+}
+
+/// What answers an access to a bus, or to a model-specific register.
+fn kind(space: Option<Space>) -> &'static str {
+    if space.is_some() { "device" } else { "msr handler" }
+}
+
+/// Whether what answers on this thread is the handler of a model-specific register.
+fn is_msr() -> bool {
+    current().is_some_and(|access| access.space.is_none())
 }
 
 /// A Python object with `read(offset, size)` and `write(offset, size, value)`.
@@ -152,7 +168,7 @@ impl Drop for PyDevice {
 }
 
 /// What a device's `read` returned, as the guest will see it: 0 to all ones of the access's width.
-fn number(value: &Bound<'_, PyAny>, size: u8, device: &str) -> PyResult<u64> {
+pub(crate) fn number(value: &Bound<'_, PyAny>, size: u8, device: &str) -> PyResult<u64> {
     let py = value.py();
     let index;
     let int = if value.is_instance_of::<PyInt>() {
@@ -172,15 +188,18 @@ fn number(value: &Bound<'_, PyAny>, size: u8, device: &str) -> PyResult<u64> {
 
 #[cold]
 fn no_answer(value: &Bound<'_, PyAny>, size: u8, device: &str) -> PyErr {
-    let hint = format!("read() returns an int from 0 to {:#x} for an access of {size} bytes", ones(size));
+    let hint = format!("a read returns an int from 0 to {:#x} for an access of {size} bytes", ones(size));
     match value.repr() {
-        Ok(shown) => Raise::new("DeviceError", format!("device {device}: read returned {shown}"), &hint).into(),
+        Ok(shown) if is_msr() => {
+            Raise::new("DeviceError", format!("msr handler {device}: read returned {shown}"), hint).into()
+        }
+        Ok(shown) => Raise::new("DeviceError", format!("device {device}: read returned {shown}"), hint).into(),
         Err(error) => error,
     }
 }
 
 /// What a device's `write` returned: nothing, or `Stop("why")`.
-fn action(answer: &Bound<'_, PyAny>, device: &str) -> PyResult<Action> {
+pub(crate) fn action(answer: &Bound<'_, PyAny>, device: &str) -> PyResult<Action> {
     if answer.is_none() {
         return Ok(Action::Continue);
     }
@@ -190,8 +209,14 @@ fn action(answer: &Bound<'_, PyAny>, device: &str) -> PyResult<Action> {
         let reason = answer.getattr(intern!(py, "reason"))?.cast_into::<PyString>()?;
         return Ok(Action::Stop(StopReason::Text(reason.to_cow()?.into())));
     }
-    let message = format!("device {device}: write returned {}", answer.repr()?);
-    Err(Raise::new("DeviceError", message, "write() returns None, or Stop(\"why\") to stop the machine").into())
+    let what = answer.repr()?;
+    let hint = "a write returns None, or Stop(\"why\") to stop the machine";
+    let raise = if is_msr() {
+        Raise::new("DeviceError", format!("msr handler {device}: write returned {what}"), hint)
+    } else {
+        Raise::new("DeviceError", format!("device {device}: write returned {what}"), hint)
+    };
+    Err(raise.into())
 }
 
 /// A Python callable that answers what nobody claims.
@@ -202,7 +227,7 @@ pub(crate) struct PyAnswerer {
 
 impl Answerer for PyAnswerer {
     fn answer(&self, access: &Current, value: u64) -> Option<u64> {
-        let (is_pio, name) = (access.space == Space::Pio, "unclaimed");
+        let (is_pio, name) = (access.space == Some(Space::Pio), "unclaimed");
         let written = access.is_write.then_some(value);
         Python::attach(|py| {
             let arguments = (is_pio, access.vcpu, access.address, access.size, access.is_write, value);

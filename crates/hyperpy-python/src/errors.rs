@@ -1,7 +1,7 @@
 //! From the core's errors to the classes of `hyperpy.errors`.
 
 use hyperpy_core::accel::AccelError;
-use hyperpy_core::error::{AttachError, BootError, MemoryError, RouteError, RunError, StateError};
+use hyperpy_core::error::{AttachError, BootError, MemoryError, RouteError, RunError, StateError, TrapError};
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -55,6 +55,9 @@ impl From<Raise> for PyErr {
     }
 }
 
+/// What KVM means when it processes no more registers of a list: it gives no errno itself.
+const EINVAL: i32 = 22;
+
 pub(crate) fn accel(error: &AccelError) -> PyErr {
     let hint = error.hint();
     match error {
@@ -64,6 +67,10 @@ pub(crate) fn accel(error: &AccelError) -> PyErr {
         AccelError::Call { call, source } => Raise::new("KvmError", error, hint)
             .with("errno", Field::Errno(source.raw_os_error().unwrap_or(0)))
             .with("ioctl", Field::Text(call)),
+        AccelError::Msr { call, index, .. } => Raise::new("KvmError", error, hint)
+            .with("errno", Field::Errno(EINVAL))
+            .with("ioctl", Field::Text(call))
+            .with("msr", Field::Number((*index).into())),
         AccelError::NoIrqchip { .. } => Raise::new("StateError", error, hint),
         _ => Raise::new("KvmUnavailable", error, hint),
     }
@@ -109,6 +116,13 @@ pub(crate) fn boot(error: &BootError) -> PyErr {
     Raise::new("BootError", error, error.hint().unwrap_or_default()).into()
 }
 
+pub(crate) fn trap(error: &TrapError) -> PyErr {
+    match error {
+        TrapError::Run(error) => run(error),
+        _ => PyValueError::new_err(format!("{error}\n\nhint: {}", error.hint())),
+    }
+}
+
 /// All but the two that stand for an exception that Python has already: the caller has looked for it.
 pub(crate) fn run(error: &RunError) -> PyErr {
     match error {
@@ -116,6 +130,14 @@ pub(crate) fn run(error: &RunError) -> PyErr {
         RunError::Accel(error) => accel(error),
         RunError::Memory(error) => memory(error),
         RunError::Panic { .. } => Raise::new("DeviceError", error, error.hint()).into(),
+        RunError::Register(invalid) => Raise::new("RegisterError", error, error.hint())
+            .with("register", Field::Text(invalid.register))
+            .with("value", Field::Number(invalid.value))
+            .into(),
+        RunError::NoPageTable { cr3 } => Raise::new("RegisterError", error, error.hint())
+            .with("register", Field::Text("cr3"))
+            .with("value", Field::Number(*cr3))
+            .into(),
         RunError::NoVcpu { .. } => PyIndexError::new_err(format!("{error}\n\nhint: {}", error.hint())),
         _ => Raise::new("StateError", error, error.hint()).into(),
     }

@@ -14,6 +14,7 @@ mod host;
 mod machine;
 mod memory;
 mod probe;
+mod processor;
 mod routes;
 mod script;
 mod sink;
@@ -42,6 +43,10 @@ mod _hyperpy {
     use crate::memory::Memory;
     #[pymodule_export]
     use crate::probe::capabilities;
+    #[pymodule_export]
+    use crate::processor::{
+        cpuid, fpu, msr_indices, msrs, remove_cpuid, set_cpuid, set_fpu, set_msrs, trap_hypercalls, trap_msr,
+    };
     #[pymodule_export]
     use crate::routes::{route, routes, stock_lines, stock_ports, stock_sizes};
     #[pymodule_export]

@@ -28,6 +28,7 @@ use crate::console::Console;
 use crate::device::{Faults, IrqLine, PyAnswerer, PyDevice, StockDevice};
 use crate::host::PyHost;
 use crate::memory::{Memory, pages};
+use crate::processor::Handlers;
 use crate::script::Script;
 use crate::{convert, errors, vcpu};
 
@@ -39,6 +40,7 @@ pub struct Machine {
     devices: Mutex<Vec<(Attachment, Option<Arc<PyDevice>>)>>,
     answerer: Mutex<Option<Arc<PyAnswerer>>>,
     board: Mutex<Option<Board>>,
+    pub(crate) handlers: Handlers,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -87,6 +89,7 @@ impl Machine {
             devices: Mutex::default(),
             answerer: Mutex::default(),
             board: Mutex::default(),
+            handlers: Handlers::default(),
         })
     }
 
@@ -376,7 +379,7 @@ impl Machine {
         if let Ok(answerer) = self.answerer.try_lock() {
             visit.call(answerer.as_ref().map(|answerer| &answerer.callable))?;
         }
-        Ok(())
+        self.handlers.traverse(&visit)
     }
 
     fn __clear__(&self) {

@@ -43,9 +43,11 @@ impl Control {
     pub(crate) fn device_asks(&self, vcpu: u32, action: Action) {
         let exit = match action {
             Action::Continue => return,
-            Action::Stop(StopReason::PowerOff) => Exit::SystemEvent { vcpu, kind: SystemEvent::PowerOff },
+            Action::Stop(StopReason::PowerOff) => {
+                Exit::SystemEvent { vcpu, kind: SystemEvent::PowerOff, data: Vec::new() }
+            }
             Action::Stop(reason) => Exit::Stopped { vcpu: Some(vcpu), reason },
-            Action::Reset => Exit::SystemEvent { vcpu, kind: SystemEvent::Reset },
+            Action::Reset => Exit::SystemEvent { vcpu, kind: SystemEvent::Reset, data: Vec::new() },
         };
         self.request(Cause::Outcome, Some(Ok(exit)));
     }

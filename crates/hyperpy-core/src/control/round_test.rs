@@ -191,7 +191,7 @@ fn test_run_one_enters_that_vcpu_alone_and_on_this_thread() {
     let calls = || rig.machine.control.vcpus().iter().map(|vcpu| vcpu.readings().calls).collect::<Vec<_>>();
     for index in [1, 2] {
         let exit = rig.machine.run_one(1, Some(LONG), &rig).unwrap();
-        assert_eq!(exit, Exit::Msr { vcpu: 1, index, is_write: false, value: 0 });
+        assert!(matches!(exit, Exit::Msr { vcpu: 1, index: read, .. } if read == index), "{exit:?}");
         assert_eq!(rig.machine.control.phase(), Phase::Paused);
         assert_eq!((calls()[0], calls()[2]), (0, 0));
     }

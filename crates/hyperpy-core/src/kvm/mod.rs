@@ -9,6 +9,7 @@ mod page;
 mod probe;
 mod setup;
 mod slots;
+mod state;
 pub mod thread;
 mod vcpu;
 mod vm;
@@ -20,7 +21,9 @@ use std::sync::{Arc, Mutex, Weak};
 
 use kvm_ioctls::{Cap, Kvm as KvmFd};
 
+use self::setup::Features;
 use crate::accel::{AccelError, Accelerator, Vm, VmConfig, hint_for_exhausted};
+use crate::arch::x86_64::cpuid::Leaf;
 
 /// KVM_API_VERSION, unchanged since Linux 2.6.22.
 const API_VERSION: i32 = 12;
@@ -93,6 +96,18 @@ impl Accelerator for Kvm {
 
     fn max_vcpus(&self) -> u32 {
         u32::try_from(self.fd.get_max_vcpus()).unwrap_or(u32::MAX)
+    }
+
+    fn msr_indices(&self) -> Result<Vec<u32>, AccelError> {
+        let list = self.fd.get_msr_index_list().map_err(call("KVM_GET_MSR_INDEX_LIST"))?;
+        Ok(list.as_slice().to_vec())
+    }
+
+    fn cpuid(&self, config: VmConfig, vcpu: u32) -> Result<Vec<Leaf>, AccelError> {
+        let offered = setup::offered(&self.fd)?;
+        let tsc_deadline = config.irqchip && has(self.fd.check_extension_int(Cap::TscDeadlineTimer))?;
+        let features = Features { tsc_deadline };
+        Ok(state::leaves(&setup::table(vcpu, config, &offered, features)))
     }
 }
 

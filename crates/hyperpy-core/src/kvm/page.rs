@@ -8,7 +8,9 @@ use std::os::fd::RawFd;
 use std::ptr::{self, addr_of, addr_of_mut, null_mut};
 use std::sync::atomic::AtomicU8;
 
-use kvm_bindings::{KVM_SYNC_X86_REGS, kvm_regs, kvm_run};
+use kvm_bindings::{
+    KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_SYNC_X86_REGS, kvm_regs, kvm_run,
+};
 
 use crate::accel::ExitFlag;
 
@@ -75,6 +77,31 @@ impl RunPage {
     pub(super) fn interruptible(&self) -> bool {
         // SAFETY: the field lies inside the mapping; every bit pattern is a valid u8.
         unsafe { addr_of!((*self.run()).if_flag).read_volatile() != 0 }
+    }
+
+    /// Whether the RDMSR or WRMSR that KVM handed on faults when it is completed.
+    pub(super) fn set_msr_fault(&self, fault: bool) {
+        // SAFETY: both fields lie inside the mapping; every bit pattern is a valid u32. The union's arm is the one that the
+        // exit reason names.
+        unsafe {
+            if matches!(addr_of!((*self.run()).exit_reason).read_volatile(), KVM_EXIT_X86_RDMSR | KVM_EXIT_X86_WRMSR) {
+                addr_of_mut!((*self.run()).__bindgen_anon_1.msr.error).write_volatile(fault.into());
+            }
+        }
+    }
+
+    /// The words that came with a system event; none after any other exit.
+    pub(super) fn event_data(&self) -> Vec<u64> {
+        // SAFETY: the fields lie inside the mapping; every bit pattern is a valid integer. The union's arm is the one that
+        // the exit reason names.
+        let (reason, count, words) = unsafe {
+            let event = addr_of!((*self.run()).__bindgen_anon_1.system_event);
+            let words = addr_of!((*event).__bindgen_anon_1.data).read_volatile();
+            let reason = addr_of!((*self.run()).exit_reason).read_volatile();
+            (reason, addr_of!((*event).ndata).read_volatile() as usize, words)
+        };
+        let count = if reason == KVM_EXIT_SYSTEM_EVENT { count.min(words.len()) } else { 0 };
+        words.into_iter().take(count).collect()
     }
 
     /// Copies `into.len()` bytes at `offset`, or nothing if they leave the mapping: the offset comes from KVM, but a

@@ -43,6 +43,9 @@ pub fn capabilities() -> Result<Capabilities, AccelError> {
         ("KVM_CAP_DIRTY_LOG_RING", Cap::DirtyLogRing),
         ("KVM_CAP_SET_GUEST_DEBUG", Cap::SetGuestDebug),
         ("KVM_CAP_X86_USER_SPACE_MSR", Cap::X86UserSpaceMsr),
+        ("KVM_CAP_X86_MSR_FILTER", Cap::X86MsrFilter),
+        ("KVM_CAP_EXIT_HYPERCALL", Cap::ExitHypercall),
+        ("KVM_CAP_XSAVE", Cap::Xsave),
         ("KVM_CAP_NESTED_STATE", Cap::NestedState),
         ("KVM_CAP_XSAVE2", Cap::Xsave2),
     ];

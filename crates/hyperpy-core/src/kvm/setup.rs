@@ -3,8 +3,8 @@
 //! CPUID is what the host offers (KVM_GET_SUPPORTED_CPUID) with the vCPU's own APIC id and a topology of one package
 //! with one thread per core. SDM vol. 2A (CPUID), vol. 3 10.5 (APIC); AMD APM vol. 3 appendix E.
 
-use kvm_bindings::{CpuId, Msrs, kvm_cpuid_entry2, kvm_lapic_state, kvm_msr_entry};
-use kvm_ioctls::VcpuFd;
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_cpuid_entry2, kvm_lapic_state, kvm_msr_entry};
+use kvm_ioctls::{Kvm, VcpuFd};
 
 use super::call;
 use crate::accel::{AccelError, VmConfig};
@@ -46,11 +46,7 @@ pub(super) fn prepare(
     offered: &CpuId,
     features: Features,
 ) -> Result<(), AccelError> {
-    let mut cpuid = offered.clone();
-    for entry in cpuid.as_mut_slice() {
-        shape(entry, id, config, features);
-    }
-    vcpu.set_cpuid2(&cpuid).map_err(call("KVM_SET_CPUID2"))?;
+    vcpu.set_cpuid2(&table(id, config, offered, features)).map_err(call("KVM_SET_CPUID2"))?;
     if !config.irqchip {
         return Ok(());
     }
@@ -73,6 +69,20 @@ pub(super) fn connect_boot_processor(vcpu: &VcpuFd) -> Result<(), AccelError> {
     set_lvt(&mut lapic, APIC_LVT_LINT0, DELIVER_EXTINT);
     set_lvt(&mut lapic, APIC_LVT_LINT1, DELIVER_NMI);
     vcpu.set_lapic(&lapic).map_err(call("KVM_SET_LAPIC"))
+}
+
+/// What the host's processor and KVM can offer a guest.
+pub(super) fn offered(kvm: &Kvm) -> Result<CpuId, AccelError> {
+    kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(call("KVM_GET_SUPPORTED_CPUID"))
+}
+
+/// The CPUID table of a vCPU.
+pub(super) fn table(id: u32, config: VmConfig, offered: &CpuId, features: Features) -> CpuId {
+    let mut cpuid = offered.clone();
+    for entry in cpuid.as_mut_slice() {
+        shape(entry, id, config, features);
+    }
+    cpuid
 }
 
 fn set_lvt(lapic: &mut kvm_lapic_state, register: usize, mode: u32) {

@@ -18,7 +18,10 @@ use super::call;
 use super::page::RunPage;
 use super::setup;
 use super::slots::Slots;
+use super::state;
 use crate::accel::{AccelError, AccelExit, Activity, ExitFlag, Interruption, Vcpu};
+use crate::arch::x86_64::cpuid::Leaf;
+use crate::arch::x86_64::fpu::{self, Fpu};
 use crate::arch::x86_64::{DescriptorTable, Regs, Segment, Sregs};
 use crate::exit::SystemEvent;
 
@@ -44,6 +47,10 @@ pub(super) struct KvmVcpu {
     is_boot_processor: bool,
     /// After `fd`: guest memory stays mapped for as long as a vCPU could be entered.
     _slots: Arc<Slots>,
+    /// As in `KvmVm`.
+    xsave: bool,
+    /// Where the upper YMM halves are in an XSAVE area, once that is known.
+    ymm: Option<Option<usize>>,
     /// Runs between the last look at the exit flag and KVM_RUN, to prove that no kick is lost there.
     #[cfg(test)]
     pub(super) before_run: Option<fn(&RunPage)>,
@@ -61,6 +68,7 @@ impl KvmVcpu {
         page_len: usize,
         slots: Arc<Slots>,
         is_boot_processor: bool,
+        xsave: bool,
     ) -> Result<Self, AccelError> {
         let page = RunPage::map(fd.as_raw_fd(), page_len)
             .map_err(|source| AccelError::Call { call: "mmap of the vcpu", source })?;
@@ -74,9 +82,24 @@ impl KvmVcpu {
             calls: 0,
             is_boot_processor,
             _slots: slots,
+            xsave,
+            ymm: None,
             #[cfg(test)]
             before_run: None,
         })
+    }
+
+    /// Asked once: CPUID is fixed when the vCPU runs.
+    fn ymm_offset(&mut self) -> Result<Option<usize>, AccelError> {
+        if !self.xsave {
+            return Ok(None);
+        }
+        if let Some(known) = self.ymm {
+            return Ok(known);
+        }
+        let found = fpu::ymm_offset(&state::cpuid(&self.fd)?);
+        self.ymm = Some(found);
+        Ok(found)
     }
 
     /// Reads the page after KVM_RUN returned 0. The union's arm is the one that the exit reason names.
@@ -115,10 +138,12 @@ impl KvmVcpu {
                 }
                 KVM_EXIT_HYPERCALL => {
                     let hypercall = addr_of!((*arms).hypercall).read_volatile();
+                    self.data = Data { offset: addr_of!((*arms).hypercall.ret) as usize - base, size: 8 };
                     AccelExit::Hypercall { number: hypercall.nr, arguments: hypercall.args }
                 }
                 reason @ (KVM_EXIT_X86_RDMSR | KVM_EXIT_X86_WRMSR) => {
                     let msr = addr_of!((*arms).msr).read_volatile();
+                    self.data = Data { offset: addr_of!((*arms).msr.data) as usize - base, size: 8 };
                     let is_write = reason == KVM_EXIT_X86_WRMSR;
                     AccelExit::Msr { index: msr.index, is_write, value: if is_write { msr.data } else { 0 } }
                 }
@@ -255,6 +280,41 @@ impl Vcpu for KvmVcpu {
 
     fn all_made(&mut self) -> Result<(), AccelError> {
         if self.is_boot_processor { setup::connect_boot_processor(&self.fd) } else { Ok(()) }
+    }
+
+    fn fpu(&mut self) -> Result<Fpu, AccelError> {
+        let ymm = self.ymm_offset()?;
+        state::fpu(&self.fd, self.xsave, ymm)
+    }
+
+    fn set_fpu(&mut self, fpu: &Fpu) -> Result<(), AccelError> {
+        let ymm = self.ymm_offset()?;
+        state::set_fpu(&self.fd, fpu, self.xsave, ymm)
+    }
+
+    fn msrs(&mut self, indices: &[u32]) -> Result<Vec<u64>, AccelError> {
+        state::msrs(&self.fd, indices)
+    }
+
+    fn set_msrs(&mut self, values: &[(u32, u64)]) -> Result<(), AccelError> {
+        state::set_msrs(&self.fd, values)
+    }
+
+    fn cpuid(&mut self) -> Result<Vec<Leaf>, AccelError> {
+        state::cpuid(&self.fd)
+    }
+
+    fn set_cpuid(&mut self, table: &[Leaf]) -> Result<(), AccelError> {
+        self.ymm = None;
+        state::set_cpuid(&self.fd, table)
+    }
+
+    fn set_msr_fault(&mut self, fault: bool) {
+        self.page.set_msr_fault(fault);
+    }
+
+    fn event_data(&self) -> Vec<u64> {
+        self.page.event_data()
     }
 }
 

@@ -1,10 +1,13 @@
 //! Kicks at the worst moment on the host's KVM, what stays in the kernel after a close, and the decoding of the page.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::ptr::addr_of_mut;
 use std::sync::atomic::Ordering;
 
 use super::*;
-use crate::accel::{Slot, VmConfig};
+use crate::accel::{MsrRange, Slot, VmConfig};
+use crate::arch::x86_64::fpu::Wide;
+use crate::arch::x86_64::valid::Invalid;
 use crate::error::RunError;
 use crate::kvm::Kvm;
 use crate::machine::Machine;
@@ -87,7 +90,10 @@ fn test_machine_refused_registers_can_still_be_used() {
     let accel = Arc::new(Kvm::open().unwrap());
     let machine = Arc::new(Machine::new(accel, memory, VmConfig { vcpus: 1, irqchip: false }));
     let refused = machine.set_sregs(0, |sregs| sregs.cr0 = 1 << 31);
-    assert!(matches!(refused, Err(RunError::Accel(AccelError::Call { call: "KVM_SET_SREGS", .. }))));
+    assert!(matches!(refused, Err(RunError::Register(Invalid { register: "cr0", .. }))), "{refused:?}");
+    let refused = machine.set_msrs(0, &[(0xdead_beef, 1)]);
+    let index = 0xdead_beef;
+    assert!(matches!(refused, Err(RunError::Accel(AccelError::Msr { index: i, .. })) if i == index), "{refused:?}");
     machine.set_sregs(0, |sregs| sregs.cs.base = 0).unwrap();
     machine.close(None).unwrap();
 }
@@ -233,4 +239,110 @@ fn test_walk_of_our_own_agrees_with_kvm_translate_in_every_mode() {
     }
     // A page-table KVM drops CR0.PG outside long mode: the tables in between are compared where it stays.
     assert!(seen.contains(&Paging::Off) && seen.contains(&Paging::Level4), "{seen:?}");
+}
+
+/// What the vCPU reports if KVM leaves this in the page: the exit reason, and the words of its part of the union.
+fn patched(vcpu: &mut KvmVcpu, reason: u32, words: &[u64]) -> AccelExit {
+    let run = vcpu.page.run();
+    let arms = std::mem::offset_of!(kvm_run, __bindgen_anon_1);
+    // SAFETY: the field lies inside the mapping, and no thread runs this vCPU.
+    unsafe { addr_of_mut!((*run).exit_reason).write_volatile(reason) };
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    vcpu.page.write(arms, &bytes);
+    vcpu.decode()
+}
+
+#[test]
+fn test_page_with_an_entry_failure_or_an_unknown_reason_is_told_with_its_number() {
+    let (mut vcpu, _vm, _memory) = vcpu(&[0xf4]);
+    let failed = patched(&mut vcpu, KVM_EXIT_FAIL_ENTRY, &[0x8000_0021, 3]);
+    assert_eq!(failed, AccelExit::FailEntry { reason: 0x8000_0021 });
+    for reason in [0, 1, 99, u32::MAX] {
+        assert_eq!(patched(&mut vcpu, reason, &[u64::MAX; 32]), AccelExit::Unknown { reason });
+    }
+}
+
+#[test]
+fn test_page_with_an_internal_error_gives_the_suberror_and_no_more_bytes_than_there_are() {
+    let (mut vcpu, _vm, _memory) = vcpu(&[0xf4]);
+    let words = |ndata: u64, len: u64| [1 | ndata << 32, WITH_INSTRUCTION_BYTES, len | 0x29_0f << 8, 0];
+    let mut bytes = [0; 15];
+    (bytes[0], bytes[1]) = (0x0f, 0x29);
+    let error = patched(&mut vcpu, KVM_EXIT_INTERNAL_ERROR, &words(4, 7));
+    assert_eq!(error, AccelExit::InternalError { suberror: 1, bytes, len: 7 });
+    let error = patched(&mut vcpu, KVM_EXIT_INTERNAL_ERROR, &words(4, 0xff));
+    assert_eq!(error, AccelExit::InternalError { suberror: 1, bytes, len: 15 });
+    let error = patched(&mut vcpu, KVM_EXIT_INTERNAL_ERROR, &[3 | 2 << 32, u64::MAX, u64::MAX, u64::MAX]);
+    assert_eq!(error, AccelExit::InternalError { suberror: 3, bytes: [0; 15], len: 0 });
+}
+
+#[test]
+fn test_page_with_a_system_event_gives_its_data_and_never_more_than_the_page_holds() {
+    let (mut vcpu, _vm, _memory) = vcpu(&[0xf4]);
+    let crash = patched(&mut vcpu, KVM_EXIT_SYSTEM_EVENT, &[3 | 2 << 32, 0x11, 0x22, 0x33]);
+    assert_eq!(crash, AccelExit::SystemEvent(SystemEvent::Crash));
+    assert_eq!(vcpu.event_data(), [0x11, 0x22]);
+    let other = patched(&mut vcpu, KVM_EXIT_SYSTEM_EVENT, &[77 | u64::from(u32::MAX) << 32, 1]);
+    assert_eq!(other, AccelExit::SystemEvent(SystemEvent::Other(77)));
+    assert_eq!(vcpu.event_data().len(), 16);
+    patched(&mut vcpu, KVM_EXIT_HLT, &[]);
+    assert!(vcpu.event_data().is_empty());
+}
+
+#[test]
+fn test_page_with_a_hypercall_takes_its_result_and_one_without_an_msr_no_fault() {
+    let (mut vcpu, _vm, _memory) = vcpu(&[0xf4]);
+    let hypercall = patched(&mut vcpu, KVM_EXIT_HYPERCALL, &[12, 1, 2, 3, 4, 5, 6, 0]);
+    assert_eq!(hypercall, AccelExit::Hypercall { number: 12, arguments: [1, 2, 3, 4, 5, 6] });
+    vcpu.set_io_value(0, 0x1122_3344_5566_7788);
+    let arms = std::mem::offset_of!(kvm_run, __bindgen_anon_1);
+    let mut result = [0; 8];
+    vcpu.page.read(arms + 56, &mut result);
+    assert_eq!(u64::from_le_bytes(result), 0x1122_3344_5566_7788);
+    vcpu.set_msr_fault(true);
+    let mut first = [0; 8];
+    vcpu.page.read(arms, &mut first);
+    assert_eq!(u64::from_le_bytes(first), 12);
+}
+
+#[test]
+fn test_vector_registers_are_read_back_as_they_were_set() {
+    let (mut vcpu, _vm, _memory) = vcpu(&[0xf4]);
+    let mut fpu = vcpu.fpu().unwrap();
+    assert_eq!((fpu.fcw, fpu.mxcsr), (0x37f, 0x1f80));
+    let value = Wide { low: 0x0123_4567_89ab_cdef << 64 | 0xfeed, high: 0xcafe << 100 };
+    for name in fpu.names() {
+        let small = Wide { low: 0x1f80, high: 0 };
+        assert!(fpu.set(&name, if name.starts_with(['s', 'x', 'y']) { value } else { small }), "{name}");
+    }
+    fpu.fsw = 0x3800;
+    vcpu.set_fpu(&fpu).unwrap();
+    assert_eq!(vcpu.fpu().unwrap(), fpu);
+    // Where KVM has no XSAVE the same, without the upper halves.
+    vcpu.xsave = false;
+    let plain = vcpu.fpu().unwrap();
+    assert_eq!((plain.st, plain.xmm, plain.ymm_high), (fpu.st, fpu.xmm, None));
+    vcpu.set_fpu(&Fpu { fcw: 0x27f, ..plain }).unwrap();
+    vcpu.xsave = true;
+    assert_eq!(vcpu.fpu().unwrap(), Fpu { fcw: 0x27f, ..fpu });
+}
+
+#[test]
+fn test_msr_that_is_trapped_exits_takes_an_answer_and_faults() {
+    // mov ecx,0x4b564d00; rdmsr; mov ebx,eax; wrmsr; rdmsr (real mode, its interrupt table leads nowhere but to 0:0)
+    let code = [0x66, 0xb9, 0x00, 0x4d, 0x56, 0x4b, 0x0f, 0x32, 0x66, 0x89, 0xc3, 0x0f, 0x30, 0x0f, 0x32, 0xf4];
+    let (mut vcpu, vm, memory) = vcpu(&code);
+    // The handler of the general-protection fault: hlt.
+    memory.write(4 * 13, &[0x00, 0x20, 0, 0]).unwrap();
+    memory.write(0x2000, &[0xf4]).unwrap();
+    vm.trap_msrs(&[MsrRange { first: 0x4b56_4d00, count: 2 }]).unwrap();
+    let read = AccelExit::Msr { index: 0x4b56_4d00, is_write: false, value: 0 };
+    assert_eq!(vcpu.run().unwrap(), read);
+    vcpu.set_io_value(0, 0x1_2345_6789);
+    assert_eq!(vcpu.run().unwrap(), AccelExit::Msr { index: 0x4b56_4d00, is_write: true, value: 0x1_2345_6789 });
+    assert_eq!(vcpu.run().unwrap(), read);
+    vcpu.set_msr_fault(true);
+    assert_eq!(vcpu.run().unwrap(), AccelExit::Halt);
+    let regs = vcpu.regs().unwrap();
+    assert_eq!((regs.rip, regs.rbx), (0x2001, 0x2345_6789));
 }

@@ -3,19 +3,21 @@
 use std::sync::Arc;
 
 use kvm_bindings::{
-    CpuId, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
-    KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_irq_routing_entry,
-    kvm_pit_config,
+    CpuId, KVM_CAP_EXIT_HYPERCALL, KVM_CAP_X86_USER_SPACE_MSR, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI,
+    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MSR_EXIT_REASON_FILTER,
+    KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_enable_cap, kvm_irq_routing_entry, kvm_pit_config, kvm_xsave,
 };
-use kvm_ioctls::{Cap, Kvm as KvmFd, VmFd};
+use kvm_ioctls::{Cap, Kvm as KvmFd, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
 
 use super::setup::{self, Features};
 use super::slots::Slots;
 use super::vcpu::KvmVcpu;
 use super::{call, has};
-use crate::accel::{AccelError, Route, Slot, Vcpu, Vm, VmConfig};
+use crate::accel::{AccelError, MsrRange, Route, Slot, Vcpu, Vm, VmConfig};
 use crate::arch::x86_64::layout::{IDENTITY_MAP_START, TSS_START};
 
+/// The one hypercall that KVM can leave to its user (kernel: include/uapi/linux/kvm_para.h).
+const KVM_HC_MAP_GPA_RANGE: u32 = 12;
 /// Inputs of one 8259.
 const PIC_INPUTS: u32 = 8;
 
@@ -26,6 +28,8 @@ pub(super) struct KvmVm {
     /// What the host's processor and KVM can offer a guest.
     cpuid: CpuId,
     features: Features,
+    /// Whether a `struct kvm_xsave` holds all the vector state that KVM has.
+    xsave: bool,
     /// After `fd`: what it maps is unmapped later than it is closed.
     slots: Arc<Slots>,
 }
@@ -51,18 +55,31 @@ impl KvmVm {
             let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
             fd.create_pit2(pit).map_err(call("KVM_CREATE_PIT2"))?;
         }
-        let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(call("KVM_GET_SUPPORTED_CPUID"))?;
+        let cpuid = setup::offered(kvm)?;
         let tsc_deadline = config.irqchip && has(fd.check_extension_int(Cap::TscDeadlineTimer))?;
         let features = Features { tsc_deadline };
+        // Larger only where this process asked the kernel for more state than the calls without a size carry.
+        let size = fd.check_extension_int(Cap::Xsave2);
+        let small = usize::try_from(size).is_ok_and(|size| size <= size_of::<kvm_xsave>());
+        let xsave = small && has(fd.check_extension_int(Cap::Xsave))?;
         let slots = Arc::new(Slots::new(&fd)?);
-        Ok(Self { fd, config, cpuid, features, slots })
+        Ok(Self { fd, config, cpuid, features, xsave, slots })
+    }
+
+    fn need(&self, cap: Cap, capability: &'static str) -> Result<(), AccelError> {
+        if has(self.fd.check_extension_int(cap))? { Ok(()) } else { Err(AccelError::Missing { capability }) }
+    }
+
+    fn enable(&self, cap: u32, argument: u64) -> Result<(), AccelError> {
+        let cap = kvm_enable_cap { cap, args: [argument, 0, 0, 0], ..Default::default() };
+        self.fd.enable_cap(&cap).map_err(call("KVM_ENABLE_CAP"))
     }
 
     /// A vCPU, prepared.
     pub(super) fn make_vcpu(&self, id: u32) -> Result<KvmVcpu, AccelError> {
         let vcpu = self.fd.create_vcpu(u64::from(id)).map_err(call("KVM_CREATE_VCPU"))?;
         setup::prepare(&vcpu, id, self.config, &self.cpuid, self.features)?;
-        KvmVcpu::new(vcpu, self.fd.run_size(), self.slots.clone(), id == 0 && self.config.irqchip)
+        KvmVcpu::new(vcpu, self.fd.run_size(), self.slots.clone(), id == 0 && self.config.irqchip, self.xsave)
     }
 }
 
@@ -100,6 +117,27 @@ impl Vm for KvmVm {
 
     fn take_dirty(&self, slot: u32, words: &mut [u64]) -> Result<(), AccelError> {
         self.slots.take_dirty(&self.fd, slot, words)
+    }
+
+    fn trap_msrs(&self, ranges: &[MsrRange]) -> Result<(), AccelError> {
+        self.need(Cap::X86MsrFilter, "KVM_CAP_X86_MSR_FILTER")?;
+        self.need(Cap::X86UserSpaceMsr, "KVM_CAP_X86_USER_SPACE_MSR")?;
+        // A clear bit denies the access, and denied ones exit to us.
+        let bitmaps: Vec<_> = ranges.iter().map(|range| vec![0; range.count.div_ceil(8) as usize]).collect();
+        let trapped = ranges.iter().zip(&bitmaps).map(|(range, bitmap)| MsrFilterRange {
+            flags: MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE,
+            base: range.first,
+            msr_count: range.count,
+            bitmap,
+        });
+        let trapped: Vec<_> = trapped.collect();
+        self.fd.set_msr_filter(MsrFilterDefaultAction::ALLOW, &trapped).map_err(call("KVM_X86_SET_MSR_FILTER"))?;
+        self.enable(KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER.into())
+    }
+
+    fn trap_hypercalls(&self) -> Result<(), AccelError> {
+        self.need(Cap::ExitHypercall, "KVM_CAP_EXIT_HYPERCALL")?;
+        self.enable(KVM_CAP_EXIT_HYPERCALL, 1 << KVM_HC_MAP_GPA_RANGE)
     }
 }
 

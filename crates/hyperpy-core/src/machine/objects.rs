@@ -1,10 +1,10 @@
 //! What of a machine exists only once its vCPUs do: KVM's objects, and a slot for each vCPU while nobody drives it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::Machine;
-use crate::accel::{AccelError, Vm};
+use crate::accel::{AccelError, Accelerator, Vm};
 use crate::boot::Entry;
 use crate::control::{Host, POLL, Phase};
 use crate::error::{RunError, StateError};
@@ -26,15 +26,26 @@ enum Place {
 }
 
 /// What exists only once vCPUs do. The VM and each vCPU keep the memory that it maps.
-pub(super) struct Objects {
+pub(crate) struct Objects {
     slots: Vec<Slot>,
-    _vm: Arc<dyn Vm>,
+    pub(crate) vm: Arc<dyn Vm>,
 }
 
 impl Machine {
+    /// KVM's objects, if they are made; none is made or dropped while the result lives.
+    pub(crate) fn made(&self) -> MutexGuard<'_, Option<Arc<Objects>>> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What makes them, unless the machine is closed.
+    pub(super) fn accelerator(&self, verb: &'static str) -> Result<Arc<dyn Accelerator>, StateError> {
+        let accel = self.accel.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        accel.filter(|_| self.control.phase() != Phase::Closed).ok_or(StateError::new(verb, Phase::Closed))
+    }
+
     /// KVM's objects, made now if they are not.
     pub(super) fn objects(&self) -> Result<Arc<Objects>, RunError> {
-        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut objects = self.made();
         if let Some(objects) = &*objects {
             return Ok(objects.clone());
         }
@@ -42,10 +53,10 @@ impl Machine {
         if let phase @ (Phase::Running | Phase::Closed) = self.control.phase() {
             return Err(StateError::new("use the vcpus", phase).into());
         }
-        let accel = self.accel.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let accel = accel.ok_or_else(|| StateError::new("use the vcpus", Phase::Closed))?;
+        let accel = self.accelerator("use the vcpus")?;
         let config = self.config();
         let vm = accel.create_vm(config)?;
+        self.traps.apply(&*vm)?;
         self.memory.connect(&vm)?;
         let mut vcpus = Vec::new();
         for id in 0..config.vcpus {
@@ -64,7 +75,7 @@ impl Machine {
         let shared = vcpus.iter().map(|vcpu| vcpu.shared.clone()).collect();
         let slot = |vcpu| Slot { vcpu: Mutex::new(Place::Here(Box::new(vcpu))), back: Condvar::new() };
         let slots = vcpus.into_iter().map(slot).collect();
-        let made = Arc::new(Objects { slots, _vm: vm.clone() });
+        let made = Arc::new(Objects { slots, vm: vm.clone() });
         self.lines.connect(&vm)?;
         self.control.install(shared);
         *objects = Some(made.clone());
@@ -75,6 +86,7 @@ impl Machine {
     /// belongs to a machine's configuration is set here.
     fn prepare(&self, vcpu: &mut Vcpu) -> Result<(), RunError> {
         vcpu.accel.all_made()?;
+        self.edit_cpuid_of(vcpu)?;
         let entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
         match (vcpu.id(), &*entry) {
             (0, Some(entry)) => enter_at(vcpu, entry),

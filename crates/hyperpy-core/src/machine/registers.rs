@@ -2,7 +2,9 @@
 
 use super::Machine;
 use super::objects::borrow;
+use crate::arch::x86_64::cpuid::physical_bits;
 use crate::arch::x86_64::paging::{self, Walk};
+use crate::arch::x86_64::valid::{Limits, check_regs, check_sregs, has_wide_addresses, is_canonical, page_table_root};
 use crate::arch::x86_64::{Regs, Sregs};
 use crate::control::Phase;
 use crate::error::{RunError, StateError};
@@ -50,11 +52,15 @@ impl Machine {
     /// Changes general registers of a vCPU.
     ///
     /// # Errors
-    /// As for [`Self::with_vcpu`].
+    /// As for [`Self::with_vcpu`]; or a register cannot have the value.
     pub fn set_regs(&self, vcpu: u32, change: impl FnOnce(&mut Regs)) -> Result<(), RunError> {
         self.with_vcpu(vcpu, "write registers", true, |vcpu| {
-            let mut regs = vcpu.accel.regs()?;
+            let before = vcpu.accel.regs()?;
+            let mut regs = before;
             change(&mut regs);
+            // Whether addresses are wide matters to few: what is canonical without is so with it.
+            let wide = !is_canonical(regs.rip, false) && has_wide_addresses(&vcpu.accel.sregs()?);
+            check_regs(&before, &regs, wide)?;
             Ok(vcpu.accel.set_regs(&regs)?)
         })?
     }
@@ -70,11 +76,23 @@ impl Machine {
     /// Changes segment, table and control registers of a vCPU.
     ///
     /// # Errors
-    /// As for [`Self::with_vcpu`].
+    /// As for [`Self::with_vcpu`]; or a register cannot have the value.
     pub fn set_sregs(&self, vcpu: u32, change: impl FnOnce(&mut Sregs)) -> Result<(), RunError> {
         self.with_vcpu(vcpu, "write registers", true, |vcpu| {
-            let mut sregs = vcpu.accel.sregs()?;
+            let before = vcpu.accel.sregs()?;
+            let mut sregs = before;
             change(&mut sregs);
+            // Every processor has 36 bits of physical address; who sets no more need not be asked how many it has.
+            let high = (sregs.cr3 | sregs.apic_base) >> 36 != 0;
+            let limits = Limits { physical_bits: if high { physical_bits(&vcpu.accel.cpuid()?) } else { 36 } };
+            check_sregs(&before, &sregs, limits)?;
+            let root = page_table_root(&sregs, limits);
+            if let Some(root) = root
+                && page_table_root(&before, limits) != Some(root)
+                && !self.memory.holds(root, 1)
+            {
+                return Err(RunError::NoPageTable { cr3: sregs.cr3 });
+            }
             Ok(vcpu.accel.set_sregs(&sregs)?)
         })?
     }

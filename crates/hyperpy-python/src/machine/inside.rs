@@ -49,7 +49,7 @@ impl Machine {
         done.map_err(|error| host.take().unwrap_or_else(|| errors::run(&error)))
     }
 
-    pub(super) fn report(&self) -> Report {
+    pub(crate) fn report(&self) -> Report {
         Report { faults: self.faults.clone(), control: Arc::downgrade(&self.core.control) }
     }
 
@@ -79,6 +79,7 @@ impl Machine {
         let answerer = lock(&self.answerer).take();
         self.core.set_unclaimed(Unclaimed::Ones);
         drop(answerer);
+        self.handlers.let_go();
     }
 }
 
