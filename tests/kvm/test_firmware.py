@@ -59,7 +59,7 @@ def test_firmware_that_is_none_is_refused_and_the_machine_can_load_another() -> 
         for wrong, message in ((b"\xf4" * 100, "unusable length: 0x64"), (bytes(0x1000), "reset vector")):
             with pytest.raises(BootError, match=message):
                 machine.load(Firmware(wrong))
-        with pytest.raises(ValueError, match="given twice: 'etc/e820'"):
+        with pytest.raises(ValueError, match='given twice: "etc/e820"'):
             machine.load(Firmware(image(b"\xf4"), files={"etc/e820": b""}))
         machine.load(Firmware(image(b"\xfa\xf4")))
         machine.load(Firmware(image(b"\xfa\xf4"), debug_port=None))  # again, in place of the first

@@ -190,7 +190,7 @@ TABLE = {
     "cpuid read": row("a value", REFUSED, "a value", "a value", REFUSED),
     "cpuid written": row("nothing", REFUSED, REFUSED, REFUSED, REFUSED),
     "trap_msr": row("nothing", REFUSED, "nothing", REFUSED, REFUSED),
-    "route": row(*["nothing"] * 4, REFUSED),
+    "route": row("nothing", REFUSED, REFUSED, REFUSED, REFUSED),  # without interrupt controllers
     "memory.read": row(*["bytes"] * 4, REFUSED),
     "memory.write": row(*["nothing"] * 4, REFUSED),
     "memory.view": row(*["a view"] * 4, REFUSED),

@@ -14,7 +14,7 @@ from typing import Any, Self
 import pytest
 
 from hyperpy import AnyExit, DeviceSpec, Exit, KvmUnavailable, SpecError, _run, cli
-from hyperpy._run_args import device
+from hyperpy._run_args import device, run_parser
 
 LIMIT_S = 30
 
@@ -78,7 +78,7 @@ def test_run_arguments_that_contradict_each_other_are_refused(
 
 
 def test_run_modules_are_files_with_arguments() -> None:
-    options = cli._run_parser().parse_args(["--kernel", "k", "--module", "a", "b=1", "c", "--module", "d"])
+    options = run_parser().parse_args(["--kernel", "k", "--module", "a", "b=1", "c", "--module", "d"])
     assert (options.module, options.append) == ([["a", "b=1", "c"], ["d"]], None)
 
 

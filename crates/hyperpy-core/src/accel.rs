@@ -36,8 +36,11 @@ pub trait Accelerator: Send + Sync {
     fn most_slots(&self) -> u32;
 
     /// Most vCPUs of one VM.
-    fn max_vcpus(&self) -> u32 {
-        u32::MAX
+    ///
+    /// # Errors
+    /// The host refuses.
+    fn max_vcpus(&self) -> Result<u32, AccelError> {
+        Ok(u32::MAX)
     }
 
     /// Model-specific registers that hold a vCPU's state.

@@ -69,7 +69,7 @@ impl Machine {
             Some(script) => Arc::new(script.accelerator.clone()),
             None => Kvm::shared().map_err(|error| errors::accel(&error))?,
         };
-        let most = accel.max_vcpus();
+        let most = accel.max_vcpus().map_err(|error| errors::accel(&error))?;
         if vcpus > most {
             let hint = "hint: `hyperpy doctor` shows how many KVM takes";
             return Err(PyValueError::new_err(format!("more vcpus than this KVM's {most}: {vcpus}\n\n{hint}")));

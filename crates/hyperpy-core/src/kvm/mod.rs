@@ -94,8 +94,10 @@ impl Accelerator for Kvm {
         self.most_slots
     }
 
-    fn max_vcpus(&self) -> u32 {
-        u32::try_from(self.fd.get_max_vcpus()).unwrap_or(u32::MAX)
+    fn max_vcpus(&self) -> Result<u32, AccelError> {
+        // kvm-ioctls takes an error for a capability that is not there.
+        let most = self.fd.check_extension_int(Cap::MaxVcpus);
+        u32::try_from(most).map_err(|_| failed("KVM_CHECK_EXTENSION"))
     }
 
     fn msr_indices(&self) -> Result<Vec<u32>, AccelError> {
