@@ -459,13 +459,6 @@ def test_memory_region_that_cannot_be_is_refused(boot: Any, region: Any, error: 
     assert m.map == before
 
 
-def test_memory_region_added_after_the_first_run_is_refused(boot: Any) -> None:
-    m = boot()
-    m.run(0)
-    with pytest.raises(StateError, match="after the vcpus were made"):
-        m.memory.add(0x8000_0000, 4096)
-
-
 def test_memory_region_of_rom_reads_and_reports_writes(boot: Any) -> None:
     m = boot("mov eax, [0x80000000]\n mov [0x80000000], ebx\n hlt", "protected")
     m.memory.add(0x8000_0000, 4096, kind="rom", name="firmware")
