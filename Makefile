@@ -144,7 +144,7 @@ $(PASSED)/lint-python: $(CODE) $(TESTS) pyproject.toml $(VENV)/.built | $(PASSED
 	@touch $@
 
 $(PASSED)/docs: $(CODE) $(call find,docs) $(VENV)/.built | $(PASSED)
-	$(PYTHON) -m sphinx --quiet --fail-on-warning --keep-going -b html -d build/doctrees docs build/docs
+	$(PYTHON) -m sphinx --fresh-env --quiet --fail-on-warning --keep-going -b html -d build/doctrees docs build/docs
 	@touch $@
 
 $(PASSED)/rust: $(RUST) .config/nextest.toml $(VENV)/.system | $(PASSED) $(REPORTS)

@@ -61,7 +61,22 @@ _STDLIB_LESS = {
     "pydoc_data",
     "site-packages",
 }
-_SITE_LESS = {"pip", "setuptools", "pkg_resources", "mypy", "mypyc", "virtme"}
+# Packages that build, lint and document: of no use there, and each megabyte costs time at boot.
+_SITE_LESS = {
+    *(
+        "ast_serialize",
+        "babel",
+        "docutils",
+        "elftools",
+        "furo",
+        "hypothesis",
+        "librt",
+        "mypy",
+        "mypyc",
+        "pip",
+    ),
+    *("pkg_resources", "pyelftools", "setuptools", "snowballstemmer", "sphinx", "virtme", "virtme_ng"),
+}
 _LESS = {"target", "build", "dist", "node_modules"}
 _FOLDER_MAX = 9 << 20  # a folder of site-packages above this stays out: compilers and the like
 _METADATA_MAX = 1 << 20
@@ -221,7 +236,7 @@ def _python_files() -> Iterator[Path]:
         yield from _tree(Path(sysconfig.get_path(name)), skip=_STDLIB_LESS, skip_prefix="config-")
     for folder in {*site.getsitepackages(), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
         for entry in Path(folder).iterdir() if Path(folder).is_dir() else ():
-            if entry.name in _SITE_LESS:
+            if entry.name.split("-")[0].lower() in _SITE_LESS:  # the folder, or its .dist-info
                 continue
             found = list(_tree(entry)) if entry.is_dir() else [entry]
             limit = _METADATA_MAX if entry.suffix == ".dist-info" else _FOLDER_MAX

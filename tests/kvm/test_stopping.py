@@ -165,6 +165,7 @@ def _soon(m: Any) -> Any:
     return exit_
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("irqchip", [False, True])
 def test_halt_of_one_vcpu_with_interrupts_off_is_an_exit(boot: Any, irqchip: bool) -> None:
     m = boot("cli\n hlt\n cli\n hlt", irqchip=irqchip)
@@ -173,6 +174,7 @@ def test_halt_of_one_vcpu_with_interrupts_off_is_an_exit(boot: Any, irqchip: boo
     assert _soon(m) == Exit.Halt(0)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("started", [False, True])
 def test_halt_of_four_vcpus_with_interrupts_off_is_an_exit(boot: Any, started: bool) -> None:
     """Those that nobody started do not count. Without interrupt controllers there is one vcpu only."""
@@ -186,6 +188,7 @@ def test_halt_of_four_vcpus_with_interrupts_off_is_an_exit(boot: Any, started: b
     assert isinstance(m.wait(RUN), Exit.Halt)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("idle", ["first", "last"])
 def test_halt_of_four_vcpus_of_which_one_can_be_woken_is_idle(boot: Any, idle: str) -> None:
     halt, sleep = "cli\n hlt", "sti\n again: hlt\n jmp again"
