@@ -187,4 +187,4 @@ def test_descriptors_exhausted_at_each_step_is_an_error_with_a_hint_and_leaks_no
                 break
         """,
     )
-    assert said == ["KvmUnavailable", "MemoryError", "KVM_CREATE_VM", "KVM_CREATE_VCPU"]
+    assert said == ["KvmUnavailable", "HostMemoryError", "KVM_CREATE_VM", "KVM_CREATE_VCPU"]

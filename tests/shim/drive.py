@@ -131,6 +131,7 @@ def sweep(play: Callable[[Attempts], list[object]], only: str = "") -> dict[str,
     """Run a scenario for each of its calls and each error."""
     told: dict[str, set[str]] = {}
     wrong: list[str] = []
+    play(Attempts())  # what is asked once in a process
     arm(0, only=only)
     reference, calls = play(Attempts()), shim.shim_calls()
     with Machine(memory="1M") as other:

@@ -14,12 +14,15 @@ use pyo3::types::PyDict;
 /// that interrupts the guest itself is looked for at once.
 const PATIENCE: u32 = 25;
 const LONGEST: Duration = Duration::from_millis(125);
+/// Python itself has looked for signals so shortly before: a verb that has just begun need not.
+const FRESH: Duration = Duration::from_millis(1);
 
 /// The Python thread that called a verb.
 pub(crate) struct PyHost {
     machine: Weak<Machine>,
     control: Arc<Control>,
     raised: Mutex<Option<PyErr>>,
+    made: Instant,
     /// When the next tick is to look for signals.
     next: Mutex<Option<Instant>>,
 }
@@ -27,7 +30,7 @@ pub(crate) struct PyHost {
 impl PyHost {
     pub(crate) fn new(machine: &Arc<Machine>) -> Self {
         let (machine, control) = (Arc::downgrade(machine), machine.control.clone());
-        Self { machine, control, raised: Mutex::default(), next: Mutex::default() }
+        Self { machine, control, raised: Mutex::default(), made: Instant::now(), next: Mutex::default() }
     }
 
     /// The exception behind [`RunError::Host`].
@@ -43,6 +46,9 @@ impl PyHost {
 impl Host for PyHost {
     fn poll(&self) -> bool {
         let began = Instant::now();
+        if began.duration_since(self.made) < FRESH {
+            return false;
+        }
         let looked = Python::attach(|py| {
             let rest = (began.elapsed() * PATIENCE).min(LONGEST);
             *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now().checked_add(rest);
