@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import weakref
+from _thread import RLock
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from hyperpy._value import Value
@@ -99,7 +99,7 @@ def processors(limit: float, name: str) -> float:
 class Share:
     """What one machine has asked for. It counts for as long as it lives and is not given back."""
 
-    _lock: ClassVar[threading.RLock] = threading.RLock()  # a finalizer may come in between
+    _lock: ClassVar[RLock] = RLock()  # a finalizer may come in between
     _living: ClassVar[weakref.WeakSet[Share]] = weakref.WeakSet()
     _memory: ClassVar[int | None] = None
     _cpu: ClassVar[float | None] = None
@@ -119,9 +119,9 @@ class Share:
         with Share._lock:
             used_memory, used_cpu = Share._used()
             if memory > 0:
-                _check("memory", memory, used_memory, Share._memory, " bytes")
+                _check("memory", memory, used_memory, Share._memory, "bytes")
             if cpu > 0:
-                _check("cpu", cpu, used_cpu, Share._cpu, " processors")
+                _check("cpu", cpu, used_cpu, Share._cpu, "processors")
             self.memory += memory
             self.cpu += cpu
 
@@ -138,7 +138,7 @@ class Share:
     @classmethod
     def _after_fork(cls) -> None:
         """Begin anew in a child: the machines are the parent's."""
-        cls._lock = threading.RLock()
+        cls._lock = RLock()
         cls._living = weakref.WeakSet()
 
 
@@ -149,8 +149,15 @@ def _check(what: str, asked: float, used: float, allowed: float | None, unit: st
     # Sums of fractions of a processor are not exact.
     if allowed is None or used + asked <= allowed + 1e-9:
         return
-    message = f"{what} budget is exceeded: {asked:g}{unit} asked, {used:g} of {allowed:g} used"
-    if what == "memory":
-        message = f"{what} budget is exceeded: {asked}{unit} asked, {used} of {allowed} used"
-    hint = f"close machines, ask for less, or raise it: hyperpy.budget({what}=...)"
-    raise BudgetError(message, resource=what, asked=asked, used=used, allowed=allowed, hint=hint)
+    raise BudgetError(
+        f"{what} budget is exceeded: {_shown(asked)} {unit} asked, {_shown(used)} of {_shown(allowed)} used",
+        resource=what,
+        asked=asked,
+        used=used,
+        allowed=allowed,
+        hint=f"close machines, ask for less, or raise it: hyperpy.budget({what}=...)",
+    )
+
+
+def _shown(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"

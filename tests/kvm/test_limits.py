@@ -28,6 +28,21 @@ def test_cpu_limit_holds_a_spinning_guest_to_its_share(boot: Boot) -> None:
     assert m.stats.capped_seconds == m.stats.vcpus[0].capped_seconds
 
 
+def test_two_guests_on_one_processor_get_their_shares(boot: Boot) -> None:
+    cpu = max(os.sched_getaffinity(0))
+    machines = {limit: boot(SPIN, cpus={cpu}, cpu_limit=limit) for limit in (0.25, 0.5)}
+    began = time.monotonic()
+    for m in machines.values():
+        m.start()
+    assert machines[0.5].wait(timeout=3.0) == Exit.Timeout()
+    used = {limit: m.stats for limit, m in machines.items()}
+    took = time.monotonic() - began
+    for limit, stats in used.items():
+        assert stats.cpu_seconds / took < limit + 0.05, used
+        # One that never rests gets less because others want the processor, too.
+        assert stats.cpu_seconds / took > limit - 0.05 or stats.capped_seconds < 0.1 * took, used
+
+
 def test_cpu_limit_is_shared_by_the_vcpus(boot: Boot) -> None:
     two = """
         mov esi, 0xfee00300

@@ -67,7 +67,7 @@ impl Machine {
         let cpus = cpus.map(cpu_set).transpose()?;
         let accel: Arc<dyn Accelerator> = match script {
             Some(script) => Arc::new(script.accelerator.clone()),
-            None => Kvm::shared().map_err(|error| errors::accel(&error))?,
+            None => Arc::new(Kvm::open().map_err(|error| errors::accel(&error))?),
         };
         let most = accel.max_vcpus().map_err(|error| errors::accel(&error))?;
         if vcpus > most {

@@ -17,7 +17,7 @@ mod vm;
 pub use probe::{Capabilities, capabilities};
 
 use std::io;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
 
 use kvm_ioctls::{Cap, Kvm as KvmFd};
 
@@ -54,24 +54,6 @@ impl Kvm {
             ..0 => Err(failed("KVM_GET_API_VERSION")),
             version => Err(AccelError::Version { version }),
         }
-    }
-
-    /// The one that other machines of this process use, or a new one: one descriptor for all of them.
-    ///
-    /// # Errors
-    /// As for [`Self::open`].
-    pub fn shared() -> Result<Arc<Self>, AccelError> {
-        static SHARED: Mutex<Weak<Kvm>> = Mutex::new(Weak::new());
-        // Not waited for: after a fork the thread that holds it may not be there.
-        let mut shared = SHARED.try_lock().ok();
-        if let Some(kvm) = shared.as_ref().and_then(|shared| shared.upgrade()) {
-            return Ok(kvm);
-        }
-        let kvm = Arc::new(Self::open()?);
-        if let Some(shared) = &mut shared {
-            **shared = Arc::downgrade(&kvm);
-        }
-        Ok(kvm)
     }
 }
 

@@ -60,7 +60,7 @@ impl KvmVm {
         let features = Features { tsc_deadline };
         // Larger only where this process asked the kernel for more state than the calls without a size carry.
         let size = fd.check_extension_int(Cap::Xsave2);
-        let small = usize::try_from(size).is_ok_and(|size| size <= size_of::<kvm_xsave>());
+        let small = !has(size)? || usize::try_from(size).is_ok_and(|size| size <= size_of::<kvm_xsave>());
         let xsave = small && has(fd.check_extension_int(Cap::Xsave))?;
         let slots = Arc::new(Slots::new(&fd)?);
         Ok(Self { fd, config, cpuid, features, xsave, slots })
