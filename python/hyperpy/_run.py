@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hyperpy import Exit
+from hyperpy._spec_image import within
 from hyperpy._terminal import OUTPUT_CLOSED, Input, of_guest, signals_unwind, streams
 from hyperpy._usage import STATUS_ERROR, complain
 from hyperpy.doctor import kernel_code_is_native
@@ -150,7 +151,7 @@ def _serial_line(machine: Machine, spec: MachineSpec) -> Iterator[None]:
     """Connect COM1 for as long as the context lasts."""
     where = spec.serial
     if where.startswith("file:"):
-        path = os.path.join(spec.folder, where.removeprefix("file:"))
+        path = within(spec.folder, where.removeprefix("file:"))
         with open(path, "wb", buffering=0) as file:
             machine.console.sink(file)
             yield

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hyperpy._spec_image import ImageSpec
     from hyperpy.spec import DeviceSpec, MachineSpec
 
-__all__ = ["device", "run_parser", "spec_from"]
+__all__ = ["SPECS", "device", "run_parser", "spec_from"]
 
 _RUN_EPILOG = f"""\
 keys, while a terminal is the guest's console:
@@ -37,6 +37,8 @@ examples:
   hyperpy run machine.toml --memory 1G
   hyperpy run --kernel test.elf --debug-exit 0xf4 --serial file:log.txt --timeout 60
   hyperpy run script.py --its-own-option"""
+# How the names of specs end.
+SPECS = (".toml", ".json")
 _MEMORY = "512M"
 
 
@@ -228,6 +230,9 @@ def _image(options: argparse.Namespace, base: MachineSpec | None) -> ImageSpec:
             raise ValueError(f"not an option of firmware: {first}\n\nhint: {hint}")
         return FirmwareSpec(file=_here(options.firmware, base))
     if options.kernel is not None:
+        if options.kernel.lower().endswith(SPECS):
+            hint = f"`hyperpy run {options.kernel}`"
+            raise ValueError(f"not a kernel but a spec: {options.kernel}\n\nhint: {hint}")
         return KernelSpec(kernel=_here(options.kernel, base), **changes)
     if base is None or base.image is None:
         hint = "give --kernel K, or a script: `hyperpy run SCRIPT`"

@@ -30,6 +30,7 @@ __all__ = [
     "MultibootSpec",
     "PvhSpec",
     "bytes_of",
+    "within",
 ]
 
 _PORT = form.number(0, 0xFFFF, "a port, 1 to 0xffff, or 0 for none")
@@ -51,8 +52,8 @@ class LinuxSpec(Form):
         """The image; paths are relative to `folder`."""
         from hyperpy.boot import Linux  # noqa: PLC0415 - only machines that are made need it
 
-        initrd = None if self.initrd is None else os.path.join(folder, self.initrd)
-        return Linux(os.path.join(folder, self.kernel), initrd, self.cmdline, self.unpack)
+        initrd = None if self.initrd is None else within(folder, self.initrd)
+        return Linux(within(folder, self.kernel), initrd, self.cmdline, self.unpack)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,7 @@ class FlatSpec(Form):
 
         code = bytes.fromhex(self.code or "")
         if self.file is not None:
-            code = bytes_of(os.path.join(folder, self.file), "image.file")
+            code = bytes_of(within(folder, self.file), "image.file")
         return Flat(code, self.at, self.mode)
 
 
@@ -97,7 +98,7 @@ class ModuleSpec(Form):
 
 
 def _modules(modules: tuple[ModuleSpec, ...], folder: str) -> list[tuple[str, str]]:
-    return [(os.path.join(folder, module.file), module.line) for module in modules]
+    return [(within(folder, module.file), module.line) for module in modules]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +116,9 @@ class KernelSpec(Form):
         """The image; paths are relative to `folder`."""
         from hyperpy.boot import recognise  # noqa: PLC0415
 
-        initrd = None if self.initrd is None else os.path.join(folder, self.initrd)
+        initrd = None if self.initrd is None else within(folder, self.initrd)
         modules = _modules(self.modules, folder)
-        return recognise(
-            os.path.join(folder, self.kernel), initrd=initrd, cmdline=self.cmdline, modules=modules
-        )
+        return recognise(within(folder, self.kernel), initrd=initrd, cmdline=self.cmdline, modules=modules)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +136,8 @@ class PvhSpec(Form):
         """The image; paths are relative to `folder`."""
         from hyperpy.boot import Pvh  # noqa: PLC0415
 
-        initrd = None if self.initrd is None else os.path.join(folder, self.initrd)
-        return Pvh(os.path.join(folder, self.kernel), initrd, self.cmdline, _modules(self.modules, folder))
+        initrd = None if self.initrd is None else within(folder, self.initrd)
+        return Pvh(within(folder, self.kernel), initrd, self.cmdline, _modules(self.modules, folder))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +154,7 @@ class MultibootSpec(Form):
         """The image; paths are relative to `folder`."""
         from hyperpy.boot import Multiboot  # noqa: PLC0415
 
-        return Multiboot(os.path.join(folder, self.kernel), self.cmdline, _modules(self.modules, folder))
+        return Multiboot(within(folder, self.kernel), self.cmdline, _modules(self.modules, folder))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +170,7 @@ class FirmwareSpec(Form):
         """The image; paths are relative to `folder`."""
         from hyperpy.boot import Firmware  # noqa: PLC0415
 
-        return Firmware(os.path.join(folder, self.file), debug_port=self.debug_port or None)
+        return Firmware(within(folder, self.file), debug_port=self.debug_port or None)
 
 
 ImageSpec: TypeAlias = KernelSpec | LinuxSpec | FlatSpec | PvhSpec | MultibootSpec | FirmwareSpec
@@ -184,6 +183,11 @@ IMAGES: Mapping[str, type[Form]] = {
     "multiboot": MultibootSpec,
     "firmware": FirmwareSpec,
 }
+
+
+def within(folder: str, path: str) -> str:
+    """A path that is relative to a folder; as it is, where that is the current one."""
+    return path if folder == "." else os.path.join(folder, path)
 
 
 def bytes_of(path: str, key: str) -> bytes:

@@ -175,8 +175,8 @@ def _check(argv: Sequence[str]) -> int:
         found = [(file, finding) for file in options.spec for finding in _spec(file).check()]
     except ImportError as error:
         return complain("check", _no_native(error))
-    for file, finding in found:
-        print(f"{file}: {finding}")
+    if found:
+        print("\n\n".join(f"{file}: {finding}" for file, finding in found))
     return STATUS_ERROR if found else 0
 
 

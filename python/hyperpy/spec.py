@@ -8,19 +8,18 @@ Here are the classes but those of images (`_spec_image`); the form of their valu
 
 from __future__ import annotations
 
-import importlib
-import inspect
+import contextlib
 import json
 import os
 import re
-import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from hyperpy import _spec_form as form
+from hyperpy._spec_device import DeviceSpec
 from hyperpy._spec_diff import Change, Difference, difference
 from hyperpy._spec_form import Form, rule
 from hyperpy._spec_image import (
@@ -34,9 +33,10 @@ from hyperpy._spec_image import (
     MultibootSpec,
     PvhSpec,
     bytes_of,
+    within,
 )
 from hyperpy._toml import dumps
-from hyperpy.errors import SpecError
+from hyperpy.errors import DeviceError, SpecError
 
 if TYPE_CHECKING:
     from hyperpy._spec_check import Finding
@@ -60,105 +60,9 @@ __all__ = [
     "SpecError",
 ]
 
-_PORT = form.number(0, 0xFFFF, "a port, 0 to 0xffff")
-_GSI = form.number(0, 4095, "a gsi, 0 to 4095")
 _PROCESSOR = form.number(0, (1 << 32) - 1, "a processor's number, from 0")
 _HUGE = form.optional(form.one_of("2M", "1G", "transparent"))
 _VCPUS = form.number(1, (1 << 32) - 1, "a number of vcpus, from 1")
-_MODEL = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)")
-# Devices of hyperpy itself: the name of their class.
-STOCK = {"debug-exit": "DebugExit", "debug-console": "DebugConsole"}
-
-
-def _model(value: object) -> str:
-    model = form.text(value)
-    match = _MODEL.fullmatch(model)
-    if model not in STOCK and (match is None or match[1].endswith(".py")):
-        hint = f"write module:Class, without .py, or one of {', '.join(STOCK)}"
-        raise ValueError(f"not a module and class: {model!r}\n\nhint: {hint}")
-    return model
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeviceSpec(Form):
-    """A device and where it sits.
-
-    Arguments:
-        model: its class as "module:Class", found in the spec's folder too; or "debug-exit" or "debug-console".
-        mmio: first gpa. Exactly one of `mmio` and `pio` is given.
-        pio: first port.
-        size: length of its range, in bytes or as "4K"; None: the class knows.
-        irq: gsi of its interrupt line.
-        name: shown in maps; None: the class's name.
-        args: keyword arguments of its class: values that TOML can hold.
-    """
-
-    model: str = field(metadata=rule(_model))
-    mmio: int | None = field(default=None, metadata=rule(form.optional(form.address), shown=form.as_hex))
-    pio: int | None = field(default=None, metadata=rule(form.optional(_PORT), shown=form.as_hex))
-    size: int | str | None = field(default=None, metadata=rule(form.optional(form.size), shown=form.as_size))
-    irq: int | None = field(default=None, metadata=rule(form.optional(_GSI)))
-    name: str | None = field(default=None, metadata=rule(form.optional(form.text)))
-    args: Mapping[str, Any] = field(default_factory=dict, hash=False, metadata=rule(form.values))
-
-    def _together(self) -> None:
-        if (self.mmio is None) == (self.pio is None):
-            raise SpecError("a device sits on one bus", hint="give pio = PORT or mmio = ADDRESS")
-
-    def kind(self, folder: str = ".") -> type:
-        """Its class, imported; the module is looked for in `folder` too.
-
-        Raises:
-            SpecError: there is no such module or class. What its own code raises, goes on.
-        """
-        if self.model in STOCK:
-            from hyperpy import device  # noqa: PLC0415 - only machines that are made need it
-
-            stock: type = getattr(device, STOCK[self.model])
-            return stock
-        module_name, _, name = self.model.partition(":")
-        place = os.path.abspath(folder)
-        if place not in map(os.path.abspath, sys.path):
-            sys.path.insert(0, place)
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-                raise  # something that the user's module wants
-            hint = f"it is looked for in {place} and in Python's path"
-            raise SpecError(f"no such module: {error.name}", path="model", hint=hint) from None
-        found = getattr(module, name, None)
-        if not isinstance(found, type):
-            # Those that could be devices: what a module imports is among its names too.
-            known = [
-                key
-                for key, value in vars(module).items()
-                if isinstance(value, type) and hasattr(value, "write")
-            ]
-            hint = form.nearest(name, known).removeprefix("\n\nhint: ")
-            hint = hint or f"its devices: {', '.join(known) or 'none'}"
-            raise SpecError(f"no such class in {module_name}: {name}", path="model", hint=hint)
-        return found
-
-    def make(self, folder: str = ".", console: object = None) -> object:
-        """The device.
-
-        Raises:
-            SpecError: as for `kind`; or its class does not take these arguments. What its own code raises, goes on.
-        """
-        kind = self.kind(folder)
-        if self.model == "debug-console":
-            return kind(console)
-        try:
-            inspect.signature(kind).bind(**self.args)
-        except ValueError:
-            pass  # it has no signature to be had: then it is tried
-        except TypeError as error:
-            hint = f"it takes {inspect.signature(kind)}; give them as args = {{ name = value }}"
-            raise SpecError(
-                f"{self.model} does not take these arguments: {error}", path="args", hint=hint
-            ) from None
-        return kind(**self.args)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,8 +228,8 @@ class MachineSpec(Form):
         """A machine of this spec: memory, devices, image.
 
         Raises:
-            SpecError: a device or file cannot be had. Also what `Machine`, `attach` and `load` raise, and a device's
-                own code.
+            SpecError: a device or file cannot be had, or cannot be where it should; names the key. Also what `Machine`
+                and `load` raise, and a device's own code.
         """
         return self.assemble(self.make_devices())
 
@@ -355,13 +259,17 @@ class MachineSpec(Form):
         )
         try:
             for index, region in enumerate(self.regions):
-                self._add(made, region, f"regions[{index}]")
+                with _named(f"regions[{index}]"):
+                    self._add(made, region)
             if self.pc:
                 made.attach_pc()
             # Before the image: a kernel's tables list them.
-            for spec, device in zip(self.devices, devices, strict=True):
-                thing = spec.make(console=made.console) if device is None else device
-                made.attach(thing, pio=spec.pio, mmio=spec.mmio, size=spec.size, irq=spec.irq, name=spec.name)
+            for index, (spec, device) in enumerate(zip(self.devices, devices, strict=True)):
+                with _named(f"devices[{index}]"):
+                    thing = spec.make(console=made.console) if device is None else device
+                    made.attach(
+                        thing, pio=spec.pio, mmio=spec.mmio, size=spec.size, irq=spec.irq, name=spec.name
+                    )
             if self.image is not None:
                 made.load(self.image.make(self.folder))
             if self.unclaimed is not None:
@@ -372,7 +280,7 @@ class MachineSpec(Form):
         made._made_from = (self, made._image, [device for device, _ in made._attached.values()])
         return made
 
-    def _add(self, made: Machine, region: RegionSpec, key: str) -> None:
+    def _add(self, made: Machine, region: RegionSpec) -> None:
         if region.kind == "alias":
             made.memory.alias(
                 region.gpa, of=region.of or 0, size=region.size, name=region.name or region.kind
@@ -381,7 +289,7 @@ class MachineSpec(Form):
         name = region.name or region.kind
         made.memory.add(region.gpa, region.size, kind=region.kind, name=name, huge_pages=region.huge_pages)
         if region.file is not None:
-            made.memory.write(region.gpa, bytes_of(os.path.join(self.folder, region.file), f"{key}.file"))
+            made.memory.write(region.gpa, bytes_of(within(self.folder, region.file), "file"))
 
     def check(self) -> list[Finding]:
         """What of this spec cannot be together, or be had; found without KVM. Devices' modules are imported.
@@ -400,6 +308,18 @@ class MachineSpec(Form):
     def diff(self, other: MachineSpec) -> Difference:
         """What `other` has otherwise, by key path."""
         return difference(form.plain(self, defaults=True), form.plain(other, defaults=True))
+
+
+@contextlib.contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Let what is wrong with a part name its key."""
+    try:
+        yield
+    except SpecError as error:
+        raise error.under(key) from None
+    except (DeviceError, ValueError, TypeError) as error:
+        what, _, hint = str(error).partition("\n\nhint: ")
+        raise SpecError(what, path=key, hint=hint) from error
 
 
 def _json(text: str) -> Any:

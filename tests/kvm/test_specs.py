@@ -201,7 +201,19 @@ def test_spec_of_what_has_none_names_the_part(change: Any, message: str) -> None
             r"devices\[0\]\.args: letters_of_spec:Letter does not take these arguments",
         ),
         ({"devices": (DeviceSpec(model="debug-exit", pio=1, args={"x": 1}),)}, r"devices\[0\]\.args"),
-        ({"devices": (DeviceSpec(model="debug-exit", mmio=0x1000),)}, "lies over memory"),
+        (
+            {"devices": (DeviceSpec(model="debug-exit", mmio=0x1000),)},
+            r"devices\[0\]: device region lies over memory",
+        ),
+        (
+            {"devices": (DeviceSpec(model="debug-exit", pio=0x80, irq=30),)},
+            r"devices\[0\]: no such interrupt line: 30",
+        ),
+        (
+            {"regions": (RegionSpec(gpa=0xD000_0800, size="4K"),)},
+            r"regions\[0\]: memory region is not of whole",
+        ),
+        ({"regions": (RegionSpec(gpa=0x1000, size="4K"),)}, r"regions\[0\]: memory region overlaps"),
     ],
 )
 def test_spec_that_cannot_be_made_says_why_and_leaves_nothing(

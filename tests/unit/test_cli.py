@@ -92,6 +92,7 @@ def test_run_modules_are_files_with_arguments() -> None:
         ("run --kernal K", "hyperpy run: unknown argument: --kernal", "did you mean --kernel?"),
         ("run --kernel K --timeuot=3", "unknown argument: --timeuot=3", "did you mean --timeout?"),
         ("run --kernel K s.py", "unknown argument: s.py", "a script or spec comes first"),
+        ("run --kernel m.toml", "not a kernel but a spec: m.toml", "`hyperpy run m.toml`"),
         ("run --kernel", "argument --kernel: expected one argument", "hyperpy run --help"),
         ("run --kernel K --memory 3Q", "not a size: '3Q'", '"512M"'),
         ("run --kernel K --cpus 0", "at least one cpu: 0", "1 or more"),

@@ -1,0 +1,115 @@
+"""Devices in specs: the class by its name, its place, its arguments; found, imported and made."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hyperpy import _spec_form as form
+from hyperpy._spec_form import Form, rule
+from hyperpy.errors import SpecError
+
+__all__ = ["DeviceSpec"]
+
+_PORT = form.number(0, 0xFFFF, "a port, 0 to 0xffff")
+_GSI = form.number(0, 4095, "a gsi, 0 to 4095")
+_MODEL = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)")
+# Devices of hyperpy itself: the name of their class.
+STOCK = {"debug-exit": "DebugExit", "debug-console": "DebugConsole"}
+
+
+def _model(value: object) -> str:
+    model = form.text(value)
+    match = _MODEL.fullmatch(model)
+    if model not in STOCK and (match is None or match[1].endswith(".py")):
+        hint = f"write module:Class, without .py, or one of {', '.join(STOCK)}"
+        raise ValueError(f"not a module and class: {model!r}\n\nhint: {hint}")
+    return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceSpec(Form):
+    """A device and where it sits.
+
+    Arguments:
+        model: its class as "module:Class", found in the spec's folder too; or "debug-exit" or "debug-console".
+        mmio: first gpa. Exactly one of `mmio` and `pio` is given.
+        pio: first port.
+        size: length of its range, in bytes or as "4K"; None: the class knows.
+        irq: gsi of its interrupt line.
+        name: shown in maps; None: the class's name.
+        args: keyword arguments of its class: values that TOML can hold.
+    """
+
+    model: str = field(metadata=rule(_model))
+    mmio: int | None = field(default=None, metadata=rule(form.optional(form.address), shown=form.as_hex))
+    pio: int | None = field(default=None, metadata=rule(form.optional(_PORT), shown=form.as_hex))
+    size: int | str | None = field(default=None, metadata=rule(form.optional(form.size), shown=form.as_size))
+    irq: int | None = field(default=None, metadata=rule(form.optional(_GSI)))
+    name: str | None = field(default=None, metadata=rule(form.optional(form.text)))
+    args: Mapping[str, Any] = field(default_factory=dict, hash=False, metadata=rule(form.values))
+
+    def _together(self) -> None:
+        if (self.mmio is None) == (self.pio is None):
+            raise SpecError("a device sits on one bus", hint="give pio = PORT or mmio = ADDRESS")
+
+    def kind(self, folder: str = ".") -> type:
+        """Its class, imported; the module is looked for in `folder` too.
+
+        Raises:
+            SpecError: there is no such module or class. What its own code raises, goes on.
+        """
+        if self.model in STOCK:
+            from hyperpy import device  # noqa: PLC0415 - only machines that are made need it
+
+            stock: type = getattr(device, STOCK[self.model])
+            return stock
+        module_name, _, name = self.model.partition(":")
+        place = os.path.abspath(folder)
+        if place not in map(os.path.abspath, sys.path):
+            sys.path.insert(0, place)
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+                raise  # something that the user's module wants
+            hint = f"it is looked for in {place} and in Python's path"
+            raise SpecError(f"no such module: {error.name}", path="model", hint=hint) from None
+        found = getattr(module, name, None)
+        if not isinstance(found, type):
+            # Those that could be devices: what a module imports is among its names too.
+            known = [
+                key
+                for key, value in vars(module).items()
+                if isinstance(value, type) and hasattr(value, "write")
+            ]
+            hint = form.nearest(name, known).removeprefix("\n\nhint: ")
+            hint = hint or f"its devices: {', '.join(known) or 'none'}"
+            raise SpecError(f"no such class in {module_name}: {name}", path="model", hint=hint)
+        return found
+
+    def make(self, folder: str = ".", console: object = None) -> object:
+        """The device.
+
+        Raises:
+            SpecError: as for `kind`; or its class does not take these arguments. What its own code raises, goes on.
+        """
+        kind = self.kind(folder)
+        if self.model == "debug-console":
+            return kind(console)
+        try:
+            inspect.signature(kind).bind(**self.args)
+        except ValueError:
+            pass  # it has no signature to be had: then it is tried
+        except TypeError as error:
+            hint = f"it takes {inspect.signature(kind)}; give them as args = {{ name = value }}"
+            raise SpecError(
+                f"{self.model} does not take these arguments: {error}", path="args", hint=hint
+            ) from None
+        return kind(**self.args)
