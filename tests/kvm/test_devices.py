@@ -325,8 +325,8 @@ def test_attach_inside_a_callback_takes_effect_at_the_next_access(boot: Any) -> 
     assert late.writes == [(0, 1, 0)]
 
 
+@pytest.mark.fault(17)
 def test_device_that_moves_itself_in_its_own_callback_is_found_where_it_went(boot: Any) -> None:
-    """Row 17."""
     m = boot("mov al, 1\n out 0x80, al\n out 0x80, al\n mov al, 2\n out 0x90, al\n hlt", unclaimed="ones")
 
     class Moves(Device):

@@ -53,6 +53,7 @@ print(inside, worst / 1e9)
 """
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("guest", ["LOOP", "STORM"])
 def test_two_thousand_interrupts_are_each_answered_within_the_bound(
     guest: str, capsys: pytest.CaptureFixture[str]
@@ -86,8 +87,8 @@ begin = time.monotonic()
 """
 
 
+@pytest.mark.fault(32)
 def test_close_while_a_device_never_returns_hears_ctrl_c_and_closes_when_it_does() -> None:
-    """Row 32."""
     status, out, errors = run(
         STUCK
         + """
@@ -106,6 +107,7 @@ print(m.state)
     assert out.splitlines() == ["interrupted True closed True", "closed"]
 
 
+@pytest.mark.fault(32)
 def test_pause_while_a_device_never_returns_hears_ctrl_c_and_comes_when_it_does() -> None:
     status, out, errors = run(
         STUCK
@@ -126,8 +128,9 @@ m.close()
     ]
 
 
+@pytest.mark.fault(32)
 def test_run_while_another_vcpus_device_never_returns_gives_the_thread_back_on_ctrl_c() -> None:
-    """Row 32: by then `run` has left that vcpu to finish alone."""
+    """By then `run` has left that vcpu to finish alone."""
     status, out, errors = run(
         """
         from tests.guests import START_OTHERS, assemble
@@ -175,6 +178,7 @@ def test_halt_of_one_vcpu_with_interrupts_off_is_an_exit(boot: Any, irqchip: boo
 
 
 @pytest.mark.core
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("started", [False, True])
 def test_halt_of_four_vcpus_with_interrupts_off_is_an_exit(boot: Any, started: bool) -> None:
     """Those that nobody started do not count. Without interrupt controllers there is one vcpu only."""

@@ -9,7 +9,7 @@ use crate::accel::AccelExit;
 use crate::bus::{Action, Space};
 use crate::exit::StopReason;
 use crate::scripted::Step;
-use crate::testing::{Closures, Event, LONG, Later, Recorder, Rig, before, ins, io, outs, stopped, stopper};
+use crate::testing::{Closures, Event, Later, Recorder, Rig, before, ins, io, outs, stopped, stopper};
 
 fn text(why: &str) -> StopReason {
     StopReason::Text(why.into())
@@ -243,7 +243,7 @@ fn test_run_from_many_threads_gives_each_exit_to_one_of_them() {
         for _ in 0..4 {
             scope.spawn(|| {
                 while told.load(Ordering::SeqCst) < u64::from(EXITS) {
-                    match rig.machine.run(Some(LONG), &rig) {
+                    match rig.machine.run(Some(Duration::from_secs(2)), &rig) {
                         Ok(Exit::Msr { vcpu: 0, .. }) => told.fetch_add(1, Ordering::SeqCst),
                         Ok(Exit::Timeout | Exit::Halt { .. }) => break,
                         Err(RunError::State(StateError { phase: Phase::Running, .. })) => {

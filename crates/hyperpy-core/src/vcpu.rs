@@ -1,22 +1,22 @@
 //! A vCPU as the machine sees it: its accelerator half, the access that is pending on it, and its way into the buses.
 //!
 //! A pending access is completed before anything else is done to the vCPU: KVM finishes the instruction only at the
-//! next entry, and loses register writes made in between (docs/design.md, run loop, rule 7). [`Shared`] is the part
-//! that other threads may look at while the vCPU runs. How a vCPU is driven is in `run`, exits that are no access to a
-//! bus are in `special`.
+//! next entry, and loses register writes made in between (docs/design.md, run loop, rule 7). What other threads may look
+//! at while the vCPU runs is in `shared`, how a vCPU is driven in `run`, exits that are no access to a bus in `special`.
 
+mod shared;
 mod special;
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use self::shared::bump;
+pub use self::shared::{Counters, Readings, Shared};
 use crate::accel::{self, AccelExit, Interruption};
-use crate::bus::{Access, Action, Cursor, Presence, RUNGS, Rung, Space, ones};
+use crate::bus::{Access, Action, Cursor, Rung, Space, ones};
 use crate::exit::{Exit, IoExit};
-use crate::kvm::thread::Kick;
 use crate::machine::{Machine, Unclaimed};
 use crate::trace::Ring;
 
@@ -79,108 +79,6 @@ impl Inside {
 impl Drop for Inside {
     fn drop(&mut self) {
         INSIDE.with_borrow_mut(Vec::pop);
-    }
-}
-
-/// Counters that only the vCPU's thread writes and anyone may read.
-#[derive(Debug, Default)]
-pub struct Counters {
-    hits: [AtomicU64; RUNGS],
-    exits: AtomicU64,
-    calls: AtomicU64,
-    capped_ns: AtomicU64,
-    /// Calls that ended with earlier resets.
-    calls_before: AtomicU64,
-}
-
-impl Counters {
-    pub(crate) fn add_capped(&self, time: Duration) {
-        bump(&self.capped_ns, u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
-    }
-}
-
-/// Adds to a counter that has one writer: no locked instruction is needed.
-fn bump(counter: &AtomicU64, by: u64) {
-    counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
-}
-
-/// A reading of a vCPU's counters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Readings {
-    /// Accesses answered, by [`Rung`].
-    pub hits: [u64; RUNGS],
-    /// Exits to this process.
-    pub exits: u64,
-    /// KVM_RUN calls.
-    pub calls: u64,
-    /// Processor time of the thread while it drove the vCPU, in nanoseconds.
-    pub cpu_ns: u64,
-    /// Time that it rested because the machine had used its share of processor time, in nanoseconds.
-    pub capped_ns: u64,
-}
-
-/// The part of a vCPU that other threads may touch while it runs.
-#[derive(Debug)]
-pub struct Shared {
-    pub(crate) kick: Kick,
-    pub(crate) presence: Presence,
-    pub(crate) counters: Counters,
-    /// Processor time of the rounds that are over, in nanoseconds. Locked where a round begins and ends, so that a reader
-    /// sees each round once.
-    cpu_ns: Mutex<u64>,
-    /// Seen halted with interrupts off, or never started, at its last tick.
-    pub(crate) quiet: AtomicBool,
-    /// Its last exits, on a machine that is traced.
-    pub(crate) trace: Option<Ring>,
-}
-
-impl Shared {
-    fn new(accel: &dyn accel::Vcpu, trace: Option<Ring>) -> io::Result<Self> {
-        Ok(Self {
-            kick: Kick::new(&accel.exit_flag())?,
-            presence: Presence::default(),
-            counters: Counters::default(),
-            cpu_ns: Mutex::default(),
-            quiet: AtomicBool::new(false),
-            trace,
-        })
-    }
-
-    /// Goes on with a fresh accelerator half, whose calls count from 0.
-    fn renew(&self, accel: &dyn accel::Vcpu) {
-        self.kick.rebind(&accel.exit_flag());
-        self.quiet.store(false, Ordering::SeqCst);
-        self.timed(|_| {
-            let calls = self.counters.calls.swap(0, Ordering::Relaxed);
-            self.counters.calls_before.fetch_add(calls, Ordering::Relaxed);
-        });
-    }
-
-    /// Runs `f` on the processor time so far while no reader looks.
-    pub(crate) fn timed<T>(&self, f: impl FnOnce(&mut u64) -> T) -> T {
-        f(&mut self.cpu_ns.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Its last exits, if the machine is traced.
-    #[must_use]
-    pub fn trace(&self) -> Option<&Ring> {
-        self.trace.as_ref()
-    }
-
-    /// What the vCPU has done so far, up to this moment.
-    #[must_use]
-    pub fn readings(&self) -> Readings {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let mut hits = [0; RUNGS];
-        for (into, from) in hits.iter_mut().zip(&self.counters.hits) {
-            *into = load(from);
-        }
-        let exits = load(&self.counters.exits);
-        let capped_ns = load(&self.counters.capped_ns);
-        self.timed(|total| {
-            let calls = load(&self.counters.calls_before) + load(&self.counters.calls);
-            Readings { hits, exits, calls, capped_ns, cpu_ns: *total + self.kick.elapsed() }
-        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Answers to unclaimed reads, who is answering, and what a vCPU counts.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::*;

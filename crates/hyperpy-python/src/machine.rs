@@ -71,8 +71,9 @@ impl Machine {
         };
         let most = accel.max_vcpus().map_err(|error| errors::accel(&error))?;
         if vcpus > most {
-            let hint = "hint: `hyperpy doctor` shows how many KVM takes";
-            return Err(PyValueError::new_err(format!("more vcpus than this KVM's {most}: {vcpus}\n\n{hint}")));
+            return Err(PyValueError::new_err(format!(
+                "more vcpus than this KVM's {most}: {vcpus}\n\nhint: `hyperpy doctor` shows how many KVM takes"
+            )));
         }
         let pages = pages(huge_pages)?;
         let memory = CoreMemory::with_ram_in(memory, pages).map_err(|error| errors::memory(&error))?;

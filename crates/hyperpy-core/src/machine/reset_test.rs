@@ -221,6 +221,7 @@ fn test_reset_waits_for_a_vcpu_in_other_hands_and_hears_its_host() {
     rig.machine.regs(0).unwrap();
 }
 
+// fault row 35
 #[test]
 fn test_every_verb_from_many_threads_at_once_never_hangs() {
     let script = vec![Step::Repeat(AccelExit::Pio { port: 0x80, size: 1, count: 1, is_write: true }, u64::MAX)];
