@@ -1,5 +1,5 @@
 //! Trapped registers on scripted machines: handlers, answers, faults, and what is refused.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::sync::Mutex;
 
