@@ -100,8 +100,7 @@ class Trapping:
             ValueError: the value is too wide, or the exit is a write.
             StateError: that vcpu has moved on.
         """
-        given: object = exit
-        match given:
+        match exit:
             case Exit.Mmio() | Exit.Pio():
                 address, size = given.address, given.size
                 is_write = given.is_write
@@ -111,8 +110,9 @@ class Trapping:
                 address, size, is_write = 0, 8, False
                 value = value % (1 << 64) if -(1 << 63) <= operator.index(value) < 0 else value
             case _:
-                hint = "an Exit.Mmio, Pio, Msr or Hypercall that run() or wait() returned"
-                raise TypeError(f"not an access: {given!r}\n\nhint: {hint}")
+                raise TypeError(
+                    f"not an access: {exit!r}\n\nhint: an Exit.Mmio, Pio, Msr or Hypercall that run() or wait() returned"
+                )
         if not 0 <= operator.index(value) < 1 << 64:
             raise ValueError(f"value is too wide for a read of {size} bytes: {value:#x}")
         self._native.answer((exit.vcpu, address, size, is_write, 0, exit._ticket), value)

@@ -540,3 +540,18 @@ def test_cpuid_of_a_running_or_closed_machine_is_refused(boot: Any) -> None:
     m.close()
     with pytest.raises(StateError, match="closed"):
         len(cpuid)
+
+
+def test_reset_keeps_what_was_changed_of_cpuid_and_what_is_trapped(boot: Any) -> None:
+    m = boot(READS)
+    m.vcpus[0].cpuid.features.discard("hypervisor")
+    m.msr(CLOCK)(lambda access: 0x55)
+    for _ in range(2):
+        assert m.run(RUN) == Exit.Halt(0)
+        assert m.vcpus[0].regs.rbx == 0x55
+        m.vcpus[0].msrs["IA32_SYSENTER_CS"] = 8
+        m.reset()
+        assert "hypervisor" not in m.vcpus[0].cpuid.features
+        assert m.vcpus[0].msrs["IA32_SYSENTER_CS"] == 0
+    m.vcpus[0].cpuid.features.add("hypervisor")  # the vcpu is a new one
+    assert "hypervisor" in m.vcpus[0].cpuid.features

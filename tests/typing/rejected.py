@@ -15,7 +15,7 @@ def wrong_arguments(machine: Machine) -> None:
     machine.load(b"\xf4")  # type: ignore[arg-type]
     machine.load(Flat(b"\xf4", mode="virtual"))  # type: ignore[arg-type]
     machine.answer(Exit.Halt(0), 1)  # type: ignore[arg-type]
-    machine.msr(0x10)(lambda: 0)  # type: ignore[arg-type, misc]
+    machine.msr(0x10)(lambda: 0)  # type: ignore[type-var]
     machine.vcpus[0].cpuid.features.add(1)  # type: ignore[arg-type]
     machine.console.expect(5)  # type: ignore[call-overload]
     machine.memory.write(0, "text")  # type: ignore[arg-type]

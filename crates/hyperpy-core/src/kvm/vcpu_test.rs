@@ -252,6 +252,7 @@ fn patched(vcpu: &mut KvmVcpu, reason: u32, words: &[u64]) -> AccelExit {
     vcpu.decode()
 }
 
+// fault row 24
 #[test]
 fn test_page_with_an_entry_failure_or_an_unknown_reason_is_told_with_its_number() {
     let (mut vcpu, _vm, _memory) = vcpu(&[0xf4]);
@@ -262,6 +263,7 @@ fn test_page_with_an_entry_failure_or_an_unknown_reason_is_told_with_its_number(
     }
 }
 
+// fault row 24
 #[test]
 fn test_page_with_an_internal_error_gives_the_suberror_and_no_more_bytes_than_there_are() {
     let (mut vcpu, _vm, _memory) = vcpu(&[0xf4]);

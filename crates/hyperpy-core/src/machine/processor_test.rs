@@ -59,6 +59,7 @@ fn test_msr_that_is_refused_is_named_and_those_before_it_are_set() {
     assert_eq!(refused.to_string(), "KVM_GET_MSRS refuses msr 0xdead");
 }
 
+// fault row 25
 #[test]
 fn test_registers_that_no_processor_has_are_refused_before_the_accelerator_sees_them() {
     let rig = Rig::new(vec![vec![]]);
@@ -77,6 +78,7 @@ fn test_registers_that_no_processor_has_are_refused_before_the_accelerator_sees_
     assert_eq!(register(rig.machine.set_regs(0, |regs| regs.rip = 1 << 56).unwrap_err()), "rip");
 }
 
+// fault row 25
 #[test]
 fn test_cr3_where_no_memory_is_is_refused_once_paging_is_on() {
     let rig = Rig::new(vec![vec![]]);

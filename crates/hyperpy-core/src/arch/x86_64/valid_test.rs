@@ -36,6 +36,7 @@ fn test_sregs_of_every_mode_are_valid() {
     }
 }
 
+// fault row 25
 #[test]
 #[rustfmt::skip] // one state a line
 fn test_sregs_that_no_processor_has_name_the_register() {
@@ -92,6 +93,7 @@ fn test_sregs_that_were_broken_before_are_no_obstacle() {
     assert_eq!(names(&odd, &Sregs { es: loose(1 << 40), ..odd }), Some("es"));
 }
 
+// fault row 25
 #[test]
 fn test_regs_that_no_processor_has_name_the_register() {
     let check = |now: Regs, wide| check_regs(&Regs::default(), &now, wide).err().map(|invalid| invalid.register);
