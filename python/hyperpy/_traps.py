@@ -102,10 +102,10 @@ class Trapping:
         """
         match exit:
             case Exit.Mmio() | Exit.Pio():
-                address, size = given.address, given.size
-                is_write = given.is_write
+                address, size = exit.address, exit.size
+                is_write = exit.is_write
             case Exit.Msr():
-                address, size, is_write = given.index, 8, given.is_write
+                address, size, is_write = exit.index, 8, exit.is_write
             case Exit.Hypercall():
                 address, size, is_write = 0, 8, False
                 value = value % (1 << 64) if -(1 << 63) <= operator.index(value) < 0 else value
