@@ -124,8 +124,9 @@ class Session:
             if self._process is not None and self._open:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, number)
-                while self._open and (events := self._selector.select(_END_S)):
-                    for key, _ in events:
+                limit = time.monotonic() + _END_S  # whatever it still says or draws
+                while self._open and (left := limit - time.monotonic()) > 0:
+                    for key, _ in self._selector.select(left):
                         key.data()
         self._resources.close()
         if self._process is not None:
