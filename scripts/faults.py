@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _ROW = re.compile(r"^\| (?P<numbers>[\d, ]+) \| (?P<fault>.*?) \| .* \| (?P<tests>.*?) \|$", re.MULTILINE)
 _NAMED = re.compile(r"`(test_\w+)`")
 _MARKED_RUST = re.compile(
-    r"// fault row (?P<rows>[\d, ]+)$(?:\s*(?://.*|#\[.*\])$)*\s*fn (?P<name>test_\w+)", re.MULTILINE
+    r"// fault row (?P<rows>[\d, ]+)$(?:\s*(?://|#\[).*$)*\s*fn (?P<name>test_\w+)", re.MULTILINE
 )
 _MARKED_PYTHON = re.compile(
     r"@pytest\.mark\.fault\((?P<rows>[\d, ]+)\)\n(?:(?!def ).*\n)*def (?P<name>test_\w+)"
