@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::block::{Mapping, View};
-use super::{Kind, Layout, Memory};
+use super::{Layout, Memory};
 use crate::error::MemoryError;
 
 impl Layout {
@@ -96,20 +96,5 @@ impl Memory {
         let zeroed = layout.walk(gpa, size, |_, _, _| true)
             && layout.walk(gpa, size, |mapping, offset, range| mapping.zero(offset, range.len()));
         if zeroed { Ok(()) } else { Err(missing) }
-    }
-
-    /// Makes all RAM zero, as at power-on. Rom stays. No vCPU should be in the guest meanwhile.
-    ///
-    /// # Errors
-    /// The machine is closed.
-    pub fn zero_ram(&self) -> Result<(), MemoryError> {
-        let layout = self.layout();
-        if layout.closed {
-            return Err(MemoryError::Closed);
-        }
-        for part in layout.parts.iter().filter(|part| part.info.kind == Kind::Ram && part.owned().is_some()) {
-            self.zero(part.info.gpa, part.info.len)?;
-        }
-        Ok(())
     }
 }

@@ -131,8 +131,8 @@ fn test_writable_view_is_written_as_long_as_it_lives_and_once_after() {
 }
 
 #[test]
-fn test_zero_counts_as_written() {
+fn test_reset_counts_as_written() {
     let (memory, _scripted, _vm) = tracked();
-    memory.zero_ram().unwrap();
+    memory.reset();
     assert_eq!(memory.dirty(true).unwrap(), [(0, MIB)]);
 }

@@ -200,13 +200,13 @@ fn test_add_beyond_the_slots_is_refused_and_a_removal_makes_room() {
 }
 
 #[test]
-fn test_zero_leaves_rom_and_gives_ram_back() {
+fn test_reset_leaves_rom_and_gives_ram_back() {
     let memory = Memory::with_ram(MIB).unwrap();
     memory.add(MIB, 4096, Kind::Rom, "rom").unwrap();
     memory.alias(2 * MIB, 0x1000, 4096, "again").unwrap();
     memory.write(0x1000, &vec![7; 0x8000]).unwrap();
     memory.write(MIB, b"rom").unwrap();
-    memory.zero_ram().unwrap();
+    memory.reset();
     assert_eq!(memory.committed(), 4096);
     let (mut ram, mut rom) = ([1; 3], [1; 3]);
     memory.read(2 * MIB, &mut ram).unwrap();

@@ -9,6 +9,7 @@
 mod access;
 mod block;
 mod dirty;
+pub(crate) mod error;
 mod layout;
 mod marks;
 
