@@ -44,9 +44,14 @@ def spec_of(machine: Machine) -> MachineSpec:
     if callable(unclaimed):
         raise SpecError(f"a callable has no spec: {unclaimed!r}", path="unclaimed", hint=_HINT)
     usual = "ones" if image is not None and image.has_pc else "exit"
-    known = {id(device): spec for device, spec in zip(base_devices, base.devices, strict=True)}
+    if unclaimed == usual:  # said only where it is not clear by itself, or was said before
+        unclaimed = base.unclaimed if base.unclaimed == usual else None
+    known = {
+        (id(device), spec.pio is not None, spec.mmio if spec.pio is None else spec.pio): spec
+        for device, spec in zip(base_devices, base.devices, strict=True)
+    }
     devices = [
-        known.get(id(device)) or _device(index, device, is_pio, facts)
+        known.get((id(device), is_pio, facts["base"])) or _device(index, device, is_pio, facts)
         for index, ((is_pio, region), (device, facts)) in enumerate(machine._attached.items())
         if (is_pio, region) not in machine._brought
     ]
@@ -65,11 +70,7 @@ def spec_of(machine: Machine) -> MachineSpec:
             and not has_pc
             and not any(d.irq is not None for d in devices)
         ),
-        unclaimed=base.unclaimed
-        if machine._made_from and unclaimed == (base.unclaimed or usual)
-        else None
-        if unclaimed == usual
-        else unclaimed,
+        unclaimed=unclaimed,
         pc=base.pc or (has_pc and not (image is not None and image.has_pc)),
         serial=base.serial,
         image=image,

@@ -1,9 +1,9 @@
 """Machines as values: what a machine is made of, to and from TOML and JSON, checked, compared, and made.
 
 A spec is a frozen dataclass that says everything that `Machine(...)`, `attach`, `memory.add` and `load` would be told.
-Here are the classes but those of images (`_spec_image`); the form of their values is in `_spec_form`, the static check in
-`_spec_check`.
-`hyperpy run`, `hyperpy check` and `hyperpy diff` are the same on the command line.
+Here are the classes but those of images (`_spec_image`) and devices (`_spec_device`); the form of their values is in
+`_spec_form`, the static check in `_spec_check`. `hyperpy run`, `hyperpy check` and `hyperpy diff` are the same on the
+command line.
 """
 
 from __future__ import annotations
@@ -257,6 +257,7 @@ class MachineSpec(Form):
             cpus=self.cpus,
             cpu_limit=self.cpu_limit,
         )
+        things: list[Any] = []
         try:
             for index, region in enumerate(self.regions):
                 with _named(f"regions[{index}]"):
@@ -266,9 +267,9 @@ class MachineSpec(Form):
             # Before the image: a kernel's tables list them.
             for index, (spec, device) in enumerate(zip(self.devices, devices, strict=True)):
                 with _named(f"devices[{index}]"):
-                    thing = spec.make(console=made.console) if device is None else device
+                    things.append(spec.make(console=made.console) if device is None else device)
                     made.attach(
-                        thing, pio=spec.pio, mmio=spec.mmio, size=spec.size, irq=spec.irq, name=spec.name
+                        things[-1], pio=spec.pio, mmio=spec.mmio, size=spec.size, irq=spec.irq, name=spec.name
                     )
             if self.image is not None:
                 made.load(self.image.make(self.folder))
@@ -277,7 +278,7 @@ class MachineSpec(Form):
         except BaseException:
             made.close()
             raise
-        made._made_from = (self, made._image, [device for device, _ in made._attached.values()])
+        made._made_from = (self, made._image, things)
         return made
 
     def _add(self, made: Machine, region: RegionSpec) -> None:

@@ -17,6 +17,7 @@ from hyperpy import (
     Device,
     DeviceSpec,
     Exit,
+    FirmwareSpec,
     Flat,
     FlatSpec,
     Linux,
@@ -154,6 +155,30 @@ def test_spec_of_a_machine_made_by_hand_makes_the_same_again(folder: Path) -> No
         m.load(Linux(folder / "kernel.elf", cmdline="x"))
         image = LinuxSpec(kernel=str(folder / "kernel.elf"), cmdline="x")
         assert m.spec == MachineSpec(name="linux", memory="64M", image=image)
+
+
+def test_spec_of_firmware_leaves_out_what_the_image_brings(tmp_path: Path) -> None:
+    (tmp_path / "bios").write_bytes(
+        b"\xfa\xf4".ljust(0x10, b"\0").rjust(0x1_0000, b"\0")
+    )  # at the reset vector
+    spec = MachineSpec(
+        image=FirmwareSpec(file="bios"),
+        devices=(DeviceSpec(model="debug-exit", pio=0xF4),),
+        folder=str(tmp_path),
+    )
+    assert spec.check() == []
+    with spec.make() as m:
+        assert m.run(RUN) == Exit.Halt(0)
+        assert "fw_cfg" in str(m.map)
+        assert m.spec == spec
+
+
+def test_spec_of_a_device_that_was_moved_has_its_new_place() -> None:
+    with MachineSpec(devices=(DeviceSpec(model="debug-exit", pio=0xF4),)).make() as m:
+        ((device, _),) = m._attached.values()
+        m.detach(device)
+        m.attach(device, pio=0x500)
+        assert m.spec.devices == (DeviceSpec(model="debug-exit", pio=0x500),)
 
 
 class Local(Device):
