@@ -447,6 +447,7 @@ def test_cpuid_is_a_mapping_that_follows_the_machine() -> None:
         made = dict(second)
         assert made.keys() == planned.keys()
         assert made[1, 0].ebx == planned[1, 0].ebx
+        assert made[0, 0] == planned[0, 0]
         assert "     1  0 " in repr(first)
 
 

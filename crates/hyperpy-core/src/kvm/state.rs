@@ -107,6 +107,8 @@ pub(super) fn set_cpuid(fd: &VcpuFd, table: &[Leaf]) -> Result<(), AccelError> {
     fd.set_cpuid2(&table).map_err(call(name))
 }
 
+/// The leaves of a table. Older kernels leave the number of entries of KVM_GET_CPUID2 as it was asked for, and zeros where
+/// there was nothing to tell (seen on 6.1): those behind the last leaf are none.
 pub(super) fn leaves(table: &CpuId) -> Vec<Leaf> {
     let leaf = |entry: &kvm_cpuid_entry2| Leaf {
         leaf: entry.function,
@@ -117,7 +119,11 @@ pub(super) fn leaves(table: &CpuId) -> Vec<Leaf> {
         ecx: entry.ecx,
         edx: entry.edx,
     };
-    table.as_slice().iter().map(leaf).collect()
+    let mut leaves: Vec<_> = table.as_slice().iter().map(leaf).collect();
+    while leaves.last().is_some_and(|leaf| *leaf == Leaf::default()) {
+        leaves.pop();
+    }
+    leaves
 }
 
 fn entry(leaf: &Leaf) -> kvm_cpuid_entry2 {

@@ -348,3 +348,12 @@ fn test_msr_that_is_trapped_exits_takes_an_answer_and_faults() {
     let regs = vcpu.regs().unwrap();
     assert_eq!((regs.rip, regs.rbx), (0x2001, 0x2345_6789));
 }
+
+#[test]
+fn test_cpuid_table_that_a_kernel_filled_up_with_zeros_ends_at_its_last_leaf() {
+    let entry = |function, eax| kvm_bindings::kvm_cpuid_entry2 { function, eax, ..Default::default() };
+    let raw = [entry(0, 7), entry(1, 0), entry(0, 0), entry(4, 0), entry(0, 0), entry(0, 0)];
+    let leaves = state::leaves(&kvm_bindings::CpuId::from_entries(&raw).unwrap());
+    assert_eq!(leaves.iter().map(|leaf| leaf.leaf).collect::<Vec<_>>(), [0, 1, 0, 4]);
+    assert_eq!(state::leaves(&kvm_bindings::CpuId::from_entries(&raw[4..]).unwrap()), []);
+}
