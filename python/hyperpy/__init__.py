@@ -42,6 +42,7 @@ from hyperpy.stats import Map, Stats
 from hyperpy.vcpu import DescriptorTable, Registers, Segment, SpecialRegisters, Vcpu
 
 if TYPE_CHECKING:
+    from hyperpy.disassembly import disassemble
     from hyperpy.spec import (
         DeviceSpec,
         FirmwareSpec,
@@ -107,12 +108,17 @@ __all__ = [
     "Stop",
     "Vcpu",
     "budget",
+    "disassemble",
 ]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    """Import specs when they are first wanted: most scripts make their machines themselves."""
+    """Import what few scripts use when it is first wanted: most make their machines themselves."""
+    if name == "disassemble":
+        from hyperpy.disassembly import disassemble  # noqa: PLC0415
+
+        return disassemble
     if not name.endswith("Spec") or name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from hyperpy import spec  # noqa: PLC0415

@@ -15,7 +15,10 @@ __all__ = [
     "VcpuThread",
     "View",
     "capabilities",
+    "clear_breakpoint",
+    "code_at",
     "cpuid",
+    "disassemble",
     "fpu",
     "gunzip",
     "kernel_payload",
@@ -30,14 +33,19 @@ __all__ = [
     "remove_cpuid",
     "route",
     "routes",
+    "run_until",
+    "set_breakpoint",
     "set_cpuid",
     "set_fpu",
     "set_msrs",
+    "step",
     "stock_lines",
     "stock_ports",
     "stock_sizes",
+    "trace",
     "trap_hypercalls",
     "trap_msr",
+    "walk",
 ]
 
 @final
@@ -115,6 +123,7 @@ class Machine:
         console: Console,
         huge_pages: str | None = None,
         cpus: list[int] | None = None,
+        trace: int = 0,
         script: Script | None = None,
     ) -> Machine: ...
     @property
@@ -181,6 +190,23 @@ def gunzip(file: bytes, limit: int) -> bytes | None: ...
 def stock_lines(machine: Machine | None) -> list[tuple[int, bool, str]]: ...
 def stock_ports() -> list[tuple[int, int, str]]: ...
 def stock_sizes() -> dict[str, int]: ...
+def walk(
+    machine: Machine, vcpu: int, gva: int
+) -> tuple[
+    int,
+    str,
+    list[tuple[str, int, int, int, int]],
+    tuple[int, int, bool, bool, bool] | None,
+    int | None,
+    str,
+]: ...
+def code_at(machine: Machine, vcpu: int) -> tuple[int, int]: ...
+def disassemble(bytes: Buffer, address: int, bits: int) -> list[tuple[int, int, str]]: ...
+def step(machine: Machine, vcpu: int, count: int, timeout: float | None) -> tuple[str, Any]: ...
+def run_until(machine: Machine, vcpu: int, address: int, timeout: float | None) -> tuple[str, Any]: ...
+def set_breakpoint(machine: Machine, address: int, size: int, on: str) -> int: ...
+def clear_breakpoint(machine: Machine, number: int) -> None: ...
+def trace(machine: Machine) -> list[tuple[int, int, str, int, int, int, int, bool, int]]: ...
 def kernel_payload(kernel: Buffer, limit: int) -> bytes | None: ...
 def fpu(machine: Machine, index: int) -> list[tuple[str, bytes]]: ...
 def set_fpu(machine: Machine, index: int, values: list[tuple[str, bytes]]) -> None: ...

@@ -24,6 +24,7 @@ from hyperpy.doctor import kernel_code_is_native
 from hyperpy.errors import HyperpyError, KvmUnavailable, SpecError
 
 if TYPE_CHECKING:
+    from hyperpy.errors import GuestFault
     from hyperpy.exits import AnyExit
     from hyperpy.machine import Machine
     from hyperpy.spec import MachineSpec
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["run_spec"]
 
 STATUS_TIMEOUT = 124
-_POWER_ON_RIP = 0xFFF0
 
 
 class _RaisedError(Exception):
@@ -116,31 +116,22 @@ def _status(machine: Machine, exit_: AnyExit, timeout: float | None, in_lab: str
             return complain("run", _account(machine, exit_, in_lab))
 
 
-def _account(machine: Machine, exit_: AnyExit, in_lab: str) -> str:
+def _account(machine: Machine, exit_: AnyExit, in_lab: str) -> GuestFault:
     """What happened to a guest that did not end by itself, where, and what to do."""
-    hint = "the guest's last output tells more; with --append, `earlyprintk=serial` gives more of it"
+    fault = machine.fault(exit_)
     match exit_:
-        case Exit.InternalError(suberror=1, bytes=code):
-            what = f"KVM cannot interpret the instruction {code.hex(' ') or 'there'}"
-            hint = "`hyperpy doctor` tells about this host's KVM"
+        case Exit.InternalError(suberror=1):
             if not kernel_code_is_native():
-                hint = f"this host's KVM interprets kernel code; the lab's runs it: {in_lab}"
-        case Exit.Shutdown():
-            what = "triple fault: an exception, and nothing to handle it"
+                fault.hint = f"this host's KVM interprets kernel code; the lab's runs it: {in_lab}"
         case Exit.Halt():
-            what = "every vcpu has halted with interrupts off"
-            hint = "a guest ends by power-off, reset, or a write to --debug-exit"
-        case Exit.FailEntry(reason=reason):
-            what = f"the processor refuses the guest's state: {reason:#x}"
-            hint = "Intel SDM vol. 3, 28.3 lists what it checks"
+            fault.hint = "a guest ends by power-off, reset, or a write to --debug-exit"
+        case Exit.FailEntry():
+            pass
         case _:
-            what = f"guest ended with {exit_!r}"
-    vcpu = getattr(exit_, "vcpu", None) or 0
-    rip = machine.vcpus[vcpu].regs.rip
-    # On AMD, KVM puts a vcpu that shuts down into its power-on state (svm.c, shutdown_interception).
-    is_lost = isinstance(exit_, Exit.Shutdown) and rip == _POWER_ON_RIP
-    where = "rip is lost, KVM has reset the vcpu" if is_lost else f"rip {rip:#x}"
-    return f"{what}; vcpu {vcpu}, {where}\n\nhint: {hint}"
+            fault.hint = (
+                "the guest's last output tells more; with --append, `earlyprintk=serial` gives more of it"
+            )
+    return fault
 
 
 # -- the serial line -------------------------------------------------------------------------------------------------

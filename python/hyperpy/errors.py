@@ -6,6 +6,15 @@ too; they live here because the stable ABI cannot derive exceptions with fields 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hyperpy.disassembly import Instruction
+    from hyperpy.paging import PageWalk
+    from hyperpy.trace import TraceEntry
+
 __all__ = [
     "BootError",
     "BudgetError",
@@ -21,6 +30,9 @@ __all__ = [
     "SpecError",
     "StateError",
 ]
+
+
+_EXITS_SHOWN = 12
 
 
 class HyperpyError(Exception):
@@ -153,14 +165,54 @@ class BootError(HyperpyError, ValueError):
 
 
 class GuestFault(HyperpyError):  # noqa: N818 - the guest's, not ours
-    """The guest did something that ends the run where the caller asked for an exception.
+    """The guest did something that ends the run where the caller asked for an exception; also what `Machine.fault` gives.
 
-    `exit` is the exit that tells what.
+    `exit` is the exit that tells what. The others are None or empty where they cannot be seen: `regs` the general
+    registers by name, `code` the instructions from rip on, `walk` the page walk of rip, `cr2_walk` that of the address of
+    the last page fault (after a triple fault or where KVM could not go on), and `trace` the last exits of all vcpus.
     """
 
     def __init__(self, message: str = "", *, exit: object = None, hint: str | None = None) -> None:  # noqa: A002
         super().__init__(message, hint=hint)
         self.exit = exit
+        self.regs: dict[str, int] | None = None
+        self.code: list[Instruction] = []
+        self.walk: PageWalk | None = None
+        self.cr2_walk: PageWalk | None = None
+        self.trace: list[TraceEntry] = []
+        self.unseen = ""  # why there are no registers
+        self.is_reset = False  # KVM has put the vcpu into its power-on state
+
+    @property
+    def vcpu(self) -> int:
+        """The vcpu that it is about."""
+        return getattr(self.exit, "vcpu", None) or 0
+
+    def __str__(self) -> str:
+        where = f"; vcpu {self.vcpu}" if self.exit is not None else ""
+        if self.regs is not None:
+            where += (
+                ", rip is lost, KVM has reset the vcpu" if self.is_reset else f", rip {self.regs['rip']:#x}"
+            )
+        parts = [self.message + where, *self._sections()]
+        return "\n\n".join([*parts, f"hint: {self.hint}"] if self.hint else parts)
+
+    def _sections(self) -> Iterator[str]:
+        from hyperpy.vcpu import shown_registers  # noqa: PLC0415 - few scripts need it
+
+        if self.regs is None:
+            if self.unseen:
+                yield f"registers: not shown, {self.unseen}"
+        elif not self.is_reset:
+            yield f"registers:\n{shown_registers(self.regs)}"
+        if self.code:
+            yield "code at rip:\n" + "\n".join(f"  {instruction}" for instruction in self.code)
+        if self.walk and (self.walk.levels or self.walk.page is None):
+            yield f"page walk of rip:\n{self.walk}"
+        if self.cr2_walk:
+            yield f"page walk of cr2:\n{self.cr2_walk}"
+        if self.trace:
+            yield f"last exits:\n{type(self.trace)(self.trace[-_EXITS_SHOWN:])}"
 
 
 class SnapshotError(HyperpyError):

@@ -28,6 +28,13 @@ class _Exit(Value):
         return f"Exit.{type(self).__name__}({', '.join(shown)})"
 
 
+_DR6_STEP = 1 << 14
+_INTERNAL_ERRORS = {
+    1: "emulation",
+    2: "simultaneous exceptions",
+    3: "delivery of an event",
+    4: "unexpected exit of the processor",
+}
 _HEX = frozenset({"address", "value", "index", "pc", "dr6", "number", "reason"})
 
 
@@ -109,6 +116,16 @@ class Exit:
         pc: int
         dr6: int
 
+        @property
+        def is_step(self) -> bool:
+            """Whether a step was made."""
+            return bool(self.dr6 & _DR6_STEP)
+
+        @property
+        def hits(self) -> tuple[int, ...]:
+            """Numbers of the breakpoints and watchpoints that were hit."""
+            return tuple(number for number in range(4) if self.dr6 >> number & 1)
+
     @final
     class Shutdown(_Exit):
         """A triple fault."""
@@ -169,6 +186,28 @@ class Exit:
         suberror: int
         number: int
         bytes: bytes
+        _bits: int = 64
+
+        @property
+        def error(self) -> str:
+            """The sub-error in words (KVM_INTERNAL_ERROR_*)."""
+            if self.number:
+                return "unknown exit"
+            return _INTERNAL_ERRORS.get(self.suberror, "unknown error")
+
+        @property
+        def instruction(self) -> str | None:
+            """What `bytes` begin with, disassembled for the width of the vcpu's code; None if KVM gave none."""
+            if not self.bytes:
+                return None
+            from hyperpy.disassembly import disassemble  # noqa: PLC0415 - few scripts need it
+
+            bits = self._bits if self._bits in (16, 32, 64) else 64
+            return disassemble(self.bytes, bits=bits)[0].text
+
+        def __repr__(self) -> str:
+            instruction = f", instruction={self.instruction!r}" if self.bytes else ""
+            return f"{super().__repr__()[:-1]}, error={self.error!r}{instruction})"
 
 
 AnyExit: TypeAlias = (

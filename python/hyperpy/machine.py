@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias
 
 from hyperpy import _hyperpy
 from hyperpy._attach import Attaching
+from hyperpy._debug import Debugging
 from hyperpy._traps import Trapping
 from hyperpy.console import Console
 from hyperpy.errors import GuestFault, StateError
@@ -35,10 +36,11 @@ if TYPE_CHECKING:
 __all__ = ["Machine", "Unclaimed"]
 
 Unclaimed: TypeAlias = Literal["exit", "ones", "raise"] | Callable[[Any], "int | None"]
+_MOST_TRACED = 1 << 20
 _live: weakref.WeakSet[Machine] = weakref.WeakSet()
 
 
-class Machine(Attaching, Trapping):
+class Machine(Attaching, Debugging, Trapping):
     """A virtual machine.
 
     Arguments:
@@ -55,6 +57,7 @@ class Machine(Attaching, Trapping):
         cpus: numbers of the host's processors that the vcpus may run on; None for all that the process may use.
         cpu_limit: how many processors' time all vcpus may use together, over periods of 100 ms: 0.5 is half of one,
             1.5 one and a half; None for no limit. It can be set at any time.
+        trace: how many of the last exits of each vcpu are recorded for `trace()` and for faults, from 0 (none) to 2**20.
 
     Raises:
         BudgetError: it asks for more than `hyperpy.budget` has left.
@@ -85,12 +88,15 @@ class Machine(Attaching, Trapping):
         huge_pages: HugePages | None = None,
         cpus: Iterable[int] | None = None,
         cpu_limit: float | None = None,
+        trace: int = 0,
     ) -> None:
         self._closed = True  # until there is something to close
         if not 0 < operator.index(vcpus) < 1 << 32:
             raise ValueError(
                 f"number of vcpus is out of range: {vcpus}\n\nhint: from 1; `hyperpy doctor` shows how many KVM takes"
             )
+        if not 0 <= operator.index(trace) <= _MOST_TRACED:
+            raise ValueError(f"number of exits to record is out of range: {trace}\n\nhint: from 0 to 2**20")
         size = parse_size(memory)
         chosen = None if cpus is None else _processors(cpus)
         limit = None if cpu_limit is None else processors(cpu_limit, "cpu_limit")
@@ -101,7 +107,9 @@ class Machine(Attaching, Trapping):
             failed=lambda error: None if (m := reference()) is None else m.errors.append(error),
         )
         try:
-            self._native = self._make_native(size, vcpus, irqchip, self.console._native, huge_pages, chosen)
+            self._native = self._make_native(
+                size, vcpus, irqchip, self.console._native, huge_pages, chosen, trace
+            )
         except BaseException:
             self._share.give_back()
             raise
@@ -110,8 +118,9 @@ class Machine(Attaching, Trapping):
         self._cpu_limit = limit
         self._owner = os.getpid()
         self.name = name or f"machine {self._native.id}"
-        self.memory = Memory(self._native.memory, self._share)
-        self.vcpus = tuple(Vcpu(self._native, index) for index in range(vcpus))
+        self._traced = trace
+        self.memory = Memory(self._native.memory, self._share, self._native)
+        self.vcpus = tuple(Vcpu(self._native, index, reference) for index in range(vcpus))
         self.errors: list[BaseException] = []
         self._attached = {}
         self._images: dict[tuple[type, object], Image] = {}
@@ -420,6 +429,11 @@ class Machine(Attaching, Trapping):
     def _raise(self, raised: list[BaseException]) -> NoReturn:
         """Raise the first of several exceptions of devices; the others are in its notes, all of them in `errors`."""
         self.errors += raised
+        for error in raised:
+            if isinstance(error, GuestFault) and error.regs is None:
+                from hyperpy.fault import fill  # noqa: PLC0415 - few scripts need it
+
+                fill(self, error)  # it was raised inside a device, where nothing can be seen
         first, *later = raised
         for other in later:
             with contextlib.suppress(AttributeError):

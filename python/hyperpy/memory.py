@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from hyperpy import _hyperpy
+    from hyperpy.paging import PageWalk
     from hyperpy.resources import Share
 
 __all__ = ["HugePages", "Memory", "parse_size"]
@@ -62,8 +63,9 @@ class Memory:
         b'hello' b'el'
     """
 
-    def __init__(self, native: _hyperpy.Memory, share: Share) -> None:
+    def __init__(self, native: _hyperpy.Memory, share: Share, machine: _hyperpy.Machine) -> None:
         self._native = native
+        self._machine = machine
         # Weak: who keeps the memory of a machine that is gone asks for nothing more.
         self._share = weakref.ref(share)
 
@@ -246,6 +248,50 @@ class Memory:
             StateError: `track_dirty` was not called, or the machine is closed.
         """
         return self._native.dirty(clear)
+
+    def walk(self, gva: int, *, vcpu: int = 0) -> PageWalk:
+        """The walk of a linear address through the page tables of a vcpu, as memory holds them now.
+
+        Segment bases are not added. It prints as a table.
+
+        Raises:
+            ValueError: the address does not fit into 64 bits.
+            IndexError: there is no such vcpu.
+            StateError: the machine runs or is closed, or this is inside a device.
+        """
+        from hyperpy import paging  # noqa: PLC0415 - few scripts need it
+
+        if not 0 <= operator.index(gva) < 1 << 64:
+            raise ValueError(f"address does not fit into 64 bits: {gva:#x}")
+        if not 0 <= operator.index(vcpu) < 1 << 32:
+            raise IndexError(f"no such vcpu: {vcpu}\n\nhint: vcpus are numbered from 0")
+        return paging.walk(self._machine, vcpu, gva)
+
+    def translate(self, gva: int, *, vcpu: int = 0) -> int:
+        """The gpa of a linear address, as a vcpu would find it.
+
+        Without paging it is the address itself. There may be no memory at the gpa: devices are mapped too.
+
+        Raises:
+            MemoryAccessError: the address is not mapped; the message says at which level and with which entry.
+            StateError: the machine runs or is closed, or this is inside a device. Else as for `walk`.
+
+        Example:
+            >>> import hyperpy
+            >>> with hyperpy.Machine(memory="1M") as m:
+            ...     m.load(
+            ...         hyperpy.Flat(bytes([0xF4]), at=0x1000, mode="long")
+            ...     )  # its tables map 4 GiB, each to itself
+            ...     print(hex(m.memory.translate(0x1234)))
+            ...     print(m.memory.walk(0x1234))
+            0x1234
+            gva 0x1234 is gpa 0x1234 (4-level paging, page of 2 MiB, writable, executable)
+            level  table   index  entry   flags
+            PML4   0x9000    0x0  0xa003  P RW
+            PDPT   0xa000    0x0  0xb003  P RW
+            PD     0xb000    0x0    0x83  P RW PS
+        """
+        return self.walk(gva, vcpu=vcpu).require()
 
     @property
     def committed(self) -> int:

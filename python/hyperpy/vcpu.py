@@ -7,15 +7,17 @@ one look at it, `all()` and `update()` are the same in bulk.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hyperpy.errors import KvmError
+from hyperpy import _hyperpy
+from hyperpy.errors import KvmError, StateError
 
 if TYPE_CHECKING:
-    from hyperpy import _hyperpy
     from hyperpy.cpuid import Cpuid
+    from hyperpy.exits import AnyExit
     from hyperpy.fpu import FpuRegisters
+    from hyperpy.machine import Machine
     from hyperpy.msrs import Msrs
 
 __all__ = ["DescriptorTable", "Registers", "Segment", "SpecialRegisters", "Vcpu"]
@@ -117,9 +119,13 @@ class Registers(_File):
         return [*super().__dir__(), *_GENERAL]
 
     def __repr__(self) -> str:
-        values = self.all()
-        rows = [_GENERAL[i : i + 3] for i in range(0, len(_GENERAL), 3)]
-        return "\n".join("  ".join(f"{name:>6} {values[name]:016x}" for name in row) for row in rows)
+        return shown_registers(self.all())
+
+
+def shown_registers(values: Mapping[str, int]) -> str:
+    """General registers as a table."""
+    shown = [f"{name:>6} {values[name]:016x}" for name in _GENERAL if name in values]
+    return "\n".join("  ".join(shown[i : i + 3]) for i in range(0, len(shown), 3))
 
 
 class SpecialRegisters(_File):
@@ -206,9 +212,12 @@ def _named(name: str, value: Any) -> Any:
 class Vcpu:
     """One vcpu of a machine: its registers, and what its processor offers the guest."""
 
-    def __init__(self, native: _hyperpy.Machine, index: int) -> None:
+    def __init__(
+        self, native: _hyperpy.Machine, index: int, machine: Callable[[], Machine | None] = lambda: None
+    ) -> None:
         self._native = native
         self.index = index
+        self._machine = machine
 
     @property
     def regs(self) -> Registers:
@@ -240,6 +249,51 @@ class Vcpu:
         from hyperpy.cpuid import Cpuid  # noqa: PLC0415 - few scripts need it
 
         return Cpuid(self._native, self.index)
+
+    def step(self, count: int = 1, *, timeout: float | None = None) -> AnyExit:
+        """Execute `count` instructions on this vcpu alone while all others stand still.
+
+        Returns `Exit.Debug`, or what came first: an access that nobody claims (the next step completes it), a halt, a
+        breakpoint or watchpoint, a device's stop, or after `timeout` seconds `Exit.Timeout`. An interrupt that comes
+        in is stepped into. A REP instruction counts each of its rounds.
+
+        Raises:
+            ValueError: `count` is not from 1 to 2**64 - 1.
+            StateError: the machine runs, has ended or is closed; or this is inside a device.
+
+        Example:
+            >>> import hyperpy
+            >>> with hyperpy.Machine(memory="1M") as m:
+            ...     m.load(
+            ...         hyperpy.Flat(bytes([0x40, 0x43, 0xF4]), at=0x1000, mode="protected")
+            ...     )  # inc eax; inc ebx; hlt
+            ...     exit = m.vcpus[0].step()
+            ...     print(hex(exit.pc), exit.is_step, m.vcpus[0].regs.rax, m.vcpus[0].regs.rbx)
+            0x1001 True 1 0
+        """
+        if not 0 < operator.index(count) < 1 << 64:
+            raise ValueError(f"number of steps is out of range: {count}")
+        return self._settle("step", lambda: _hyperpy.step(self._native, self.index, count, timeout))
+
+    def run_until(self, address: int, *, timeout: float | None = None) -> AnyExit:
+        """Run the machine until this vcpu is about to execute the instruction at linear address `address`.
+
+        Returns `Exit.Debug` with that `pc`, or another exit that came first. It takes a debug register meanwhile. From
+        `address` itself it runs until it comes there again, if a step or a breakpoint has led there.
+
+        Raises:
+            ValueError: the address does not fit into 64 bits.
+            StateError: all four debug registers are in use; else as for `Machine.run`.
+        """
+        if not 0 <= operator.index(address) < 1 << 64:
+            raise ValueError(f"address does not fit into 64 bits: {address:#x}")
+        return self._settle("run", lambda: _hyperpy.run_until(self._native, self.index, address, timeout))
+
+    def _settle(self, verb: str, act: Callable[[], tuple[str, Any]]) -> AnyExit:
+        machine = self._machine()
+        if machine is None:
+            raise StateError(f"cannot {verb}: the machine is gone", hint="keep a reference to the machine")
+        return machine._exit(act())
 
     def __repr__(self) -> str:
         return f"Vcpu({self.index})"

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import pytest
 
-from hyperpy import AnyExit, DeviceSpec, Exit, KvmUnavailable, SpecError, _run, cli
+from hyperpy import AnyExit, DeviceSpec, Exit, GuestFault, KvmUnavailable, SpecError, _run, cli, fault
 from hyperpy._run_args import device, run_parser
 
 LIMIT_S = 30
@@ -221,7 +221,7 @@ class FakeMachine:
     def __init__(self, **options: object) -> None:
         self.options, self.attached, self.errors = options, list[Any](), list[BaseException]()
         self._attached, self._image = dict[Any, Any](), None
-        self.vcpus = [SimpleNamespace(regs=SimpleNamespace(rip=self.rip))] * 2
+        self.vcpus = [SimpleNamespace(regs=SimpleNamespace(all=lambda: {"rip": self.rip}))] * 2
         self.console = SimpleNamespace(sink=lambda target: None)
 
     def __enter__(self) -> Self:
@@ -235,6 +235,9 @@ class FakeMachine:
 
     def load(self, image: object) -> None:
         self.image = image
+
+    def fault(self, exit_: AnyExit) -> GuestFault:
+        return fault.make(self, exit_)
 
     def run(self, timeout: float | None) -> AnyExit:
         if isinstance(self.end, BaseException):

@@ -28,7 +28,7 @@ SAMPLES: dict[AnyExit, str] = {
     Exit.Timeout(): "Exit.Timeout()",
     Exit.FailEntry(0, 0x80000021): "Exit.FailEntry(vcpu=0, reason=0x80000021)",
     Exit.InternalError(0, 1, 0, b"\xd9\xe8"): (
-        "Exit.InternalError(vcpu=0, suberror=1, number=0x0, bytes=b'\\xd9\\xe8')"
+        "Exit.InternalError(vcpu=0, suberror=1, number=0x0, bytes=b'\\xd9\\xe8', error='emulation', instruction='fld1')"
     ),
 }
 EXITS = pytest.mark.parametrize("exit_", SAMPLES, ids=lambda exit_: type(exit_).__name__)

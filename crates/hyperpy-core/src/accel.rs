@@ -12,6 +12,7 @@ use thiserror::Error;
 use crate::arch::x86_64::cpuid::Leaf;
 use crate::arch::x86_64::fpu::Fpu;
 use crate::arch::x86_64::{Regs, Sregs};
+use crate::debug::DebugControl;
 use crate::exit::SystemEvent;
 use crate::memory::Mapping;
 
@@ -241,6 +242,13 @@ pub trait Vcpu: Send {
     fn all_made(&mut self) -> Result<(), AccelError> {
         Ok(())
     }
+
+    /// Sets what `run` returns [`AccelExit::Debug`] for, until it is set again. A step is of the next instruction: it
+    /// is set anew for each.
+    ///
+    /// # Errors
+    /// The host refuses.
+    fn set_debug(&mut self, control: &DebugControl) -> Result<(), AccelError>;
 }
 
 /// The byte that makes a vCPU leave the guest.

@@ -104,6 +104,8 @@ pub enum Exit {
         reason: u32,
         /// Bytes of the instruction, where KVM gave them.
         bytes: Vec<u8>,
+        /// Width of the code that they are, 16, 32 or 64.
+        bits: u32,
     },
 }
 

@@ -13,6 +13,7 @@ pub mod arch;
 pub mod boot;
 pub mod bus;
 pub mod control;
+pub mod debug;
 pub mod error;
 pub mod exit;
 pub mod irq;

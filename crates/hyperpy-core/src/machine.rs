@@ -23,6 +23,7 @@ use crate::arch::x86_64::cpuid::CpuidEdits;
 use crate::boot::Entry;
 use crate::bus::{Bus, RegionId, Space};
 use crate::control::Control;
+use crate::debug::DebugRegisters;
 use crate::error::RunError;
 use crate::irq::LineHub;
 use crate::kvm::thread::fork_generation;
@@ -87,6 +88,7 @@ pub struct Machine {
     pub lines: Arc<LineHub>,
     forks: u64,
     traced: Option<u32>,
+    pub(crate) debug: DebugRegisters,
 }
 
 /// Last port.
@@ -118,6 +120,7 @@ impl Machine {
             lines: Arc::default(),
             forks: fork_generation(),
             traced: None,
+            debug: DebugRegisters::default(),
         }
     }
 

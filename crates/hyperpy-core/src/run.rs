@@ -4,7 +4,10 @@
 //! flag, KVM_RUN then completes the pending access and returns at once, and only there requests, signals, time and
 //! halts are looked at (docs/design.md, run loop, rules 1, 5, 7 and 10).
 
+mod step;
+
 use std::any::Any;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,6 +17,7 @@ use crate::accel::{AccelError, AccelExit, Activity, Interruption};
 use crate::bus::Space;
 use crate::control::{Cause, Host, Leave, Turn};
 use crate::error::RunError;
+use crate::exit::Exit;
 use crate::kvm::affinity::CpuSet;
 use crate::kvm::thread::Sitting;
 use crate::limits::Allowed;
@@ -27,6 +31,8 @@ pub const TICK: Duration = Duration::from_millis(50);
 pub(crate) struct Watch<'a> {
     pub(crate) host: Option<&'a dyn Host>,
     pub(crate) deadline: Option<Instant>,
+    /// Instructions that are left to execute, where that is counted.
+    pub(crate) steps: Option<Cell<u64>>,
 }
 
 /// Drives a vCPU through one round.
@@ -54,7 +60,10 @@ pub(crate) fn drive(vcpu: &mut Vcpu, machine: &Machine, turn: Turn, watch: &Watc
     };
     vcpu.charged_ns = 0;
     let rounds = if shared.trace.is_some() { rounds::<true> } else { rounds::<false> };
-    let leave = guarded(vcpu, |vcpu| rounds(vcpu, machine, &sitting, watch));
+    let leave = guarded(vcpu, |vcpu| {
+        let first = step::first(vcpu, machine, &sitting, watch);
+        first.unwrap_or_else(|| rounds(vcpu, machine, &sitting, watch))
+    });
     let leave = leave.unwrap_or_else(|error| Leave::Outcome(Err(error)));
     if matches!(leave, Leave::Asked) && machine.config().irqchip {
         // The last look, with the vCPU standing still: what `Control` decides a halt by.
@@ -99,6 +108,7 @@ fn rounds<const TRACED: bool>(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitt
             }
             Entered::Exit(other) => {
                 if let Some(exit) = vcpu.exit_for_caller(machine, &other) {
+                    vcpu.reported = if let Exit::Debug { pc, .. } = exit { Some(pc) } else { None };
                     return Leave::Outcome(Ok(exit));
                 }
             }
@@ -238,7 +248,8 @@ fn finish(vcpu: &mut Vcpu, machine: &Machine) -> Result<(), RunError> {
         match enter::<true>(vcpu) {
             // KVM looks at the exit flag after it has completed the access: a further part of it comes first.
             Entered::Access(part) => access = Some(part),
-            Entered::Exit(AccelExit::Nothing) => {}
+            // The vCPU was stepping: the instruction is complete.
+            Entered::Exit(AccelExit::Nothing | AccelExit::Debug { .. }) => {}
             Entered::Kicked => return Ok(()),
             Entered::Exit(other) => return Err(RunError::Completion { exit: format!("{other:?}") }),
             Entered::Failed(error) => return Err(error.into()),

@@ -106,7 +106,13 @@ fn test_run_access_that_leaves_its_region_belongs_to_nobody() {
 fn test_run_other_exits_reach_the_caller_as_they_are() {
     let bytes = [0x0f, 0xae, 0xe8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let arguments = [1, 2, 3, 4, 5, 6];
-    let error = |suberror, reason, bytes: &[u8]| Exit::InternalError { vcpu: 0, suberror, reason, bytes: bytes.into() };
+    let error = |suberror, reason, bytes: &[u8]| Exit::InternalError {
+        vcpu: 0,
+        suberror,
+        reason,
+        bytes: bytes.into(),
+        bits: 16,
+    };
     let event = |kind| (AccelExit::SystemEvent(kind), Exit::SystemEvent { vcpu: 0, kind, data: vec![] });
     let table = [
         (AccelExit::Hypercall { number: 9, arguments }, Exit::Hypercall { vcpu: 0, number: 9, arguments, ticket: 1 }),

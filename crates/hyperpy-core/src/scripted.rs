@@ -17,6 +17,7 @@ use crate::arch::x86_64::cpuid::Leaf;
 use crate::arch::x86_64::fpu::Fpu;
 use crate::arch::x86_64::{Regs, Sregs};
 use crate::bus::ones;
+use crate::debug::DebugControl;
 use crate::memory::Mapping;
 
 /// What a scripted vCPU does at one entry.
@@ -91,6 +92,8 @@ pub struct Log {
     pub faults: Vec<u32>,
     /// Model-specific registers that are trapped.
     pub traps: Vec<MsrRange>,
+    /// What vCPUs were told to stop for: (vcpu, control).
+    pub debug: Vec<(u32, DebugControl)>,
 }
 
 /// The accelerator: one script for each vCPU.
@@ -495,5 +498,12 @@ impl Vcpu for ScriptedVcpu {
 
     fn event_data(&self) -> Vec<u64> {
         Vec::new()
+    }
+
+    fn set_debug(&mut self, control: &DebugControl) -> Result<(), AccelError> {
+        if let Some(log) = &self.log {
+            log.lock().unwrap_or_else(PoisonError::into_inner).debug.push((self.id, *control));
+        }
+        Ok(())
     }
 }

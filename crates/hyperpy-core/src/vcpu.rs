@@ -16,6 +16,7 @@ use self::shared::bump;
 pub use self::shared::{Counters, Readings, Shared};
 use crate::accel::{self, AccelExit, Interruption};
 use crate::bus::{Access, Action, Cursor, Rung, Space, ones};
+use crate::debug::DebugControl;
 use crate::exit::{Exit, IoExit};
 use crate::machine::{Machine, Unclaimed};
 use crate::trace::Ring;
@@ -142,6 +143,10 @@ pub struct Vcpu {
     pub(crate) parked: bool,
     /// Closed again when the guest is entered.
     pub(crate) open: Option<Open>,
+    /// What the accelerator was told to stop for.
+    pub(crate) debug: DebugControl,
+    /// Where a debug event was reported and the guest has not moved from since.
+    pub(crate) reported: Option<u64>,
     /// Processor time of this sitting that the machine's limit has been charged for, in nanoseconds.
     pub(crate) charged_ns: u64,
     /// What is being served, to name it after a panic.
@@ -171,6 +176,8 @@ impl Vcpu {
             unfinished: false,
             parked: false,
             open: None,
+            debug: DebugControl::default(),
+            reported: None,
             charged_ns: 0,
             serving: Serving::Unclaimed,
             pio: Cursor::default(),

@@ -41,8 +41,9 @@ pub(crate) fn exit<'py>(py: Python<'py>, exit: &Exit) -> Object<'py> {
         }
         Exit::Timeout => ("Timeout", ()).into_bound_py_any(py),
         Exit::FailEntry { vcpu, reason } => ("FailEntry", (*vcpu, *reason)).into_bound_py_any(py),
-        Exit::InternalError { vcpu, suberror, reason, bytes } => {
-            ("InternalError", (*vcpu, *suberror, *reason, pyo3::types::PyBytes::new(py, bytes))).into_bound_py_any(py)
+        Exit::InternalError { vcpu, suberror, reason, bytes, bits } => {
+            ("InternalError", (*vcpu, *suberror, *reason, pyo3::types::PyBytes::new(py, bytes), *bits))
+                .into_bound_py_any(py)
         }
     }
 }

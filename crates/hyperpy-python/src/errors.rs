@@ -1,6 +1,7 @@
 //! From the core's errors to the classes of `hyperpy.errors`.
 
 use hyperpy_core::accel::AccelError;
+use hyperpy_core::debug::DebugError;
 use hyperpy_core::error::{AttachError, BootError, MemoryError, RouteError, RunError, StateError, TrapError};
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
@@ -108,6 +109,14 @@ pub(crate) fn attach(error: &AttachError) -> PyErr {
 pub(crate) fn route(error: &RouteError) -> PyErr {
     match error {
         RouteError::Run(error) => run(error),
+        _ => PyValueError::new_err(format!("{error}\n\nhint: {}", error.hint())),
+    }
+}
+
+pub(crate) fn debug(error: &DebugError) -> PyErr {
+    match error {
+        DebugError::State(error) => state(error),
+        DebugError::Full { .. } => Raise::new("StateError", error, error.hint()).into(),
         _ => PyValueError::new_err(format!("{error}\n\nhint: {}", error.hint())),
     }
 }

@@ -10,10 +10,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 /// While other Python threads are busy, a look for signals waits for the interpreter (5 ms, the switch interval) and the
-/// guest with it: the next tick that looks comes after so many times that wait, but no later than [`LONGEST`]. A signal
-/// that interrupts the guest itself is looked for at once.
+/// guest with it: it is looked again after so many times that wait, but no later than [`LONGEST`], which keeps the bound
+/// of 100 ms. A signal that interrupts the guest itself is looked for at once.
 const PATIENCE: u32 = 25;
-const LONGEST: Duration = Duration::from_millis(125);
+const LONGEST: Duration = Duration::from_millis(45);
 /// Python itself has looked for signals so shortly before: a verb that has just begun need not.
 const FRESH: Duration = Duration::from_millis(1);
 

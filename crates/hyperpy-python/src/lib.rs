@@ -8,6 +8,7 @@ mod boot;
 mod buffer;
 mod console;
 mod convert;
+mod debug;
 mod device;
 mod errors;
 mod host;
@@ -33,6 +34,8 @@ mod _hyperpy {
     use crate::buffer::View;
     #[pymodule_export]
     use crate::console::Console;
+    #[pymodule_export]
+    use crate::debug::{clear_breakpoint, code_at, disassemble, run_until, set_breakpoint, step, trace, walk};
     #[pymodule_export]
     use crate::device::{IrqLine, StockDevice};
     #[pymodule_export]

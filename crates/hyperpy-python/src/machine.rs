@@ -1,6 +1,6 @@
 //! The machine for Python: verbs, devices and statistics. What they share is in `inside`.
 
-mod inside;
+pub(crate) mod inside;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -50,7 +50,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[pymethods]
 impl Machine {
     #[new]
-    #[pyo3(signature = (memory, vcpus, irqchip, console, huge_pages = None, cpus = None, script = None))]
+    #[pyo3(signature = (memory, vcpus, irqchip, console, huge_pages = None, cpus = None, trace = 0, script = None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         memory: u64,
@@ -59,6 +59,7 @@ impl Machine {
         console: &Console,
         huge_pages: Option<&str>,
         cpus: Option<Vec<u32>>,
+        trace: u32,
         script: Option<&Script>,
     ) -> PyResult<Self> {
         if vcpus == 0 {
@@ -77,7 +78,7 @@ impl Machine {
         }
         let pages = pages(huge_pages)?;
         let memory = CoreMemory::with_ram_in(memory, pages).map_err(|error| errors::memory(&error))?;
-        let mut core = Core::new(accel, memory, VmConfig { vcpus, irqchip });
+        let mut core = Core::new(accel, memory, VmConfig { vcpus, irqchip }).traced(trace);
         core.limits.cpus = cpus;
         let core = Arc::new(core);
         let console = console.inner.clone();

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use kvm_bindings::{
     KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_HYPERCALL, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
     KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR,
-    KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_MP_STATE_HALTED,
-    KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET,
-    KVM_SYSTEM_EVENT_SHUTDOWN, kvm_dtable, kvm_regs, kvm_run, kvm_segment, kvm_sregs,
+    KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_GUESTDBG_ENABLE,
+    KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED,
+    KVM_MP_STATE_UNINITIALIZED, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_dtable,
+    kvm_guest_debug, kvm_regs, kvm_run, kvm_segment, kvm_sregs,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -23,6 +24,7 @@ use crate::accel::{AccelError, AccelExit, Activity, ExitFlag, Interruption, Vcpu
 use crate::arch::x86_64::cpuid::Leaf;
 use crate::arch::x86_64::fpu::{self, Fpu};
 use crate::arch::x86_64::{DescriptorTable, Regs, Segment, Sregs};
+use crate::debug::{DebugControl, On};
 use crate::exit::SystemEvent;
 
 /// `_IO(KVMIO, 0x80)`.
@@ -316,6 +318,42 @@ impl Vcpu for KvmVcpu {
     fn event_data(&self) -> Vec<u64> {
         self.page.event_data()
     }
+
+    fn set_debug(&mut self, control: &DebugControl) -> Result<(), AccelError> {
+        self.fd.set_guest_debug(&kvm_from_debug(control)).map_err(call("KVM_SET_GUEST_DEBUG"))
+    }
+}
+
+/// DR7 and the addresses (SDM vol. 3, 18.2.4): a global-enable bit and four bits of kind and length for each.
+fn kvm_from_debug(control: &DebugControl) -> kvm_guest_debug {
+    /// DR7 bits 9 and 10: exact breakpoints, and one that is always set.
+    const DR7_FIXED: u64 = 0x600;
+    let mut raw = kvm_guest_debug::default();
+    let mut dr7 = DR7_FIXED;
+    for (number, slot) in control.breakpoints.iter().enumerate() {
+        let (Some(it), Some(address)) = (slot, raw.arch.debugreg.get_mut(number)) else { continue };
+        *address = it.address;
+        let kind = match it.on {
+            On::Execute => 0,
+            On::Write => 1,
+            On::ReadWrite => 3,
+        };
+        let len = match it.size {
+            2 => 1,
+            4 => 3,
+            8 => 2,
+            _ => 0,
+        };
+        dr7 |= 2 << (2 * number) | (len << 2 | kind) << (16 + 4 * number);
+    }
+    if control.step {
+        raw.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+    }
+    if control.breakpoints.iter().any(Option::is_some) {
+        raw.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
+        raw.arch.debugreg[7] = dr7;
+    }
+    raw
 }
 
 macro_rules! general_registers {

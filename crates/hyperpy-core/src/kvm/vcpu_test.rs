@@ -357,3 +357,27 @@ fn test_cpuid_table_that_a_kernel_filled_up_with_zeros_ends_at_its_last_leaf() {
     assert_eq!(leaves.iter().map(|leaf| leaf.leaf).collect::<Vec<_>>(), [0, 1, 0, 4]);
     assert_eq!(state::leaves(&kvm_bindings::CpuId::from_entries(&raw[4..]).unwrap()), []);
 }
+
+#[test]
+fn test_debug_registers_are_encoded_as_the_sdm_has_them() {
+    use crate::debug::Breakpoint;
+
+    let one = |address, size, on| Some(Breakpoint { address, size, on });
+    let breakpoints = [
+        one(0x1000, 1, On::Execute),
+        one(0x2000, 2, On::Write),
+        one(0x3000, 4, On::ReadWrite),
+        one(0x4000, 8, On::Write),
+    ];
+    let raw = kvm_from_debug(&DebugControl { step: true, breakpoints });
+    assert_eq!(raw.control, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_HW_BP);
+    // Global enables 7, 5, 3, 1, then from bit 16 on: 00/00, 01/01, 11/11, 10/01 (length/kind; SDM vol. 3, 18.2.4).
+    assert_eq!(raw.arch.debugreg, [0x1000, 0x2000, 0x3000, 0x4000, 0, 0, 0, 0x9f50_06aa]);
+    let none = kvm_from_debug(&DebugControl::default());
+    assert_eq!((none.control, none.arch.debugreg[7]), (0, 0));
+    let (mut vcpu, _vm, _memory) = vcpu(&[0x43, 0x43, 0xf4]);
+    vcpu.set_debug(&DebugControl { step: true, ..DebugControl::default() }).unwrap();
+    assert!(matches!(vcpu.run(), Ok(AccelExit::Debug { pc: 0x1001, .. })));
+    vcpu.set_debug(&DebugControl::default()).unwrap();
+    assert_eq!(vcpu.run().unwrap(), AccelExit::Halt);
+}

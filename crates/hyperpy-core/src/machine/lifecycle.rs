@@ -3,6 +3,7 @@
 //! `reset` has a file of its own. What they do in each state is in docs/concepts/states.md; how vCPUs start and stop
 //! together is in `control`.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ impl Machine {
     /// # Errors
     /// See [`RunError`]. The machine can run on after all but a panic.
     pub fn run(self: &Arc<Self>, timeout: Option<Duration>, host: &dyn Host) -> Outcome {
-        self.drive("run", 0, Crew::Caller, timeout, host)
+        self.drive("run", 0, Crew::Caller, timeout, host, None)
     }
 
     /// Runs one vCPU on this thread while all others stand still, as a debugger does, until something happens or for
@@ -38,17 +39,18 @@ impl Machine {
         if vcpu >= self.config().vcpus {
             return Err(RunError::NoVcpu { vcpu });
         }
-        self.drive("run", vcpu, Crew::One(vcpu), timeout, host)
+        self.drive("run", vcpu, Crew::One(vcpu), timeout, host, None)
     }
 
-    /// A round of which this thread drives the vCPU `id`.
-    fn drive(
+    /// A round of which this thread drives the vCPU `id`, freely or for a number of steps.
+    pub(crate) fn drive(
         self: &Arc<Self>,
         verb: &'static str,
         id: u32,
         crew: Crew,
         timeout: Option<Duration>,
         host: &dyn Host,
+        steps: Option<u64>,
     ) -> Outcome {
         self.check(verb)?;
         let _inside = Inside::enter(self.id);
@@ -61,7 +63,7 @@ impl Machine {
                 break turn;
             }
         };
-        let watch = Watch { host: Some(host), deadline };
+        let watch = Watch { host: Some(host), deadline, steps: steps.map(Cell::new) };
         let outcome = loop {
             let leave = self.round(id, turn, &watch);
             let interrupted = matches!(leave, Leave::Host);
@@ -169,7 +171,7 @@ impl Machine {
         while let Some(turn) = control.wait_turn(vcpu, epoch) {
             epoch = turn.epoch;
             let Some(machine) = machine.upgrade() else { break };
-            let leave = machine.round(vcpu, turn, &Watch { host: None, deadline: None });
+            let leave = machine.round(vcpu, turn, &Watch { host: None, deadline: None, steps: None });
             drop(machine);
             control.leave(vcpu, leave);
         }

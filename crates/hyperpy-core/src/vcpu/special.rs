@@ -33,9 +33,12 @@ impl Vcpu {
             AccelExit::FailEntry { reason } => Exit::FailEntry { vcpu, reason },
             AccelExit::InternalError { suberror, bytes, len } => {
                 let bytes = bytes.get(..usize::from(len)).unwrap_or_default().to_vec();
-                Exit::InternalError { vcpu, suberror, reason: 0, bytes }
+                let bits = self.accel.sregs().map_or(64, |sregs| sregs.code_bits());
+                Exit::InternalError { vcpu, suberror, reason: 0, bytes, bits }
             }
-            AccelExit::Unknown { reason } => Exit::InternalError { vcpu, suberror: 0, reason, bytes: Vec::new() },
+            AccelExit::Unknown { reason } => {
+                Exit::InternalError { vcpu, suberror: 0, reason, bytes: Vec::new(), bits: 64 }
+            }
         })
     }
 

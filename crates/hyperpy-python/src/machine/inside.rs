@@ -16,7 +16,7 @@ use crate::host::PyHost;
 use crate::{convert, errors};
 
 impl Machine {
-    pub(crate) fn core(&self) -> &Core {
+    pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
     }
 
@@ -54,7 +54,7 @@ impl Machine {
     }
 
     /// What a round ended with, or what a device or a signal raised during it.
-    pub(super) fn outcome<'py>(&self, py: Python<'py>, outcome: Outcome, host: &PyHost) -> PyResult<Bound<'py, PyAny>> {
+    pub(crate) fn outcome<'py>(&self, py: Python<'py>, outcome: Outcome, host: &PyHost) -> PyResult<Bound<'py, PyAny>> {
         match outcome {
             Ok(exit) => convert::exit(py, &exit),
             Err(RunError::Host) => Err(host.take().unwrap_or_else(|| PyIndexError::new_err("no exception"))),
@@ -92,7 +92,7 @@ impl Drop for Machine {
     }
 }
 
-pub(super) fn duration(seconds: Option<f64>) -> PyResult<Option<Duration>> {
+pub(crate) fn duration(seconds: Option<f64>) -> PyResult<Option<Duration>> {
     let wrong = |_| PyValueError::new_err("timeout is not a number of seconds from 0 up");
     // Longer than any machine lives is the same as for ever.
     const FOREVER: f64 = 1e9;
