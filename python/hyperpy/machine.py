@@ -107,7 +107,9 @@ class Machine(Attaching, Debugging, Trapping):
             failed=lambda error: None if (m := reference()) is None else m.errors.append(error),
         )
         try:
-            self._native = self._make_native(size, vcpus, irqchip, self.console._native, huge_pages, chosen, trace)
+            self._native = self._make_native(
+                size, vcpus, irqchip, self.console._native, huge_pages, chosen, trace
+            )
         except BaseException:
             self._share.give_back()
             raise

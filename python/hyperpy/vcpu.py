@@ -15,10 +15,10 @@ from hyperpy.errors import KvmError, StateError
 
 if TYPE_CHECKING:
     from hyperpy.cpuid import Cpuid
-    from hyperpy.fpu import FpuRegisters
-    from hyperpy.msrs import Msrs
     from hyperpy.exits import AnyExit
+    from hyperpy.fpu import FpuRegisters
     from hyperpy.machine import Machine
+    from hyperpy.msrs import Msrs
 
 __all__ = ["DescriptorTable", "Registers", "Segment", "SpecialRegisters", "Vcpu"]
 
