@@ -438,10 +438,10 @@ def test_fault_of_any_exit_can_be_raised_and_shown(boot: Any, exit_: Any) -> Non
 def test_fault_of_a_guest_without_code_at_rip_shows_the_walk_alone() -> None:
     with Machine(memory="1M") as m:
         m.load(Flat(assemble("hlt", "long"), at=0x1000, mode="long"))
-        m.vcpus[0].regs.rip = 0x8000_0000_0000
+        m.vcpus[0].regs.rip = 0x7FFF_0000_0000
         fault = m.fault(Exit.Timeout())
     assert (fault.code, fault.walk and fault.walk.page) == ([], None)
-    assert "page walk of rip:\ngva 0x800000000000 is not mapped" in str(fault)
+    assert "page walk of rip:\ngva 0x7fff00000000 is not mapped" in str(fault)
 
 
 def test_fault_of_code_that_runs_out_of_memory_shows_what_is_there() -> None:
