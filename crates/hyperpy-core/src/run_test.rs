@@ -111,7 +111,7 @@ fn test_run_other_exits_reach_the_caller_as_they_are() {
         suberror,
         reason,
         bytes: bytes.into(),
-        bits: 16,
+        bits: if reason == 0 { 16 } else { 64 },
     };
     let event = |kind| (AccelExit::SystemEvent(kind), Exit::SystemEvent { vcpu: 0, kind, data: vec![] });
     let table = [
