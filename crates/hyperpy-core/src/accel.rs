@@ -401,8 +401,8 @@ pub enum Interruption {
     Kicked,
     /// Try again: a secondary processor was just started.
     Again,
-    /// The host refused.
-    Failed(AccelError),
+    /// The host refused. Boxed, so that what every entry returns is no larger than an exit.
+    Failed(Box<AccelError>),
 }
 
 /// What an accelerator could not do.

@@ -89,7 +89,7 @@ fn rounds<const TRACED: bool>(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitt
     if let Some(access) = vcpu.pending.take()
         && let Some(exit) = vcpu.serve(machine, access)
     {
-        return Leave::Outcome(Ok(exit));
+        return Leave::Outcome(Ok(*exit));
     }
     loop {
         match enter::<TRACED>(vcpu) {
@@ -99,7 +99,7 @@ fn rounds<const TRACED: bool>(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitt
                     vcpu.record_answer(&access, unclaimed.is_none());
                 }
                 if let Some(exit) = unclaimed {
-                    return Leave::Outcome(Ok(exit));
+                    return Leave::Outcome(Ok(*exit));
                 }
             }
             Entered::Exit(AccelExit::Halt) => {
@@ -107,9 +107,8 @@ fn rounds<const TRACED: bool>(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitt
                 return Leave::Parked;
             }
             Entered::Exit(other) => {
-                if let Some(exit) = vcpu.exit_for_caller(machine, &other) {
-                    vcpu.reported = if let Exit::Debug { pc, .. } = exit { Some(pc) } else { None };
-                    return Leave::Outcome(Ok(exit));
+                if let Some(leave) = told(vcpu, machine, &other) {
+                    return leave;
                 }
             }
             Entered::Kicked => {
@@ -117,9 +116,18 @@ fn rounds<const TRACED: bool>(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitt
                     return leave;
                 }
             }
-            Entered::Failed(error) => return Leave::Outcome(Err(error.into())),
+            Entered::Failed(error) => return Leave::Outcome(Err((*error).into())),
         }
     }
+}
+
+/// What is no access: served, or told to the caller of `run()`.
+#[cold]
+#[inline(never)]
+fn told(vcpu: &mut Vcpu, machine: &Machine, other: &AccelExit) -> Option<Leave> {
+    let exit = vcpu.exit_for_caller(machine, other)?;
+    vcpu.reported = if let Exit::Debug { pc, .. } = exit { Some(pc) } else { None };
+    Some(Leave::Outcome(Ok(exit)))
 }
 
 enum Entered {
@@ -128,7 +136,7 @@ enum Entered {
     Access(Pending),
     Exit(AccelExit),
     Kicked,
-    Failed(AccelError),
+    Failed(Box<AccelError>),
 }
 
 /// Enters the guest once.
@@ -252,7 +260,7 @@ fn finish(vcpu: &mut Vcpu, machine: &Machine) -> Result<(), RunError> {
             Entered::Exit(AccelExit::Nothing | AccelExit::Debug { .. }) => {}
             Entered::Kicked => return Ok(()),
             Entered::Exit(other) => return Err(RunError::Completion { exit: format!("{other:?}") }),
-            Entered::Failed(error) => return Err(error.into()),
+            Entered::Failed(error) => return Err((*error).into()),
         }
     }
 }

@@ -202,7 +202,6 @@ impl Vm for ScriptedVm {
             fpu: Fpu::default(),
             msrs: BTreeMap::new(),
             cpuid: cpuid(id),
-            fault: None,
         }))
     }
 
@@ -290,20 +289,28 @@ struct ScriptedVcpu {
     fpu: Fpu,
     msrs: BTreeMap<u32, u64>,
     cpuid: Vec<Leaf>,
-    /// Whether the RDMSR or WRMSR that is pending, if one is, faults.
-    fault: Option<bool>,
 }
+
+/// Size and number of what an exit that is no access to a bus moves, and whether the guest writes it.
+#[cold]
+fn moved(exit: &AccelExit) -> (u8, u32, bool) {
+    match *exit {
+        AccelExit::Msr { is_write, .. } => (8, 1, is_write),
+        AccelExit::Hypercall { .. } => (8, 1, false),
+        _ => (0, 0, true),
+    }
+}
+
+/// In place of a number of values that are read: the RDMSR or WRMSR that is pending faults.
+const FAULTS: u32 = u32::MAX;
 
 impl ScriptedVcpu {
     fn exit(&mut self, exit: AccelExit, values: &[u64]) -> AccelExit {
         let (size, count, is_write) = match exit {
             AccelExit::Pio { size, count, is_write, .. } => (size, count, is_write),
             AccelExit::Mmio { size, is_write, .. } => (size, 1, is_write),
-            AccelExit::Msr { is_write, .. } => (8, 1, is_write),
-            AccelExit::Hypercall { .. } => (8, 1, false),
-            _ => (0, 0, true),
+            ref other => moved(other),
         };
-        self.fault = matches!(exit, AccelExit::Msr { .. }).then_some(false);
         self.size = size;
         for (into, from) in self.values.iter_mut().zip(values) {
             *into = *from;
@@ -313,12 +320,12 @@ impl ScriptedVcpu {
     }
 
     fn complete(&mut self) {
-        let faults = self.fault.take() == Some(true);
-        if let (Some(log), true) = (&self.log, faults) {
-            log.lock().unwrap_or_else(PoisonError::into_inner).faults.push(self.id);
-        } else if let (Some(log), true) = (&self.log, self.reading > 0) {
+        if let (Some(log), 1..) = (&self.log, self.reading) {
             let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-            log.reads.extend(self.values.iter().take(self.reading as usize).map(|value| (self.id, *value)));
+            match self.reading {
+                FAULTS => log.faults.push(self.id),
+                count => log.reads.extend(self.values.iter().take(count as usize).map(|value| (self.id, *value))),
+            }
         }
         self.reading = 0;
     }
@@ -396,7 +403,7 @@ impl Vcpu for ScriptedVcpu {
                     return Err(match errno {
                         libc::EAGAIN => Interruption::Again,
                         libc::EINTR => Interruption::Kicked,
-                        _ => Interruption::Failed(AccelError::Call { call: "KVM_RUN", source }),
+                        _ => Interruption::Failed(Box::new(AccelError::Call { call: "KVM_RUN", source })),
                     });
                 }
                 None if self.irqchip => self.steps.push(Step::Sleep { interruptible: false }),
@@ -493,7 +500,11 @@ impl Vcpu for ScriptedVcpu {
     }
 
     fn set_msr_fault(&mut self, fault: bool) {
-        self.fault = self.fault.map(|_| fault);
+        self.reading = match self.reading {
+            _ if fault => FAULTS,
+            FAULTS => 1,
+            count => count,
+        };
     }
 
     fn event_data(&self) -> Vec<u64> {

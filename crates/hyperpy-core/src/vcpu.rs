@@ -193,8 +193,6 @@ impl Vcpu {
 
     pub(crate) fn count_exit(&self) {
         bump(&self.shared.counters.exits, 1);
-        let calls = self.accel.calls();
-        self.shared.counters.calls.store(calls, Ordering::Relaxed);
     }
 
     /// Records an exit, on a machine that is traced.
@@ -216,8 +214,9 @@ impl Vcpu {
     }
 
     /// Serves what is left of an access. Returns an exit for the first value that nobody claims; the rest is pending then.
+    /// Boxed: an exit is large, and nearly always there is none.
     #[inline]
-    pub(crate) fn serve(&mut self, machine: &Machine, mut pending: Pending) -> Option<Exit> {
+    pub(crate) fn serve(&mut self, machine: &Machine, mut pending: Pending) -> Option<Box<Exit>> {
         self.unfinished = true;
         self.serving = Serving::Device(pending.space);
         while pending.next < pending.count {
@@ -225,10 +224,10 @@ impl Vcpu {
             pending.next += 1;
             if let Some(io) = self.serve_one(machine, &pending, index) {
                 self.pending = (pending.next < pending.count).then_some(pending);
-                return Some(match pending.space {
+                return Some(Box::new(match pending.space {
                     Space::Pio => Exit::Pio(io),
                     Space::Mmio => Exit::Mmio(io),
-                });
+                }));
             }
         }
         None

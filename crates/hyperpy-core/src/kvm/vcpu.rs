@@ -211,7 +211,7 @@ impl Vcpu for KvmVcpu {
                     Interruption::Kicked
                 }
                 Some(libc::EAGAIN) => Interruption::Again,
-                _ => Interruption::Failed(AccelError::Call { call: "KVM_RUN", source: error }),
+                _ => Interruption::Failed(Box::new(AccelError::Call { call: "KVM_RUN", source: error })),
             });
         }
         self.entered = true;

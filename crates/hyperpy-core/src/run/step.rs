@@ -106,7 +106,7 @@ fn step(
     if let Some(access) = vcpu.pending.take()
         && let Some(exit) = vcpu.serve(machine, access)
     {
-        return Stepped::Left(Leave::Outcome(Ok(exit)));
+        return Stepped::Left(Leave::Outcome(Ok(*exit)));
     }
     if vcpu.unfinished {
         return complete(vcpu, machine);
@@ -117,7 +117,7 @@ fn step(
                 let unclaimed = vcpu.serve(machine, access);
                 vcpu.record_answer(&access, unclaimed.is_none());
                 if let Some(exit) = unclaimed {
-                    return Stepped::Left(Leave::Outcome(Ok(exit)));
+                    return Stepped::Left(Leave::Outcome(Ok(*exit)));
                 }
                 return complete(vcpu, machine);
             }
@@ -136,7 +136,7 @@ fn step(
                     return Stepped::Left(leave);
                 }
             }
-            Entered::Failed(error) => return error.into(),
+            Entered::Failed(error) => return (*error).into(),
         }
     }
 }
@@ -150,7 +150,7 @@ fn complete(vcpu: &mut Vcpu, machine: &Machine) -> Stepped {
         match enter::<true>(vcpu) {
             Entered::Access(part) => {
                 if let Some(exit) = vcpu.serve(machine, part) {
-                    break Stepped::Left(Leave::Outcome(Ok(exit)));
+                    break Stepped::Left(Leave::Outcome(Ok(*exit)));
                 }
             }
             Entered::Exit(AccelExit::Nothing) => {}
@@ -168,7 +168,7 @@ fn complete(vcpu: &mut Vcpu, machine: &Machine) -> Stepped {
                     Err(error) => error.into(),
                 };
             }
-            Entered::Failed(error) => break error.into(),
+            Entered::Failed(error) => break (*error).into(),
         }
     };
     shared.kick.clear();
