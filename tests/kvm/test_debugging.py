@@ -283,7 +283,9 @@ def test_trace_tells_the_last_exits_with_what_was_written_and_answered(boot: Any
     before = time.monotonic_ns()
     exit_ = m.run(RUN)
     facts = [(e.what, e.address, e.value, e.size, e.rip) for e in m.trace()]
-    assert facts[:2] == [("pio write", 0x80, 7, 1, 0x1004), ("pio read", 0x81, 0xFF, 1, 0x1004)]
+    # The processor's KVM leaves rip on an OUT until the next entry, the one that interprets it has gone on.
+    at = 0x1004 if flavour() == "page-table" else 0x1002
+    assert facts[:2] == [("pio write", 0x80, 7, 1, at), ("pio read", 0x81, 0xFF, 1, 0x1004)]
     m.answer(exit_, 5)
     assert m.run(RUN) == Exit.Halt(0)
     trace = m.trace()

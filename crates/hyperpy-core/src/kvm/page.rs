@@ -73,6 +73,12 @@ impl RunPage {
         }
     }
 
+    /// KVM has them now: it need not take them over again.
+    pub(super) fn regs_taken(&self) {
+        // SAFETY: the field lies inside the mapping.
+        unsafe { addr_of_mut!((*self.run()).kvm_dirty_regs).write_volatile(0) };
+    }
+
     /// RFLAGS.IF as KVM left it at the last exit.
     pub(super) fn interruptible(&self) -> bool {
         // SAFETY: the field lies inside the mapping; every bit pattern is a valid u8.

@@ -320,6 +320,12 @@ impl Vcpu for KvmVcpu {
     }
 
     fn set_debug(&mut self, control: &DebugControl) -> Result<(), AccelError> {
+        // A step is from where KVM knows the vCPU to be: registers that wait in the page would come too late.
+        if self.regs_in_page {
+            self.fd.set_regs(&self.page.regs()).map_err(call("KVM_SET_REGS"))?;
+            self.page.regs_taken();
+            self.regs_in_page = false;
+        }
         self.fd.set_guest_debug(&kvm_from_debug(control)).map_err(call("KVM_SET_GUEST_DEBUG"))
     }
 }
