@@ -160,7 +160,7 @@ $(PASSED)/asan: $(RUST) .config/nextest.toml $(VENV)/.system | $(PASSED)
 	  echo "hint: rustup toolchain install nightly" >&2; \
 	  exit $${HYPERPY_NO_SKIPS:-0}; \
 	fi; \
-	RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=target/asan cargo +nightly nextest run --cargo-quiet \
+	ASAN_OPTIONS=allocator_may_return_null=1 RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=target/asan cargo +nightly nextest run --cargo-quiet \
 	  --target x86_64-unknown-linux-gnu --package hyperpy-core --package hyperpy-devices && touch $@
 
 $(PASSED)/speed: $(RUST) $(wildcard benches/instructions.*) $(VENV)/.system | $(PASSED)
