@@ -21,6 +21,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 import tty
 from collections.abc import Callable, Mapping, Sequence
@@ -244,7 +245,8 @@ class Session:
         ):
             self._has_screen = True
             screen = os.open(found[1], os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
-            tty.setraw(screen)
+            # At once: a flush, which is the default, can leave the writer asleep that filled the queue before.
+            tty.setraw(screen, termios.TCSANOW)
             self._drain(screen)
         del self._said[:-1024]
 
