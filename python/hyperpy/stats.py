@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["IrqRow", "Map", "MapRow", "Stats", "VcpuStats", "overview"]
 
-RUNGS = {2: "rust", 3: "register", 4: "python", 5: "unclaimed"}
+RUNGS = {1: "kernel", 2: "rust", 3: "register", 4: "python", 5: "unclaimed"}
 
 
 class VcpuStats(Value):
     """What one vcpu has done.
 
     `exits` counts exits to this process, `ioctls` calls of KVM_RUN, `cpu_seconds` processor time of the thread that
-    drove it, and `hits` the accesses answered by each rung of the dispatch ladder: rust (a device written in Rust),
-    register (a declared register), python (a Python method), unclaimed (nobody). `capped_seconds` is the time that it
+    drove it, and `hits` the accesses answered by each rung of the dispatch ladder: kernel (writes that waited in a ring of
+    the kernel's and cost no exit), rust (a device written in Rust), register (a declared register), python (a Python method), unclaimed (nobody). `capped_seconds` is the time that it
     rested because the machine had used up its `cpu_limit`.
     """
 
@@ -93,8 +93,8 @@ def overview(booted: Mapping[Machine, float]) -> str:
         >>> import hyperpy
         >>> with hyperpy.Machine(memory="1M", name="one") as m:
         ...     print(overview({m: 0.0}))
-        machine  state    boot s  wall s  vcpu s  MiB  exits  rust  register  python  unclaimed
-        one      created     0.0     0.0     0.0    0      0     0         0       0          0
+        machine  state    boot s  wall s  vcpu s  MiB  exits  kernel  rust  register  python  unclaimed
+        one      created     0.0     0.0     0.0    0      0       0     0         0       0          0
     """
     rows = []
     for machine, boot in booted.items():

@@ -37,6 +37,21 @@ def test_expect_of_text_consumes_through_the_match(talk: Any) -> None:
     assert m.console.output == "boot ok\r\nlogin: login: "
 
 
+def test_output_of_a_guest_that_polls_costs_no_exit_for_what_it_writes(talk: Any) -> None:
+    text = b"a line of the log\r\n" * 20
+    m = talk(text)
+    m.start()
+    assert m.console.expect("log\r\n" + "a line of the log\r\n" * 19, timeout=RUN)
+    hits = m.stats.hits
+    assert hits["kernel"] == len(text)
+    m.pause()
+    m.reset()
+    m.memory.write(0x3000, text + b"\0")
+    m.start()
+    assert m.console.expect("log\r\n" + "a line of the log\r\n" * 19, timeout=RUN)
+    assert m.stats.hits["kernel"] == 2 * len(text)
+
+
 def test_expect_of_a_pattern_gives_its_groups(talk: Any) -> None:
     m = talk(b"value=0x2a\n")
     m.start()

@@ -9,8 +9,8 @@ from hyperpy.stats import MapRow, VcpuStats, table
 
 TWO = Stats(
     (
-        VcpuStats(10, 12, 0.5, {"rust": 4, "register": 0, "python": 5, "unclaimed": 1}),
-        VcpuStats(3, 4, 0.25, {"rust": 1, "register": 2, "python": 0, "unclaimed": 0}),
+        VcpuStats(10, 12, 0.5, {"kernel": 7, "rust": 4, "register": 0, "python": 5, "unclaimed": 1}),
+        VcpuStats(3, 4, 0.25, {"kernel": 0, "rust": 1, "register": 2, "python": 0, "unclaimed": 0}),
     ),
     wall_seconds=1.25,
     memory_bytes=3 << 20,
@@ -19,7 +19,7 @@ TWO = Stats(
 
 def test_stats_of_two_vcpus_sum_up() -> None:
     assert (TWO.exits, TWO.cpu_seconds) == (13, 0.75)
-    assert TWO.hits == {"rust": 5, "register": 2, "python": 5, "unclaimed": 1}
+    assert TWO.hits == {"kernel": 7, "rust": 5, "register": 2, "python": 5, "unclaimed": 1}
 
 
 def test_stats_of_no_vcpus_are_zero() -> None:
@@ -30,9 +30,9 @@ def test_stats_of_no_vcpus_are_zero() -> None:
 
 def test_stats_in_text_are_a_table() -> None:
     assert str(TWO).splitlines() == [
-        "vcpu  cpu s  exits  rust  register  python  unclaimed",
-        "   0  0.500     10     4         0       5          1",
-        "   1  0.250      3     1         2       0          0",
+        "vcpu  cpu s  exits  kernel  rust  register  python  unclaimed",
+        "   0  0.500     10       7     4         0       5          1",
+        "   1  0.250      3       0     1         2       0          0",
         "1.250 s running, 3072 KiB of memory in use",
     ]
 

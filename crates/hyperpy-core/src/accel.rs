@@ -15,6 +15,7 @@ use crate::arch::x86_64::{Regs, Sregs};
 use crate::debug::DebugControl;
 use crate::exit::SystemEvent;
 use crate::memory::Mapping;
+use crate::posted::{Posted, Range};
 
 /// What a machine needs of its accelerator before the first vCPU exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +113,12 @@ pub trait Vm: Send + Sync {
     /// The slot is not logged, or the host refuses.
     fn take_dirty(&self, slot: u32, words: &mut [u64]) -> Result<(), AccelError>;
 
+    /// Has writes to a range wait in a ring, or no longer. Without a ring nothing happens, and they are exits.
+    ///
+    /// # Errors
+    /// The host refuses.
+    fn post(&self, range: Range, on: bool) -> Result<(), AccelError>;
+
     /// Hands RDMSR and WRMSR of these registers on, in place of those asked for before: at most [`MSR_RANGES`] ranges of at
     /// most [`MSR_RANGE_MAX`].
     ///
@@ -147,6 +154,10 @@ pub trait Vcpu: Send {
     /// # Errors
     /// [`Interruption`]: nothing happened that the guest asked for.
     fn run(&mut self) -> Result<AccelExit, Interruption>;
+
+    /// Hands over the writes in the ring, in order; meanwhile no other vCPU finds it empty. Called after
+    /// [`AccelExit::Posted`].
+    fn take_posted(&mut self, serve: &mut dyn FnMut(&Posted));
 
     /// Value `index` of the access that the last exit reported, as a little-endian integer.
     fn io_value(&self, index: u32) -> u64;
@@ -387,6 +398,8 @@ pub enum AccelExit {
     },
     /// Nothing for us: enter again.
     Nothing,
+    /// Writes wait in the ring. What the guest was left for comes at the next `run`, which does not enter it.
+    Posted,
     /// An exit that is unknown here, by KVM's number.
     Unknown {
         /// The number.

@@ -126,6 +126,8 @@ impl<D: DeviceMut> Device for Exclusive<D> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Rung {
+    /// A device written in Rust, through a ring of the kernel's: no exit.
+    Kernel = 1,
     /// A device written in Rust.
     Native = 2,
     /// A Python device's declared register, served in Rust.
@@ -136,7 +138,7 @@ pub enum Rung {
     Unclaimed = 5,
 }
 
-/// How many rungs there are, counting from 0; rung 1 (the kernel) never reaches this process.
+/// How many rungs there are, counting from 0. Of what the kernel answers itself nothing is seen here.
 pub const RUNGS: usize = 6;
 
 /// Names one attachment, for `detach`.
@@ -178,6 +180,11 @@ impl Map {
     #[must_use]
     pub fn regions(&self) -> &[Region] {
         &self.regions
+    }
+
+    /// The region that holds the whole access.
+    pub(crate) fn region_at(&self, address: u64, size: u8) -> Option<&Region> {
+        self.regions.get(self.find(address, size)?)
     }
 
     /// Index of the region that holds the whole access. An access that leaves its region belongs to nobody.

@@ -55,6 +55,15 @@ pub struct DebugControl {
     pub breakpoints: Breakpoints,
 }
 
+impl DebugControl {
+    /// DR6 without hits of registers that hold nothing of ours: a processor may report what an address left there would have
+    /// hit, whether DR7 has it on or not (SDM vol. 3, 18.2.3).
+    pub(crate) fn without_strangers(&self, dr6: u64) -> u64 {
+        let strange = (0..).zip(&self.breakpoints).filter(|(_, slot)| slot.is_none());
+        strange.fold(dr6, |dr6, (number, _): (u32, _)| dr6 & !(1 << number))
+    }
+}
+
 /// A breakpoint or watchpoint could not be set.
 #[derive(Debug, Error)]
 #[non_exhaustive]

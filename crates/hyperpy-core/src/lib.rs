@@ -22,6 +22,7 @@ pub mod limits;
 pub mod machine;
 pub mod memory;
 pub mod msr;
+pub mod posted;
 pub mod run;
 pub mod scripted;
 #[cfg(test)]

@@ -30,6 +30,7 @@ use crate::kvm::thread::fork_generation;
 use crate::limits::Limits;
 use crate::memory::Memory;
 use crate::msr::Traps;
+use crate::posted::Posts;
 use crate::vcpu::{Current, Inside, current};
 
 /// Answers what no device claims.
@@ -86,6 +87,8 @@ pub struct Machine {
     cpuid: Mutex<BTreeMap<u32, CpuidEdits>>,
     /// Interrupt lines.
     pub lines: Arc<LineHub>,
+    /// Writes that cost no exit.
+    pub posts: Arc<Posts>,
     forks: u64,
     traced: Option<u32>,
     pub(crate) debug: DebugRegisters,
@@ -118,6 +121,7 @@ impl Machine {
             traps: Traps::default(),
             cpuid: Mutex::default(),
             lines: Arc::default(),
+            posts: Arc::default(),
             forks: fork_generation(),
             traced: None,
             debug: DebugRegisters::default(),

@@ -92,7 +92,7 @@ fn rounds<const TRACED: bool>(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitt
         return Leave::Outcome(Ok(*exit));
     }
     loop {
-        match enter::<TRACED>(vcpu) {
+        match enter::<TRACED>(vcpu, machine) {
             Entered::Access(access) => {
                 let unclaimed = vcpu.serve(machine, access);
                 if TRACED {
@@ -141,7 +141,7 @@ enum Entered {
 
 /// Enters the guest once.
 #[inline]
-fn enter<const TRACED: bool>(vcpu: &mut Vcpu) -> Entered {
+fn enter<const TRACED: bool>(vcpu: &mut Vcpu, machine: &Machine) -> Entered {
     let result = vcpu.accel.run();
     vcpu.unfinished = false;
     vcpu.open = None;
@@ -157,6 +157,7 @@ fn enter<const TRACED: bool>(vcpu: &mut Vcpu) -> Entered {
         Ok(AccelExit::Mmio { gpa, size, is_write }) => {
             Entered::Access(Pending { space: Space::Mmio, address: gpa, size, is_write, count: 1, next: 0 })
         }
+        Ok(AccelExit::Posted) => posted::<TRACED>(vcpu, machine),
         Ok(other) => Entered::Exit(other),
         Err(Interruption::Kicked) => Entered::Kicked,
         Err(Interruption::Again) => Entered::Exit(AccelExit::Nothing),
@@ -166,6 +167,14 @@ fn enter<const TRACED: bool>(vcpu: &mut Vcpu) -> Entered {
             Entered::Failed(error)
         }
     }
+}
+
+/// Writes waited in the ring: they come before what the guest was left for.
+#[cold]
+#[inline(never)]
+fn posted<const TRACED: bool>(vcpu: &mut Vcpu, machine: &Machine) -> Entered {
+    vcpu.serve_posted(machine);
+    enter::<TRACED>(vcpu, machine)
 }
 
 /// KVM_RUN was interrupted: clear the flag, then look who wanted what.
@@ -253,7 +262,7 @@ fn finish(vcpu: &mut Vcpu, machine: &Machine) -> Result<(), RunError> {
             vcpu.record_answer(&part, unclaimed.is_none());
             access = vcpu.pending.take();
         }
-        match enter::<true>(vcpu) {
+        match enter::<true>(vcpu, machine) {
             // KVM looks at the exit flag after it has completed the access: a further part of it comes first.
             Entered::Access(part) => access = Some(part),
             // The vCPU was stepping: the instruction is complete.

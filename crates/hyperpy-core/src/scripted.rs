@@ -19,6 +19,7 @@ use crate::arch::x86_64::{Regs, Sregs};
 use crate::bus::ones;
 use crate::debug::DebugControl;
 use crate::memory::Mapping;
+use crate::posted::{Posted, Range};
 
 /// What a scripted vCPU does at one entry.
 #[derive(Clone)]
@@ -40,6 +41,8 @@ pub enum Step {
         /// How many accesses are left.
         left: u64,
     },
+    /// Writes that wait in the ring, found with the exit that is the next step.
+    Posted(Vec<Posted>),
     /// Executes instructions until the exit flag is set.
     Spin,
     /// Sleeps in HLT until the exit flag is set, on a machine with interrupt controllers.
@@ -94,6 +97,8 @@ pub struct Log {
     pub traps: Vec<MsrRange>,
     /// What vCPUs were told to stop for: (vcpu, control).
     pub debug: Vec<(u32, DebugControl)>,
+    /// Ranges whose writes are posted.
+    pub posts: Vec<Range>,
 }
 
 /// The accelerator: one script for each vCPU.
@@ -196,6 +201,7 @@ impl Vm for ScriptedVm {
             size: 0,
             reading: 0,
             asleep: None,
+            held: false,
             regs: Regs::default(),
             sregs: Sregs::default(),
             calls: 0,
@@ -234,6 +240,14 @@ impl Vm for ScriptedVm {
         for (into, from) in words.iter_mut().zip(logged) {
             *into |= from;
         }
+        Ok(())
+    }
+
+    fn post(&self, range: Range, on: bool) -> Result<(), AccelError> {
+        self.note(|log| {
+            log.posts.retain(|other| *other != range);
+            log.posts.extend(on.then_some(range));
+        });
         Ok(())
     }
 
@@ -283,6 +297,7 @@ struct ScriptedVcpu {
     /// Values of a read that the guest will see at the next entry.
     reading: u32,
     asleep: Option<bool>,
+    held: bool,
     regs: Regs,
     sregs: Sregs,
     calls: u64,
@@ -338,6 +353,8 @@ impl ScriptedVcpu {
 impl Vcpu for ScriptedVcpu {
     fn run(&mut self) -> Result<AccelExit, Interruption> {
         self.calls += 1;
+        // What the guest was left for when writes were found in the ring comes whatever the flag says.
+        let held = std::mem::take(&mut self.held);
         self.complete();
         loop {
             match self.steps.last() {
@@ -351,7 +368,8 @@ impl Vcpu for ScriptedVcpu {
                         return Ok(self.exit(exit, &values));
                     }
                 }
-                _ if self.kicked() => return Err(Interruption::Kicked),
+                Some(Step::Posted(_)) => return Ok(AccelExit::Posted),
+                _ if !held && self.kicked() => return Err(Interruption::Kicked),
                 Some(Step::Exit(..)) => {
                     if let Some(Step::Exit(exit, values)) = self.steps.pop() {
                         self.regs.rip += 1;
@@ -409,6 +427,15 @@ impl Vcpu for ScriptedVcpu {
                 None if self.irqchip => self.steps.push(Step::Sleep { interruptible: false }),
                 None => return Ok(AccelExit::Halt),
             }
+        }
+    }
+
+    fn take_posted(&mut self, serve: &mut dyn FnMut(&Posted)) {
+        if let Some(Step::Posted(writes)) = self.steps.last_mut() {
+            let writes = std::mem::take(writes);
+            self.steps.pop();
+            writes.iter().for_each(serve);
+            self.held = true;
         }
     }
 

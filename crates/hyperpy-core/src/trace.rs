@@ -210,7 +210,7 @@ fn entry(exit: &AccelExit, written: u64) -> Option<Entry> {
         AccelExit::FailEntry { reason } => of(Reason::FailEntry, 0, reason),
         AccelExit::InternalError { suberror, .. } => of(Reason::InternalError, 0, suberror.into()),
         AccelExit::Unknown { reason } => of(Reason::Unknown, 0, reason.into()),
-        AccelExit::Nothing => return None,
+        AccelExit::Nothing | AccelExit::Posted => return None,
     })
 }
 

@@ -12,13 +12,14 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use self::shared::bump;
+pub(crate) use self::shared::bump;
 pub use self::shared::{Counters, Readings, Shared};
 use crate::accel::{self, AccelExit, Interruption};
 use crate::bus::{Access, Action, Cursor, Rung, Space, ones};
 use crate::debug::DebugControl;
 use crate::exit::{Exit, IoExit};
 use crate::machine::{Machine, Unclaimed};
+use crate::posted;
 use crate::trace::Ring;
 
 /// The access that a Python device is answering on this thread, for error notes and for refusing verbs that would
@@ -117,6 +118,8 @@ pub(crate) struct Open {
 enum Serving {
     Device(Space),
     Unclaimed,
+    /// Writes from the ring.
+    Posted,
     Msr,
 }
 
@@ -193,6 +196,20 @@ impl Vcpu {
 
     pub(crate) fn count_exit(&self) {
         bump(&self.shared.counters.exits, 1);
+    }
+
+    /// Serves the writes that waited in the ring. They are no exits: the one that they came with is still to come.
+    #[cold]
+    pub(crate) fn serve_posted(&mut self, machine: &Machine) {
+        let (shared, vcpu, rip) = (self.shared.clone(), self.id, self.accel.rip());
+        bump(&shared.counters.exits, u64::MAX);
+        self.serving = Serving::Posted;
+        self.accel.take_posted(&mut |write| {
+            if let Some(ring) = &shared.trace {
+                ring.record(&write.as_exit(), write.value, rip);
+            }
+            posted::serve(machine, &shared, vcpu, write);
+        });
     }
 
     /// Records an exit, on a machine that is traced.
@@ -337,6 +354,7 @@ impl Vcpu {
         match self.serving {
             Serving::Device(Space::Pio) => self.pio.last_name(),
             Serving::Device(Space::Mmio) => self.mmio.last_name(),
+            Serving::Posted => Some("ring of posted writes".into()),
             Serving::Unclaimed => Some("answerer of unclaimed accesses".into()),
             Serving::Msr => access.map(|access| format!("handler of msr {:#x}", access.address).into()),
         }

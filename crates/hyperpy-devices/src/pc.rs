@@ -11,6 +11,7 @@ use hyperpy_core::arch::x86_64::layout::{
 use hyperpy_core::bus::{Bus, Device, Exclusive, RegionId, Rung};
 use hyperpy_core::error::BusError;
 use hyperpy_core::irq::Line;
+use hyperpy_core::posted::Posts;
 
 use crate::acpi_pm::{self, Pm1Control, Pm1Event, PmTimer, ResetRegister};
 use crate::clock::Clock;
@@ -34,6 +35,8 @@ pub struct Parts<'a> {
     pub console: Arc<Console>,
     /// RAM in bytes, told through CMOS.
     pub memory_size: u64,
+    /// Which writes cost no exit: COM1's THR, while nobody waits for its interrupt.
+    pub posts: Arc<Posts>,
     /// Port of the debug-exit device; `None` for a machine without one.
     pub debug_exit: Option<u16>,
 }
@@ -46,6 +49,7 @@ pub struct Board {
     pub console: Arc<Console>,
     /// The power button.
     pub pm1_event: Arc<Pm1Event>,
+    uart: Arc<Uart>,
     regions: Vec<RegionId>,
 }
 
@@ -55,16 +59,16 @@ impl Board {
     /// # Errors
     /// A port is taken, or the debug-exit port does not leave room for its four ports.
     pub fn attach(pio: &Bus, parts: Parts<'_>) -> Result<Self, BusError> {
-        let Parts { lines, clock, console, memory_size, debug_exit } = parts;
+        let Parts { lines, clock, console, memory_size, posts, debug_exit } = parts;
         let pm1_event = Arc::new(Pm1Event::new(lines(SCI_GSI)));
         let uart = Uart::new(lines(COM1_GSI), console.clone());
         let rtc = Rtc::new(clock.clone(), memory_size);
         let (i8042_data, i8042_command) = I8042::windows();
         let debug_console = DebugConsole::new(console.clone());
 
-        let mut board = Self { console, pm1_event: pm1_event.clone(), regions: Vec::new() };
+        let mut board = Self { console, pm1_event: pm1_event.clone(), uart: uart.clone(), regions: Vec::new() };
         let devices: [(u16, u64, &str, Arc<dyn Device>); 9] = [
-            (COM1_PORT, uart::PORTS, "uart com1", uart),
+            (COM1_PORT, uart::PORTS, "uart com1", uart.clone()),
             (CMOS_PORT, rtc::PORTS, "rtc", Arc::new(Exclusive::new(rtc))),
             (I8042_PORT, 1, "i8042 data", i8042_data),
             (I8042_PORT + COMMAND_PORT_OFFSET, 1, "i8042 command", i8042_command),
@@ -90,6 +94,7 @@ impl Board {
                 }
             }
         }
+        uart.post(posts, COM1_PORT.into());
         Ok(board)
     }
 
@@ -101,6 +106,7 @@ impl Board {
 
     /// Takes every device off the bus again.
     pub fn detach(self, pio: &Bus) {
+        self.uart.stop_posting();
         for id in self.regions {
             // One that is no longer there was detached by somebody else: nothing is left to do.
             let _ = pio.detach(id);

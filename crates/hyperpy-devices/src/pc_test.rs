@@ -16,8 +16,17 @@ fn attach(pio: &Bus, debug_exit: Option<u16>) -> Result<(Board, Vec<u32>), BusEr
         Unconnected::new() as Arc<dyn Line>
     };
     let clock = ManualClock::at_second(0);
-    let board =
-        Board::attach(pio, Parts { lines: &lines, clock, console: Arc::default(), memory_size: 1 << 29, debug_exit })?;
+    let board = Board::attach(
+        pio,
+        Parts {
+            lines: &lines,
+            clock,
+            console: Arc::default(),
+            memory_size: 1 << 29,
+            posts: Arc::default(),
+            debug_exit,
+        },
+    )?;
     Ok((board, gsis.into_inner().unwrap()))
 }
 
@@ -98,6 +107,7 @@ fn test_board_devices_are_dropped_with_the_board_although_the_console_lives() {
         clock: ManualClock::at_second(0),
         console: console.clone(),
         memory_size: 0,
+        posts: Arc::default(),
         debug_exit: None,
     };
     Board::attach(&pio, parts).unwrap().detach(&pio);

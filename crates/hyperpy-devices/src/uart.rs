@@ -17,10 +17,11 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use hyperpy_core::bus::{Access, Action, Device};
+use hyperpy_core::bus::{Access, Action, Device, Space};
 use hyperpy_core::irq::Line;
+use hyperpy_core::posted::{Posts, Range};
 use vm_superio::serial::NoEvents;
 use vm_superio::{Serial, Trigger};
 
@@ -72,6 +73,7 @@ const LSR_DATA_READY: u8 = 1 << 0;
 pub struct Uart {
     console: Arc<Console>,
     registers: Mutex<Registers>,
+    posting: OnceLock<(Arc<Posts>, Range)>,
 }
 
 struct Registers {
@@ -123,7 +125,7 @@ impl Uart {
     /// A UART that raises `irq`, writes to the console and takes its input.
     #[must_use]
     pub fn new(irq: Arc<dyn Line>, console: Arc<Console>) -> Arc<Self> {
-        let uart = Arc::new(Self { console, registers: Mutex::new(Registers::new(irq)) });
+        let uart = Arc::new(Self { console, registers: Mutex::new(Registers::new(irq)), posting: OnceLock::new() });
         // Weak: the console outlives its machine, and must not keep the machine's devices alive.
         let weak = Arc::downgrade(&uart);
         uart.console.on_input(move || {
@@ -133,6 +135,21 @@ impl Uart {
         });
         uart.settle(&mut lock(&uart.registers));
         uart
+    }
+
+    /// Has what is written to THR cost no exit until the guest asks for THR's interrupt, which must not wait for one.
+    /// Reset begins anew. Until then output comes as late as the vCPU's next exit or tick.
+    pub fn post(&self, posts: Arc<Posts>, port: u64) {
+        let (posts, range) =
+            self.posting.get_or_init(|| (posts, Range { space: Space::Pio, base: port + THR, len: 1 }));
+        posts.set(*range, true);
+    }
+
+    /// From now on every write is an exit.
+    pub fn stop_posting(&self) {
+        if let Some((posts, range)) = self.posting.get() {
+            posts.set(*range, false);
+        }
     }
 
     /// Moves waiting input into the FIFO when that has run empty, then drives the line.
@@ -245,7 +262,11 @@ impl Device for Uart {
         self.settle(&mut registers);
         // At most one byte: only offset 0 sends.
         let sent = registers.serial.writer_mut().0.take();
+        let waits = registers.enabled & IER_THR_EMPTY != 0;
         drop(registers);
+        if waits {
+            self.stop_posting();
+        }
         if let Some(byte) = sent {
             self.console.write(&[byte]);
         }
@@ -258,6 +279,10 @@ impl Device for Uart {
         *registers = Registers { line_is_high: was_high, ..Registers::new(line) };
         // What the host sent and the guest had not fetched from the FIFO is gone; what waits in the console is not.
         self.settle(&mut registers);
+        drop(registers);
+        if let Some((posts, range)) = self.posting.get() {
+            posts.set(*range, true);
+        }
     }
 }
 

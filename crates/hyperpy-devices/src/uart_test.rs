@@ -46,6 +46,28 @@ fn test_registers_after_reset_read_as_an_idle_port() {
 }
 
 #[test]
+fn test_thr_is_posted_until_its_interrupt_is_wanted_and_again_after_a_reset() {
+    let port = port();
+    let posts = Arc::new(Posts::default());
+    port.uart.post(posts.clone(), 0x3f8);
+    let thr = [Range { space: Space::Pio, base: 0x3f8, len: 1 }];
+    assert_eq!(posts.ranges(), thr);
+    port.set(IER, IER_RECEIVED);
+    port.set(LCR, LCR_DLAB);
+    port.set(IER, IER_THR_EMPTY); // half a divisor
+    port.set(LCR, 3);
+    assert_eq!(posts.ranges(), thr);
+    port.set(IER, IER_THR_EMPTY);
+    assert_eq!(posts.ranges(), []);
+    port.set(IER, 0);
+    assert_eq!(posts.ranges(), [], "a driver that has begun so goes on");
+    port.uart.reset();
+    assert_eq!(posts.ranges(), thr);
+    port.uart.stop_posting();
+    assert_eq!(posts.ranges(), []);
+}
+
+#[test]
 fn test_output_reaches_the_console_unless_dlab_or_loopback() {
     let port = port();
     port.set(THR, b'a');

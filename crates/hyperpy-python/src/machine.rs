@@ -174,9 +174,9 @@ impl Machine {
         self.core.want_irqchip().map_err(|error| errors::run(&error))?;
         let lines = |gsi| self.core.lines.line(gsi);
         let memory_size = self.core.memory.regions().iter().map(|region| region.len).sum();
+        let (clock, posts) = (Arc::new(HostClock::default()), self.core.posts.clone());
         let console = console.inner.clone();
-        let parts =
-            Parts { lines: &lines, clock: Arc::new(HostClock::default()), console, memory_size, debug_exit: None };
+        let parts = Parts { lines: &lines, clock, console, memory_size, posts, debug_exit: None };
         let made = Board::attach(&self.core.pio, parts).map_err(|error| errors::attach(&error.into()))?;
         *board = Some(made);
         Ok(())

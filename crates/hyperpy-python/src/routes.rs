@@ -64,7 +64,14 @@ pub(crate) fn stock_ports() -> PyResult<Vec<(u64, u64, String)>> {
     let bus = Bus::new(u64::from(u16::MAX));
     let lines = |_| Unconnected::new() as Arc<dyn Line>;
     let clock = Arc::new(HostClock::default());
-    let parts = Parts { lines: &lines, clock, console: Arc::default(), memory_size: 0, debug_exit: None };
+    let parts = Parts {
+        lines: &lines,
+        clock,
+        console: Arc::default(),
+        memory_size: 0,
+        posts: Arc::default(),
+        debug_exit: None,
+    };
     Board::attach(&bus, parts).map_err(|error| errors::attach(&error.into()))?;
     Ok(bus.map().regions().iter().map(|region| (region.base, region.len, region.name.to_string())).collect())
 }

@@ -149,24 +149,35 @@ impl Elf<'_> {
     }
 
     /// Copies the segments, and clears what each has beyond the file's bytes: memory may have been used before.
-    pub(super) fn write(&self, memory: &Memory) -> Result<(), BootError> {
-        self.segments.iter().try_for_each(|s| write_cleared(memory, s.at, s.bytes))
+    pub(super) fn write(&self, memory: &Memory, gathered: bool) -> Result<(), BootError> {
+        self.segments.iter().try_for_each(|s| write_cleared(memory, s.at, s.bytes, gathered))
     }
 }
 
 /// Copies bytes to the beginning of a range and clears the rest of it: memory may have been used before. Zeros among the
 /// bytes are cleared too, so that they take up no memory: a kernel has tens of megabytes of them.
-pub(super) fn write_cleared(memory: &Memory, range: Span, bytes: &[u8]) -> Result<(), BootError> {
+pub(super) fn write_cleared(memory: &Memory, range: Span, bytes: &[u8], gathered: bool) -> Result<(), BootError> {
     let mut at = range.start;
     for piece in bytes.chunks(ZEROS.len()) {
         if ZEROS.starts_with(piece) {
-            memory.zero(at, piece.len() as u64)?;
+            clear(memory, at, piece.len() as u64, gathered)?;
         } else {
             memory.write(at, piece)?;
         }
         at += piece.len() as u64;
     }
-    Ok(memory.zero(at, range.end.saturating_sub(at))?)
+    clear(memory, at, range.end.saturating_sub(at), gathered)
+}
+
+/// Memory that is gathered into huge pages is written: to give a part of it back would take such a page to pieces.
+fn clear(memory: &Memory, gpa: u64, len: u64, gathered: bool) -> Result<(), BootError> {
+    if !gathered {
+        return Ok(memory.zero(gpa, len)?);
+    }
+    let pieces = (0..len).step_by(ZEROS.len());
+    pieces
+        .map(|done| (gpa + done, ZEROS.get(..(len - done) as usize).unwrap_or(&ZEROS)))
+        .try_for_each(|(at, zeros)| Ok(memory.write(at, zeros)?))
 }
 
 fn program(image: &[u8], at: u64, wide: bool) -> Result<Program, BootError> {

@@ -120,8 +120,8 @@ pub fn multiboot(memory: &Memory, multiboot: &Multiboot) -> Result<Entry, BootEr
     memory.write(CMDLINE_START, &cmdline)?;
     write_modules(memory, multiboot.modules, &places)?;
     match &kernel.code {
-        Code::Raw(code) => write_cleared(memory, kernel.area, code)?,
-        Code::Elf(elf) => elf.write(memory)?,
+        Code::Raw(code) => write_cleared(memory, kernel.area, code, false)?,
+        Code::Elf(elf) => elf.write(memory, false)?,
     }
     Ok(Entry::bare(kernel.entry, |regs| (regs.rax, regs.rbx) = (LOADED, INFO_START)))
 }

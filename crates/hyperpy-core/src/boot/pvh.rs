@@ -72,7 +72,7 @@ pub fn pvh(memory: &Memory, pvh: &Pvh) -> Result<Entry, BootError> {
     memory.write(INFO_START, &info)?;
     memory.write(CMDLINE_START, &cmdline)?;
     write_modules(memory, pvh.modules, &places)?;
-    elf.write(memory)?;
+    elf.write(memory, false)?;
     Ok(Entry::bare(entry, |regs| regs.rbx = INFO_START))
 }
 

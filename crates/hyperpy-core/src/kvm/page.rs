@@ -6,13 +6,20 @@
 use std::io;
 use std::os::fd::RawFd;
 use std::ptr::{self, addr_of, addr_of_mut, null_mut};
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicU8, Ordering, fence};
 
 use kvm_bindings::{
-    KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_SYNC_X86_REGS, kvm_regs, kvm_run,
+    KVM_COALESCED_MMIO_PAGE_OFFSET, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_SYNC_X86_REGS,
+    kvm_coalesced_mmio, kvm_coalesced_mmio_ring, kvm_regs, kvm_run,
 };
 
 use crate::accel::ExitFlag;
+use crate::bus::{Space, ones};
+use crate::posted::Posted;
+
+const PAGE: usize = crate::memory::PAGE_SIZE as usize;
+/// Entries of the ring (kernel: KVM_COALESCED_MMIO_MAX).
+pub(super) const RING_LEN: usize = (PAGE - size_of::<kvm_coalesced_mmio_ring>()) / size_of::<kvm_coalesced_mmio>();
 
 /// A mapping of a vCPU's shared pages.
 #[derive(Debug)]
@@ -108,6 +115,60 @@ impl RunPage {
         };
         let count = if reason == KVM_EXIT_SYSTEM_EVENT { count.min(words.len()) } else { 0 };
         words.into_iter().take(count).collect()
+    }
+
+    /// Whether writes wait in the VM's ring, which is mapped behind the page.
+    pub(super) fn has_posted(&self) -> bool {
+        self.ring().is_some_and(|ring| {
+            // SAFETY: both fields lie inside the mapping, as `ring` has checked; every bit pattern is a valid u32.
+            unsafe { addr_of!((*ring).first).read_volatile() != addr_of!((*ring).last).read_volatile() }
+        })
+    }
+
+    /// The oldest write in the ring. It stays there until [`Self::posted_served`].
+    pub(super) fn posted(&self) -> Option<Posted> {
+        let ring = self.ring()?;
+        // SAFETY: both fields lie inside the mapping; every bit pattern is a valid u32.
+        let (first, last) =
+            unsafe { (addr_of!((*ring).first).read_volatile(), addr_of!((*ring).last).read_volatile()) };
+        // The kernel writes an entry before it moves `last`.
+        fence(Ordering::Acquire);
+        if first == last || first as usize >= RING_LEN {
+            return None;
+        }
+        // SAFETY: the entry lies inside the ring's page, since its index is below what a page holds; every bit pattern is a
+        // valid entry.
+        let entry = unsafe {
+            addr_of!((*ring).coalesced_mmio).cast::<kvm_coalesced_mmio>().add(first as usize).read_volatile()
+        };
+        // SAFETY: both arms of the union are a u32.
+        let is_pio = unsafe { entry.__bindgen_anon_1.pio } != 0;
+        let size = entry.len.clamp(1, 8) as u8;
+        Some(Posted {
+            space: if is_pio { Space::Pio } else { Space::Mmio },
+            address: entry.phys_addr,
+            size,
+            value: u64::from_le_bytes(entry.data) & ones(size),
+        })
+    }
+
+    /// Takes the oldest write out of the ring.
+    pub(super) fn posted_served(&self) {
+        let Some(ring) = self.ring() else { return };
+        fence(Ordering::Release);
+        // SAFETY: the field lies inside the mapping; only the thread that holds the ring's lock writes it.
+        unsafe {
+            let first = addr_of!((*ring).first).read_volatile() as usize;
+            addr_of_mut!((*ring).first).write_volatile(((first + 1) % RING_LEN) as u32);
+        }
+    }
+
+    /// The VM's ring; none on a kernel without.
+    #[allow(clippy::cast_ptr_alignment)] // whole pages
+    fn ring(&self) -> Option<*mut kvm_coalesced_mmio_ring> {
+        let offset = KVM_COALESCED_MMIO_PAGE_OFFSET as usize * PAGE;
+        // SAFETY: the whole page at this offset was just seen to lie inside the mapping.
+        self.holds(offset, PAGE).then(|| unsafe { self.start.add(offset) }.cast())
     }
 
     /// Copies `into.len()` bytes at `offset`, or nothing if they leave the mapping: the offset comes from KVM, but a

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr::addr_of;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
     KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_HYPERCALL, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
@@ -16,7 +16,7 @@ use kvm_bindings::{
 use kvm_ioctls::VcpuFd;
 
 use super::call;
-use super::page::RunPage;
+use super::page::{RING_LEN, RunPage};
 use super::setup;
 use super::slots::Slots;
 use super::state;
@@ -26,6 +26,7 @@ use crate::arch::x86_64::fpu::{self, Fpu};
 use crate::arch::x86_64::{DescriptorTable, Regs, Segment, Sregs};
 use crate::debug::{DebugControl, On};
 use crate::exit::SystemEvent;
+use crate::posted::Posted;
 
 /// `_IO(KVMIO, 0x80)`.
 const KVM_RUN: libc::c_ulong = 0xae80;
@@ -45,6 +46,10 @@ pub(super) struct KvmVcpu {
     /// Registers were set in the page since the last entry: KVM does not know them yet.
     regs_in_page: bool,
     calls: u64,
+    /// Held while the ring is emptied: the order of writes is the order of their devices' calls.
+    ring: Arc<Mutex<()>>,
+    /// What the last KVM_RUN returned with, when the ring comes first.
+    held: Option<Held>,
     /// It is the one that starts, on a VM with interrupt controllers.
     is_boot_processor: bool,
     /// After `fd`: guest memory stays mapped for as long as a vCPU could be entered.
@@ -58,6 +63,12 @@ pub(super) struct KvmVcpu {
     pub(super) before_run: Option<fn(&RunPage)>,
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Held {
+    Exit,
+    Kicked,
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Data {
     offset: usize,
@@ -69,6 +80,7 @@ impl KvmVcpu {
         fd: VcpuFd,
         page_len: usize,
         slots: Arc<Slots>,
+        ring: Arc<Mutex<()>>,
         is_boot_processor: bool,
         xsave: bool,
     ) -> Result<Self, AccelError> {
@@ -82,6 +94,8 @@ impl KvmVcpu {
             entered: false,
             regs_in_page: false,
             calls: 0,
+            ring,
+            held: None,
             is_boot_processor,
             _slots: slots,
             xsave,
@@ -192,11 +206,26 @@ fn instruction_bytes(suberror: u32, ndata: u32, words: &[u64]) -> ([u8; 15], u8)
     (bytes, len.min(15))
 }
 
+/// Takes a write out of the ring after its device has had it, also when that panics.
+struct Served<'a>(&'a RunPage);
+
+impl Drop for Served<'_> {
+    fn drop(&mut self) {
+        self.0.posted_served();
+    }
+}
+
 impl Vcpu for KvmVcpu {
     fn run(&mut self) -> Result<AccelExit, Interruption> {
         #[cfg(test)]
         if let Some(hook) = self.before_run {
             hook(&self.page);
+        }
+        if let Some(held) = self.held.take() {
+            return match held {
+                Held::Exit => Ok(self.decode()),
+                Held::Kicked => Err(Interruption::Kicked),
+            };
         }
         self.calls += 1;
         // SAFETY: KVM_RUN takes no argument; it writes guest memory, whose mappings outlive the VM, and the shared
@@ -208,6 +237,10 @@ impl Vcpu for KvmVcpu {
                 Some(libc::EINTR) => {
                     self.entered = true;
                     self.regs_in_page = false;
+                    if self.page.has_posted() {
+                        self.held = Some(Held::Kicked);
+                        return Ok(AccelExit::Posted);
+                    }
                     Interruption::Kicked
                 }
                 Some(libc::EAGAIN) => Interruption::Again,
@@ -216,7 +249,22 @@ impl Vcpu for KvmVcpu {
         }
         self.entered = true;
         self.regs_in_page = false;
+        if self.page.has_posted() {
+            self.held = Some(Held::Exit);
+            return Ok(AccelExit::Posted);
+        }
         Ok(self.decode())
+    }
+
+    fn take_posted(&mut self, serve: &mut dyn FnMut(&Posted)) {
+        let _emptying = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        // One ring full at most: other vCPUs may go on filling it.
+        for _ in 0..RING_LEN {
+            let Some(write) = self.page.posted() else { return };
+            // Whatever becomes of it, it is served once.
+            let _served = Served(&self.page);
+            serve(&write);
+        }
     }
 
     fn io_value(&self, index: u32) -> u64 {

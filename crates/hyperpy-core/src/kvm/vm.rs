@@ -1,13 +1,15 @@
 //! A KVM virtual machine: memory slots, interrupt controllers, vCPUs.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use kvm_bindings::{
     CpuId, KVM_CAP_EXIT_HYPERCALL, KVM_CAP_X86_USER_SPACE_MSR, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI,
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MSR_EXIT_REASON_FILTER,
     KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_enable_cap, kvm_irq_routing_entry, kvm_pit_config, kvm_xsave,
 };
-use kvm_ioctls::{Cap, Kvm as KvmFd, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
+use kvm_ioctls::{
+    Cap, IoEventAddress, Kvm as KvmFd, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd,
+};
 
 use super::setup::{self, Features};
 use super::slots::Slots;
@@ -15,6 +17,8 @@ use super::vcpu::KvmVcpu;
 use super::{call, has};
 use crate::accel::{AccelError, MsrRange, Route, Slot, Vcpu, Vm, VmConfig};
 use crate::arch::x86_64::layout::{IDENTITY_MAP_START, TSS_START};
+use crate::bus::Space;
+use crate::posted::Range;
 
 /// The one hypercall that KVM can leave to its user (kernel: include/uapi/linux/kvm_para.h).
 const KVM_HC_MAP_GPA_RANGE: u32 = 12;
@@ -32,6 +36,8 @@ pub(super) struct KvmVm {
     xsave: bool,
     /// After `fd`: what it maps is unmapped later than it is closed.
     slots: Arc<Slots>,
+    /// The lock of the VM's one ring of writes.
+    ring: Arc<Mutex<()>>,
 }
 
 impl KvmVm {
@@ -63,7 +69,7 @@ impl KvmVm {
         let small = !has(size)? || usize::try_from(size).is_ok_and(|size| size <= size_of::<kvm_xsave>());
         let xsave = small && has(fd.check_extension_int(Cap::Xsave))?;
         let slots = Arc::new(Slots::new(&fd)?);
-        Ok(Self { fd, config, cpuid, features, xsave, slots })
+        Ok(Self { fd, config, cpuid, features, xsave, slots, ring: Arc::default() })
     }
 
     fn need(&self, cap: Cap, capability: &'static str) -> Result<(), AccelError> {
@@ -79,7 +85,8 @@ impl KvmVm {
     pub(super) fn make_vcpu(&self, id: u32) -> Result<KvmVcpu, AccelError> {
         let vcpu = self.fd.create_vcpu(u64::from(id)).map_err(call("KVM_CREATE_VCPU"))?;
         setup::prepare(&vcpu, id, self.config, &self.cpuid, self.features)?;
-        KvmVcpu::new(vcpu, self.fd.run_size(), self.slots.clone(), id == 0 && self.config.irqchip, self.xsave)
+        let (slots, ring) = (self.slots.clone(), self.ring.clone());
+        KvmVcpu::new(vcpu, self.fd.run_size(), slots, ring, id == 0 && self.config.irqchip, self.xsave)
     }
 }
 
@@ -117,6 +124,21 @@ impl Vm for KvmVm {
 
     fn take_dirty(&self, slot: u32, words: &mut [u64]) -> Result<(), AccelError> {
         self.slots.take_dirty(&self.fd, slot, words)
+    }
+
+    fn post(&self, range: Range, on: bool) -> Result<(), AccelError> {
+        let (cap, address) = match range.space {
+            Space::Pio => (Cap::CoalescedPio, IoEventAddress::Pio(range.base)),
+            Space::Mmio => (Cap::CoalescedMmio, IoEventAddress::Mmio(range.base)),
+        };
+        if !has(self.fd.check_extension_int(cap))? {
+            return Ok(());
+        }
+        if on {
+            self.fd.register_coalesced_mmio(address, range.len).map_err(call("KVM_REGISTER_COALESCED_MMIO"))
+        } else {
+            self.fd.unregister_coalesced_mmio(address, range.len).map_err(call("KVM_UNREGISTER_COALESCED_MMIO"))
+        }
     }
 
     fn trap_msrs(&self, ranges: &[MsrRange]) -> Result<(), AccelError> {

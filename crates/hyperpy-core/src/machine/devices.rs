@@ -96,6 +96,7 @@ impl Machine {
     /// It is not attached.
     pub fn detach(&self, attachment: Attachment) -> Result<Region, AttachError> {
         let region = self.bus(attachment.space).detach(attachment.region)?;
+        self.posts.forget(attachment.space, region.base, region.len);
         // A thread that drives a vCPU could be waited for by those that it waits for, or by itself: it leaves the
         // device's end to the map, which lives until the last vCPU has let go of it.
         if !Inside::any() {

@@ -77,6 +77,7 @@ impl Machine {
         let slots = vcpus.into_iter().map(slot).collect();
         let made = Arc::new(Objects { slots, vm: vm.clone() });
         self.lines.connect(&vm)?;
+        self.posts.connect(&vm);
         self.control.install(shared);
         *objects = Some(made.clone());
         Ok(made)

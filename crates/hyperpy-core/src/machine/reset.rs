@@ -37,6 +37,7 @@ impl Machine {
         ending.phase = Phase::Created;
         *self.entry.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.lines.reset();
+        self.posts.reset();
         self.memory.reset();
         let devices = self.reset_devices();
         let reloaded = reload();

@@ -97,4 +97,11 @@ impl Memory {
             && layout.walk(gpa, size, |mapping, offset, range| mapping.zero(offset, range.len()));
         if zeroed { Ok(()) } else { Err(missing) }
     }
+
+    /// Has the host back a range with huge pages, for memory that is about to be filled: one fault then stands for 512.
+    /// It is committed by that; its content stays. False if nothing came of it.
+    pub(crate) fn gather(&self, gpa: u64, len: u64) -> bool {
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        self.layout().walk(gpa, len, |mapping, offset, range| mapping.gather(offset, range.len()))
+    }
 }

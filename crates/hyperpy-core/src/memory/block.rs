@@ -50,6 +50,9 @@ impl Pages {
     }
 }
 
+/// Bytes of the huge pages that the host makes of small ones: what the processor maps by one entry (SDM vol. 3, 5.5.4).
+const HUGE: usize = 2 << 20;
+
 /// Pages of a memory file that a live view may write at any time: (first, count).
 type Range = (usize, usize);
 
@@ -117,6 +120,8 @@ fn pages_in(len: u64) -> io::Result<usize> {
 #[derive(Debug)]
 pub struct Mapping {
     region: MmapRegion<Marks>,
+    /// The region's addresses, where it does not own them itself.
+    _place: Option<Place>,
     block: Arc<Block>,
     /// Bytes from the start of the file.
     offset: u64,
@@ -129,16 +134,23 @@ impl Mapping {
         // No swap is set aside: a large machine costs what it touches. Huge pages are: without, a touch of one that the
         // pool does not have would be a SIGBUS.
         let reserve = if block.pages.pooled() { 0 } else { libc::MAP_NORESERVE };
-        let region = MmapRegionBuilder::new_with_bitmap(size, marks)
+        let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | reserve);
+        let builder = MmapRegionBuilder::new_with_bitmap(size, marks)
             .with_file_offset(FileOffset::from_arc(block.file.clone(), offset))
-            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-            .with_mmap_flags(libc::MAP_SHARED | reserve)
-            .with_hugetlbfs(block.pages.pooled())
-            .build()
-            .map_err(|error| match error {
-                MmapRegionError::Mmap(error) => error,
-                other => io::Error::other(other),
-            })?;
+            .with_mmap_prot(prot)
+            .with_mmap_flags(flags)
+            .with_hugetlbfs(block.pages.pooled());
+        let place =
+            if block.pages.pooled() || size < HUGE { None } else { Some(Place::map(block, offset, size, flags)?) };
+        let builder = match &place {
+            // SAFETY: the place is a mapping of this size with this protection and these flags, and is kept with the region.
+            Some(place) => unsafe { builder.with_raw_mmap_pointer(place.start as *mut u8) },
+            None => builder,
+        };
+        let region = builder.build().map_err(|error| match error {
+            MmapRegionError::Mmap(error) => error,
+            other => io::Error::other(other),
+        })?;
         if block.pages == Pages::Transparent {
             // SAFETY: the range is the mapping that was just made; the advice changes no content.
             let advised = unsafe { libc::madvise(region.as_ptr().cast(), size, libc::MADV_HUGEPAGE) };
@@ -146,7 +158,7 @@ impl Mapping {
                 return Err(io::Error::last_os_error());
             }
         }
-        Ok(Self { region, block: block.clone(), offset })
+        Ok(Self { region, _place: place, block: block.clone(), offset })
     }
 
     /// Host-virtual address of the first byte.
@@ -207,6 +219,22 @@ impl Mapping {
         self.fill(at, first) && self.fill(last, end)
     }
 
+    /// Has the host put `len` bytes at `at` into huge pages, and a little around them: it commits them, and content
+    /// stays. False where it cannot (MADV_COLLAPSE: Linux 6.1, and memory in one piece), or would be of no use.
+    pub(super) fn gather(&self, at: usize, len: usize) -> bool {
+        let Some(end) = at.checked_add(len).filter(|end| *end <= self.region.size()) else { return false };
+        let base = self.region.as_ptr() as usize;
+        let first = ((base + at) / HUGE * HUGE).max(base.next_multiple_of(HUGE));
+        let last = (base + end).next_multiple_of(HUGE).min((base + self.region.size()) / HUGE * HUGE);
+        // It does not gather what has no page at all.
+        let mut starts = (first..last).step_by(HUGE);
+        if self.block.pages.pooled() || first >= last || !starts.all(|hva| self.read(hva - base, &mut [0])) {
+            return false;
+        }
+        // SAFETY: the range lies in this mapping; the advice changes no content.
+        unsafe { libc::madvise(first as *mut libc::c_void, last - first, libc::MADV_COLLAPSE) == 0 }
+    }
+
     fn fill(&self, from: usize, to: usize) -> bool {
         let zeros = [0; PAGE];
         let starts = (from..to).step_by(PAGE);
@@ -223,6 +251,48 @@ impl Mapping {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+}
+
+/// Addresses of this process with a part of a memory file behind them, given back when it is dropped. They lie to huge
+/// pages as the part does to the file's, so that the host can map it by whole ones and KVM too.
+#[derive(Debug)]
+struct Place {
+    start: usize,
+    len: usize,
+}
+
+impl Place {
+    fn map(block: &Block, offset: u64, len: usize, flags: i32) -> io::Result<Self> {
+        let bytes = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+        let room = len.checked_add(HUGE).ok_or(io::ErrorKind::OutOfMemory)?;
+        let nowhere = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping where the host likes.
+        let around = unsafe { libc::mmap(std::ptr::null_mut(), room, libc::PROT_NONE, nowhere, -1, 0) };
+        if around == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let around = around as usize;
+        let start = around + (bytes as usize).wrapping_sub(around) % HUGE;
+        let fd = block.file.as_raw_fd();
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: over a part of the mapping made above, which nobody else knows.
+        let mapped = unsafe { libc::mmap(start as *mut _, len, protection, flags | libc::MAP_FIXED, fd, bytes) };
+        let failed = (mapped == libc::MAP_FAILED).then(io::Error::last_os_error);
+        let place = Self { start, len };
+        // SAFETY: what is left of the mapping made above before and behind the place.
+        unsafe {
+            libc::munmap(around as *mut _, start - around);
+            libc::munmap((start + len) as *mut _, around + room - start - len);
+        }
+        failed.map_or(Ok(place), Err)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own; the region that refers to it is dropped before it.
+        unsafe { libc::munmap(self.start as *mut _, self.len) };
     }
 }
 

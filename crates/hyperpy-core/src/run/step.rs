@@ -112,7 +112,7 @@ fn step(
         return complete(vcpu, machine);
     }
     loop {
-        match enter::<true>(vcpu) {
+        match enter::<true>(vcpu, machine) {
             Entered::Access(access) => {
                 let unclaimed = vcpu.serve(machine, access);
                 vcpu.record_answer(&access, unclaimed.is_none());
@@ -121,7 +121,7 @@ fn step(
                 }
                 return complete(vcpu, machine);
             }
-            Entered::Exit(AccelExit::Debug { pc, dr6 }) => return Stepped::Done { pc, dr6 },
+            Entered::Exit(AccelExit::Debug { pc, dr6 }) => return done(vcpu, pc, dr6),
             Entered::Exit(AccelExit::Halt) => {
                 vcpu.parked = true;
                 return Stepped::Left(Leave::Parked);
@@ -141,20 +141,24 @@ fn step(
     }
 }
 
+fn done(vcpu: &Vcpu, pc: u64, dr6: u64) -> Stepped {
+    Stepped::Done { pc, dr6: vcpu.debug.without_strangers(dr6) }
+}
+
 /// Ends a step by completing the access that its instruction has made. Requests that came meanwhile are looked at before
 /// the next entry, or by `report`.
 fn complete(vcpu: &mut Vcpu, machine: &Machine) -> Stepped {
     let shared = vcpu.shared.clone();
     shared.kick.arm();
     let stepped = loop {
-        match enter::<true>(vcpu) {
+        match enter::<true>(vcpu, machine) {
             Entered::Access(part) => {
                 if let Some(exit) = vcpu.serve(machine, part) {
                     break Stepped::Left(Leave::Outcome(Ok(*exit)));
                 }
             }
             Entered::Exit(AccelExit::Nothing) => {}
-            Entered::Exit(AccelExit::Debug { pc, dr6 }) => break Stepped::Done { pc, dr6 },
+            Entered::Exit(AccelExit::Debug { pc, dr6 }) => break done(vcpu, pc, dr6),
             Entered::Exit(other) => match vcpu.exit_for_caller(machine, &other) {
                 Some(exit) => break Stepped::Left(Leave::Outcome(Ok(exit))),
                 None => {

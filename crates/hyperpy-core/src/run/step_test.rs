@@ -68,6 +68,19 @@ fn test_step_onto_a_breakpoint_ends_early_and_names_it() {
 }
 
 #[test]
+fn test_hits_of_registers_that_hold_nothing_are_not_told() {
+    // A processor may name them: what a breakpoint that is gone, or not in its register during a step, has left there.
+    let rig = Rig::new(vec![vec![
+        Step::Exit(debug(1, STEPPED | 0b1111), vec![]),
+        to(2),
+        Step::Exit(debug(3, DR6_ONES | 0b1101), vec![]),
+    ]]);
+    rig.machine.set_breakpoint(code(0x999), None).unwrap();
+    assert_eq!(step(&rig, 2), at(0, 2, STEPPED));
+    assert_eq!(rig.machine.run(Some(LONG), &rig).unwrap(), at(0, 3, DR6_ONES | 1));
+}
+
+#[test]
 fn test_step_whose_write_hits_a_watchpoint_ends_early() {
     let rig = Rig::new(vec![vec![to(1), Step::Exit(debug(2, STEPPED | 1), vec![]), to(3)]]);
     rig.machine.set_breakpoint(Breakpoint { address: 0x2000, size: 4, on: On::Write }, None).unwrap();

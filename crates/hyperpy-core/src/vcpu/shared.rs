@@ -14,7 +14,7 @@ use crate::trace::Ring;
 /// Counters that only the vCPU's thread writes and anyone may read.
 #[derive(Debug, Default)]
 pub struct Counters {
-    pub(super) hits: [AtomicU64; RUNGS],
+    pub(crate) hits: [AtomicU64; RUNGS],
     pub(super) exits: AtomicU64,
     capped_ns: AtomicU64,
 }
@@ -27,7 +27,7 @@ impl Counters {
 
 /// Adds to a counter that has one writer: no locked instruction is needed.
 #[inline]
-pub(super) fn bump(counter: &AtomicU64, by: u64) {
+pub(crate) fn bump(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
 }
 

@@ -21,13 +21,19 @@ impl Vcpu {
     pub(crate) fn exit_for_caller(&mut self, machine: &Machine, exit: &AccelExit) -> Option<Exit> {
         let vcpu = self.id;
         Some(match *exit {
-            AccelExit::Pio { .. } | AccelExit::Mmio { .. } | AccelExit::Halt | AccelExit::Nothing => return None,
+            AccelExit::Pio { .. }
+            | AccelExit::Mmio { .. }
+            | AccelExit::Halt
+            | AccelExit::Nothing
+            | AccelExit::Posted => {
+                return None;
+            }
             AccelExit::Hypercall { number, arguments } => {
                 self.accel.set_io_value(0, UNKNOWN_HYPERCALL);
                 Exit::Hypercall { vcpu, number, arguments, ticket: self.wait_for_answer(true, false) }
             }
             AccelExit::Msr { index, is_write, value } => return self.serve_msr(machine, index, is_write, value),
-            AccelExit::Debug { pc, dr6 } => Exit::Debug { vcpu, pc, dr6 },
+            AccelExit::Debug { pc, dr6 } => Exit::Debug { vcpu, pc, dr6: self.debug.without_strangers(dr6) },
             AccelExit::Shutdown => Exit::Shutdown { vcpu },
             AccelExit::SystemEvent(kind) => Exit::SystemEvent { vcpu, kind, data: self.accel.event_data() },
             AccelExit::FailEntry { reason } => Exit::FailEntry { vcpu, reason },
