@@ -1,6 +1,6 @@
 """Exits per second of a Rust device while another Python thread is busy, in percent of an idle interpreter.
 
-By `run` on the main thread, which looks for signals now and then and so meets the interpreter, and by `start`, whose
+By `run` on the main thread, which takes the interpreter once at its first tick, and by `start`, whose
 threads do not. Slices of idle and busy in turn. Prints one JSON object a line, for `benches/run.py`.
 """
 

@@ -55,7 +55,8 @@ impl Phase {
 
 /// What the program around the machine must be asked: Python, in practice.
 pub trait Host: Send + Sync {
-    /// Looks whether the program wants its thread back (a signal with an exception). True stops the machine.
+    /// Looks whether the program wants its thread back (a signal with an exception). True stops the machine. Asked at every
+    /// tick while the guest stands still: a look must not wait for anything.
     fn poll(&self) -> bool;
 
     /// Makes a thread that calls [`Machine::serve`](crate::machine::Machine::serve) for a vCPU.
@@ -63,12 +64,6 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// There can be no more threads.
     fn spawn(&self, vcpu: u32) -> Result<(), RunError>;
-
-    /// As [`Self::poll`], where nothing but the time that has passed speaks for a look: a host whose looks hold the
-    /// guest up may leave some out.
-    fn poll_at_tick(&self) -> bool {
-        self.poll()
-    }
 }
 
 /// What `run()` or `wait()` will return.

@@ -187,9 +187,7 @@ fn interrupted(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitting<'_>, watch:
             return Some(Leave::Asked);
         }
         ticked |= vcpu.shared.kick.take_tick();
-        // Without a tick it may have been a signal of the host's own.
-        let wanted = |host: &dyn Host| if ticked { host.poll_at_tick() } else { host.poll() };
-        if watch.host.is_some_and(wanted) {
+        if watch.host.is_some_and(Host::poll) {
             return Some(Leave::Host);
         }
         let now = Instant::now();

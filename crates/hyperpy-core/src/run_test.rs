@@ -10,7 +10,7 @@ use crate::control::Phase;
 use crate::exit::{Exit, SystemEvent};
 use crate::machine::Unclaimed;
 use crate::scripted::Step;
-use crate::testing::{Closures, LONG, Recorder, Rig, before, ins, io, mmio_read, mmio_write, outs, stopped, stopper};
+use crate::testing::{Closures, Recorder, Rig, before, ins, io, mmio_read, mmio_write, outs, stopped, stopper};
 
 #[test]
 fn test_run_access_of_each_width_is_cut_to_it() {
@@ -294,29 +294,6 @@ fn test_run_tick_makes_the_loop_ask_the_host_without_any_kick() {
     assert!(matches!(rig.machine.run(None, &Third(polls.clone())), Err(RunError::Host)));
     assert_eq!(polls.load(Ordering::SeqCst), 3);
     assert!(began.elapsed() >= TICK, "{:?}", began.elapsed());
-}
-
-#[test]
-fn test_run_interrupted_by_a_tick_lets_the_host_look_later_and_by_a_signal_at_once() {
-    struct Lazy(AtomicUsize);
-    impl Host for Lazy {
-        fn poll(&self) -> bool {
-            self.0.fetch_add(1, Ordering::SeqCst) == 1
-        }
-        fn poll_at_tick(&self) -> bool {
-            false
-        }
-        fn spawn(&self, _: u32) -> Result<(), RunError> {
-            Ok(())
-        }
-    }
-    // Three ticks, and then an interruption by something else: the second look, after that at the beginning.
-    let rig = Rig::new(vec![vec![Step::Spin, Step::Spin, Step::Spin, Step::Fail(libc::EINTR), Step::Spin]]);
-    let host = Lazy(AtomicUsize::new(0));
-    let began = Instant::now();
-    assert!(matches!(rig.machine.run(Some(LONG), &host), Err(RunError::Host)));
-    assert_eq!(host.0.load(Ordering::SeqCst), 2);
-    assert!(began.elapsed() >= 2 * TICK, "{:?}", began.elapsed());
 }
 
 #[test]

@@ -25,6 +25,7 @@ use pyo3::types::{PyInt, PyString};
 use crate::console::Console;
 use crate::errors::{self, Raise};
 use crate::machine::Machine;
+use crate::signals::attach;
 
 /// Exceptions that devices of one machine raised, first one first.
 #[derive(Default)]
@@ -114,7 +115,7 @@ impl PyDevice {
 
 impl Device for PyDevice {
     fn read(&self, at: Access) -> u64 {
-        Python::attach(|py| {
+        attach(|py| {
             let Some(object) = self.object(py) else { return at.ones() };
             let answer = object
                 .call_method1(py, intern!(py, "read"), (at.offset, at.size))
@@ -127,7 +128,7 @@ impl Device for PyDevice {
     }
 
     fn write(&self, at: Access, value: u64) -> Action {
-        Python::attach(|py| {
+        attach(|py| {
             let Some(object) = self.object(py) else { return Action::Continue };
             let action = object
                 .call_method1(py, intern!(py, "write"), (at.offset, at.size, value))
@@ -140,7 +141,7 @@ impl Device for PyDevice {
     }
 
     fn reset(&self) {
-        Python::attach(|py| {
+        attach(|py| {
             let Some(object) = self.object(py) else { return };
             // A device need not have one.
             let reset = object.bind(py).getattr_opt(intern!(py, "reset"));
@@ -151,7 +152,7 @@ impl Device for PyDevice {
     }
 
     fn identity(&self) -> Option<usize> {
-        Python::attach(|py| self.object(py).map(|object| object.as_ptr() as usize))
+        attach(|py| self.object(py).map(|object| object.as_ptr() as usize))
     }
 }
 
@@ -229,7 +230,7 @@ impl Answerer for PyAnswerer {
     fn answer(&self, access: &Current, value: u64) -> Option<u64> {
         let (is_pio, name) = (access.space == Some(Space::Pio), "unclaimed");
         let written = access.is_write.then_some(value);
-        Python::attach(|py| {
+        attach(|py| {
             let arguments = (is_pio, access.vcpu, access.address, access.size, access.is_write, value);
             let answer = self.callable.bind(py).call1(arguments).and_then(|answer| {
                 let wanted = !access.is_write && !answer.is_none();

@@ -9,11 +9,8 @@ use hyperpy_core::machine::Machine;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-/// While other Python threads are busy, a look for signals waits for the interpreter (5 ms, the switch interval) and the
-/// guest with it: it is looked again after so many times that wait, but no later than [`LONGEST`], which keeps the bound
-/// of 100 ms. A signal that interrupts the guest itself is looked for at once.
-const PATIENCE: u32 = 25;
-const LONGEST: Duration = Duration::from_millis(45);
+use crate::signals::Signals;
+
 /// Python itself has looked for signals so shortly before: a verb that has just begun need not.
 const FRESH: Duration = Duration::from_millis(1);
 
@@ -23,14 +20,13 @@ pub(crate) struct PyHost {
     control: Arc<Control>,
     raised: Mutex<Option<PyErr>>,
     made: Instant,
-    /// When the next tick is to look for signals.
-    next: Mutex<Option<Instant>>,
+    signals: Signals,
 }
 
 impl PyHost {
     pub(crate) fn new(machine: &Arc<Machine>) -> Self {
         let (machine, control) = (Arc::downgrade(machine), machine.control.clone());
-        Self { machine, control, raised: Mutex::default(), made: Instant::now(), next: Mutex::default() }
+        Self { machine, control, raised: Mutex::default(), made: Instant::now(), signals: Signals::default() }
     }
 
     /// The exception behind [`RunError::Host`].
@@ -45,21 +41,7 @@ impl PyHost {
 
 impl Host for PyHost {
     fn poll(&self) -> bool {
-        let began = Instant::now();
-        if began.duration_since(self.made) < FRESH {
-            return false;
-        }
-        let looked = Python::attach(|py| {
-            let rest = (began.elapsed() * PATIENCE).min(LONGEST);
-            *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now().checked_add(rest);
-            py.check_signals() // does nothing but on Python's main thread
-        });
-        looked.map_err(|error| self.keep(error)).is_err()
-    }
-
-    fn poll_at_tick(&self) -> bool {
-        let next = *self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        next.is_none_or(|next| next <= Instant::now()) && self.poll()
+        self.made.elapsed() >= FRESH && self.signals.look().map_err(|error| self.keep(error)).is_err()
     }
 
     fn spawn(&self, vcpu: u32) -> Result<(), RunError> {

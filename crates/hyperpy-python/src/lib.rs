@@ -18,6 +18,7 @@ mod probe;
 mod processor;
 mod routes;
 mod script;
+mod signals;
 mod sink;
 mod vcpu;
 

@@ -17,6 +17,7 @@ use pyo3::prelude::*;
 use crate::device::{Report, action, number};
 use crate::errors;
 use crate::machine::Machine;
+use crate::signals::attach;
 
 /// The x87 and vector registers of a vCPU, each as little-endian bytes.
 #[pyfunction]
@@ -151,7 +152,7 @@ impl PyMsrHandler {
         written: Option<u64>,
         read: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>,
     ) -> Option<T> {
-        Python::attach(|py| {
+        attach(|py| {
             let callable = self.callable(py)?;
             let arguments = (vcpu, index, written.is_some(), written.unwrap_or(0));
             let answer = callable.call1(py, arguments).and_then(|answer| {
