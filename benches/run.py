@@ -54,7 +54,9 @@ def _host_figures(program: Path) -> Iterator[Figure]:
 def _dispatch_figures(program: Path) -> Iterator[Figure]:
     for line in lines([str(program), "dispatch", str(ROUNDS), str(DISPATCH_EXITS)]):
         case = f"{line['regions']} region{'s' * (line['regions'] > 1)}, {line['order'].lower()}"
-        yield Figure(f"dispatch, {case}", "ns", line["ns"], 40 if line["regions"] == 1 else 60)
+        case += ", traced" * line["traced"]
+        if not line["traced"]:  # what a trace costs is a share of an exit: below
+            yield Figure(f"dispatch, {case}", "ns", line["ns"], 40 if line["regions"] == 1 else 60)
         yield Figure(f"allocations per run, {case}", "", [line["allocations"]], 0)
     for case, counted in instructions.count(program).items():
         yield Figure(f"instructions per exit, {case}", "", [counted], instructions.bounds()[case])
@@ -65,6 +67,9 @@ def _exit_figures(program: Path) -> Iterator[Figure]:
         pairs = zip(line["floor_ns"], line["hyperpy_ns"], strict=True)
         percent = [100 * floor / ours for floor, ours in pairs]
         yield Figure(f"exits/s, {line['guest']}, of the floor", "%", percent, 97, at_least=True)
+        pairs = zip(line["hyperpy_ns"], line["traced_ns"], strict=True)
+        percent = [100 * ours / traced for ours, traced in pairs]
+        yield Figure(f"exits/s, {line['guest']}, traced, of untraced", "%", percent, 97, at_least=True)
     yield Figure("vcpu ioctls per exit", "", [_ioctls_per_exit(program)], 1)
     for line in lines([sys.executable, "benches/python/busy.py"]):
         name = f"exits/s by {line['how']}(), another Python thread busy, of idle"

@@ -12,7 +12,7 @@ use hyperpy_core::machine::Machine;
 use hyperpy_core::memory::Memory;
 use hyperpy_core::scripted::{Scripted, Step};
 
-use crate::{Alone, Failure, timed};
+use crate::{Alone, Failure, TRACE, timed};
 
 /// Where the first region is, and how far apart they are.
 const BASE: u64 = 0xd000_0000;
@@ -30,6 +30,27 @@ pub enum Order {
     Spread,
 }
 
+/// What is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// Regions on the bus, one device each.
+    pub regions: u64,
+    /// Which of them are accessed.
+    pub order: Order,
+    /// Whether the machine keeps a trace of its exits.
+    pub traced: bool,
+}
+
+/// The cases, each without and with a trace.
+pub const CASES: [Case; 6] = [
+    Case { regions: 1, order: Order::Same, traced: false },
+    Case { regions: 256, order: Order::Same, traced: false },
+    Case { regions: 256, order: Order::Spread, traced: false },
+    Case { regions: 1, order: Order::Same, traced: true },
+    Case { regions: 256, order: Order::Same, traced: true },
+    Case { regions: 256, order: Order::Spread, traced: true },
+];
+
 /// The cheapest device that is not optimised away.
 #[derive(Default)]
 struct Latch(AtomicU64);
@@ -44,11 +65,12 @@ impl Device for Latch {
     }
 }
 
-/// A machine whose vCPU makes `exits` accesses to `regions` devices, and then halts.
+/// A machine whose vCPU makes `exits` accesses to the case's devices, and then halts.
 ///
 /// # Errors
 /// The machine cannot be made.
-pub fn machine(regions: u64, order: Order, exits: u64) -> Result<Arc<Machine>, Failure> {
+pub fn machine(case: Case, exits: u64) -> Result<Arc<Machine>, Failure> {
+    let Case { regions, order, traced } = case;
     let middle = BASE + regions / 2 * STRIDE;
     let exit = AccelExit::Mmio { gpa: middle, size: WIDTH, is_write: true };
     let step = match order {
@@ -57,7 +79,8 @@ pub fn machine(regions: u64, order: Order, exits: u64) -> Result<Arc<Machine>, F
     };
     let scripted = Scripted::new(vec![vec![step]]).without_log();
     let config = VmConfig { vcpus: 1, irqchip: false };
-    let machine = Arc::new(Machine::new(Arc::new(scripted), Memory::with_ram(1 << 20)?, config));
+    let machine = Machine::new(Arc::new(scripted), Memory::with_ram(1 << 20)?, config);
+    let machine = Arc::new(machine.traced(if traced { TRACE } else { 0 }));
     for region in 0..regions {
         let device = Arc::new(Latch::default());
         machine.attach(Space::Mmio, BASE + region * STRIDE, STRIDE, "latch", Rung::Native, device)?;
@@ -96,8 +119,8 @@ pub fn run(machine: &Arc<Machine>, exits: u64) -> Result<(), Failure> {
 ///
 /// # Errors
 /// As for [`run`].
-pub fn ns_per_exit(regions: u64, order: Order, exits: u64) -> Result<f64, Failure> {
-    let machine = machine(regions, order, exits)?;
+pub fn ns_per_exit(case: Case, exits: u64) -> Result<f64, Failure> {
+    let machine = machine(case, exits)?;
     #[allow(clippy::cast_precision_loss)] // far below 2^52
     Ok(timed(|| run(&machine, exits))? / exits as f64)
 }

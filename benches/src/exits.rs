@@ -1,4 +1,4 @@
-//! Exits of real guests into a device in Rust, by hyperpy's run loop and by the C floor in turn.
+//! Exits of real guests into a device in Rust, by hyperpy's run loop, traced and not, and by the C floor in turn.
 //!
 //! The guests are the shortest that make one access for ever: nothing of the guest hides the loop.
 
@@ -17,7 +17,7 @@ use hyperpy_core::machine::Machine;
 use hyperpy_core::memory::Memory;
 
 use crate::floor::Floor;
-use crate::{Alone, Failure, timed};
+use crate::{Alone, Failure, TRACE, timed};
 
 /// Bytes of RAM: the code, a stack, and the page tables of long mode.
 const RAM: usize = 0x1_0000;
@@ -116,8 +116,21 @@ impl Hyperpy {
     /// # Errors
     /// There is no usable KVM.
     pub fn open(guest: &Guest) -> Result<Self, Failure> {
+        Self::with_trace(guest, 0)
+    }
+
+    /// The same, with a trace of the last exits.
+    ///
+    /// # Errors
+    /// There is no usable KVM.
+    pub fn traced(guest: &Guest) -> Result<Self, Failure> {
+        Self::with_trace(guest, TRACE)
+    }
+
+    fn with_trace(guest: &Guest, exits: u32) -> Result<Self, Failure> {
         let config = VmConfig { vcpus: 1, irqchip: false };
-        let machine = Arc::new(Machine::new(Arc::new(Kvm::open()?), Memory::with_ram(RAM as u64)?, config));
+        let machine = Machine::new(Arc::new(Kvm::open()?), Memory::with_ram(RAM as u64)?, config);
+        let machine = Arc::new(machine.traced(exits));
         machine.set_entry(flat(&machine.memory, guest.code, CODE, guest.mode)?)?;
         let device = Arc::new(Countdown { left: AtomicU64::new(0), control: machine.control.clone() });
         let base = if guest.space == Space::Pio { PORT } else { GPA };
@@ -173,38 +186,47 @@ impl Hyperpy {
 pub struct Round {
     /// hyperpy's run loop.
     pub hyperpy: f64,
+    /// The same, on a machine that keeps a trace of its exits.
+    pub traced: f64,
     /// The C floor.
     pub floor: f64,
 }
 
-/// Slices of a round: short ones in turn meet the same disturbances.
-const SLICES: u64 = 10;
+/// The orders in which a slice has its three sides: whatever one leaves behind meets each of the others as often.
+const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1], [2, 0, 1], [1, 0, 2]];
+/// Slices of a round, each order twice: short ones in turn meet the same disturbances.
+const SLICES: u16 = 12;
 
-/// `rounds` rounds of about `exits` exits each, hyperpy and floor by turns; who begins alternates.
+/// `rounds` rounds of about `exits` exits each; hyperpy, hyperpy traced and the floor by turns.
 ///
 /// # Errors
 /// There is no usable KVM, or a guest did something else.
 pub fn compare(guest: &Guest, rounds: usize, exits: u64) -> Result<Vec<Round>, Failure> {
     let mut hyperpy = Hyperpy::open(guest)?;
+    let mut traced = Hyperpy::traced(guest)?;
     let mut floor = hyperpy.floor()?;
-    let slice = (exits / SLICES).max(1);
+    let slice = (exits / u64::from(SLICES)).max(1);
+    let mut run = |side| match side {
+        0 => timed(|| hyperpy.run(slice)),
+        1 => timed(|| traced.run(slice)),
+        _ => timed(|| floor.run(slice)),
+    };
     // Warm-up: page faults of the guest, caches, the processor's clock.
-    hyperpy.run(slice)?;
-    floor.run(slice)?;
+    for side in 0..3 {
+        run(side)?;
+    }
     #[allow(clippy::cast_precision_loss)] // far below 2^52
-    let per_exit = 1.0 / (slice * SLICES) as f64;
+    let per_exit = 1.0 / (slice as f64 * f64::from(SLICES));
     let mut round = || {
-        let mut sum = Round { hyperpy: 0.0, floor: 0.0 };
-        for i in 0..SLICES {
-            if i % 2 == 0 {
-                sum.hyperpy += timed(|| hyperpy.run(slice))?;
-                sum.floor += timed(|| floor.run(slice))?;
-            } else {
-                sum.floor += timed(|| floor.run(slice))?;
-                sum.hyperpy += timed(|| hyperpy.run(slice))?;
+        let mut sum = [0.0; 3];
+        for order in ORDERS.iter().cycle().take(SLICES.into()) {
+            #[allow(clippy::indexing_slicing)] // 0 to 2
+            for &side in order {
+                sum[side] += run(side)?;
             }
         }
-        Ok(Round { hyperpy: sum.hyperpy * per_exit, floor: sum.floor * per_exit })
+        let [hyperpy, traced, floor] = sum.map(|ns| ns * per_exit);
+        Ok(Round { hyperpy, traced, floor })
     };
     (0..rounds).map(|_| round()).collect()
 }

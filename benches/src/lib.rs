@@ -14,6 +14,9 @@ use std::error::Error;
 use hyperpy_core::control::Host;
 use hyperpy_core::error::RunError;
 
+/// Exits that a traced machine keeps, here as in the documentation.
+pub const TRACE: u32 = 256;
+
 /// What a measurement can fail with: whatever stopped it, to be printed.
 pub type Failure = Box<dyn Error>;
 

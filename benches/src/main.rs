@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use hyperpy_benches::alloc::{Counting, allocations};
 use hyperpy_benches::create;
-use hyperpy_benches::dispatch::{self, Order};
+use hyperpy_benches::dispatch::{self, CASES, Case, Order};
 use hyperpy_benches::exits::{self, GUESTS, Hyperpy};
 use hyperpy_benches::{Failure, pin};
 
@@ -14,7 +14,7 @@ use hyperpy_benches::{Failure, pin};
 static ALLOCATOR: Counting = Counting;
 
 const USAGE: &str = "usage: hyperpy-bench dispatch ROUNDS EXITS | exits ROUNDS EXITS | create ROUNDS LIVES | \
-                     script REGIONS same|spread EXITS | drive EXITS";
+                     script REGIONS same|spread on|off EXITS | drive EXITS";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -33,10 +33,11 @@ fn command(words: &[&str]) -> Result<(), Failure> {
         ["dispatch", rounds, exits] => measure_dispatch(rounds.parse()?, exits.parse()?),
         ["exits", rounds, exits] => measure_exits(rounds.parse()?, exits.parse()?),
         ["create", rounds, lives] => measure_create(rounds.parse()?, lives.parse()?),
-        ["script", regions, order, exits] => {
+        ["script", regions, order, trace, exits] => {
             let order = if order == "spread" { Order::Spread } else { Order::Same };
+            let case = Case { regions: regions.parse()?, order, traced: trace == "on" };
             let exits = exits.parse()?;
-            dispatch::run(&dispatch::machine(regions.parse()?, order, exits)?, exits)
+            dispatch::run(&dispatch::machine(case, exits)?, exits)
         }
         ["drive", exits] => {
             let mut hyperpy = Hyperpy::open(&GUESTS[0])?;
@@ -51,27 +52,29 @@ fn command(words: &[&str]) -> Result<(), Failure> {
 
 fn measure_dispatch(rounds: usize, exits: u64) -> Result<(), Failure> {
     pin()?;
-    let cases = [(1, Order::Same), (256, Order::Same), (256, Order::Spread)];
-    let mut samples = cases.map(|_| Vec::new());
+    let mut samples = CASES.map(|_| Vec::new());
     for round in 0..=rounds {
-        for (case, into) in cases.iter().zip(&mut samples) {
-            let sample = dispatch::ns_per_exit(case.0, case.1, exits)?;
+        for (case, into) in CASES.iter().zip(&mut samples) {
+            let sample = dispatch::ns_per_exit(*case, exits)?;
             if round > 0 {
                 into.push(sample); // the first round is the warm-up
             }
         }
     }
-    for ((regions, order), samples) in cases.iter().zip(&samples) {
-        let allocations = allocations_per_exit(*regions, *order, exits)?;
-        println!(r#"{{"regions": {regions}, "order": "{order:?}", "allocations": {allocations}, "ns": {samples:?}}}"#);
+    for (case, samples) in CASES.iter().zip(&samples) {
+        let Case { regions, order, traced } = *case;
+        let allocations = allocations_per_exit(*case, exits)?;
+        println!(
+            r#"{{"regions": {regions}, "order": "{order:?}", "traced": {traced}, "allocations": {allocations}, "ns": {samples:?}}}"#
+        );
     }
     Ok(())
 }
 
 /// Allocations during a run, less those during a run of one exit, which are the price of starting and ending one.
-fn allocations_per_exit(regions: u64, order: Order, exits: u64) -> Result<u64, Failure> {
+fn allocations_per_exit(case: Case, exits: u64) -> Result<u64, Failure> {
     let during = |exits| {
-        let machine = dispatch::machine(regions, order, exits)?;
+        let machine = dispatch::machine(case, exits)?;
         let before = allocations();
         dispatch::run(&machine, exits)?;
         Ok::<_, Failure>(allocations() - before)
@@ -91,9 +94,10 @@ fn measure_exits(rounds: usize, exits: u64) -> Result<(), Failure> {
     pin()?;
     for guest in &GUESTS {
         let rounds = exits::compare(guest, rounds, exits)?;
-        let hyperpy: Vec<f64> = rounds.iter().map(|round| round.hyperpy).collect();
-        let floor: Vec<f64> = rounds.iter().map(|round| round.floor).collect();
-        println!(r#"{{"guest": "{}", "hyperpy_ns": {hyperpy:?}, "floor_ns": {floor:?}}}"#, guest.name);
+        let column = |of: fn(&exits::Round) -> f64| rounds.iter().map(of).collect::<Vec<f64>>();
+        let (hyperpy, traced, floor) = (column(|r| r.hyperpy), column(|r| r.traced), column(|r| r.floor));
+        let name = guest.name;
+        println!(r#"{{"guest": "{name}", "hyperpy_ns": {hyperpy:?}, "traced_ns": {traced:?}, "floor_ns": {floor:?}}}"#);
     }
     Ok(())
 }

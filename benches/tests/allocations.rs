@@ -2,21 +2,21 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use hyperpy_benches::alloc::{Counting, allocations};
-use hyperpy_benches::dispatch::{self, Order};
+use hyperpy_benches::dispatch;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn test_dispatch_many_exits_allocate_no_more_than_one() {
-    for (regions, order) in [(1, Order::Same), (256, Order::Same), (256, Order::Spread)] {
+    for case in dispatch::CASES {
         let during = |exits| {
-            let machine = dispatch::machine(regions, order, exits).unwrap();
+            let machine = dispatch::machine(case, exits).unwrap();
             let before = allocations();
             dispatch::run(&machine, exits).unwrap();
             allocations() - before
         };
-        assert_eq!(during(100_000), during(1), "{regions} regions, {order:?}");
+        assert_eq!(during(100_000), during(1), "{case:?}");
     }
     // The counter counts: what the two have in common would else be nothing at all.
     let before = allocations();
