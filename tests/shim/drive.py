@@ -14,9 +14,12 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from hyperpy import Device, Exit, Flat, HyperpyError, KvmError, KvmUnavailable, Machine, Stop
+from hyperpy import Device, Exit, Flat, HyperpyError, IoApicPin, KvmError, KvmUnavailable, Machine, Msi, Stop
+
+if TYPE_CHECKING:
+    from hyperpy.vcpu import Vcpu
 
 _T = TypeVar("_T")
 RUN = 10.0
@@ -25,6 +28,11 @@ ERRORS = (errno.EINTR, errno.EAGAIN, errno.ENOMEM, errno.EINVAL, errno.EFAULT)
 GUEST = bytes([0xE4, 0x99, 0xE6, 0x80, 0xE6, 0x98, 0xF4])
 # again: in al,0x70; jmp again
 LOOP = bytes([0xE4, 0x70, 0xEB, 0xFC])
+# mov [0x2000],al; out 0x80,al; mov ax,0xa000; mov ds,ax; mov [0],al; mov ax,0x9000; mov ds,ax; mov [0],al;
+# mov ecx,0x40540000; rdmsr; hlt
+WRITER = bytes.fromhex("a20020 e680 b800a0 8ed8 a20000 b80090 8ed8 a20000 66b900005440 0f32 f4")
+WRITE_FAR, MSR, ROM = 0x1012, 0x4054_0000, 0xF000_0000
+KVM_CAP_XSAVE = 55  # of linux/kvm.h
 # kvm-ioctls makes a VM and asks for the size of its vcpus' pages in one, and a vcpu with a mapping of its page.
 TOLD_AS = {"KVM_GET_VCPU_MMAP_SIZE": "KVM_CREATE_VM"}
 # A line that KVM does not take is the guest's to miss; a vcpu whose state cannot be read counts as running.
@@ -34,6 +42,7 @@ NOTHING = "nothing"
 
 shim = ctypes.CDLL(None)
 shim.shim_arm.argtypes = [ctypes.c_char_p, ctypes.c_long, ctypes.c_long, ctypes.c_int, ctypes.c_int]
+shim.shim_without.argtypes = [ctypes.c_long]
 shim.shim_calls.restype = ctypes.c_long
 shim.shim_failed.restype = ctypes.c_char_p
 
@@ -50,6 +59,15 @@ class Ends(Device):
 
     def write(self, offset: int, size: int, value: int, /) -> Stop:
         return Stop(f"end {value}")
+
+
+class Takes(Device):
+    """Takes what is written."""
+
+    size = 1
+
+    def write(self, offset: int, size: int, value: int, /) -> None:
+        pass
 
 
 class Attempts:
@@ -69,6 +87,8 @@ class Attempts:
 def scenario(attempt: Attempts, vcpus: int, irqchip: bool) -> list[object]:
     """Everything that makes calls, from creation to close; returns what was seen."""
     with attempt(lambda: Machine(memory="1M", vcpus=vcpus, irqchip=irqchip)) as m:
+        if irqchip and vcpus == 1:  # before there are interrupt controllers, and below when there are
+            attempt(lambda: m.route(24, Msi(0xFEE0_0000, 0x40)))
         vcpu = m.vcpus[0]
         assert attempt(vcpu.regs.all)["rip"] == 0xFFF0  # SDM vol. 3, table 9-1
         attempt(lambda: m.load(Flat(GUEST, mode="real")))
@@ -80,6 +100,8 @@ def scenario(attempt: Attempts, vcpus: int, irqchip: bool) -> list[object]:
         if irqchip:
             attempt(lambda: device.irq.set(True))  # type: ignore[union-attr]
             attempt(lambda: device.irq.set(False))  # type: ignore[union-attr]
+            attempt(lambda: m.route(24, IoApicPin(5)))
+            seen.append(m.routes[24])
         access = attempt(lambda: m.run(RUN))
         assert isinstance(access, Exit.Pio), access
         attempt(lambda: m.answer(access, 9))
@@ -96,6 +118,55 @@ def scenario(attempt: Attempts, vcpus: int, irqchip: bool) -> list[object]:
         if not irqchip:  # the look for a halt takes its time: `halt` below
             seen.append(attempt(lambda: m.run(RUN)))
         return seen
+
+
+def verbs(attempt: Attempts) -> list[object]:
+    """What `scenario` leaves out: the rest of a vcpu's state, memory that changes, debugging, traps."""
+    with attempt(lambda: Machine(memory="640K")) as m:
+        vcpu = m.vcpus[0]
+        m.load(Flat(WRITER, mode="real"))
+        m.attach(Takes(), pio=0x80)
+        m.attach(Takes(), mmio=0xA_0000)
+        seen: list[object] = [len(attempt(lambda: list(vcpu.msrs)))]
+        attempt(lambda: vcpu.cpuid.features.discard("hypervisor"))  # kept, until there is a vcpu
+        seen.append(attempt(lambda: vector(vcpu)))
+        attempt(lambda: vcpu.cpuid.features.discard("sse2"))
+        seen.append(attempt(lambda: {"hypervisor", "sse2"} & set(vcpu.cpuid.features)))
+        attempt(lambda: vcpu.msrs.update(IA32_LSTAR=0x1000))
+        seen.append(attempt(lambda: vcpu.msrs["IA32_LSTAR"]))
+        attempt(lambda: m.trap_msr(MSR))
+        attempt(lambda: m.memory.add(ROM, "64K", kind="ram"))
+        attempt(m.memory.track_dirty)
+        attempt(lambda: m.memory.protect(ROM, writable=False))
+        attempt(lambda: vcpu.regs.update(rbx=7))
+        seen += [
+            attempt(vcpu.step) for _ in range(5)
+        ]  # two of them make an access, and end where that is complete
+        with m.breakpoint(WRITE_FAR):
+            seen += [attempt(lambda: m.run(RUN)), attempt(lambda: m.run(RUN))]
+        access = seen[-1]
+        assert isinstance(access, Exit.Msr), access
+        attempt(lambda: m.answer(access, 9))
+        seen += [attempt(m.memory.dirty), attempt(m.memory.dirty)]
+        attempt(lambda: m.memory.remove(ROM))
+        seen += [attempt(vcpu.regs.all), attempt(lambda: m.run(RUN))]
+        return seen
+
+
+def vector(vcpu: Vcpu) -> int:
+    """Set and read a vector register."""
+    vcpu.fpu.update(xmm0=7)
+    return vcpu.fpu.xmm0
+
+
+def old(attempt: Attempts) -> list[object]:
+    """On a KVM that gives vector registers by its older calls alone."""
+    shim.shim_without(KVM_CAP_XSAVE)
+    try:
+        with attempt(lambda: Machine(memory="1M")) as m:
+            return [attempt(lambda: vector(m.vcpus[0]))]
+    finally:
+        shim.shim_without(-1)
 
 
 def halt(attempt: Attempts) -> list[object]:
@@ -173,6 +244,8 @@ SWEEPS: dict[str, Callable[[], dict[str, Any]]] = {
     "with irqchip": lambda: sweep(lambda attempt: scenario(attempt, 1, True)),
     "two vcpus": lambda: sweep(lambda attempt: scenario(attempt, 2, True)),
     "halt": lambda: sweep(halt, "KVM_GET_MP_STATE"),
+    "verbs": lambda: sweep(verbs),
+    "old": lambda: sweep(old),
 }
 
 if __name__ == "__main__":

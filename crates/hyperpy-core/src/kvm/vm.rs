@@ -153,8 +153,9 @@ impl Vm for KvmVm {
             bitmap,
         });
         let trapped: Vec<_> = trapped.collect();
-        self.fd.set_msr_filter(MsrFilterDefaultAction::ALLOW, &trapped).map_err(call("KVM_X86_SET_MSR_FILTER"))?;
-        self.enable(KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER.into())
+        // First: a filter without it would be faults in the guest, should the second call fail. Alone it does nothing.
+        self.enable(KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER.into())?;
+        self.fd.set_msr_filter(MsrFilterDefaultAction::ALLOW, &trapped).map_err(call("KVM_X86_SET_MSR_FILTER"))
     }
 
     fn trap_hypercalls(&self) -> Result<(), AccelError> {

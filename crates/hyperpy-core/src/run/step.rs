@@ -47,16 +47,9 @@ pub(super) fn first(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitting<'_>, w
     }
     if let Some(pc) = vcpu.reported.take()
         && hits_of_code(&breakpoints, pc) != 0
-        && linear_rip(vcpu).is_ok_and(|rip| rip == pc)
+        && let Some(leave) = step_off(vcpu, machine, sitting, watch, &breakpoints, pc)
     {
-        match step(vcpu, machine, sitting, watch, &breakpoints) {
-            Stepped::Done { pc, dr6 } if has_hit(dr6) => return Some(report(vcpu, machine, pc, dr6)),
-            Stepped::Done { .. } => {}
-            Stepped::Left(leave) => {
-                vcpu.reported = Some(pc);
-                return Some(leave);
-            }
-        }
+        return Some(leave);
     }
     let control = DebugControl { step: false, breakpoints };
     if vcpu.debug != control
@@ -65,6 +58,30 @@ pub(super) fn first(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitting<'_>, w
         return Some(Leave::Outcome(Err(error.into())));
     }
     None
+}
+
+/// Leaves the breakpoint at `pc`, where it was reported, if the vCPU still stands there.
+fn step_off(
+    vcpu: &mut Vcpu,
+    machine: &Machine,
+    sitting: &Sitting<'_>,
+    watch: &Watch<'_>,
+    breakpoints: &Breakpoints,
+    pc: u64,
+) -> Option<Leave> {
+    let stepped = match linear_rip(vcpu) {
+        Ok(rip) if rip == pc => step(vcpu, machine, sitting, watch, breakpoints),
+        Ok(_) => return None,
+        Err(error) => error.into(),
+    };
+    match stepped {
+        Stepped::Done { pc, dr6 } if has_hit(dr6) => Some(report(vcpu, machine, pc, dr6)),
+        Stepped::Done { .. } => None,
+        Stepped::Left(leave) => {
+            vcpu.reported = Some(pc);
+            Some(leave)
+        }
+    }
 }
 
 /// A debug event for the caller, unless a device asked for something meanwhile, which goes before.
@@ -95,7 +112,9 @@ fn step(
     watch: &Watch<'_>,
     breakpoints: &Breakpoints,
 ) -> Stepped {
-    if let Some(leave) = interrupted(vcpu, machine, sitting, watch) {
+    // An access that is served is the step: what comes first is its completion, which takes no time.
+    let is_served = vcpu.unfinished && vcpu.pending.is_none();
+    if !is_served && let Some(leave) = interrupted(vcpu, machine, sitting, watch) {
         return Stepped::Left(leave);
     }
     let breakpoints = breakpoints.map(|slot| slot.filter(|it| it.on != On::Execute));
@@ -112,6 +131,7 @@ fn step(
         return complete(vcpu, machine);
     }
     loop {
+        let was_unfinished = vcpu.unfinished;
         match enter::<true>(vcpu, machine) {
             Entered::Access(access) => {
                 let unclaimed = vcpu.serve(machine, access);
@@ -136,7 +156,11 @@ fn step(
                     return Stepped::Left(leave);
                 }
             }
-            Entered::Failed(error) => return (*error).into(),
+            Entered::Failed(error) => {
+                // The step is still to be made, unless all that is left of it is to complete what was served.
+                vcpu.unfinished = was_unfinished;
+                return (*error).into();
+            }
         }
     }
 }
@@ -169,7 +193,11 @@ fn complete(vcpu: &mut Vcpu, machine: &Machine) -> Stepped {
             Entered::Kicked => {
                 break match linear_rip(vcpu) {
                     Ok(pc) => Stepped::Done { pc, dr6: DR6_ONES | DR6_STEP },
-                    Err(error) => error.into(),
+                    Err(error) => {
+                        // Complete, but where it ended is not known: the next step tells.
+                        vcpu.unfinished = true;
+                        error.into()
+                    }
                 };
             }
             Entered::Failed(error) => break (*error).into(),

@@ -143,6 +143,24 @@ fn test_step_into_a_halt_and_what_else_comes_first_is_returned() {
 }
 
 #[test]
+fn test_step_that_fails_is_still_to_be_made() {
+    let rig = Rig::new(vec![vec![Step::Fail(libc::ENOMEM), to(1), to(2)]]);
+    assert!(matches!(rig.machine.step(0, 1, None, &rig), Err(RunError::Accel(_))));
+    assert_eq!(step(&rig, 1), at(0, 1, STEPPED));
+    assert_eq!(step(&rig, 1), at(0, 2, STEPPED));
+}
+
+#[test]
+fn test_run_whose_step_off_a_breakpoint_fails_makes_it_the_next_time() {
+    let hit = |pc| Step::Exit(debug(pc, DR6_ONES | 1), vec![]);
+    let rig = Rig::new(vec![vec![hit(1), Step::Fail(libc::ENOMEM), to(2), hit(3)]]);
+    rig.machine.set_breakpoint(code(1), None).unwrap();
+    rig.run().unwrap();
+    assert!(matches!(rig.run(), Err(RunError::Accel(_))));
+    assert_eq!(rig.run().unwrap(), at(0, 3, DR6_ONES | 1));
+}
+
+#[test]
 fn test_step_is_bounded_by_time_and_by_the_host() {
     let rig = Rig::new(vec![vec![Step::Spin; 99]]);
     let short = Some(Duration::from_millis(60));
