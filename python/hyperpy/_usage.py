@@ -6,10 +6,16 @@ Messages go to standard error: lower case, then a hint; the status is 1.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 __all__ = [
     "STATUS_ERROR",
@@ -22,6 +28,7 @@ __all__ = [
     "number",
     "parse",
     "seconds",
+    "until_unread",
 ]
 
 _T = TypeVar("_T")
@@ -40,6 +47,32 @@ class Parser(argparse.ArgumentParser):
         """Raise what is wrong, with a hint."""
         hint = "" if "\nhint: " in message else f"\n\nhint: `{self.prog} --help` shows what there is"
         raise UsageError(message + hint)
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        """Print the help. argparse's own hides that nobody reads it."""
+        print(self.format_help(), end="", file=file)
+
+
+def until_unread(command: Callable[[], int]) -> int:
+    """Run a command and return its status; once nobody reads what it says, end quietly, as a program that SIGPIPE ends.
+
+    So it is with `hyperpy doctor | head -1`. The status is 128 + SIGPIPE.
+    """
+    try:
+        try:
+            return command()
+        finally:
+            for stream in filter(None, (sys.stdout, sys.stderr)):
+                stream.flush()
+    except BrokenPipeError:
+        # What is still to be written goes nowhere: the interpreter flushes once more at its end (Python's note on SIGPIPE).
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+                    os.dup2(nowhere.fileno(), stream.fileno())
+        return 128 + signal.SIGPIPE
 
 
 def complain(command: str, error: object) -> int:

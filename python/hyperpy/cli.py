@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from hyperpy._usage import STATUS_ERROR, Parser, UsageError, close_match, complain, parse
+from hyperpy._usage import STATUS_ERROR, Parser, UsageError, close_match, complain, parse, until_unread
 
 if TYPE_CHECKING:
     from hyperpy.spec import MachineSpec
@@ -53,7 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         hyperpy 0.1.0
         0
     """
-    command, *rest = [*(sys.argv[1:] if argv is None else argv)] or [""]
+    given = sys.argv[1:] if argv is None else [*argv]
+    return until_unread(lambda: _command(given))
+
+
+def _command(argv: Sequence[str]) -> int:
+    command, *rest = argv or [""]
     try:
         match command:
             case "run":

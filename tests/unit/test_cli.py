@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
@@ -329,6 +331,60 @@ def test_run_signals_are_as_they_were_afterwards(monkeypatch: pytest.MonkeyPatch
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
     ended(monkeypatch, Exit.Halt(0))
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)] == before
+
+
+# -- output that nobody reads ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unread() -> Iterator[int]:
+    """The end of a pipe that nobody reads, as `head` leaves it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--help",
+        "--version",
+        "doctor",
+        "doctor --json",
+        "run --help",
+        "lab --help",
+        "check b.toml",
+        "diff a.toml b.toml",
+    ],
+)
+def test_command_whose_output_nobody_reads_ends_quietly(
+    arguments: str, unbuffered: str, unread: int, tmp_path: Path
+) -> None:
+    (tmp_path / "a.toml").write_text('memory = "1M"\n')
+    (tmp_path / "b.toml").write_text('memory = "2M"\nimage = { kind = "linux", kernel = "none" }\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "hyperpy", *arguments.split()],
+        stdout=unread,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_command_whose_messages_nobody_reads_ends_quietly(unread: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "hyperpy", "nonsense"],
+        stdout=subprocess.PIPE,
+        stderr=unread,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (128 + signal.SIGPIPE, b"")
 
 
 # -- imports ---------------------------------------------------------------------------------------------------------
