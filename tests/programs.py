@@ -112,3 +112,47 @@ class Terminal:
 
     def is_restored(self) -> bool:
         return termios.tcgetattr(self.slave) == self.before
+
+    def until_raw(self) -> None:
+        """Until a program has made it raw: nothing else tells."""
+        deadline = time.monotonic() + LIMIT_S
+        while termios.tcgetattr(self.slave)[3] & termios.ICANON:
+            assert time.monotonic() < deadline, "it does not become raw"
+            time.sleep(0.01)
+
+
+# A shell with job control and a single job, in whose foreground it is: says "job PID", "stopped SIGNAL" and "status N",
+# and does what is typed while the job is stopped or in the background: fg or bg, after which it looks for half a second
+# whether the job stops.
+SHELL = """
+import os, signal, sys, time
+
+def foreground(group):
+    os.tcsetpgrp(0, group)
+
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+job = os.fork()
+if job == 0:
+    os.setpgid(0, 0)
+    foreground(os.getpid())
+    signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+    print("job", os.getpid(), flush=True)
+    os.execv(sys.argv[1], sys.argv[1:])
+while True:
+    _, status = os.waitpid(job, os.WUNTRACED)
+    foreground(os.getpgrp())
+    if not os.WIFSTOPPED(status):
+        break
+    print("stopped", os.WSTOPSIG(status), flush=True)
+    verb = ""
+    while verb != "fg":
+        verb = sys.stdin.readline().strip()
+        if verb == "fg":
+            foreground(job)
+        os.killpg(job, signal.SIGCONT)
+        if verb == "bg":
+            time.sleep(0.5)
+            stopped, _ = os.waitpid(job, os.WUNTRACED | os.WNOHANG)
+            print("background:", "stopped" if stopped else "runs", flush=True)
+print("status", os.waitstatus_to_exitcode(status), flush=True)
+"""

@@ -1,7 +1,7 @@
 """A terminal as a guest's console: raw mode and back, the keys that are not the guest's, and input on its way to it.
 
 Shared by `hyperpy run` and `Console.interact`. Whatever happens, the terminal is left as it was found: an exception, a
-signal that ends the process, a machine that stops. Nothing native is imported here.
+signal that ends or suspends the process, a machine that stops. Nothing native is imported here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import termios
 import threading
 import tty
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from hyperpy.console import Console
@@ -40,6 +40,8 @@ _CTRL_A = 0x01
 _CHUNK = 4096
 # The console's input queue does not tell when it has room again: it is asked at this pace while it is full.
 _FULL_MS = 10
+# How often a job that was sent to the background looks whether it is in the foreground again.
+_BACKGROUND_MS = 100
 # How often `interact` looks at the machine and for signals.
 _LOOK_S = 0.05
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
@@ -81,26 +83,84 @@ def _is_background_job(terminal: int) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def _raw(descriptor: int) -> Iterator[None]:
-    """Hand every key to the guest, Ctrl-C too; newlines on the way out are still the terminal's affair."""
-    before = termios.tcgetattr(descriptor)
-    try:
+class _Raw:
+    """A terminal in raw mode, and the mode that it was found in."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._found: list[Any] | None = None
+        self._ours: list[Any] | None = None
+
+    def enter(self) -> None:
+        """Hand every key to the guest, Ctrl-C too; newlines on the way out are still the terminal's affair.
+
+        Twice is fine. A job in the background leaves the terminal alone.
+        """
+        if _is_background_job(self._descriptor):
+            return
+        now = termios.tcgetattr(self._descriptor)
+        if now == self._ours:
+            return
+        self._found = now
         # Not TCSADRAIN: a terminal whose output is held up would hold up this too.
-        tty.setraw(descriptor, termios.TCSANOW)
-        raw = termios.tcgetattr(descriptor)
-        raw[1] = before[1]  # output modes
-        termios.tcsetattr(descriptor, termios.TCSANOW, raw)
-        yield
-    finally:
+        tty.setraw(self._descriptor, termios.TCSANOW)
+        raw = termios.tcgetattr(self._descriptor)
+        raw[1] = now[1]  # output modes
+        termios.tcsetattr(self._descriptor, termios.TCSANOW, raw)
+        self._ours = termios.tcgetattr(self._descriptor)
+
+    def leave(self) -> None:
+        """Restore what was found, if that is still to do."""
+        found, self._found = self._found, None
+        if found is None:
+            return
         # A second signal is not to come between, and a job that went to the background may still do this.
         undisturbed = {signal.SIGTTOU, signal.SIGINT, *_ENDING}
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, undisturbed)
         try:
             with contextlib.suppress(termios.error):  # a terminal that is gone
-                termios.tcsetattr(descriptor, termios.TCSANOW, before)
+                termios.tcsetattr(self._descriptor, termios.TCSANOW, found)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextlib.contextmanager
+def _raw(descriptor: int) -> Iterator[None]:
+    """Raw mode for as long as the context lasts, but not while the job is suspended.
+
+    A signal that the program handles itself or ignores stays the program's, as in `signals_unwind`.
+    """
+    raw = _Raw(descriptor)
+
+    def suspend(number: int, _frame: object) -> None:
+        raw.leave()
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)  # to this very thread: it goes on when the job is continued
+        go_on()
+
+    def go_on(*_signal: object) -> None:
+        if signal.SIGTSTP in ours:
+            signal.signal(signal.SIGTSTP, suspend)
+        with contextlib.suppress(termios.error):  # a terminal that is gone
+            raw.enter()
+
+    # SIGCONT comes also after a SIGSTOP, which nobody can handle: a shell sets the terminal as it likes then.
+    ours = _defaults(signal.SIGTSTP, signal.SIGCONT)
+    try:
+        raw.enter()
+        for number in ours:
+            signal.signal(number, suspend if number == signal.SIGTSTP else go_on)
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+        raw.leave()
+
+
+def _defaults(*numbers: signal.Signals) -> list[signal.Signals]:
+    """Those of the signals that may be handled: nobody does, and this is the thread that can."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return [number for number in numbers if is_main and signal.getsignal(number) == signal.SIG_DFL]
 
 
 @contextlib.contextmanager
@@ -116,8 +176,7 @@ def signals_unwind() -> Iterator[None]:
             signal.signal(ending, signal.SIG_IGN)  # once is enough: the way out is not to be interrupted
         raise SystemExit(128 + number)
 
-    is_main = threading.current_thread() is threading.main_thread()
-    ours = [number for number in _ENDING if is_main and signal.getsignal(number) == signal.SIG_DFL]
+    ours = _defaults(*_ENDING)
     for number in ours:
         signal.signal(number, leave)
     try:
@@ -167,6 +226,8 @@ class Input:
             poll.register(self._source, select.POLLIN)
         if self._target is not None:
             poll.register(self._target, 0)  # errors and hang-ups are told without being asked for
+        over = select.poll()
+        over.register(self._over, select.POLLIN)
         while True:
             ready = {descriptor for descriptor, _ in poll.poll()}
             if self._over in ready:
@@ -175,6 +236,9 @@ class Input:
                 self._tell(OUTPUT_CLOSED)
                 return
             assert self._source is not None
+            if self._keys is not None and _is_background_job(self._source):
+                over.poll(_BACKGROUND_MS)  # what is typed is the shell's: to read it would suspend the job
+                continue
             try:
                 data = os.read(self._source, _CHUNK)
             except OSError:  # a terminal that is gone

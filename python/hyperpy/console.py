@@ -246,8 +246,8 @@ class Console:
         """Make the terminal the guest's console: show unread output and all that comes, send what is typed.
 
         The terminal is raw meanwhile: the guest gets every key, Ctrl-C too, but for Ctrl-A x, which leaves; Ctrl-A h shows
-        this, and Ctrl-A twice sends one. It is restored whatever happens; SIGTERM and SIGHUP end the program
-        with 128 + their number, unless the program handles them. Standard input that is no terminal is sent to the
+        this, and Ctrl-A twice sends one. It is restored whatever happens, also while the job is suspended (SIGTSTP); SIGTERM
+        and SIGHUP end the program with 128 + their number, unless the program handles them. Standard input that is no terminal is sent to the
         guest as it is, and its end is not the end. A job in the background only shows output.
 
         Returns:

@@ -2,19 +2,21 @@
 
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
 import termios
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.programs import (
     ECHO,
     LIMIT_S,
+    SHELL,
     SPIN,
     Terminal,
     command,
@@ -251,6 +253,88 @@ def test_interact_whose_output_nobody_reads_raises_broken_pipe(script: list[str]
         running.stdout.close()
         assert running.wait(LIMIT_S) == 1
         assert b"BrokenPipeError: nobody reads the output" in running.stderr.read()
+
+
+# -- suspended ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["run", "script"])
+def job(
+    request: pytest.FixtureRequest, run: list[str], script: list[str], tmp_path: Path
+) -> Callable[[bytes], list[str]]:
+    """The command line of a shell whose job is `hyperpy run` or a script with `interact`, with this guest."""
+
+    def made(code: bytes) -> list[str]:
+        kernel(tmp_path, code)
+        inner = run if request.param == "run" else [*script, code.hex()]
+        return [sys.executable, "-c", SHELL, *inner]
+
+    return made
+
+
+def pid_of_job(terminal: Terminal, until: bytes) -> int:
+    found = re.search(rb"job (\d+)", read_until(terminal.master, until))
+    assert found
+    return int(found[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTSTP, signal.SIGSTOP])
+def test_terminal_of_a_suspended_job_is_restored_and_raw_again_when_it_goes_on(
+    job: Callable[[bytes], list[str]], terminal: Terminal, number: signal.Signals
+) -> None:
+    with terminal.started(*job(say("ready") + ECHO)) as shell:
+        pid = pid_of_job(terminal, b"ready")
+        for _ in range(2):
+            assert not terminal.is_restored()
+            os.kill(pid, number)
+            read_until(terminal.master, b"stopped %d" % number)
+            if number == signal.SIGSTOP:  # which nobody can handle: shells restore it then
+                termios.tcsetattr(terminal.slave, termios.TCSANOW, terminal.before)
+            assert terminal.is_restored()
+            os.write(terminal.master, b"fg\n")
+            terminal.until_raw()
+            os.write(terminal.master, b"a\x03\x1ab")  # Ctrl-C and Ctrl-Z are the guest's
+            read_until(terminal.master, b"a\x03\x1ab")
+        os.write(terminal.master, b"\x01x")
+        read_until(terminal.master, b"status 0")
+        assert shell.wait(LIMIT_S) == 0
+    assert terminal.is_restored()
+
+
+def test_terminal_of_a_suspended_job_that_was_set_meanwhile_is_left_as_it_was_set(
+    job: Callable[[bytes], list[str]], terminal: Terminal
+) -> None:
+    with terminal.started(*job(say("ready") + ECHO)) as shell:
+        os.kill(pid_of_job(terminal, b"ready"), signal.SIGTSTP)
+        read_until(terminal.master, b"stopped")
+        changed = termios.tcgetattr(terminal.slave)
+        changed[3] &= ~termios.ECHOE
+        termios.tcsetattr(terminal.slave, termios.TCSANOW, changed)
+        os.write(terminal.master, b"fg\n")
+        terminal.until_raw()
+        os.write(terminal.master, b"\x01x")
+        read_until(terminal.master, b"status 0")
+        assert shell.wait(LIMIT_S) == 0
+    assert termios.tcgetattr(terminal.slave) == changed
+
+
+def test_suspended_job_that_goes_on_in_the_background_leaves_the_terminal_to_the_shell(
+    job: Callable[[bytes], list[str]], terminal: Terminal
+) -> None:
+    with terminal.started(*job(say("ready") + ECHO)) as shell:
+        os.kill(pid_of_job(terminal, b"ready"), signal.SIGTSTP)
+        read_until(terminal.master, b"stopped 20")
+        os.write(
+            terminal.master, b"bg\nfg\n"
+        )  # the second line lies there unread: a job that reads is stopped
+        read_until(terminal.master, b"background: runs")
+        terminal.until_raw()
+        os.write(terminal.master, b"<>")
+        assert b"fg" not in read_until(terminal.master, b"<>")  # the guest sends back what it gets
+        os.write(terminal.master, b"\x01x")
+        read_until(terminal.master, b"status 0")
+        assert shell.wait(LIMIT_S) == 0
+    assert terminal.is_restored()
 
 
 # -- a background job ------------------------------------------------------------------------------------------------
