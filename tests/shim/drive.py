@@ -35,8 +35,10 @@ WRITE_FAR, MSR, ROM = 0x1012, 0x4054_0000, 0xF000_0000
 KVM_CAP_XSAVE = 55  # of linux/kvm.h
 # kvm-ioctls makes a VM and asks for the size of its vcpus' pages in one, and a vcpu with a mapping of its page.
 TOLD_AS = {"KVM_GET_VCPU_MMAP_SIZE": "KVM_CREATE_VM"}
-# A line that KVM does not take is the guest's to miss; a vcpu whose state cannot be read counts as running.
-UNTOLD = {"KVM_IRQ_LINE", "KVM_GET_MP_STATE"}
+POSTING = ("KVM_REGISTER_COALESCED_MMIO", "KVM_UNREGISTER_COALESCED_MMIO")
+# A line that KVM does not take is the guest's to miss; a vcpu whose state cannot be read counts as running; writes that
+# cannot wait in a ring are exits.
+UNTOLD = {"KVM_IRQ_LINE", "KVM_GET_MP_STATE", *POSTING}
 
 NOTHING = "nothing"
 
@@ -176,6 +178,17 @@ def halt(attempt: Attempts) -> list[object]:
         return [attempt(lambda: m.run(RUN))]
 
 
+def posts(attempt: Attempts) -> list[object]:
+    """A guest that writes to COM1 while it polls, and then by the transmitter's interrupt."""
+    # mov dx,0x3f8; mov al,"a"; out dx,al; inc dx; mov al,2; out dx,al; dec dx; mov al,"b"; out dx,al; out 0x80,al
+    code = bytes.fromhex("baf803 b061 ee 42 b002 ee 4a b062 ee e680")
+    with Machine(memory="1M") as m:
+        m.attach_pc()
+        m.attach(Ends(), pio=0x80)
+        m.load(Flat(code, mode="real"))
+        return [attempt(lambda: m.run(RUN)), m.console.output]
+
+
 def descriptors() -> list[str]:
     """All that are open."""
     return sorted(os.listdir("/proc/self/fd"), key=int)
@@ -244,6 +257,8 @@ SWEEPS: dict[str, Callable[[], dict[str, Any]]] = {
     "with irqchip": lambda: sweep(lambda attempt: scenario(attempt, 1, True)),
     "two vcpus": lambda: sweep(lambda attempt: scenario(attempt, 2, True)),
     "halt": lambda: sweep(halt, "KVM_GET_MP_STATE"),
+    "posts": lambda: sweep(posts, POSTING[0]),
+    "posts no longer": lambda: sweep(posts, POSTING[1]),
     "verbs": lambda: sweep(verbs),
     "old": lambda: sweep(old),
 }

@@ -27,6 +27,8 @@ use pyo3::prelude::*;
 /// Native half of hyperpy.
 #[pymodule]
 mod _hyperpy {
+    use pyo3::prelude::*;
+
     #[pymodule_export]
     use crate::boot::{
         gunzip, kernel_payload, load_firmware, load_flat, load_linux, load_multiboot, load_pvh, recognise,
@@ -55,4 +57,10 @@ mod _hyperpy {
     use crate::routes::{route, routes, stock_lines, stock_ports, stock_sizes};
     #[pymodule_export]
     use crate::script::Script;
+
+    #[pymodule_init]
+    fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::signals::prepare();
+        Ok(())
+    }
 }

@@ -29,6 +29,11 @@ pub(crate) fn attach<T>(f: impl for<'py> FnOnce(Python<'py>) -> T) -> T {
     result
 }
 
+/// Makes the pair, so that no verb needs a descriptor of its own later. Without one, it is tried again at the first look.
+pub(crate) fn prepare() {
+    drop(Pair::get());
+}
+
 /// Both ends; one pair for the process, and another after a fork.
 struct Pair {
     ours: UnixStream,
@@ -37,7 +42,7 @@ struct Pair {
 }
 
 impl Pair {
-    /// Made at the first use. Kept for good: Python's handler may hold on to the descriptor's number.
+    /// Made when the module is imported, and again after a fork. Kept for good: Python's handler may be about to write to it.
     fn get() -> io::Result<Arc<Self>> {
         static PAIR: Mutex<Option<Arc<Pair>>> = Mutex::new(None);
         let mut pair = PAIR.lock().unwrap_or_else(PoisonError::into_inner);
