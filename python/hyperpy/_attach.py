@@ -129,6 +129,30 @@ class Attaching(Routing):
         """
         self._native.attach_pc(self.console._native)
 
+    @contextlib.contextmanager
+    def _attached_or_nothing(self) -> Iterator[None]:
+        """Put back on the buses what was there before, if the block raises."""
+        before, had_pc, had_irqchip = dict(self._attached), self._native.has_pc, self._native.irqchip
+        try:
+            yield
+        except BaseException:
+            for place in self._attached.keys() - before.keys():
+                self._native.detach(*place)
+                del self._attached[place]
+            for (is_pio, region), (device, facts) in before.items():
+                if (is_pio, region) not in self._attached:
+                    self.attach(
+                        device,
+                        pio=facts["base"] if is_pio else None,
+                        mmio=None if is_pio else facts["base"],
+                        size=facts["size"],
+                        irq=facts["irq"],
+                        name=facts["name"],
+                    )
+            if not had_pc:
+                self._native.detach_pc(had_irqchip)
+            raise
+
     def _listed(
         self,
     ) -> list[tuple[str, list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, bool]]]]:

@@ -195,19 +195,25 @@ class Firmware(Value):
         image = _read(self.image, "firmware")
         files = [(name, bytes(data)) for name, data in self.files.items()]
         machine.attach_pc()
-        _hyperpy.load_firmware(machine._native, image)
-        # After the image is in memory: the map that fw_cfg gives shows it.
-        fw_cfg = _Stock(_hyperpy.StockDevice.fw_cfg(machine._native, files))
-        _attach_once(machine, fw_cfg, _FW_CFG_PORT, "fw_cfg")
         if self.debug_port is not None:
             _attach_once(machine, DebugConsole(machine.console), self.debug_port, "firmware log")
+        # Before, so that a port which is taken is told before anything is in memory; and after: the map that it gives
+        # shows the image.
+        _attach_fw_cfg(machine, files)
+        _hyperpy.load_firmware(machine._native, image)
+        _attach_fw_cfg(machine, files)
         machine.unclaimed = "ones"
+
+
+def _attach_fw_cfg(machine: Machine, files: list[tuple[str, bytes]]) -> None:
+    fw_cfg = _Stock(_hyperpy.StockDevice.fw_cfg(machine._native, files))
+    _attach_once(machine, fw_cfg, _FW_CFG_PORT, "fw_cfg")
 
 
 def _attach_once(machine: Machine, device: _Stock, port: int, name: str) -> None:
     """Attach, in place of what an earlier load has put there."""
     for old, facts in list(machine._attached.values()):
-        if isinstance(old, _Stock) and facts["base"] == port:
+        if isinstance(old, _Stock) and (facts["base"], facts["name"]) == (port, name):
             machine.detach(old)
     machine.attach(device, pio=port, name=name)
 

@@ -147,18 +147,21 @@ class Machine(Attaching, Debugging, Trapping):
         return self._native.state
 
     def load(self, image: Image) -> None:
-        """Put an image into memory and set vcpu 0 to its entry. Runs nothing.
+        """Put an image into memory and set vcpu 0 to its entry. Runs nothing. What is refused changes nothing.
 
         Raises:
             BootError: the image cannot be loaded.
+            DeviceError: a device is where the image brings one of its own.
             StateError: the machine runs, has ended, or is closed.
             TypeError: it is no image.
         """
         if not hasattr(image, "load_into"):
             hint = "give Flat(code, at=0x1000, mode='real') or Linux(kernel)"
             raise TypeError(f"not an image: {image!r}\n\nhint: {hint}")
+        self._native.require_load()
         before = self._places()
-        image.load_into(self)
+        with self._attached_or_nothing():
+            image.load_into(self)
         # For reset(). One of its kind at one place: loads in a loop do not add up.
         place = (type(image), getattr(image, "at", None))
         self._images.pop(place, None)  # the order is that of the last loads: vcpu 0 enters the last one

@@ -171,15 +171,46 @@ impl Machine {
         }
         let open = [Phase::Created, Phase::Running, Phase::Paused, Phase::Stopped];
         self.core.control.require("attach", &open).map_err(|error| errors::state(&error))?;
+        let had_irqchip = self.core.config().irqchip;
         self.core.want_irqchip().map_err(|error| errors::run(&error))?;
         let lines = |gsi| self.core.lines.line(gsi);
         let memory_size = self.core.memory.regions().iter().map(|region| region.len).sum();
         let (clock, posts) = (Arc::new(HostClock::default()), self.core.posts.clone());
         let console = console.inner.clone();
         let parts = Parts { lines: &lines, clock, console, memory_size, posts, debug_exit: None };
-        let made = Board::attach(&self.core.pio, parts).map_err(|error| errors::attach(&error.into()))?;
+        let made = Board::attach(&self.core.pio, parts).map_err(|error| {
+            self.core.unwant_irqchip(had_irqchip);
+            errors::attach(&error.into())
+        })?;
         *board = Some(made);
         Ok(())
+    }
+
+    /// Whether the stock devices of a PC are there.
+    #[getter]
+    fn has_pc(&self) -> bool {
+        self.has_board()
+    }
+
+    /// Takes the stock devices of a PC away again; `irqchip` is whether interrupt controllers were asked for before.
+    fn detach_pc(&self, py: Python<'_>, irqchip: bool) -> PyResult<()> {
+        self.ours("detach")?;
+        if let Some(board) = lock(&self.board).take() {
+            py.detach(|| {
+                for &region in board.regions() {
+                    // One that is no longer there was detached by somebody else: nothing is left to do.
+                    let _ = self.core.detach(Attachment { space: Space::Pio, region });
+                }
+            });
+        }
+        self.core.unwant_irqchip(irqchip);
+        Ok(())
+    }
+
+    /// Refuses to load where the state says so.
+    #[pyo3(name = "require_load")]
+    fn check_load(&self) -> PyResult<()> {
+        self.require_load()
     }
 
     /// Sets the policy for what nobody claims: "exit", "ones", or a callable.

@@ -25,6 +25,15 @@ impl Machine {
         Ok(())
     }
 
+    /// Takes the wish of [`Self::want_irqchip`] back: `before` is what the configuration said. Once the vCPUs exist it is too
+    /// late, and nothing changes.
+    pub fn unwant_irqchip(&self, before: bool) {
+        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        if objects.is_none() {
+            self.config.lock().unwrap_or_else(PoisonError::into_inner).irqchip = before;
+        }
+    }
+
     /// An interrupt input. It can be driven at any time; before the controllers exist the level is kept for them.
     ///
     /// # Errors
