@@ -32,6 +32,11 @@ impl Raise {
         self
     }
 
+    /// What the host said.
+    pub(crate) fn errno(self, errno: i32) -> Self {
+        self.with("errno", Field::Errno(errno))
+    }
+
     fn instance<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
         let module = MODULE.get_or_try_init(py, || py.import("hyperpy.errors").map(Bound::unbind))?.bind(py);

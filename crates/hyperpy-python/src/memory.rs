@@ -30,11 +30,12 @@ impl Memory {
         if !self.inner.holds(gpa, size) {
             return Err(self.refused(MemoryError::Access { gpa, len: size as u64 }));
         }
-        PyBytes::new_with(py, size, |into| self.inner.read(gpa, into).map_err(|error| self.refused(error)))
+        buffer::filled(py, size, |into| self.inner.read(gpa, into).map_err(|error| self.refused(error)))
     }
 
     fn write(&self, gpa: u64, data: &Bound<'_, PyAny>) -> PyResult<()> {
-        buffer::with_bytes(data, |bytes| self.inner.write(gpa, bytes))?.map_err(|error| self.refused(error))
+        buffer::with_bytes(data, buffer::LARGE, |bytes| self.inner.write(gpa, bytes))?
+            .map_err(|error| self.refused(error))
     }
 
     fn view(&self, gpa: u64, size: usize, writable: bool) -> PyResult<View> {
