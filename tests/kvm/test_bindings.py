@@ -92,6 +92,29 @@ m.close()
     assert (status, errors, out) == (0, "", "HostMemoryError\n")
 
 
+@pytest.mark.fault(38)
+def test_traces_that_the_host_has_no_memory_for_are_an_error_and_the_machine_can_be_closed() -> None:
+    status, out, errors = run(
+        LIMITED
+        + """
+m = Machine(memory="1M", trace=2**20, vcpus=4)
+m.load(Flat(b"\\xf4", mode="real"))
+limit(64 << 20)
+try:
+    m.run(timeout=5)
+except hyperpy.HyperpyError as error:
+    print(type(error).__name__, error.errno, error.message)
+resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+print(m.run(timeout=5))
+m.close()
+"""
+    )
+    assert (status, errors) == (0, "")
+    told, then = out.splitlines()
+    assert told.startswith("HostMemoryError 12 the host gave no memory for a trace of 1048576 exits: ")
+    assert then == "Exit.Halt(vcpu=0)"
+
+
 @pytest.fixture
 def unhurried() -> Iterator[None]:
     """Nobody is asked for the interpreter: another thread has it only when this one gives it up."""

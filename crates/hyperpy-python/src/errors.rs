@@ -92,6 +92,7 @@ pub(crate) fn memory(error: &MemoryError) -> PyErr {
         MemoryError::Host { source, .. } => Raise::new("HostMemoryError", error, error.hint())
             .with("errno", Field::Errno(source.raw_os_error().unwrap_or(0)))
             .into(),
+        MemoryError::Trace { .. } => Raise::new("HostMemoryError", error, error.hint()).errno(libc::ENOMEM).into(),
         MemoryError::Accel(error) => accel(error),
         MemoryError::Closed | MemoryError::NotTracked | MemoryError::Busy { .. } | MemoryError::Aliased { .. } => {
             Raise::new("StateError", error, error.hint()).into()
