@@ -17,7 +17,8 @@ use hyperpy_core::vcpu::{Current, current};
 use hyperpy_devices::debugcon::DebugConsole;
 use hyperpy_devices::debugexit::DebugExit;
 use hyperpy_devices::fw_cfg::FwCfg;
-use pyo3::exceptions::{PyException, PyValueError};
+use pyo3::exceptions::{PyBaseException, PyException, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyString};
@@ -27,17 +28,23 @@ use crate::errors::{self, Raise};
 use crate::machine::Machine;
 use crate::signals::attach;
 
-/// Exceptions that devices of one machine raised, first one first.
+/// Exceptions that devices of one machine raised, first one first. By way of its traceback each may hold the machine:
+/// the collector is shown them.
 #[derive(Default)]
-pub(crate) struct Faults(Mutex<Vec<PyErr>>);
+pub(crate) struct Faults(Mutex<Vec<Py<PyBaseException>>>);
 
 impl Faults {
     pub(crate) fn len(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    pub(crate) fn take(&self) -> Vec<PyErr> {
+    pub(crate) fn take(&self) -> Vec<Py<PyBaseException>> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // As for devices: what is locked is being changed, and the collector comes again.
+        self.0.try_lock().map_or(Ok(()), |errors| errors.iter().try_for_each(|error| visit.call(error)))
     }
 }
 
@@ -61,7 +68,7 @@ impl Report {
         if let Some(traceback) = error.traceback(py) {
             let _ = error.value(py).setattr(intern!(py, "__traceback__"), traceback);
         }
-        self.faults.0.lock().unwrap_or_else(PoisonError::into_inner).push(error);
+        self.faults.0.lock().unwrap_or_else(PoisonError::into_inner).push(error.into_value(py));
         if let Some(control) = self.control.upgrade() {
             control.device_failed();
         }

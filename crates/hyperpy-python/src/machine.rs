@@ -243,9 +243,8 @@ impl Machine {
         });
         done?;
         let mut raised = self.faults.take();
-        raised.extend(lock(&failed).take());
-        let mut raised: Vec<_> =
-            raised.into_iter().map(|error| error.into_value(py).into_bound(py).into_any()).collect();
+        raised.extend(lock(&failed).take().map(|error| error.into_value(py)));
+        let mut raised: Vec<_> = raised.into_iter().map(|error| error.into_bound(py).into_any()).collect();
         let now = raised.split_off(before.min(raised.len()));
         Ok((raised, now))
     }
@@ -381,6 +380,7 @@ impl Machine {
         if let Ok(answerer) = self.answerer.try_lock() {
             visit.call(answerer.as_ref().map(|answerer| &answerer.callable))?;
         }
+        self.faults.traverse(&visit)?;
         self.handlers.traverse(&visit)
     }
 
