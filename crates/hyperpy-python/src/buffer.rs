@@ -7,6 +7,7 @@ use std::ffi::{c_int, c_void};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::time::Instant;
 use std::{ptr, slice};
 
 use hyperpy_core::memory;
@@ -125,12 +126,20 @@ pub(crate) fn filled<'py>(
     Ok(made)
 }
 
-/// Whether a write to a file would be taken, after waiting for at most `milliseconds`. Pipes say yes when they have
-/// room for PIPE_BUF (4096) bytes.
-pub(crate) fn takes_writes(file: &File, milliseconds: c_int) -> bool {
+/// Whether a write to a file would be taken, after waiting until `deadline` at most; signals do not shorten that. Pipes
+/// say yes when they have room for PIPE_BUF (4096) bytes.
+pub(crate) fn takes_writes(file: &File, deadline: Instant) -> bool {
     let mut wanted = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
-    // SAFETY: one valid pollfd, which outlives the call.
-    unsafe { libc::poll(&raw mut wanted, 1, milliseconds) > 0 }
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+        let milliseconds = c_int::try_from(left).unwrap_or(c_int::MAX);
+        // SAFETY: one valid pollfd, which outlives the call.
+        let ready = unsafe { libc::poll(&raw mut wanted, 1, milliseconds) };
+        // The kernel does not begin it again after a handler, SA_RESTART or not (signal(7)).
+        if ready >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return ready > 0;
+        }
+    }
 }
 
 /// A descriptor of our own for the same open file.
