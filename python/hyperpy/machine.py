@@ -288,6 +288,7 @@ class Machine(Attaching, Debugging, Trapping):
         _live.discard(self)
 
     def __enter__(self) -> Self:
+        self._native.enter()
         if self._closed:
             raise StateError("cannot enter: the machine is closed", hint="make a new machine")
         return self

@@ -191,6 +191,9 @@ def test_fork_with_a_live_machine_child_gets_state_errors_and_parent_goes_on() -
             "pc": m.attach_pc, "unclaimed": lambda: setattr(m, "unclaimed", "ones"),
             "load": lambda: m.load(Flat(b"1")), "console": lambda: m.console.output,
             "send": lambda: m.console.send("x"), "expect": lambda: m.console.expect("x"),
+            "read": lambda: m.memory.read(0x4000, 1), "write": lambda: m.memory.write(0x4000, b"lost"),
+            "read into": lambda: m.memory.read_into(0x4000, bytearray(1)), "with": m.__enter__,
+            "view": lambda: m.memory.view(0x4000, 1), "item": lambda: m.memory[0x4000:0x4001],
             "irq": lambda: line_holder.irq.pulse(), "answer": lambda: m.answer(Exit.Pio(0, 1, 1, False, 0), 1),
         }
         child = os.fork()
@@ -211,6 +214,7 @@ def test_fork_with_a_live_machine_child_gets_state_errors_and_parent_goes_on() -
             print("child done", flush=True)
             sys.exit(6)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), m.state)
+        assert m.memory.read(0x4000, 9) == b"inherited"
         m.stop("parent")
         print(m.wait(10))
         m.close()

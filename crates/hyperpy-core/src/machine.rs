@@ -177,6 +177,12 @@ impl Machine {
         self.forks != fork_generation()
     }
 
+    /// Tells the process that it belongs to, from [`fork_generation`].
+    #[must_use]
+    pub fn forks(&self) -> u64 {
+        self.forks
+    }
+
     /// Where vCPU 0 begins. Takes effect when the vCPUs are made, or now if they are.
     ///
     /// # Errors

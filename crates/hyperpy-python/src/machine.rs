@@ -106,6 +106,11 @@ impl Machine {
         if self.core.is_forked() { Phase::Closed.name() } else { self.core.control.phase().name() }
     }
 
+    /// Refuses where nothing of it can be used.
+    fn enter(&self) -> PyResult<()> {
+        self.ours("enter")
+    }
+
     #[getter]
     fn vcpus(&self) -> u32 {
         self.core.config().vcpus
@@ -118,7 +123,7 @@ impl Machine {
 
     #[getter]
     fn memory(&self) -> Memory {
-        Memory { inner: self.core.memory.clone(), machine: Arc::downgrade(&self.core) }
+        Memory { inner: self.core.memory.clone(), machine: Arc::downgrade(&self.core), forks: self.core.forks() }
     }
 
     /// Puts an object with `read` and `write` on a bus; returns a number that `detach` takes.
