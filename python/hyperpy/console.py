@@ -35,8 +35,8 @@ _TAIL = 400
 _GATHER = 0.005
 # How often a wait looks at the clock and for Ctrl-C.
 _LOOK = 0.05
-# How long the end of a sink waits for a callable that is behind.
-_PATIENCE = 1.0
+# How long the end of a sink waits for a callable that is behind, in seconds.
+PATIENCE = 1.0
 
 
 class _HasFileno(Protocol):
@@ -234,12 +234,12 @@ class Console:
         self._finalizer = weakref.finalize(self, follower.end, 0)
         self._finalizer.atexit = False
 
-    def _set_sink(self, descriptor: int | None) -> None:
+    def _set_sink(self, descriptor: int | None, patience: float = PATIENCE) -> None:
         self._native.set_sink(descriptor)
         follower, self._follower = self._follower, None
         if follower:
             self._finalizer.detach()  # it would keep the callable
-            follower.end(_PATIENCE)
+            follower.end(patience)
             self._lost += follower.lost
 
     def interact(self) -> bool:

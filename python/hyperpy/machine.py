@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import operator
 import os
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
@@ -19,7 +20,7 @@ from hyperpy import _hyperpy
 from hyperpy._attach import Attaching
 from hyperpy._debug import Debugging
 from hyperpy._traps import Trapping
-from hyperpy.console import Console
+from hyperpy.console import PATIENCE, Console
 from hyperpy.errors import GuestFault, StateError
 from hyperpy.exits import AnyExit, Exit
 from hyperpy.memory import HugePages, Memory, parse_size
@@ -37,6 +38,8 @@ __all__ = ["Machine", "Unclaimed"]
 
 Unclaimed: TypeAlias = Literal["exit", "ones", "raise"] | Callable[[Any], "int | None"]
 _MOST_TRACED = 1 << 20
+# How long the interpreter's end waits for all machines together, in seconds.
+_LAST_S = 1.0
 _live: weakref.WeakSet[Machine] = weakref.WeakSet()
 
 
@@ -279,10 +282,14 @@ class Machine(Attaching, Debugging, Trapping):
         if self._closed:
             return
         self._native.close()
+        self._let_go()
+
+    def _let_go(self, patience: float = PATIENCE) -> None:
+        """The rest of `close`; `patience` is for a callable sink, in seconds."""
         self._closed = True
         self._share.give_back()
         if self._owner == os.getpid():  # in the child of a fork the console is the parent's
-            self.console._set_sink(None)
+            self.console._set_sink(None, patience)
         self._attached.clear()
         self._images.clear()
         _live.discard(self)
@@ -461,8 +468,38 @@ def _raise_unclaimed(*access: Any) -> int:
 
 @atexit.register
 def _close_all() -> None:
-    """Stop every machine before the interpreter goes: their threads are in the middle of Python code."""
-    for machine in list(_live):
-        if machine._owner == os.getpid():
-            with contextlib.suppress(Exception):  # one that fails must not keep the others alive
-                machine.close()
+    """Stop every machine before the interpreter goes: their threads are in the middle of Python code.
+
+    A device that has not returned after a while gets a SystemExit. One that is in C code, such as a lock, does not see it:
+    it is left behind, and its thread is a daemon.
+    """
+    mine = [machine for machine in list(_live) if machine._owner == os.getpid()]
+    # One that fails must not keep the others alive, nor may a Ctrl-C.
+    for machine in mine:
+        with contextlib.suppress(BaseException):
+            machine._native.begin_close()
+    deadline = time.monotonic() + _LAST_S
+
+    def left() -> float:
+        return max(0.0, deadline - time.monotonic())
+
+    stuck = [machine for machine in mine if not _closes(machine, left() / 2)]
+    if stuck:
+        # Python would end these threads in the middle of native code, while it goes.
+        import threading  # noqa: PLC0415 - vcpus had threads, so it is there
+
+        for thread in threading.enumerate():
+            if thread.name.startswith("hyperpy-vcpu"):
+                _hyperpy.end_thread(thread.ident or 0)
+        for machine in stuck:
+            _closes(machine, left())
+    for machine in mine:
+        with contextlib.suppress(BaseException):
+            machine._let_go(left())
+
+
+def _closes(machine: Machine, seconds: float) -> bool:
+    """Whether it does, in that time."""
+    with contextlib.suppress(BaseException):
+        return machine._native.close_within(seconds)
+    return False

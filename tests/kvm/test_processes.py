@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from tests.scripts import LIMIT, ROOT, run, signalled
@@ -169,6 +170,48 @@ def test_interpreter_that_ends_while_a_daemon_thread_runs_a_machine_ends() -> No
         """
     )
     assert (status, errors) == (0, "")
+
+
+@pytest.mark.fault(32, 33)
+@pytest.mark.parametrize("machines", [1, 3])
+@pytest.mark.parametrize(
+    "held",
+    [
+        "never.acquire()",
+        "while True: time.sleep(0.01)",
+        "while True: pass",
+    ],
+)
+def test_interpreter_that_ends_while_a_device_does_not_return_ends(machines: int, held: str) -> None:
+    begin = time.monotonic()
+    status, out, errors = run(
+        f"""
+        import atexit
+        never = threading.Lock()
+        never.acquire()
+        reached = [threading.Event() for _ in range({machines})]
+        class Stuck(hyperpy.Device):
+            size = 1
+            def __init__(self, reached):
+                self.reached = reached
+            def read(self, offset, size):
+                self.reached.set()
+                {held}
+                return 0
+        machines = []
+        for event in reached:
+            m = machine(STORM)
+            machines.append(m)
+            m.attach(Stuck(event), pio=0x99)
+            Ready.write = lambda *access: None
+            m.start()
+        assert all(event.wait(10) for event in reached)
+        atexit.register(print, "others are called too")
+        sys.exit(3)
+        """
+    )
+    assert (status, out, errors) == (3, "others are called too\n", "")
+    assert time.monotonic() - begin < 5
 
 
 @pytest.mark.fault(34)

@@ -1,9 +1,10 @@
-//! The bindings' one file with unsafe code: the buffer protocol, and descriptors that come as numbers.
+//! The bindings' one file with unsafe code: the buffer protocol, descriptors that come as numbers, and an exception for
+//! another thread.
 //!
 //! A view exports guest memory itself: the guest may change it under the reader, as hardware would. Rust forms no
 //! reference into it; Python reads it through the pointer of the `Py_buffer`.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_int, c_ulong, c_void};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
@@ -12,7 +13,7 @@ use std::{ptr, slice};
 
 use hyperpy_core::memory;
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::PyBufferError;
+use pyo3::exceptions::{PyBufferError, PySystemExit};
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -140,6 +141,15 @@ pub(crate) fn takes_writes(file: &File, deadline: Instant) -> bool {
             return ready > 0;
         }
     }
+}
+
+/// Lets the Python code that a thread is in raise SystemExit, once it comes to a bytecode; whether there is such a thread.
+#[pyfunction]
+pub fn end_thread(py: Python<'_>, ident: c_ulong) -> bool {
+    let exception = py.get_type::<PySystemExit>();
+    // SAFETY: attached; a number that is no thread's is told by a 0; the call takes a reference of its own. C has the
+    // argument unsigned, its declaration here may not: the bits are the same.
+    unsafe { ffi::PyThreadState_SetAsyncExc(ident as _, exception.as_ptr()) > 0 }
 }
 
 /// A descriptor of our own for the same open file.

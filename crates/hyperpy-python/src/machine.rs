@@ -3,6 +3,7 @@
 pub(crate) mod inside;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use hyperpy_core::accel::{Accelerator, VmConfig};
 use hyperpy_core::bus::{Rung, Space};
@@ -288,6 +289,27 @@ impl Machine {
             self.let_go();
         }
         Ok(())
+    }
+
+    /// The beginning of `close`: every vCPU is asked to leave. Does not wait.
+    fn begin_close(&self) {
+        if !self.core.is_forked() {
+            self.core.control.begin_close();
+        }
+    }
+
+    /// `close` that waits no longer than `seconds`; whether it has closed. If not, it does when its devices have returned.
+    fn close_within(&self, py: Python<'_>, seconds: f64) -> PyResult<bool> {
+        let wait = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO);
+        let host = PyHost::new(&self.core).until(Instant::now() + wait);
+        match py.detach(|| self.core.close(Some(&host))) {
+            Ok(()) => {
+                self.let_go();
+                Ok(true)
+            }
+            Err(RunError::Host) => host.take().map_or(Ok(false), Err),
+            Err(error) => Err(errors::run(&error)),
+        }
     }
 
     /// Answers an unclaimed read: the fields of its exit.
