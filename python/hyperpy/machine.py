@@ -292,6 +292,7 @@ class Machine(Attaching, Debugging, Trapping):
             self.console._set_sink(None, patience)
         self._attached.clear()
         self._images.clear()
+        self._image = self._made_from = None
         _live.discard(self)
 
     def __enter__(self) -> Self:

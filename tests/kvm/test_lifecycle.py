@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
 import time
 import weakref
@@ -123,6 +124,20 @@ def test_close_twice_is_fine(boot: Any) -> None:
     m = boot()
     m.close()
     m.close()
+
+
+def test_close_lets_go_of_what_was_loaded() -> None:
+    code = bytearray(b"\xf4")
+    before = sys.getrefcount(code)
+    image = hyperpy.Flat(code, mode="real")
+    spec = hyperpy.MachineSpec(memory="1M")
+    m = spec.make()
+    m.load(image)
+    m.run(RUN)
+    m.close()
+    del image
+    assert sys.getrefcount(code) == before
+    assert m._made_from is None
 
 
 def test_block_that_raises_closes_the_machine() -> None:
