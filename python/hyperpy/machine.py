@@ -412,7 +412,7 @@ class Machine(Attaching, Debugging, Trapping):
 
     def _places(self) -> set[object]:
         """Where regions of memory begin, and where devices are."""
-        return {region[0] for region in self._native.memory.regions()} | self._attached.keys()
+        return {region[0] for region in self._native.memory.regions()} | set(self._attached)
 
     def _make_native(self, *arguments: Any) -> _hyperpy.Machine:
         return _hyperpy.Machine(*arguments)

@@ -151,7 +151,9 @@ impl Machine {
         let mut devices = lock(&self.devices);
         let at = devices.iter().position(|(a, _)| a.space == space && a.region.0 == region);
         let Some(at) = at else {
-            return Err(PyValueError::new_err("device is not attached to this machine"));
+            // Another thread has just done it.
+            let hint = "`m.map` shows what is attached";
+            return Err(errors::Raise::new("DeviceError", "device is not attached any more", hint).into());
         };
         let (attachment, kept) = devices.swap_remove(at);
         drop(devices);
