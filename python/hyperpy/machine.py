@@ -38,6 +38,8 @@ __all__ = ["Machine", "Unclaimed"]
 
 Unclaimed: TypeAlias = Literal["exit", "ones", "raise"] | Callable[[Any], "int | None"]
 _MOST_TRACED = 1 << 20
+# How many exceptions `Machine.errors` keeps: each holds its traceback, and by that a device's frames.
+_MOST_ERRORS = 64
 # How long the interpreter's end waits for all machines together, in seconds.
 _LAST_S = 1.0
 _live: weakref.WeakSet[Machine] = weakref.WeakSet()
@@ -61,6 +63,10 @@ class Machine(Attaching, Debugging, Trapping):
         cpu_limit: how many processors' time all vcpus may use together, over periods of 100 ms: 0.5 is half of one,
             1.5 one and a half; None for no limit. It can be set at any time.
         trace: how many of the last exits of each vcpu are recorded for `trace()` and for faults, from 0 (none) to 2**20.
+
+    Attributes:
+        errors: what devices and callable sinks have raised since the machine was made or reset: the last 64.
+        errors_dropped: how many more there were.
 
     Raises:
         BudgetError: it asks for more than `hyperpy.budget` has left.
@@ -107,7 +113,7 @@ class Machine(Attaching, Debugging, Trapping):
         reference = weakref.ref(self)
         self.console = Console(
             standing=lambda: "gone" if (m := reference()) is None else m._standing(),
-            failed=lambda error: None if (m := reference()) is None else m.errors.append(error),
+            failed=lambda error: None if (m := reference()) is None else m._keep([error]),
         )
         try:
             self._native = self._make_native(
@@ -125,6 +131,7 @@ class Machine(Attaching, Debugging, Trapping):
         self.memory = Memory(self._native.memory, self._share, self._native)
         self.vcpus = tuple(Vcpu(self._native, index, reference) for index in range(vcpus))
         self.errors: list[BaseException] = []
+        self.errors_dropped = 0
         self._attached = {}
         self._images: dict[tuple[type, object], Image] = {}
         # For `spec`: what was asked for, what was loaded and brought regions and devices of its own, and the spec that
@@ -234,8 +241,9 @@ class Machine(Attaching, Debugging, Trapping):
         """Press the machine's reset button: restore the power-on state, from which it can run again.
 
         The vcpus are made anew. RAM is zeros, given back to the host; views of it stay valid. ROM keeps its contents.
-        Every attached device's `reset()` is called. Interrupt lines are low, nothing is queued, and no earlier exit can
-        be answered. What `load` has put in is loaded again: of several images of one kind at one place, the last one.
+        Every attached device's `reset()` is called. Interrupt lines are low, nothing is queued, `errors` begins anew, and no
+        earlier exit can be answered. What `load` has put in is loaded again: of several images of one kind at one place,
+        the last one.
         Statistics go on counting. While it works, the machine counts as running.
 
         Raises:
@@ -255,7 +263,9 @@ class Machine(Attaching, Debugging, Trapping):
             created False Exit.Halt(vcpu=0)
         """
         undelivered, raised = self._native.reset(self._reload)
-        self.errors += undelivered
+        self.errors.clear()
+        self.errors_dropped = 0
+        self._keep(undelivered)
         if raised:
             self._raise(raised)
 
@@ -435,9 +445,16 @@ class Machine(Attaching, Debugging, Trapping):
         result: AnyExit = getattr(Exit, kind)(*fields)
         return result
 
+    def _keep(self, raised: list[BaseException]) -> None:
+        """Into `errors`, whose oldest ones make room."""
+        self.errors += raised
+        excess = max(0, len(self.errors) - _MOST_ERRORS)
+        del self.errors[:excess]
+        self.errors_dropped += excess
+
     def _raise(self, raised: list[BaseException]) -> NoReturn:
         """Raise the first of several exceptions of devices; the others are in its notes, all of them in `errors`."""
-        self.errors += raised
+        self._keep(raised)
         for error in raised:
             if isinstance(error, GuestFault) and error.regs is None:
                 from hyperpy.fault import fill  # noqa: PLC0415 - few scripts need it
