@@ -21,6 +21,7 @@ from hyperpy._attach import Attaching
 from hyperpy._debug import Debugging
 from hyperpy._traps import Trapping
 from hyperpy.console import PATIENCE, Console
+from hyperpy.device import Stop
 from hyperpy.errors import GuestFault, StateError
 from hyperpy.exits import AnyExit, Exit
 from hyperpy.memory import HugePages, Memory, parse_size
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Machine", "Unclaimed"]
 
-Unclaimed: TypeAlias = Literal["exit", "ones", "raise"] | Callable[[Any], "int | None"]
+Unclaimed: TypeAlias = Literal["exit", "ones", "raise"] | Callable[[Any], "int | Stop | None"]
 _MOST_TRACED = 1 << 20
 # How many exceptions `Machine.errors` keeps: each holds its traceback, and by that a device's frames.
 _MOST_ERRORS = 64
@@ -55,7 +56,7 @@ class Machine(Attaching, Debugging, Trapping):
         irqchip: whether the kernel's interrupt controllers and PIT are there. Devices with `irq=` ask for them too.
         unclaimed: what becomes of an access that nobody claims. "exit": `run` returns it; "ones": reads are all
             ones, writes are dropped, as on a PC; "raise": `run` raises `GuestFault`; or a callable that gets the exit
-            and returns the value of a read (None: all ones).
+            and returns the value of a read (None: all ones), or at a write `Stop("why")` to stop the machine.
         name: shown in messages and tables.
         huge_pages: back the memory by huge pages: "2M" or "1G" from the host's pool, which must have enough;
             "transparent" where the host happens to have them; None for pages of 4 KiB.

@@ -628,6 +628,25 @@ def test_unclaimed_policy_callable_is_asked(boot: Any) -> None:
     assert (m.vcpus[0].regs.rbx, m.vcpus[0].regs.rax) == (0x42, 0xFF)
 
 
+def test_unclaimed_policy_callable_stops_the_machine_at_a_write(boot: Any) -> None:
+    """As a device does. What else it returns for a write is for reads."""
+
+    def policy(exit_: Any) -> Any:
+        return Stop("enough") if exit_.address == 0x98 else 5
+
+    m = boot("out 0x97, al\n out 0x98, al\n hlt", unclaimed=policy)
+    assert m.run(RUN) == Exit.Stopped(0, "enough")
+    assert m.state == "paused"
+    assert m.run(RUN) == Exit.Halt(0)
+
+
+def test_unclaimed_policy_callable_that_returns_stop_for_a_read_is_an_error(boot: Any) -> None:
+    m = boot("in al, 0x98\n hlt", unclaimed=lambda exit_: Stop("enough"))
+    with pytest.raises(DeviceError, match="read returned Stop"):
+        m.run(RUN)
+    assert m.run(RUN) == Exit.Halt(0)
+
+
 @pytest.mark.fault(14)
 def test_unclaimed_policy_callable_that_raises_pauses(boot: Any) -> None:
     def policy(exit_: object) -> int:
