@@ -117,7 +117,7 @@ class Console:
 
         Raises:
             StateError: the machine stands still, and the pattern is not in what it has said. Raised at once; tells why
-                it stands still.
+                it stands still. Also inside a device, which would wait for its own vcpu.
             TimeoutError: the time is over. Both show the end of the output.
             TypeError: the pattern is none of these.
         """
@@ -154,6 +154,7 @@ class Console:
         pattern: re.Pattern[str] | re.Pattern[bytes],
         timeout: float | None,
     ) -> _M:
+        self._native.may_wait(False)
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             # Asked before the output is read: what a guest said last is there when it is seen to stand still.
@@ -254,7 +255,7 @@ class Console:
             Whether it was left, so that the machine still runs; False when the machine stands still.
 
         Raises:
-            StateError: the machine was never started.
+            StateError: the machine was never started; or this is inside a device.
             BrokenPipeError: standard output was closed.
 
         Example:
@@ -265,6 +266,7 @@ class Console:
             ...     m.console.interact()
             False
         """
+        self._native.may_wait(True)
         if self._standing() == _NOT_STARTED:
             raise StateError("cannot interact: the machine is not started", hint="start() it first")
         from hyperpy._terminal import interact  # noqa: PLC0415 - few scripts need a terminal

@@ -535,6 +535,8 @@ VERBS = {
     "regs": lambda m: m.vcpus[0].regs.rax,
     "set regs": lambda m: m.vcpus[0].regs.update(rax=1),
     "sregs": lambda m: m.vcpus[0].sregs.cr0,
+    "expect": lambda m: m.console.expect("x"),
+    "interact": lambda m: m.console.interact(),
 }
 
 
@@ -557,6 +559,24 @@ def test_verb_that_waits_inside_a_callback_is_refused(boot: Any, verb: str, whos
     m.attach(Calls(), pio=0x80)
     assert m.run(RUN) == Exit.Halt(0)
     assert "inside a device callback" in str(raised[0])
+
+
+@pytest.mark.fault(32)
+def test_expect_of_a_console_of_no_machine_inside_a_callback_is_refused(boot: Any) -> None:
+    console = hyperpy.Console()
+
+    class Waits(Device):
+        size = 1
+
+        def write(self, offset: int, size: int, value: int) -> None:
+            console.expect("x")
+
+    m = boot("out 0x80, al\n hlt")
+    m.attach(hyperpy.DebugConsole(console), pio=0xE9)
+    m.attach(Waits(), pio=0x80)
+    with pytest.raises(StateError, match="cannot expect inside a device callback"):
+        m.run(RUN)
+    assert m.run(RUN) == Exit.Halt(0)
 
 
 def test_stop_inside_a_callback_is_a_request(boot: Any) -> None:

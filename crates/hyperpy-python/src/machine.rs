@@ -82,6 +82,7 @@ impl Machine {
         let mut core = Core::new(accel, memory, VmConfig { vcpus, irqchip }).traced(trace);
         core.limits.cpus = cpus;
         let core = Arc::new(core);
+        console.belongs_to(&core);
         let console = console.inner.clone();
         // Who waits for output wakes up when no more will come.
         let watcher = move |running| if running { console.reopen() } else { console.close() };
