@@ -119,6 +119,7 @@ class Console:
             StateError: the machine stands still, and the pattern is not in what it has said. Raised at once; tells why
                 it stands still. Also inside a device, which would wait for its own vcpu.
             TimeoutError: the time is over. Both show the end of the output.
+            ValueError: the timeout is no number of seconds from 0 up.
             TypeError: the pattern is none of these.
         """
         if isinstance(pattern, str):
@@ -154,6 +155,8 @@ class Console:
         pattern: re.Pattern[str] | re.Pattern[bytes],
         timeout: float | None,
     ) -> _M:
+        if timeout is not None and not timeout >= 0:
+            raise ValueError("timeout is not a number of seconds from 0 up")
         self._native.may_wait(False)
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
