@@ -113,14 +113,14 @@ class Attaching(Routing):
         Raises:
             DeviceError: it is not attached to this machine.
         """
-        mine = [place for place, (attached, _) in self._attached.items() if attached is device]
+        mine = [place for place, (attached, _) in list(self._attached.items()) if attached is device]
         if not mine:
             raise DeviceError(
                 f"device is not attached to {self.name}: {device!r}", hint="`m.map` shows what is"
             )
         for place in mine:
             self._native.detach(*place)
-            del self._attached[place]
+            self._attached.pop(place, None)
 
     def attach_pc(self) -> None:
         """Give the machine a PC's stock devices, once: COM1 as `console`, RTC, i8042, debug console, ACPI power and reset.
@@ -160,7 +160,7 @@ class Attaching(Routing):
         listed: dict[
             int, tuple[str, list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, bool]]]
         ] = {}
-        for (is_pio, _), (device, facts) in self._attached.items():
+        for (is_pio, _), (device, facts) in list(self._attached.items()):
             hid = getattr(device, "acpi_hid", None)
             if hid is None:
                 continue

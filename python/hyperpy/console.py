@@ -35,8 +35,8 @@ _TAIL = 400
 _GATHER = 0.005
 # How often a wait looks at the clock and for Ctrl-C.
 _LOOK = 0.05
-# How long the end of a sink waits for a callable that is behind.
-_PATIENCE = 1.0
+# How long the end of a sink waits for a callable that is behind, in seconds.
+PATIENCE = 1.0
 
 
 class _HasFileno(Protocol):
@@ -117,8 +117,9 @@ class Console:
 
         Raises:
             StateError: the machine stands still, and the pattern is not in what it has said. Raised at once; tells why
-                it stands still.
+                it stands still. Also inside a device, which would wait for its own vcpu.
             TimeoutError: the time is over. Both show the end of the output.
+            ValueError: the timeout is no number of seconds from 0 up.
             TypeError: the pattern is none of these.
         """
         if isinstance(pattern, str):
@@ -154,6 +155,9 @@ class Console:
         pattern: re.Pattern[str] | re.Pattern[bytes],
         timeout: float | None,
     ) -> _M:
+        if timeout is not None and not timeout >= 0:
+            raise ValueError("timeout is not a number of seconds from 0 up")
+        self._native.may_wait(False)
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             # Asked before the output is read: what a guest said last is there when it is seen to stand still.
@@ -234,12 +238,12 @@ class Console:
         self._finalizer = weakref.finalize(self, follower.end, 0)
         self._finalizer.atexit = False
 
-    def _set_sink(self, descriptor: int | None) -> None:
+    def _set_sink(self, descriptor: int | None, patience: float = PATIENCE) -> None:
         self._native.set_sink(descriptor)
         follower, self._follower = self._follower, None
         if follower:
             self._finalizer.detach()  # it would keep the callable
-            follower.end(_PATIENCE)
+            follower.end(patience)
             self._lost += follower.lost
 
     def interact(self) -> bool:
@@ -254,7 +258,7 @@ class Console:
             Whether it was left, so that the machine still runs; False when the machine stands still.
 
         Raises:
-            StateError: the machine was never started.
+            StateError: the machine was never started; or this is inside a device.
             BrokenPipeError: standard output was closed.
 
         Example:
@@ -265,6 +269,7 @@ class Console:
             ...     m.console.interact()
             False
         """
+        self._native.may_wait(True)
         if self._standing() == _NOT_STARTED:
             raise StateError("cannot interact: the machine is not started", hint="start() it first")
         from hyperpy._terminal import interact  # noqa: PLC0415 - few scripts need a terminal

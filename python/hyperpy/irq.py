@@ -115,7 +115,7 @@ class Routing:
         # One device at several places has one line.
         mine = {
             (id(device), facts["irq"]): (facts["name"], bool(getattr(device, "irq_level", False)))
-            for device, facts in self._attached.values()
+            for device, facts in list(self._attached.values())  # others attach and detach meanwhile
             if facts["irq"] is not None
         }
         for (_, gsi), driver in mine.items():

@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import operator
 import os
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
@@ -19,7 +20,8 @@ from hyperpy import _hyperpy
 from hyperpy._attach import Attaching
 from hyperpy._debug import Debugging
 from hyperpy._traps import Trapping
-from hyperpy.console import Console
+from hyperpy.console import PATIENCE, Console
+from hyperpy.device import Stop
 from hyperpy.errors import GuestFault, StateError
 from hyperpy.exits import AnyExit, Exit
 from hyperpy.memory import HugePages, Memory, parse_size
@@ -35,8 +37,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Machine", "Unclaimed"]
 
-Unclaimed: TypeAlias = Literal["exit", "ones", "raise"] | Callable[[Any], "int | None"]
+Unclaimed: TypeAlias = Literal["exit", "ones", "raise"] | Callable[[Any], "int | Stop | None"]
 _MOST_TRACED = 1 << 20
+# How many exceptions `Machine.errors` keeps: each holds its traceback, and by that a device's frames.
+_MOST_ERRORS = 64
+# How long the interpreter's end waits for all machines together, in seconds.
+_LAST_S = 1.0
 _live: weakref.WeakSet[Machine] = weakref.WeakSet()
 
 
@@ -50,7 +56,7 @@ class Machine(Attaching, Debugging, Trapping):
         irqchip: whether the kernel's interrupt controllers and PIT are there. Devices with `irq=` ask for them too.
         unclaimed: what becomes of an access that nobody claims. "exit": `run` returns it; "ones": reads are all
             ones, writes are dropped, as on a PC; "raise": `run` raises `GuestFault`; or a callable that gets the exit
-            and returns the value of a read (None: all ones).
+            and returns the value of a read (None: all ones), or at a write `Stop("why")` to stop the machine.
         name: shown in messages and tables.
         huge_pages: back the memory by huge pages: "2M" or "1G" from the host's pool, which must have enough;
             "transparent" where the host happens to have them; None for pages of 4 KiB.
@@ -58,6 +64,10 @@ class Machine(Attaching, Debugging, Trapping):
         cpu_limit: how many processors' time all vcpus may use together, over periods of 100 ms: 0.5 is half of one,
             1.5 one and a half; None for no limit. It can be set at any time.
         trace: how many of the last exits of each vcpu are recorded for `trace()` and for faults, from 0 (none) to 2**20.
+
+    Attributes:
+        errors: what devices and callable sinks have raised since the machine was made or reset: the last 64.
+        errors_dropped: how many more there were.
 
     Raises:
         BudgetError: it asks for more than `hyperpy.budget` has left.
@@ -104,7 +114,7 @@ class Machine(Attaching, Debugging, Trapping):
         reference = weakref.ref(self)
         self.console = Console(
             standing=lambda: "gone" if (m := reference()) is None else m._standing(),
-            failed=lambda error: None if (m := reference()) is None else m.errors.append(error),
+            failed=lambda error: None if (m := reference()) is None else m._keep([error]),
         )
         try:
             self._native = self._make_native(
@@ -122,6 +132,7 @@ class Machine(Attaching, Debugging, Trapping):
         self.memory = Memory(self._native.memory, self._share, self._native)
         self.vcpus = tuple(Vcpu(self._native, index, reference) for index in range(vcpus))
         self.errors: list[BaseException] = []
+        self.errors_dropped = 0
         self._attached = {}
         self._images: dict[tuple[type, object], Image] = {}
         # For `spec`: what was asked for, what was loaded and brought regions and devices of its own, and the spec that
@@ -234,8 +245,9 @@ class Machine(Attaching, Debugging, Trapping):
         """Press the machine's reset button: restore the power-on state, from which it can run again.
 
         The vcpus are made anew. RAM is zeros, given back to the host; views of it stay valid. ROM keeps its contents.
-        Every attached device's `reset()` is called. Interrupt lines are low, nothing is queued, and no earlier exit can
-        be answered. What `load` has put in is loaded again: of several images of one kind at one place, the last one.
+        Every attached device's `reset()` is called. Interrupt lines are low, nothing is queued, `errors` begins anew, and no
+        earlier exit can be answered. What `load` has put in is loaded again: of several images of one kind at one place,
+        the last one.
         Statistics go on counting. While it works, the machine counts as running.
 
         Raises:
@@ -255,7 +267,9 @@ class Machine(Attaching, Debugging, Trapping):
             created False Exit.Halt(vcpu=0)
         """
         undelivered, raised = self._native.reset(self._reload)
-        self.errors += undelivered
+        self.errors.clear()
+        self.errors_dropped = 0
+        self._keep(undelivered)
         if raised:
             self._raise(raised)
 
@@ -282,15 +296,21 @@ class Machine(Attaching, Debugging, Trapping):
         if self._closed:
             return
         self._native.close()
+        self._let_go()
+
+    def _let_go(self, patience: float = PATIENCE) -> None:
+        """The rest of `close`; `patience` is for a callable sink, in seconds."""
         self._closed = True
         self._share.give_back()
         if self._owner == os.getpid():  # in the child of a fork the console is the parent's
-            self.console._set_sink(None)
+            self.console._set_sink(None, patience)
         self._attached.clear()
         self._images.clear()
+        self._image = self._made_from = None
         _live.discard(self)
 
     def __enter__(self) -> Self:
+        self._native.enter()
         if self._closed:
             raise StateError("cannot enter: the machine is closed", hint="make a new machine")
         return self
@@ -406,7 +426,7 @@ class Machine(Attaching, Debugging, Trapping):
 
     def _places(self) -> set[object]:
         """Where regions of memory begin, and where devices are."""
-        return {region[0] for region in self._native.memory.regions()} | self._attached.keys()
+        return {region[0] for region in self._native.memory.regions()} | set(self._attached)
 
     def _make_native(self, *arguments: Any) -> _hyperpy.Machine:
         return _hyperpy.Machine(*arguments)
@@ -429,9 +449,16 @@ class Machine(Attaching, Debugging, Trapping):
         result: AnyExit = getattr(Exit, kind)(*fields)
         return result
 
+    def _keep(self, raised: list[BaseException]) -> None:
+        """Into `errors`, whose oldest ones make room."""
+        self.errors += raised
+        excess = max(0, len(self.errors) - _MOST_ERRORS)
+        del self.errors[:excess]
+        self.errors_dropped += excess
+
     def _raise(self, raised: list[BaseException]) -> NoReturn:
         """Raise the first of several exceptions of devices; the others are in its notes, all of them in `errors`."""
-        self.errors += raised
+        self._keep(raised)
         for error in raised:
             if isinstance(error, GuestFault) and error.regs is None:
                 from hyperpy.fault import fill  # noqa: PLC0415 - few scripts need it
@@ -463,8 +490,38 @@ def _raise_unclaimed(*access: Any) -> int:
 
 @atexit.register
 def _close_all() -> None:
-    """Stop every machine before the interpreter goes: their threads are in the middle of Python code."""
-    for machine in list(_live):
-        if machine._owner == os.getpid():
-            with contextlib.suppress(Exception):  # one that fails must not keep the others alive
-                machine.close()
+    """Stop every machine before the interpreter goes: their threads are in the middle of Python code.
+
+    A device that has not returned after a while gets a SystemExit. One that is in C code, such as a lock, does not see it:
+    it is left behind, and its thread is a daemon.
+    """
+    mine = [machine for machine in list(_live) if machine._owner == os.getpid()]
+    # One that fails must not keep the others alive, nor may a Ctrl-C.
+    for machine in mine:
+        with contextlib.suppress(BaseException):
+            machine._native.begin_close()
+    deadline = time.monotonic() + _LAST_S
+
+    def left() -> float:
+        return max(0.0, deadline - time.monotonic())
+
+    stuck = [machine for machine in mine if not _closes(machine, left() / 2)]
+    if stuck:
+        # Python would end these threads in the middle of native code, while it goes.
+        import threading  # noqa: PLC0415 - vcpus had threads, so it is there
+
+        for thread in threading.enumerate():
+            if thread.name.startswith("hyperpy-vcpu"):
+                _hyperpy.end_thread(thread.ident or 0)
+        for machine in stuck:
+            _closes(machine, left())
+    for machine in mine:
+        with contextlib.suppress(BaseException):
+            machine._let_go(left())
+
+
+def _closes(machine: Machine, seconds: float) -> bool:
+    """Whether it does, in that time."""
+    with contextlib.suppress(BaseException):
+        return machine._native.close_within(seconds)
+    return False

@@ -7,10 +7,11 @@ else its vcpus. What one machine may use of the processors while it runs is enfo
 from __future__ import annotations
 
 import math
+import operator
 import os
 import weakref
 from _thread import RLock
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self, SupportsFloat
 
 from hyperpy._value import Value
 from hyperpy.errors import BudgetError
@@ -62,6 +63,7 @@ def budget(*, memory: int | str | _Unset | None = _UNSET, cpu: float | _Unset | 
 
     Raises:
         ValueError: not a size, or not a number of processors above 0.
+        TypeError: neither a number nor a size in words. Nothing is changed then either.
 
     Example:
         >>> import hyperpy
@@ -77,8 +79,8 @@ def budget(*, memory: int | str | _Unset | None = _UNSET, cpu: float | _Unset | 
         >>> hyperpy.budget().memory is None
         True
     """
-    new_memory = parse_size(memory) if isinstance(memory, int | str) else memory
-    new_cpu = processors(cpu, "cpu") if isinstance(cpu, int | float) else cpu
+    new_memory = memory if memory is None or isinstance(memory, _Unset) else _memory(memory)
+    new_cpu = cpu if cpu is None or isinstance(cpu, _Unset) else processors(cpu, "cpu")
     with Share._lock:
         before = (Share._memory, Share._cpu)
         if not isinstance(new_memory, _Unset):
@@ -89,11 +91,22 @@ def budget(*, memory: int | str | _Unset | None = _UNSET, cpu: float | _Unset | 
         return Budget(Share._memory, Share._cpu, used_memory, used_cpu, before)
 
 
-def processors(limit: float, name: str) -> float:
-    """A number of processors above 0, or a ValueError that names the argument."""
-    if not math.isfinite(limit) or limit <= 0:
+def _memory(size: int | str) -> int:
+    if not isinstance(size, str) and not hasattr(size, "__index__"):
+        raise TypeError(f'not a size: {size!r}\n\nhint: write bytes, or a number with K, M, G or T: "512M"')
+    return operator.index(parse_size(size))
+
+
+def processors(limit: object, name: str) -> float:
+    """A number of processors above 0, or a ValueError or TypeError that names the argument."""
+    if not isinstance(limit, SupportsFloat):
+        raise TypeError(
+            f"{name} is not a number: {limit!r}\n\nhint: processors: 0.5 is half of one, 2 is two"
+        )
+    number = float(limit)
+    if not math.isfinite(number) or number <= 0:
         raise ValueError(f"{name} is out of range: {limit}\n\nhint: processors: 0.5 is half of one, 2 is two")
-    return float(limit)
+    return number
 
 
 class Share:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from hyperpy import _hyperpy
 from hyperpy.errors import KvmError, StateError
@@ -69,6 +69,10 @@ class _File:
     def __init__(self, native: _hyperpy.Machine, index: int) -> None:
         object.__setattr__(self, "_native", native)
         object.__setattr__(self, "_index", index)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[_hyperpy.Machine, int]]:
+        """A copy is one of the same vcpu's registers."""
+        return type(self), (self._native, self._index)
 
 
 class Registers(_File):
@@ -163,10 +167,9 @@ class SpecialRegisters(_File):
             raise
 
     def __getattr__(self, name: str) -> Any:
-        values = self._native.sregs(self._index)
-        if name not in values:
-            raise AttributeError(_no_register(name, values))
-        return _named(name, values[name])
+        if name not in _SPECIAL:
+            raise AttributeError(_no_register(name, _SPECIAL))
+        return _named(name, self._native.sregs(self._index)[name])
 
     def __setattr__(self, name: str, value: Any) -> None:
         self.update({name: value})

@@ -10,6 +10,7 @@ import pty
 import termios
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ import pytest
 from hyperpy import Console, DebugConsole, Exit, Machine
 
 RUN = 30.0
+# How long a vcpu waits for a file that is full.
+PATIENCE = 0.05
 # Writes to the debug console, 0xff00 bytes per `rep`: more than a small console and any pipe or terminal holds.
 TIMES = 3
 TOTAL = TIMES * 0xFF00
@@ -218,3 +221,41 @@ def test_sink_that_cannot_be_written_is_refused(boot: Any) -> None:
         boot().console.sink(reader)
     os.close(reader)
     os.close(writer)
+
+
+@pytest.mark.fault(42)
+def test_sink_that_is_full_is_waited_for_though_signals_come(boot: Any) -> None:
+    """The vcpu's thread waits in poll(2), which no flag of a handler restarts; a change of the limit signals it there."""
+    m = boot("mov al, 0x41\n out 0xe9, al\n hlt")
+    m.attach(DebugConsole(m.console), pio=0xE9)
+    reader, writer = os.pipe()
+    size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    rounds = 0
+    while rounds < 5:
+        os.write(writer, bytes(size))
+        m.console.sink(writer)
+        before = m.console.sink_dropped
+        m.vcpus[0].regs.rip = 0x1000
+        begin = time.monotonic()
+        m.start()
+        until_in_poll()
+        m.cpu_limit = 1.0
+        data = os.read(reader, size)
+        was_in_time = time.monotonic() - begin < PATIENCE  # else the vcpu may rightly have given up
+        assert m.wait(RUN) == Exit.Halt(0)
+        lost = m.console.sink_dropped - before
+        if not lost:
+            data += os.read(reader, size)
+        if was_in_time:
+            assert (lost, data) == (0, bytes(size) + b"A")
+            rounds += 1
+    os.close(reader)
+    os.close(writer)
+
+
+def until_in_poll() -> None:
+    """Until the thread of vcpu 0 waits in poll(2) (proc(5): the first word is the number of the call)."""
+    (thread,) = (thread for thread in threading.enumerate() if thread.name.startswith("hyperpy-vcpu0"))
+    deadline = time.monotonic() + RUN
+    while not Path(f"/proc/self/task/{thread.native_id}/syscall").read_text().startswith("7 "):
+        assert time.monotonic() < deadline

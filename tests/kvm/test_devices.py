@@ -292,6 +292,65 @@ def test_detach_while_another_thread_runs_waits_until_the_device_is_left(boot: A
     assert m.wait(RUN) == Exit.Stopped(None, "stop")
 
 
+@pytest.mark.fault(17, 35)
+def test_detach_of_one_device_by_two_threads_is_done_by_one(boot: Any) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Slow(Device):
+        size = 1
+
+        def write(self, offset: int, size: int, value: int) -> None:
+            inside.set()
+            assert go_on.wait(RUN)
+
+    m = boot("out 0x80, al\n hlt")
+    slow = m.attach(Slow(), pio=0x80)
+    m.start()
+    assert inside.wait(RUN)
+    refused: list[Exception] = []
+    one_is_refused = threading.Event()
+
+    def detach() -> None:
+        try:
+            m.detach(slow)  # the first one waits for the guest to leave it
+        except Exception as error:
+            refused.append(error)
+            one_is_refused.set()
+
+    threads = [threading.Thread(target=detach) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    assert one_is_refused.wait(RUN)
+    go_on.set()
+    for thread in threads:
+        thread.join(RUN)
+    assert [type(error) for error in refused] == [DeviceError]
+    assert "hint: " in str(refused[0])
+    assert m.wait(RUN) == Exit.Halt(0)
+    m.attach(slow, pio=0x80)
+
+
+@pytest.mark.fault(35)
+@pytest.mark.parametrize("look", [lambda m: m.map, lambda m: m._listed()], ids=["map", "tables"])
+def test_device_attached_while_another_thread_looks_disturbs_nobody(boot: Any, look: Any) -> None:
+    """Here on the same thread: by a device that is asked for a fact while the list is gone through."""
+
+    class Asked(Device):
+        size = 1
+        acpi_hid = "PNP0501"
+
+        @property
+        def irq_level(self) -> bool:
+            m.attach(Recorder(), mmio=MMIO + 16 * len(m._attached))
+            return False
+
+    m = boot()
+    m.attach(Asked(), pio=0x80, irq=5)
+    m.attach(Recorder(), pio=0x90)
+    look(m)
+    assert len(m._attached) == 3
+
+
 @pytest.mark.fault(17)
 def test_detach_inside_its_own_callback_is_done_at_once(boot: Any) -> None:
     m = boot("out 0x80, al\n out 0x80, al\n hlt")
@@ -476,6 +535,8 @@ VERBS = {
     "regs": lambda m: m.vcpus[0].regs.rax,
     "set regs": lambda m: m.vcpus[0].regs.update(rax=1),
     "sregs": lambda m: m.vcpus[0].sregs.cr0,
+    "expect": lambda m: m.console.expect("x"),
+    "interact": lambda m: m.console.interact(),
 }
 
 
@@ -498,6 +559,24 @@ def test_verb_that_waits_inside_a_callback_is_refused(boot: Any, verb: str, whos
     m.attach(Calls(), pio=0x80)
     assert m.run(RUN) == Exit.Halt(0)
     assert "inside a device callback" in str(raised[0])
+
+
+@pytest.mark.fault(32)
+def test_expect_of_a_console_of_no_machine_inside_a_callback_is_refused(boot: Any) -> None:
+    console = hyperpy.Console()
+
+    class Waits(Device):
+        size = 1
+
+        def write(self, offset: int, size: int, value: int) -> None:
+            console.expect("x")
+
+    m = boot("out 0x80, al\n hlt")
+    m.attach(hyperpy.DebugConsole(console), pio=0xE9)
+    m.attach(Waits(), pio=0x80)
+    with pytest.raises(StateError, match="cannot expect inside a device callback"):
+        m.run(RUN)
+    assert m.run(RUN) == Exit.Halt(0)
 
 
 def test_stop_inside_a_callback_is_a_request(boot: Any) -> None:
@@ -567,6 +646,25 @@ def test_unclaimed_policy_callable_is_asked(boot: Any) -> None:
         Exit.Pio(0, 0x9A, 1, False, 0),
     ]
     assert (m.vcpus[0].regs.rbx, m.vcpus[0].regs.rax) == (0x42, 0xFF)
+
+
+def test_unclaimed_policy_callable_stops_the_machine_at_a_write(boot: Any) -> None:
+    """As a device does. What else it returns for a write is for reads."""
+
+    def policy(exit_: Any) -> Any:
+        return Stop("enough") if exit_.address == 0x98 else 5
+
+    m = boot("out 0x97, al\n out 0x98, al\n hlt", unclaimed=policy)
+    assert m.run(RUN) == Exit.Stopped(0, "enough")
+    assert m.state == "paused"
+    assert m.run(RUN) == Exit.Halt(0)
+
+
+def test_unclaimed_policy_callable_that_returns_stop_for_a_read_is_an_error(boot: Any) -> None:
+    m = boot("in al, 0x98\n hlt", unclaimed=lambda exit_: Stop("enough"))
+    with pytest.raises(DeviceError, match="read returned Stop"):
+        m.run(RUN)
+    assert m.run(RUN) == Exit.Halt(0)
 
 
 @pytest.mark.fault(14)

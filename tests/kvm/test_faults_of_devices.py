@@ -110,6 +110,26 @@ def test_exception_in_each_part_of_an_access_across_a_page_keeps_both(boot: Any)
     assert m.vcpus[0].regs.rax == 2**64 - 1
 
 
+def test_exceptions_kept_in_errors_are_the_last_ones_until_a_reset(boot: Any) -> None:
+    class Raises(Device):
+        size = 1
+        count = 0
+
+        def write(self, offset: int, size: int, value: int) -> None:
+            self.count += 1
+            raise ValueError(self.count)
+
+    m = boot("again: out 0x80, al\n jmp again")
+    m.attach(Raises(), pio=0x80)
+    for _ in range(70):
+        with pytest.raises(ValueError, match="[0-9]+"):
+            m.run(10.0)
+    assert [error.args[0] for error in m.errors] == list(range(7, 71))
+    assert m.errors_dropped == 6
+    m.reset()
+    assert (m.errors, m.errors_dropped) == ([], 0)
+
+
 def test_exception_in_a_started_machine_is_raised_by_wait(boot: Any) -> None:
     error = Odd("started")
     m = boot("in al, 0x80\n hlt")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
 import time
 import weakref
@@ -125,6 +126,20 @@ def test_close_twice_is_fine(boot: Any) -> None:
     m.close()
 
 
+def test_close_lets_go_of_what_was_loaded() -> None:
+    code = bytearray(b"\xf4")
+    before = sys.getrefcount(code)
+    image = hyperpy.Flat(code, mode="real")
+    spec = hyperpy.MachineSpec(memory="1M")
+    m = spec.make()
+    m.load(image)
+    m.run(RUN)
+    m.close()
+    del image
+    assert sys.getrefcount(code) == before
+    assert m._made_from is None
+
+
 def test_block_that_raises_closes_the_machine() -> None:
     with pytest.raises(ZeroDivisionError), Machine(memory="1M") as m:
         raise ZeroDivisionError
@@ -187,6 +202,59 @@ def test_a_thousand_abandoned_machines_in_cycles_are_collected() -> None:
     gc.collect()
     assert [ref for ref in alive if ref() is not None] == []
     assert _descriptors() == before
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_abandoned_machine_whose_device_has_raised_is_collected(boot: Any) -> None:
+    """What it raised holds, by its traceback, the device and so the machine."""
+
+    class Raises(Device):
+        size = 1
+        machine: Machine
+
+        def write(self, offset: int, size: int, value: int) -> None:
+            raise ValueError("nobody waits for it")
+
+    _settle()
+    before, alive = _descriptors(), []
+    for _ in range(10):
+        m = Machine(memory="64K")
+        device = m.attach(Raises(), pio=0x80)
+        _own_it(device, m)
+        m.load(hyperpy.Flat(b"\xe6\x80\xf4", mode="real"))  # out 0x80, al; hlt
+        m.start()
+        while m.state == "running":
+            time.sleep(0.001)
+        alive.append(weakref.ref(m))
+    m = device = None  # type: ignore[assignment]
+    gc.collect()
+    assert [ref for ref in alive if ref() is not None] == []
+    for thread in threading.enumerate():
+        if thread.name.startswith("hyperpy"):
+            thread.join(RUN)
+    assert _descriptors() == before
+
+
+def test_close_lets_go_of_what_a_device_raised_and_nobody_waited_for(boot: Any) -> None:
+    class Raises(Device):
+        size = 1
+
+        def write(self, offset: int, size: int, value: int) -> None:
+            held = Held()
+            alive.append(weakref.ref(held))
+            raise ValueError("nobody waits for it")
+
+    class Held:
+        pass
+
+    alive: list[weakref.ref[Held]] = []
+    m = boot("out 0x80, al\n hlt")
+    m.attach(Raises(), pio=0x80)
+    m.start()
+    while m.state == "running":
+        time.sleep(0.001)
+    m.close()
+    assert [ref() for ref in alive] == [None]
 
 
 def test_machine_in_repr_tells_name_state_and_vcpus(boot: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from tests.scripts import LIMIT, ROOT, run, signalled
@@ -171,6 +172,48 @@ def test_interpreter_that_ends_while_a_daemon_thread_runs_a_machine_ends() -> No
     assert (status, errors) == (0, "")
 
 
+@pytest.mark.fault(32, 33)
+@pytest.mark.parametrize("machines", [1, 3])
+@pytest.mark.parametrize(
+    "held",
+    [
+        "never.acquire()",
+        "while True: time.sleep(0.01)",
+        "while True: pass",
+    ],
+)
+def test_interpreter_that_ends_while_a_device_does_not_return_ends(machines: int, held: str) -> None:
+    begin = time.monotonic()
+    status, out, errors = run(
+        f"""
+        import atexit
+        never = threading.Lock()
+        never.acquire()
+        reached = [threading.Event() for _ in range({machines})]
+        class Stuck(hyperpy.Device):
+            size = 1
+            def __init__(self, reached):
+                self.reached = reached
+            def read(self, offset, size):
+                self.reached.set()
+                {held}
+                return 0
+        machines = []
+        for event in reached:
+            m = machine(STORM)
+            machines.append(m)
+            m.attach(Stuck(event), pio=0x99)
+            Ready.write = lambda *access: None
+            m.start()
+        assert all(event.wait(10) for event in reached)
+        atexit.register(print, "others are called too")
+        sys.exit(3)
+        """
+    )
+    assert (status, out, errors) == (3, "others are called too\n", "")
+    assert time.monotonic() - begin < 5
+
+
 @pytest.mark.fault(34)
 def test_fork_with_a_live_machine_child_gets_state_errors_and_parent_goes_on() -> None:
     status, out, errors = run(
@@ -191,6 +234,9 @@ def test_fork_with_a_live_machine_child_gets_state_errors_and_parent_goes_on() -
             "pc": m.attach_pc, "unclaimed": lambda: setattr(m, "unclaimed", "ones"),
             "load": lambda: m.load(Flat(b"1")), "console": lambda: m.console.output,
             "send": lambda: m.console.send("x"), "expect": lambda: m.console.expect("x"),
+            "read": lambda: m.memory.read(0x4000, 1), "write": lambda: m.memory.write(0x4000, b"lost"),
+            "read into": lambda: m.memory.read_into(0x4000, bytearray(1)), "with": m.__enter__,
+            "view": lambda: m.memory.view(0x4000, 1), "item": lambda: m.memory[0x4000:0x4001],
             "irq": lambda: line_holder.irq.pulse(), "answer": lambda: m.answer(Exit.Pio(0, 1, 1, False, 0), 1),
         }
         child = os.fork()
@@ -211,6 +257,7 @@ def test_fork_with_a_live_machine_child_gets_state_errors_and_parent_goes_on() -
             print("child done", flush=True)
             sys.exit(6)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), m.state)
+        assert m.memory.read(0x4000, 9) == b"inherited"
         m.stop("parent")
         print(m.wait(10))
         m.close()

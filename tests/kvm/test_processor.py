@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from hyperpy import (
     AnyExit,
+    Device,
     DeviceError,
     Exit,
     KvmError,
@@ -74,6 +76,28 @@ def test_special_registers_that_no_processor_has_are_named(
     assert caught.value.message == f"{register} cannot be set: {caught.value.value:#x}"
     assert m.vcpus[0].sregs.all() == before
     assert m.run(RUN) == Exit.Halt(0)
+
+
+@pytest.mark.parametrize("which", ["regs", "sregs", "fpu"])
+def test_register_file_asked_for_what_it_has_not_leaves_the_vcpus_unmade(which: str) -> None:
+    class Port(Device):
+        size = 1
+
+    with Machine(memory="1M") as m:
+        registers = getattr(m.vcpus[0], which)
+        assert not hasattr(registers, "_repr_html_")
+        assert not hasattr(registers, "xmm")
+        m.attach(Port(), pio=0x80, irq=5)  # too late once there are vcpus without interrupt controllers
+
+
+@pytest.mark.parametrize(("which", "name"), [("regs", "rbx"), ("sregs", "cr2"), ("fpu", "mxcsr")])
+def test_register_file_copied_is_that_of_the_same_vcpu(which: str, name: str) -> None:
+    with Machine(memory="1M") as m:
+        registers = copy.copy(getattr(m.vcpus[0], which))
+        setattr(registers, name, 0x1F81 if which == "fpu" else 7)
+        assert getattr(getattr(m.vcpus[0], which), name) == getattr(registers, name)
+        with pytest.raises(TypeError, match="pickle"):
+            copy.deepcopy(registers)
 
 
 @pytest.mark.fault(25)

@@ -98,6 +98,28 @@ def test_budget_of_a_wrong_size_is_a_value_error_and_changes_nothing(wrong: dict
     assert (budget().memory, budget().cpu) == (None, None)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"memory": 1.5}, {"memory": b"64M"}, {"memory": [1]}, {"cpu": "2"}, {"cpu": [1]}, {"cpu": 2j}]
+)
+def test_budget_of_a_wrong_type_is_a_type_error_and_changes_nothing(wrong: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="hint: "):
+        budget(**wrong)
+    assert (budget().memory, budget().cpu) == (None, None)
+
+
+def test_budget_of_what_counts_as_a_number_is_taken() -> None:
+    class Number:
+        def __index__(self) -> int:
+            return MIB
+
+        def __float__(self) -> float:
+            return 2.0
+
+    with budget(memory=Number(), cpu=Number()):  # type: ignore[arg-type]
+        assert (budget().memory, budget().cpu) == (MIB, 2.0)
+        assert (type(budget().memory), type(budget().cpu)) == (int, float)
+
+
 def test_budget_in_the_child_of_a_fork_begins_anew() -> None:
     share = Share(MIB, 1)
     if (child := os.fork()) == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 from typing import Any
@@ -21,10 +22,16 @@ def test_console_of_a_standing_machine_raises_at_once() -> None:
         console.expect("x")
 
 
-@pytest.mark.parametrize("timeout", [0, 0.01, -1])
+@pytest.mark.parametrize("timeout", [0, 0.01])
 def test_console_that_says_nothing_in_time_raises_timeout_error(timeout: float) -> None:
     with pytest.raises(TimeoutError, match=f"no 'x' on the console in {timeout} s; it has said nothing"):
         Console().expect("x", timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), -1.0, -math.inf])
+def test_expect_for_what_is_no_time_is_refused(timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout is not a number of seconds from 0 up"):
+        Console().expect("never", timeout=timeout)
 
 
 def test_expect_of_nothing_is_found_at_once() -> None:

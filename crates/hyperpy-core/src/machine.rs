@@ -21,7 +21,7 @@ use self::objects::{Objects, enter_at};
 use crate::accel::{Accelerator, VmConfig};
 use crate::arch::x86_64::cpuid::CpuidEdits;
 use crate::boot::Entry;
-use crate::bus::{Bus, RegionId, Space};
+use crate::bus::{Action, Bus, RegionId, Space};
 use crate::control::Control;
 use crate::debug::DebugRegisters;
 use crate::error::RunError;
@@ -35,8 +35,10 @@ use crate::vcpu::{Current, Inside, current};
 
 /// Answers what no device claims.
 pub trait Answerer: Send + Sync {
-    /// Takes a write, or answers a read; `None` reads as all ones.
-    fn answer(&self, access: &Current, value: u64) -> Option<u64>;
+    /// Answers a read; `None` reads as all ones.
+    fn read(&self, access: &Current) -> Option<u64>;
+    /// Takes a write: what the machine shall do.
+    fn write(&self, access: &Current, value: u64) -> Action;
 }
 
 /// What becomes of an access that no device claims.
@@ -175,6 +177,12 @@ impl Machine {
     #[must_use]
     pub fn is_forked(&self) -> bool {
         self.forks != fork_generation()
+    }
+
+    /// Tells the process that it belongs to, from [`fork_generation`].
+    #[must_use]
+    pub fn forks(&self) -> u64 {
+        self.forks
     }
 
     /// Where vCPU 0 begins. Takes effect when the vCPUs are made, or now if they are.

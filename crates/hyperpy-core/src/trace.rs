@@ -9,6 +9,7 @@
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::accel::AccelExit;
+use crate::error::MemoryError;
 use crate::exit::SystemEvent;
 use crate::kvm::thread::monotonic_ns;
 
@@ -106,11 +107,16 @@ pub struct Ring {
 
 impl Ring {
     /// A ring of the last `len` exits, at least 1.
-    #[must_use]
-    pub fn new(len: u32) -> Self {
+    ///
+    /// # Errors
+    /// The host has no memory for it: a long one takes some 50 MiB.
+    pub fn new(len: u32) -> Result<Self, MemoryError> {
         let len = len.max(1);
-        let slots = (0..u64::from(len).next_power_of_two()).map(|_| Slot::default()).collect();
-        Self { slots, len: len.into(), written: AtomicU64::new(0) }
+        let count = len.next_power_of_two() as usize;
+        let mut slots = Vec::new();
+        slots.try_reserve_exact(count).map_err(|_| MemoryError::Trace { exits: len })?;
+        slots.resize_with(count, Slot::default);
+        Ok(Self { slots: slots.into(), len: len.into(), written: AtomicU64::new(0) })
     }
 
     fn slot(&self, n: u64) -> Option<&Slot> {

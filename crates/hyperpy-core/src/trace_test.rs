@@ -20,7 +20,7 @@ fn write(gpa: u64) -> AccelExit {
 #[test]
 fn test_ring_of_any_length_keeps_that_many_of_the_last_exits() {
     for len in [1, 2, 3, 100] {
-        let ring = Ring::new(len);
+        let ring = Ring::new(len).unwrap();
         assert_eq!(ring.entries(), []);
         for n in 0..250 {
             ring.record(&write(n), n * 2, n * 3);
@@ -49,7 +49,7 @@ fn test_ring_keeps_every_kind_of_exit_as_it_was() {
         AccelExit::InternalError { suberror: 1, bytes: [0; 15], len: 0 },
         AccelExit::Unknown { reason: 99 },
     ];
-    let ring = Ring::new(16);
+    let ring = Ring::new(16).unwrap();
     exits.iter().for_each(|exit| ring.record(exit, u64::MAX, 0));
     let kept = ring.entries();
     let facts: Vec<_> = kept.iter().map(|e| (e.reason.name(), e.address, e.value)).collect();
@@ -73,7 +73,7 @@ fn test_ring_keeps_every_kind_of_exit_as_it_was() {
 
 #[test]
 fn test_ring_read_while_it_is_written_never_mixes_two_exits() {
-    let ring = Arc::new(Ring::new(4));
+    let ring = Arc::new(Ring::new(4).unwrap());
     let over = Arc::new(AtomicBool::new(false));
     let writer = std::thread::spawn({
         let (ring, over) = (ring.clone(), over.clone());

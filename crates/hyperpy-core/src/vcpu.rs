@@ -312,12 +312,19 @@ impl Vcpu {
                 let before = CURRENT.replace(Some(current));
                 self.serving = Serving::Unclaimed;
                 self.shared.presence.enter();
-                let answer = answerer.answer(&current, value);
+                let action = if is_write {
+                    answerer.write(&current, value)
+                } else {
+                    if let Some(answer) = answerer.read(&current) {
+                        self.accel.set_io_value(index, answer);
+                    }
+                    Action::Continue
+                };
                 self.shared.presence.leave();
                 self.serving = Serving::Device(space);
                 CURRENT.set(before);
-                if let (false, Some(answer)) = (is_write, answer) {
-                    self.accel.set_io_value(index, answer);
+                if action != Action::Continue {
+                    machine.control.device_asks(self.id, action);
                 }
                 None
             }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::bus::Device;
 use crate::error::RunError;
+use crate::exit::StopReason;
 use crate::machine::Answerer;
 use crate::scripted::Step;
 use crate::testing::{Closures, Rig, ins, io, mmio_read, outs};
@@ -56,12 +57,13 @@ fn test_answer_within_a_string_instruction_reaches_its_own_value() {
 fn test_answerer_sees_the_access_and_its_answer_is_cut() {
     struct Echo;
     impl Answerer for Echo {
-        fn answer(&self, access: &Current, value: u64) -> Option<u64> {
+        fn read(&self, access: &Current) -> Option<u64> {
             assert_eq!(current().as_ref(), Some(access));
-            if access.is_write {
-                assert_eq!(value, 0x77);
-            }
             (access.address != 0x9a).then_some(0x1234)
+        }
+        fn write(&self, access: &Current, value: u64) -> Action {
+            assert_eq!((current().as_ref(), value), (Some(access), 0x77));
+            Action::Continue
         }
     }
     let rig = Rig::new(vec![vec![ins(0x99, 1), ins(0x9a, 1), outs(0x99, &[0x77])]]);
@@ -71,13 +73,35 @@ fn test_answerer_sees_the_access_and_its_answer_is_cut() {
     assert_eq!(current(), None);
 }
 
+#[test]
+fn test_answerer_of_a_write_may_stop_the_machine() {
+    struct Stops;
+    impl Answerer for Stops {
+        fn read(&self, _: &Current) -> Option<u64> {
+            None
+        }
+        fn write(&self, _: &Current, _: u64) -> Action {
+            Action::Stop(StopReason::Text("enough".into()))
+        }
+    }
+    let rig = Rig::new(vec![vec![outs(0x99, &[1]), ins(0x99, 1)]]);
+    rig.machine.set_unclaimed(Unclaimed::Answerer(Arc::new(Stops)));
+    let reason = StopReason::Text("enough".into());
+    assert_eq!(rig.run().unwrap(), Exit::Stopped { vcpu: Some(0), reason });
+    rig.run().unwrap();
+    assert_eq!(rig.log().reads, [(0, 0xff)]);
+}
+
 // fault row 50
 #[test]
 fn test_answerer_that_panics_is_named() {
     struct Broken;
     impl Answerer for Broken {
-        fn answer(&self, _: &Current, _: u64) -> Option<u64> {
+        fn read(&self, _: &Current) -> Option<u64> {
             panic!("no idea")
+        }
+        fn write(&self, _: &Current, _: u64) -> Action {
+            Action::Continue
         }
     }
     let rig = Rig::new(vec![vec![outs(0x80, &[1]), ins(0x99, 1)]]);

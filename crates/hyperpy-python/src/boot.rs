@@ -15,7 +15,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::buffer::with_bytes;
+use crate::buffer::{LARGE, filled, with_bytes};
 use crate::errors;
 use crate::machine::Machine;
 
@@ -34,7 +34,7 @@ pub fn load_flat(machine: &Machine, image: &Bound<'_, PyAny>, at: u64, mode: &st
     };
     machine.require_load()?;
     let core = machine.core();
-    let entry = with_bytes(image, |image| flat::flat(&core.memory, image, at, mode))?;
+    let entry = with_bytes(image, LARGE, |image| flat::flat(&core.memory, image, at, mode))?;
     enter(core, entry.map_err(|error| errors::boot(&error))?)
 }
 
@@ -55,13 +55,16 @@ fn platform(core: &Core, listed: Vec<Listed>) -> Platform {
 
 /// Loads an operating system, which finds the platform's tables.
 fn load_system(
+    py: Python<'_>,
     machine: &Machine,
     listed: Vec<Listed>,
-    load: impl FnOnce(&Memory, u64) -> Result<Entry, BootError>,
+    load: impl FnOnce(&Memory, u64) -> Result<Entry, BootError> + Send,
 ) -> PyResult<()> {
     machine.require_load()?;
     let core = machine.core();
-    let entry = describe(&core.memory, &platform(core, listed), |rsdp| load(&core.memory, rsdp));
+    let platform = platform(core, listed);
+    // Kernels are tens of megabytes: other threads go on meanwhile.
+    let entry = py.detach(|| describe(&core.memory, &platform, |rsdp| load(&core.memory, rsdp)));
     enter(core, entry.map_err(|error| errors::boot(&error))?)
 }
 
@@ -69,6 +72,7 @@ fn load_system(
 #[pyfunction]
 #[pyo3(signature = (machine, kernel, setup, initrd, cmdline, listed))]
 pub fn load_linux(
+    py: Python<'_>,
     machine: &Machine,
     kernel: &[u8],
     setup: Option<&[u8]>,
@@ -76,7 +80,7 @@ pub fn load_linux(
     cmdline: &[u8],
     listed: Vec<Listed>,
 ) -> PyResult<()> {
-    load_system(machine, listed, |memory, rsdp| {
+    load_system(py, machine, listed, |memory, rsdp| {
         let initrd = initrd.filter(|bytes| !bytes.is_empty());
         linux::linux(memory, &Linux { kernel, setup, initrd, cmdline, rsdp: Some(rsdp) })
     })
@@ -92,37 +96,42 @@ fn modules<'a>(given: &'a Modules<'_>) -> Vec<Module<'a>> {
 /// Loads a kernel by its PVH entry.
 #[pyfunction]
 pub fn load_pvh(
+    py: Python<'_>,
     machine: &Machine,
     kernel: &[u8],
     given: Modules<'_>,
     cmdline: &[u8],
     listed: Vec<Listed>,
 ) -> PyResult<()> {
-    load_system(machine, listed, |memory, rsdp| {
-        pvh::pvh(memory, &Pvh { kernel, modules: &modules(&given), cmdline, rsdp: Some(rsdp) })
+    let modules = modules(&given);
+    load_system(py, machine, listed, |memory, rsdp| {
+        pvh::pvh(memory, &Pvh { kernel, modules: &modules, cmdline, rsdp: Some(rsdp) })
     })
 }
 
 /// Loads a Multiboot kernel.
 #[pyfunction]
 pub fn load_multiboot(
+    py: Python<'_>,
     machine: &Machine,
     kernel: &[u8],
     given: Modules<'_>,
     cmdline: &[u8],
     listed: Vec<Listed>,
 ) -> PyResult<()> {
-    load_system(machine, listed, |memory, _| {
-        multiboot::multiboot(memory, &Multiboot { kernel, modules: &modules(&given), cmdline })
+    let modules = modules(&given);
+    load_system(py, machine, listed, |memory, _| {
+        multiboot::multiboot(memory, &Multiboot { kernel, modules: &modules, cmdline })
     })
 }
 
 /// Loads firmware, to be entered at the reset vector.
 #[pyfunction]
-pub fn load_firmware(machine: &Machine, image: &[u8]) -> PyResult<()> {
+pub fn load_firmware(py: Python<'_>, machine: &Machine, image: &[u8]) -> PyResult<()> {
     machine.require_load()?;
     let core = machine.core();
-    enter(core, firmware::firmware(&core.memory, image).map_err(|error| errors::boot(&error))?)
+    let entry = py.detach(|| firmware::firmware(&core.memory, image));
+    enter(core, entry.map_err(|error| errors::boot(&error))?)
 }
 
 /// The loader that a file is for: "linux", "multiboot" or "pvh".
@@ -139,7 +148,7 @@ pub fn recognise(image: &[u8]) -> PyResult<&'static str> {
 #[pyfunction]
 pub fn gunzip<'py>(py: Python<'py>, file: &[u8], limit: usize) -> PyResult<Option<Bound<'py, PyBytes>>> {
     let bytes = py.detach(|| unpack::gunzip(file, limit)).map_err(|error| errors::boot(&error))?;
-    Ok(bytes.map(|bytes| PyBytes::new(py, &bytes)))
+    bytes.map(|bytes| to_python(py, &bytes)).transpose()
 }
 
 /// The ELF file inside a bzImage, unpacked and trimmed; None for an image that has none. More than `limit` bytes is an error.
@@ -149,6 +158,15 @@ pub fn kernel_payload<'py>(
     kernel: &Bound<'py, PyAny>,
     limit: usize,
 ) -> PyResult<Option<Bound<'py, PyBytes>>> {
-    let payload = with_bytes(kernel, |kernel| unpack::payload(kernel, limit))?.map_err(|error| errors::boot(&error))?;
-    Ok(payload.map(|bytes| PyBytes::new(py, &trim::trimmed(bytes))))
+    // How long it takes is not told by the size of what is packed.
+    let unpacked = |kernel: &[u8]| unpack::payload(kernel, limit).map(|payload| payload.map(trim::trimmed));
+    let payload = with_bytes(kernel, 0, unpacked)?.map_err(|error| errors::boot(&error))?;
+    payload.map(|bytes| to_python(py, &bytes)).transpose()
+}
+
+fn to_python<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    filled(py, bytes.len(), |into| {
+        into.copy_from_slice(bytes);
+        Ok(())
+    })
 }

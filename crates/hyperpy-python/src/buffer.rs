@@ -1,20 +1,25 @@
-//! The bindings' one file with unsafe code: the buffer protocol, and descriptors that come as numbers.
+//! The bindings' one file with unsafe code: the buffer protocol, descriptors that come as numbers, and an exception for
+//! another thread.
 //!
 //! A view exports guest memory itself: the guest may change it under the reader, as hardware would. Rust forms no
 //! reference into it; Python reads it through the pointer of the `Py_buffer`.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_int, c_ulong, c_void};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::time::Instant;
+use std::{ptr, slice};
 
 use hyperpy_core::memory;
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::PyBufferError;
+use pyo3::exceptions::{PyBufferError, PySystemExit};
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyMemoryView;
+use pyo3::types::{PyBytes, PyMemoryView};
+
+use crate::errors::Raise;
 
 /// Keeps a range of guest memory mapped and exports it as a buffer.
 #[pyclass(frozen, module = "hyperpy._hyperpy")]
@@ -44,40 +49,107 @@ impl View {
     }
 }
 
-/// Calls `f` with the bytes of a contiguous buffer, without a copy.
-pub(crate) fn with_bytes<T>(object: &Bound<'_, PyAny>, f: impl FnOnce(&[u8]) -> T) -> PyResult<T> {
-    if let Ok(bytes) = object.cast::<pyo3::types::PyBytes>() {
-        return Ok(f(bytes.as_bytes()));
-    }
+/// Calls `f` with the bytes of a contiguous buffer: those of a `bytes` object themselves, of any other a copy.
+///
+/// Whatever else has a buffer may change while `f` looks at it, read-only or not: a view of guest memory, a mapped file,
+/// another view of a `bytearray`. With `apart` or more bytes other threads have the interpreter meanwhile.
+pub(crate) fn with_bytes<T: Send>(
+    object: &Bound<'_, PyAny>,
+    apart: usize,
+    f: impl FnOnce(&[u8]) -> T + Send,
+) -> PyResult<T> {
     let py = object.py();
+    let call = |bytes: &[u8]| if bytes.len() < apart { f(bytes) } else { py.detach(|| f(bytes)) };
+    if let Ok(bytes) = object.cast::<PyBytes>() {
+        return Ok(call(bytes.as_bytes()));
+    }
     let view = PyMemoryView::from(object)?;
     if !view.getattr(intern!(py, "c_contiguous"))?.is_truthy()? {
         return Err(PyBufferError::new_err("buffer is not contiguous\n\nhint: make a copy with bytes(...)"));
     }
     if view.len()? == 0 || view.getattr(intern!(py, "nbytes"))?.extract::<usize>()? == 0 {
-        return Ok(f(&[])); // what is empty cannot be cast
+        return Ok(call(&[])); // what is empty cannot be cast
     }
     // Whatever its items are, its bytes are meant.
     let buffer = PyBuffer::<u8>::get(&view.call_method1(intern!(py, "cast"), ("B",))?)?;
-    if buffer.readonly() {
-        let start = buffer.buf_ptr().cast::<u8>();
-        if start.is_null() {
-            return Ok(f(&[]));
-        }
-        // SAFETY: a contiguous read-only buffer of `len_bytes` bytes that `buffer` keeps alive and in place until it is
-        // dropped after the call; the interpreter stays attached, so no other Python code changes what backs it.
-        return Ok(f(unsafe { std::slice::from_raw_parts(start, buffer.len_bytes()) }));
+    let (start, len) = (buffer.buf_ptr().cast::<u8>(), buffer.len_bytes());
+    if buffer.readonly() && !start.is_null() && view.getattr(intern!(py, "obj"))?.is_instance_of::<PyBytes>() {
+        // SAFETY: a contiguous view of `len` bytes of a `bytes` object, which never change; `buffer` keeps it alive, and
+        // in place, until it is dropped after the call.
+        return Ok(call(unsafe { slice::from_raw_parts(start, len) }));
     }
-    // A writable buffer may be changed by others while we look at it: it is copied first.
-    Ok(f(&buffer.to_vec(py)?))
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(len).map_err(|_| no_memory(len))?;
+    copy.resize(len, 0);
+    buffer.copy_to_slice(py, &mut copy)?;
+    Ok(call(&copy))
 }
 
-/// Whether a write to a file would be taken, after waiting for at most `milliseconds`. Pipes say yes when they have
-/// room for PIPE_BUF (4096) bytes.
-pub(crate) fn takes_writes(file: &File, milliseconds: c_int) -> bool {
+/// Bytes from which on a copy is worth giving up the interpreter: it may take a switch interval to get it back.
+pub(crate) const LARGE: usize = 1 << 20;
+
+fn no_memory(len: usize) -> PyErr {
+    let hint = "copy less at a time";
+    Raise::new("HostMemoryError", format!("the host gave no memory for a copy of {len} bytes"), hint)
+        .errno(libc::ENOMEM)
+        .into()
+}
+
+/// New `bytes` of `len` that `f` fills, zeros before; other threads have the interpreter meanwhile if they are [`LARGE`].
+pub(crate) fn filled<'py>(
+    py: Python<'py>,
+    len: usize,
+    f: impl FnOnce(&mut [u8]) -> PyResult<()> + Send,
+) -> PyResult<Bound<'py, PyBytes>> {
+    if len < LARGE {
+        return PyBytes::new_with(py, len, f);
+    }
+    let size = ffi::Py_ssize_t::try_from(len).map_err(|_| no_memory(len))?;
+    // SAFETY: with no bytes given it makes an object whose bytes are not set yet, or null and an exception.
+    let made = unsafe { Bound::from_owned_ptr_or_opt(py, ffi::PyBytes_FromStringAndSize(ptr::null(), size)) };
+    let Some(made) = made else {
+        drop(PyErr::take(py)); // a MemoryError that says nothing
+        return Err(no_memory(len));
+    };
+    let made = made.cast_into::<PyBytes>()?;
+    // SAFETY: the object is `bytes`, as was just seen.
+    let start = unsafe { ffi::PyBytes_AsString(made.as_ptr()) }.expose_provenance();
+    py.detach(|| {
+        let start = ptr::with_exposed_provenance_mut::<u8>(start);
+        // SAFETY: `len` bytes of an object that nobody else has seen, and which lives until the call returns. They are
+        // set before a slice of them is made.
+        let bytes = unsafe {
+            start.write_bytes(0, len);
+            slice::from_raw_parts_mut(start, len)
+        };
+        f(bytes)
+    })?;
+    Ok(made)
+}
+
+/// Whether a write to a file would be taken, after waiting until `deadline` at most; signals do not shorten that. Pipes
+/// say yes when they have room for PIPE_BUF (4096) bytes.
+pub(crate) fn takes_writes(file: &File, deadline: Instant) -> bool {
     let mut wanted = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
-    // SAFETY: one valid pollfd, which outlives the call.
-    unsafe { libc::poll(&raw mut wanted, 1, milliseconds) > 0 }
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+        let milliseconds = c_int::try_from(left).unwrap_or(c_int::MAX);
+        // SAFETY: one valid pollfd, which outlives the call.
+        let ready = unsafe { libc::poll(&raw mut wanted, 1, milliseconds) };
+        // The kernel does not begin it again after a handler, SA_RESTART or not (signal(7)).
+        if ready >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return ready > 0;
+        }
+    }
+}
+
+/// Lets the Python code that a thread is in raise SystemExit, once it comes to a bytecode; whether there is such a thread.
+#[pyfunction]
+pub fn end_thread(py: Python<'_>, ident: c_ulong) -> bool {
+    let exception = py.get_type::<PySystemExit>();
+    // SAFETY: attached; a number that is no thread's is told by a 0; the call takes a reference of its own. C has the
+    // argument unsigned, its declaration here may not: the bits are the same.
+    unsafe { ffi::PyThreadState_SetAsyncExc(ident as _, exception.as_ptr()) > 0 }
 }
 
 /// A descriptor of our own for the same open file.

@@ -1,12 +1,14 @@
 //! The host's side of a serial line, for `hyperpy.console`.
 
 use std::os::fd::RawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use hyperpy_core::error::RunError;
 use hyperpy_core::kvm::thread::fork_generation;
+use hyperpy_core::machine::Machine;
+use hyperpy_core::vcpu::current;
 use hyperpy_devices::console;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -21,6 +23,8 @@ pub struct Console {
     /// Bytes that sinks have not got.
     lost: Arc<AtomicU64>,
     forks: u64,
+    /// The machine that it was made for.
+    machine: OnceLock<Weak<Machine>>,
 }
 
 #[pymethods]
@@ -28,7 +32,8 @@ impl Console {
     #[new]
     #[pyo3(signature = (capacity = console::DEFAULT_CAPACITY))]
     fn new(capacity: usize) -> Self {
-        Self { inner: Arc::new(console::Console::new(capacity)), lost: Arc::default(), forks: fork_generation() }
+        let inner = Arc::new(console::Console::new(capacity));
+        Self { inner, lost: Arc::default(), forks: fork_generation(), machine: OnceLock::new() }
     }
 
     /// Position after the last byte of output.
@@ -46,6 +51,18 @@ impl Console {
         let console = self.ours()?;
         let (start, bytes) = py.detach(|| console.read_from(position));
         Ok((start, PyBytes::new(py, &bytes)))
+    }
+
+    /// Refuses to wait for output where it would wait for itself: inside a device, and on a thread that runs the machine.
+    fn may_wait(&self, to_interact: bool) -> PyResult<()> {
+        self.ours()?;
+        let verb = if to_interact { "interact" } else { "expect" };
+        let checked = match self.machine.get().and_then(Weak::upgrade) {
+            Some(machine) => machine.check(verb),
+            None if current().is_some() => Err(RunError::InCallback { verb }),
+            None => Ok(()),
+        };
+        checked.map_err(|error| errors::run(&error))
     }
 
     /// Waits until there is output past a position; False after `seconds`, or when the line is closed.
@@ -104,6 +121,10 @@ impl Console {
 }
 
 impl Console {
+    pub(crate) fn belongs_to(&self, machine: &Arc<Machine>) {
+        self.machine.get_or_init(|| Arc::downgrade(machine));
+    }
+
     /// Refuses in the child of a fork: a lock may be held by a thread that is not there.
     fn ours(&self) -> PyResult<&console::Console> {
         let mine = self.forks == fork_generation();

@@ -7,7 +7,7 @@ use hyperpy_core::trace::Entry;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::buffer::with_bytes;
+use crate::buffer::{LARGE, with_bytes};
 use crate::errors;
 use crate::host::PyHost;
 use crate::machine::Machine;
@@ -45,7 +45,7 @@ pub fn code_at(py: Python<'_>, machine: &Machine, vcpu: u32) -> PyResult<(u64, u
 /// (address, length, text) of each instruction.
 #[pyfunction]
 pub fn disassemble(bytes: &Bound<'_, PyAny>, address: u64, bits: u32) -> PyResult<Vec<(u64, usize, String)>> {
-    let found = with_bytes(bytes, |bytes| code::disassemble(bytes, address, bits))?;
+    let found = with_bytes(bytes, LARGE, |bytes| code::disassemble(bytes, address, bits))?;
     Ok(found.into_iter().map(|i| (i.address, i.len, i.text)).collect())
 }
 

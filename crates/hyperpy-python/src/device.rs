@@ -17,7 +17,8 @@ use hyperpy_core::vcpu::{Current, current};
 use hyperpy_devices::debugcon::DebugConsole;
 use hyperpy_devices::debugexit::DebugExit;
 use hyperpy_devices::fw_cfg::FwCfg;
-use pyo3::exceptions::{PyException, PyValueError};
+use pyo3::exceptions::{PyBaseException, PyException, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyString};
@@ -27,17 +28,23 @@ use crate::errors::{self, Raise};
 use crate::machine::Machine;
 use crate::signals::attach;
 
-/// Exceptions that devices of one machine raised, first one first.
+/// Exceptions that devices of one machine raised, first one first. By way of its traceback each may hold the machine:
+/// the collector is shown them.
 #[derive(Default)]
-pub(crate) struct Faults(Mutex<Vec<PyErr>>);
+pub(crate) struct Faults(Mutex<Vec<Py<PyBaseException>>>);
 
 impl Faults {
     pub(crate) fn len(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    pub(crate) fn take(&self) -> Vec<PyErr> {
+    pub(crate) fn take(&self) -> Vec<Py<PyBaseException>> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // As for devices: what is locked is being changed, and the collector comes again.
+        self.0.try_lock().map_or(Ok(()), |errors| errors.iter().try_for_each(|error| visit.call(error)))
     }
 }
 
@@ -61,7 +68,7 @@ impl Report {
         if let Some(traceback) = error.traceback(py) {
             let _ = error.value(py).setattr(intern!(py, "__traceback__"), traceback);
         }
-        self.faults.0.lock().unwrap_or_else(PoisonError::into_inner).push(error);
+        self.faults.0.lock().unwrap_or_else(PoisonError::into_inner).push(error.into_value(py));
         if let Some(control) = self.control.upgrade() {
             control.device_failed();
         }
@@ -199,16 +206,24 @@ fn no_answer(value: &Bound<'_, PyAny>, size: u8, device: &str) -> PyErr {
     }
 }
 
+/// What is asked for by a `Stop("why")`; `None` for anything else.
+fn stop(answer: &Bound<'_, PyAny>) -> PyResult<Option<Action>> {
+    let py = answer.py();
+    let class = py.import(intern!(py, "hyperpy.device"))?.getattr(intern!(py, "Stop"))?;
+    if !answer.is_instance(&class)? {
+        return Ok(None);
+    }
+    let reason = answer.getattr(intern!(py, "reason"))?.cast_into::<PyString>()?;
+    Ok(Some(Action::Stop(StopReason::Text(reason.to_cow()?.into()))))
+}
+
 /// What a device's `write` returned: nothing, or `Stop("why")`.
 pub(crate) fn action(answer: &Bound<'_, PyAny>, device: &str) -> PyResult<Action> {
     if answer.is_none() {
         return Ok(Action::Continue);
     }
-    let py = answer.py();
-    let stop = py.import(intern!(py, "hyperpy.device"))?.getattr(intern!(py, "Stop"))?;
-    if answer.is_instance(&stop)? {
-        let reason = answer.getattr(intern!(py, "reason"))?.cast_into::<PyString>()?;
-        return Ok(Action::Stop(StopReason::Text(reason.to_cow()?.into())));
+    if let Some(stop) = stop(answer)? {
+        return Ok(stop);
     }
     let what = answer.repr()?;
     let hint = "a write returns None, or Stop(\"why\") to stop the machine";
@@ -226,21 +241,38 @@ pub(crate) struct PyAnswerer {
     pub(crate) report: Report,
 }
 
-impl Answerer for PyAnswerer {
-    fn answer(&self, access: &Current, value: u64) -> Option<u64> {
-        let (is_pio, name) = (access.space == Some(Space::Pio), "unclaimed");
-        let written = access.is_write.then_some(value);
+impl PyAnswerer {
+    const NAME: &str = "unclaimed";
+
+    /// What `made` makes of the answer; `None` if the callable raised.
+    fn ask<T>(
+        &self,
+        access: &Current,
+        written: Option<u64>,
+        made: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>,
+    ) -> Option<T> {
+        let is_pio = access.space == Some(Space::Pio);
+        let value = written.unwrap_or(0);
         attach(|py| {
             let arguments = (is_pio, access.vcpu, access.address, access.size, access.is_write, value);
-            let answer = self.callable.bind(py).call1(arguments).and_then(|answer| {
-                let wanted = !access.is_write && !answer.is_none();
-                wanted.then(|| number(&answer, access.size, name)).transpose()
-            });
-            answer.unwrap_or_else(|error| {
-                self.report.raised(py, error, name, written);
-                None
-            })
+            let answer = self.callable.bind(py).call1(arguments).and_then(|answer| made(&answer));
+            answer.map_err(|error| self.report.raised(py, error, Self::NAME, written)).ok()
         })
+    }
+}
+
+impl Answerer for PyAnswerer {
+    fn read(&self, access: &Current) -> Option<u64> {
+        let made = |answer: &Bound<'_, PyAny>| {
+            (!answer.is_none()).then(|| number(answer, access.size, Self::NAME)).transpose()
+        };
+        self.ask(access, None, made).flatten()
+    }
+
+    /// Whatever else it returns is for reads.
+    fn write(&self, access: &Current, value: u64) -> Action {
+        let made = |answer: &Bound<'_, PyAny>| Ok(stop(answer)?.unwrap_or(Action::Continue));
+        self.ask(access, Some(value), made).unwrap_or(Action::Continue)
     }
 }
 

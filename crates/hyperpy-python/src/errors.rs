@@ -32,6 +32,11 @@ impl Raise {
         self
     }
 
+    /// What the host said.
+    pub(crate) fn errno(self, errno: i32) -> Self {
+        self.with("errno", Field::Errno(errno))
+    }
+
     fn instance<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
         let module = MODULE.get_or_try_init(py, || py.import("hyperpy.errors").map(Bound::unbind))?.bind(py);
@@ -87,6 +92,7 @@ pub(crate) fn memory(error: &MemoryError) -> PyErr {
         MemoryError::Host { source, .. } => Raise::new("HostMemoryError", error, error.hint())
             .with("errno", Field::Errno(source.raw_os_error().unwrap_or(0)))
             .into(),
+        MemoryError::Trace { .. } => Raise::new("HostMemoryError", error, error.hint()).errno(libc::ENOMEM).into(),
         MemoryError::Accel(error) => accel(error),
         MemoryError::Closed | MemoryError::NotTracked | MemoryError::Busy { .. } | MemoryError::Aliased { .. } => {
             Raise::new("StateError", error, error.hint()).into()

@@ -21,12 +21,19 @@ pub(crate) struct PyHost {
     raised: Mutex<Option<PyErr>>,
     made: Instant,
     signals: Signals,
+    /// When it wants its thread back, whatever comes.
+    until: Option<Instant>,
 }
 
 impl PyHost {
     pub(crate) fn new(machine: &Arc<Machine>) -> Self {
         let (machine, control) = (Arc::downgrade(machine), machine.control.clone());
-        Self { machine, control, raised: Mutex::default(), made: Instant::now(), signals: Signals::default() }
+        let (raised, signals) = (Mutex::default(), Signals::default());
+        Self { machine, control, raised, made: Instant::now(), signals, until: None }
+    }
+
+    pub(crate) fn until(self, until: Instant) -> Self {
+        Self { until: Some(until), ..self }
     }
 
     /// The exception behind [`RunError::Host`].
@@ -41,6 +48,9 @@ impl PyHost {
 
 impl Host for PyHost {
     fn poll(&self) -> bool {
+        if self.until.is_some_and(|until| until <= Instant::now()) {
+            return true;
+        }
         self.made.elapsed() >= FRESH && self.signals.look().map_err(|error| self.keep(error)).is_err()
     }
 

@@ -34,7 +34,7 @@ mod _hyperpy {
         gunzip, kernel_payload, load_firmware, load_flat, load_linux, load_multiboot, load_pvh, recognise,
     };
     #[pymodule_export]
-    use crate::buffer::View;
+    use crate::buffer::{View, end_thread};
     #[pymodule_export]
     use crate::console::Console;
     #[pymodule_export]

@@ -3,6 +3,7 @@
 pub(crate) mod inside;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use hyperpy_core::accel::{Accelerator, VmConfig};
 use hyperpy_core::bus::{Rung, Space};
@@ -81,6 +82,7 @@ impl Machine {
         let mut core = Core::new(accel, memory, VmConfig { vcpus, irqchip }).traced(trace);
         core.limits.cpus = cpus;
         let core = Arc::new(core);
+        console.belongs_to(&core);
         let console = console.inner.clone();
         // Who waits for output wakes up when no more will come.
         let watcher = move |running| if running { console.reopen() } else { console.close() };
@@ -106,6 +108,11 @@ impl Machine {
         if self.core.is_forked() { Phase::Closed.name() } else { self.core.control.phase().name() }
     }
 
+    /// Refuses where nothing of it can be used.
+    fn enter(&self) -> PyResult<()> {
+        self.ours("enter")
+    }
+
     #[getter]
     fn vcpus(&self) -> u32 {
         self.core.config().vcpus
@@ -118,7 +125,7 @@ impl Machine {
 
     #[getter]
     fn memory(&self) -> Memory {
-        Memory { inner: self.core.memory.clone(), machine: Arc::downgrade(&self.core) }
+        Memory { inner: self.core.memory.clone(), machine: Arc::downgrade(&self.core), forks: self.core.forks() }
     }
 
     /// Puts an object with `read` and `write` on a bus; returns a number that `detach` takes.
@@ -145,7 +152,9 @@ impl Machine {
         let mut devices = lock(&self.devices);
         let at = devices.iter().position(|(a, _)| a.space == space && a.region.0 == region);
         let Some(at) = at else {
-            return Err(PyValueError::new_err("device is not attached to this machine"));
+            // Another thread has just done it.
+            let hint = "`m.map` shows what is attached";
+            return Err(errors::Raise::new("DeviceError", "device is not attached any more", hint).into());
         };
         let (attachment, kept) = devices.swap_remove(at);
         drop(devices);
@@ -174,7 +183,7 @@ impl Machine {
         let had_irqchip = self.core.config().irqchip;
         self.core.want_irqchip().map_err(|error| errors::run(&error))?;
         let lines = |gsi| self.core.lines.line(gsi);
-        let memory_size = self.core.memory.regions().iter().map(|region| region.len).sum();
+        let memory_size = self.core.memory.pc_ram();
         let (clock, posts) = (Arc::new(HostClock::default()), self.core.posts.clone());
         let console = console.inner.clone();
         let parts = Parts { lines: &lines, clock, console, memory_size, posts, debug_exit: None };
@@ -274,9 +283,8 @@ impl Machine {
         });
         done?;
         let mut raised = self.faults.take();
-        raised.extend(lock(&failed).take());
-        let mut raised: Vec<_> =
-            raised.into_iter().map(|error| error.into_value(py).into_bound(py).into_any()).collect();
+        raised.extend(lock(&failed).take().map(|error| error.into_value(py)));
+        let mut raised: Vec<_> = raised.into_iter().map(|error| error.into_bound(py).into_any()).collect();
         let now = raised.split_off(before.min(raised.len()));
         Ok((raised, now))
     }
@@ -315,6 +323,27 @@ impl Machine {
             self.let_go();
         }
         Ok(())
+    }
+
+    /// The beginning of `close`: every vCPU is asked to leave. Does not wait.
+    fn begin_close(&self) {
+        if !self.core.is_forked() {
+            self.core.control.begin_close();
+        }
+    }
+
+    /// `close` that waits no longer than `seconds`; whether it has closed. If not, it does when its devices have returned.
+    fn close_within(&self, py: Python<'_>, seconds: f64) -> PyResult<bool> {
+        let wait = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO);
+        let host = PyHost::new(&self.core).until(Instant::now() + wait);
+        match py.detach(|| self.core.close(Some(&host))) {
+            Ok(()) => {
+                self.let_go();
+                Ok(true)
+            }
+            Err(RunError::Host) => host.take().map_or(Ok(false), Err),
+            Err(error) => Err(errors::run(&error)),
+        }
     }
 
     /// Answers an unclaimed read: the fields of its exit.
@@ -412,6 +441,7 @@ impl Machine {
         if let Ok(answerer) = self.answerer.try_lock() {
             visit.call(answerer.as_ref().map(|answerer| &answerer.callable))?;
         }
+        self.faults.traverse(&visit)?;
         self.handlers.traverse(&visit)
     }
 

@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Weak};
 
-use hyperpy_core::error::MemoryError;
+use hyperpy_core::error::{MemoryError, RunError};
+use hyperpy_core::kvm::thread::fork_generation;
 use hyperpy_core::machine::Machine;
 use hyperpy_core::memory::{self, Kind, Pages};
 use pyo3::exceptions::PyValueError;
@@ -18,6 +19,8 @@ pub struct Memory {
     pub(crate) inner: Arc<memory::Memory>,
     /// For what concerns devices and vCPUs too. Weak, so that memory that a script keeps does not keep the machine.
     pub(crate) machine: Weak<Machine>,
+    /// The process that it belongs to.
+    pub(crate) forks: u64,
 }
 
 /// A region: (gpa, size, kind, name, writable, huge pages, gpa that it is an alias of).
@@ -26,18 +29,22 @@ type Region = (u64, u64, &'static str, String, bool, Option<&'static str>, Optio
 #[pymethods]
 impl Memory {
     fn read<'py>(&self, py: Python<'py>, gpa: u64, size: usize) -> PyResult<Bound<'py, PyBytes>> {
+        self.ours("read memory")?;
         // Before the bytes are allocated: a wrong size must not become a huge one.
         if !self.inner.holds(gpa, size) {
             return Err(self.refused(MemoryError::Access { gpa, len: size as u64 }));
         }
-        PyBytes::new_with(py, size, |into| self.inner.read(gpa, into).map_err(|error| self.refused(error)))
+        buffer::filled(py, size, |into| self.inner.read(gpa, into).map_err(|error| self.refused(error)))
     }
 
     fn write(&self, gpa: u64, data: &Bound<'_, PyAny>) -> PyResult<()> {
-        buffer::with_bytes(data, |bytes| self.inner.write(gpa, bytes))?.map_err(|error| self.refused(error))
+        self.ours("write memory")?;
+        buffer::with_bytes(data, buffer::LARGE, |bytes| self.inner.write(gpa, bytes))?
+            .map_err(|error| self.refused(error))
     }
 
     fn view(&self, gpa: u64, size: usize, writable: bool) -> PyResult<View> {
+        self.ours("view memory")?;
         let view = self.inner.view(gpa, size, writable).map_err(|error| self.refused(error))?;
         Ok(View { view })
     }
@@ -113,6 +120,12 @@ impl Memory {
 impl Memory {
     fn machine(&self) -> PyResult<Arc<Machine>> {
         self.machine.upgrade().ok_or_else(|| errors::memory(&MemoryError::Closed))
+    }
+
+    /// Refuses in the child of a fork: the memory is the one that the parent's guest runs in.
+    fn ours(&self, verb: &'static str) -> PyResult<()> {
+        let mine = self.forks == fork_generation();
+        if mine { Ok(()) } else { Err(errors::run(&RunError::Forked { verb })) }
     }
 
     /// A closed machine has no memory at all: that is why, then.

@@ -11,12 +11,12 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::buffer::{duplicate, is_writable, takes_writes};
 
-/// How long a vCPU waits for a sink that is full, in milliseconds: the bound on stopping holds for it too.
-const PATIENCE_MS: i32 = 50;
+/// How long a vCPU waits for a sink that is full: the bound on stopping holds for it too.
+const PATIENCE: Duration = Duration::from_millis(50);
 /// What a pipe that is ready for writing takes without blocking.
 const PIPE_BUF: usize = 4096;
 /// A terminal can say that it has room and then not have enough for a line's end.
@@ -45,15 +45,14 @@ impl Sink {
     }
 
     pub(crate) fn take(&mut self, mut chunk: &[u8]) {
-        let mut patience = if self.stalled { 0 } else { PATIENCE_MS };
+        let deadline = Instant::now() + if self.stalled { Duration::ZERO } else { PATIENCE };
         while !chunk.is_empty() {
-            self.stalled = !takes_writes(&self.file, patience);
+            self.stalled = !takes_writes(&self.file, deadline);
             let piece = chunk.get(..PIPE_BUF).unwrap_or(chunk);
             match if self.stalled { Err(ErrorKind::WouldBlock.into()) } else { self.file.write(piece) } {
                 Ok(written @ 1..) => chunk = chunk.get(written..).unwrap_or_default(),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock && !self.stalled && patience > 0 => {
-                    patience -= 1;
+                Err(error) if error.kind() == ErrorKind::WouldBlock && !self.stalled && Instant::now() < deadline => {
                     sleep(PAUSE);
                 }
                 Ok(_) | Err(_) => {

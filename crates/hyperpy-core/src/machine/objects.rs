@@ -65,7 +65,7 @@ impl Machine {
             // After a reset each goes on with the half that others know.
             let vcpu = match self.control.vcpus().get(id as usize) {
                 Some(shared) => Vcpu::again(id, accel, shared),
-                None => Vcpu::new(id, accel, self.traced.map(Ring::new)).map_err(seat)?,
+                None => Vcpu::new(id, accel, self.traced.map(Ring::new).transpose()?).map_err(seat)?,
             };
             vcpus.push(vcpu);
         }

@@ -126,6 +126,12 @@ pub enum MemoryError {
     /// The accelerator failed.
     #[error(transparent)]
     Accel(#[from] AccelError),
+    /// The host gave no memory for the last exits of a vCPU.
+    #[error("the host gave no memory for a trace of {exits} exits: {}", exhausted())]
+    Trace {
+        /// How many.
+        exits: u32,
+    },
     /// The host gave no memory.
     #[error("the host gave no memory for {len:#x} bytes at {gpa:#x} in pages of {}: {source}", page_words(*.pages))]
     Host {
@@ -138,6 +144,11 @@ pub enum MemoryError {
         /// What the host said.
         source: io::Error,
     },
+}
+
+/// What an allocator means that gives none.
+fn exhausted() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENOMEM)
 }
 
 fn page_words(pages: Pages) -> &'static str {
@@ -165,6 +176,7 @@ impl MemoryError {
             Self::Host { source, .. } => {
                 hint_for_exhausted(source).unwrap_or("ask for less, or close other machines").into()
             }
+            Self::Trace { .. } => "record fewer: Machine(trace=256)".into(),
             Self::Unaligned { .. } => "addresses and sizes are multiples of the page, and a size is not 0".into(),
             Self::TooManySlots { .. } => "make fewer and larger regions".into(),
             Self::Aliased { .. } => "remove the alias first".into(),

@@ -329,3 +329,22 @@ fn test_gather_of_what_is_small_or_not_all_there_does_nothing() {
     assert!(!small.gather(u64::MAX, 2));
     assert!(small.committed() <= MIB);
 }
+
+#[test]
+fn test_ram_of_a_pc_is_the_ram_that_lies_as_a_pc_has_it() {
+    let memory = Memory::with_ram(64 << 20).unwrap();
+    memory.add(0xd000_0000, 1 << 28, Kind::Mmio, "window").unwrap();
+    memory.add(0xe000_0000, 1 << 24, Kind::Rom, "rom").unwrap();
+    memory.alias(0x8000_0000, 0, 1 << 24, "alias").unwrap();
+    memory.add(HIGH_RAM_START, 1 << 24, Kind::Ram, "more").unwrap(); // with a hole before it, which CMOS knows not
+    memory.add(u64::MAX - 0xffff_ffff, 1 << 32, Kind::Mmio, "far").unwrap();
+    memory.add(1 << 60, 1 << 46, Kind::Mmio, "huge").unwrap();
+    assert_eq!(memory.pc_ram(), 64 << 20);
+    let large = Memory::with_ram(5 << 30).unwrap();
+    assert_eq!(large.pc_ram(), 5 << 30);
+    large.remove(HIGH_RAM_START).unwrap();
+    large.add(HIGH_RAM_START, 1 << 24, Kind::Rom, "rom").unwrap();
+    assert_eq!(large.pc_ram(), MMIO_HOLE_START);
+    large.remove(0).unwrap();
+    assert_eq!(large.pc_ram(), 0);
+}

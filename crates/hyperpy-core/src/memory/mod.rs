@@ -90,6 +90,19 @@ impl Memory {
         Ok(memory)
     }
 
+    /// Bytes of the RAM that lies as [`Self::with_ram`] lays it, as a PC's CMOS tells of it. What else there is only a
+    /// memory map can tell.
+    #[must_use]
+    pub fn pc_ram(&self) -> u64 {
+        let layout = self.layout();
+        let at = |gpa| {
+            let part = layout.parts.iter().find(|part| part.info.gpa == gpa);
+            part.filter(|part| part.info.kind == Kind::Ram && part.info.alias_of.is_none()).map_or(0, |p| p.info.len)
+        };
+        let low = at(0).min(MMIO_HOLE_START);
+        if low == MMIO_HOLE_START { low + at(HIGH_RAM_START) } else { low }
+    }
+
     fn layout(&self) -> Arc<Layout> {
         self.layout.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

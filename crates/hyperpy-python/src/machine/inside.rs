@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyperpy_core::control::Outcome;
-use hyperpy_core::error::RunError;
+use hyperpy_core::control::{Outcome, Phase};
+use hyperpy_core::error::{RunError, StateError};
 use hyperpy_core::machine::{Machine as Core, Unclaimed};
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
@@ -59,11 +59,12 @@ impl Machine {
             Ok(exit) => convert::exit(py, &exit),
             Err(RunError::Host) => Err(host.take().unwrap_or_else(|| PyIndexError::new_err("no exception"))),
             Err(RunError::Device) => {
-                let raised = PyList::empty(py);
-                for error in self.faults.take() {
-                    raised.append(error.value(py))?;
+                let raised = self.faults.take();
+                if raised.is_empty() {
+                    // `close` on another thread was quicker.
+                    return Err(errors::state(&StateError::new("run", Phase::Closed)));
                 }
-                ("raised", raised).into_pyobject(py).map(Bound::into_any)
+                ("raised", PyList::new(py, raised)?).into_pyobject(py).map(Bound::into_any)
             }
             Err(error) => Err(errors::run(&error)),
         }
@@ -80,6 +81,7 @@ impl Machine {
         self.core.set_unclaimed(Unclaimed::Ones);
         drop(answerer);
         self.handlers.let_go();
+        drop(self.faults.take());
     }
 }
 
