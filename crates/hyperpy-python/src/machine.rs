@@ -173,7 +173,7 @@ impl Machine {
         self.core.control.require("attach", &open).map_err(|error| errors::state(&error))?;
         self.core.want_irqchip().map_err(|error| errors::run(&error))?;
         let lines = |gsi| self.core.lines.line(gsi);
-        let memory_size = self.core.memory.regions().iter().map(|region| region.len).sum();
+        let memory_size = self.core.memory.ram_size();
         let (clock, posts) = (Arc::new(HostClock::default()), self.core.posts.clone());
         let console = console.inner.clone();
         let parts = Parts { lines: &lines, clock, console, memory_size, posts, debug_exit: None };

@@ -235,6 +235,21 @@ fn test_linux_files_that_are_no_kernels_are_refused() {
     assert!(matches!(refused(&low), BootError::LoadsLow { loadflags: 0 }));
 }
 
+#[test]
+fn test_linux_e820_has_no_second_place_of_memory_and_none_that_cannot_be_written() {
+    let memory = ram();
+    memory.alias(0x800_0000, 0x100_0000, 16 << 20, "again").unwrap();
+    memory.add(0xa00_0000, 16 << 20, Kind::Ram, "locked").unwrap();
+    memory.protect(0xa00_0000, false).unwrap();
+    memory.add(0xc00_0000, 16 << 20, Kind::Ram, "more").unwrap();
+    linux(&memory, &of(&bzimage(b""))).unwrap();
+    let usable: Vec<_> = e820(&memory).into_iter().filter(|row| row.2 == 1).map(|row| (row.0, row.1)).collect();
+    assert_eq!(usable, [(0, 0x9_fc00), (0x10_0000, RAM - 0x10_0000), (0xc00_0000, 16 << 20)]);
+    // What says itself where it goes may go there.
+    let load = |paddr| Phdr { kind: 1, offset: 0x1000, paddr, filesz: 0x1000, memsz: 0x1000 };
+    linux(&memory, &of(&elf_of(0x800_0000, &[load(0x800_0000), load(0xa00_0000)]))).unwrap();
+}
+
 // fault row 41
 #[test]
 fn test_linux_elf_whose_segments_are_all_the_same_bytes_is_left_as_it_is() {

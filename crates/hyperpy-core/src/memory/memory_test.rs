@@ -329,3 +329,13 @@ fn test_gather_of_what_is_small_or_not_all_there_does_nothing() {
     assert!(!small.gather(u64::MAX, 2));
     assert!(small.committed() <= MIB);
 }
+
+#[test]
+fn test_ram_size_counts_ram_once_and_nothing_else() {
+    let memory = Memory::with_ram(1 << 20).unwrap();
+    memory.add(0x20_0000, 0x2000, Kind::Ram, "more").unwrap();
+    memory.add(0x30_0000, 0x1000, Kind::Rom, "rom").unwrap();
+    memory.add(1 << 60, 1 << 63, Kind::Mmio, "window").unwrap();
+    memory.alias(0x40_0000, 0, 0x1000, "again").unwrap();
+    assert_eq!(memory.ram_size(), (1 << 20) + 0x2000);
+}

@@ -109,6 +109,14 @@ impl Memory {
         self.layout().parts.iter().map(|part| part.info.clone()).collect()
     }
 
+    /// Bytes of RAM; a second place for it counts for nothing.
+    #[must_use]
+    pub fn ram_size(&self) -> u64 {
+        let layout = self.layout();
+        let own = layout.parts.iter().map(|part| &part.info).filter(|i| i.kind == Kind::Ram && i.alias_of.is_none());
+        own.map(|info| info.len).sum()
+    }
+
     /// Whether the machine has been closed and its memory given back.
     #[must_use]
     pub fn is_closed(&self) -> bool {
