@@ -249,6 +249,7 @@ pub(crate) fn complete(vcpu: &mut Vcpu, machine: &Machine) -> Result<(), RunErro
     let shared = vcpu.shared.clone();
     shared.kick.arm();
     let result = guarded(vcpu, |vcpu| finish(vcpu, machine));
+    vcpu.release_maps();
     shared.kick.clear();
     result?
 }
@@ -268,7 +269,13 @@ fn finish(vcpu: &mut Vcpu, machine: &Machine) -> Result<(), RunError> {
             // The vCPU was stepping: the instruction is complete.
             Entered::Exit(AccelExit::Nothing | AccelExit::Debug { .. }) => {}
             Entered::Kicked => return Ok(()),
-            Entered::Exit(other) => return Err(RunError::Completion { exit: format!("{other:?}") }),
+            Entered::Exit(other) => {
+                // The next run returns it.
+                if let Some(exit) = vcpu.exit_for_caller(machine, &other) {
+                    machine.control.request(Cause::Outcome, Some(Ok(exit)));
+                }
+                return Err(RunError::Completion { exit: format!("{other:?}") });
+            }
             Entered::Failed(error) => return Err((*error).into()),
         }
     }

@@ -159,13 +159,15 @@ fn complete(vcpu: &mut Vcpu, machine: &Machine) -> Stepped {
             }
             Entered::Exit(AccelExit::Nothing) => {}
             Entered::Exit(AccelExit::Debug { pc, dr6 }) => break done(vcpu, pc, dr6),
-            Entered::Exit(other) => match vcpu.exit_for_caller(machine, &other) {
-                Some(exit) => break Stepped::Left(Leave::Outcome(Ok(exit))),
-                None => {
-                    vcpu.parked = true;
-                    break Stepped::Left(Leave::Parked);
+            Entered::Exit(AccelExit::Halt) => {
+                vcpu.parked = true;
+                break Stepped::Left(Leave::Parked);
+            }
+            Entered::Exit(other) => {
+                if let Some(exit) = vcpu.exit_for_caller(machine, &other) {
+                    break Stepped::Left(Leave::Outcome(Ok(exit)));
                 }
-            },
+            }
             Entered::Kicked => {
                 break match linear_rip(vcpu) {
                     Ok(pc) => Stepped::Done { pc, dr6: DR6_ONES | DR6_STEP },
