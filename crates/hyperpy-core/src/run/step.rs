@@ -5,14 +5,14 @@
 //! makes one step before they are set. KVM reports no step for an instruction whose write left the guest, so a
 //! step that makes an access ends where that access is complete.
 
-use super::{Entered, Watch, enter, interrupted};
+use super::{Entered, Watch, enter, interrupted, left, rest};
 use crate::accel::{AccelError, AccelExit};
 use crate::control::Leave;
 use crate::debug::{Breakpoints, DR6_ONES, DR6_STEP, DebugControl, On, has_hit, hits_of_code};
 use crate::exit::Exit;
 use crate::kvm::thread::Sitting;
 use crate::machine::Machine;
-use crate::vcpu::Vcpu;
+use crate::vcpu::{Unserved, Vcpu};
 
 /// How a step ended.
 enum Stepped {
@@ -95,7 +95,7 @@ fn step(
     watch: &Watch<'_>,
     breakpoints: &Breakpoints,
 ) -> Stepped {
-    if let Some(leave) = interrupted(vcpu, machine, sitting, watch) {
+    if let Some(leave) = rest(vcpu, machine, sitting, watch) {
         return Stepped::Left(leave);
     }
     let breakpoints = breakpoints.map(|slot| slot.filter(|it| it.on != On::Execute));
@@ -103,21 +103,18 @@ fn step(
     if let Err(error) = apply(vcpu, DebugControl { step: true, breakpoints }) {
         return error.into();
     }
-    if let Some(access) = vcpu.pending.take()
-        && let Some(exit) = vcpu.serve(machine, access)
-    {
-        return Stepped::Left(Leave::Outcome(Ok(*exit)));
-    }
     if vcpu.unfinished {
         return complete(vcpu, machine);
     }
     loop {
         match enter::<true>(vcpu, machine) {
             Entered::Access(access) => {
-                let unclaimed = vcpu.serve(machine, access);
-                vcpu.record_answer(&access, unclaimed.is_none());
-                if let Some(exit) = unclaimed {
-                    return Stepped::Left(Leave::Outcome(Ok(*exit)));
+                let unserved = vcpu.serve(machine, access);
+                vcpu.record_answer(&access, !matches!(unserved.as_deref(), Some(Unserved::Exit(_))));
+                if let Some(unserved) = unserved
+                    && let Some(leave) = left(vcpu, machine, sitting, watch, *unserved)
+                {
+                    return Stepped::Left(leave);
                 }
                 return complete(vcpu, machine);
             }
@@ -153,8 +150,8 @@ fn complete(vcpu: &mut Vcpu, machine: &Machine) -> Stepped {
     let stepped = loop {
         match enter::<true>(vcpu, machine) {
             Entered::Access(part) => {
-                if let Some(exit) = vcpu.serve(machine, part) {
-                    break Stepped::Left(Leave::Outcome(Ok(*exit)));
+                if let Some(exit) = vcpu.serve_all(machine, part) {
+                    break Stepped::Left(Leave::Outcome(Ok(exit)));
                 }
             }
             Entered::Exit(AccelExit::Nothing) => {}
