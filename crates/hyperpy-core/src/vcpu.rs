@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) use self::shared::bump;
 pub use self::shared::{Counters, Readings, Shared};
 use crate::accel::{self, AccelExit, Interruption};
-use crate::bus::{Access, Action, Cursor, Rung, Space, ones};
+use crate::bus::{Access, Action, Cursor, Place, Rung, Space, ones};
 use crate::debug::DebugControl;
 use crate::exit::{Exit, IoExit};
 use crate::machine::{Machine, Unclaimed};
@@ -299,6 +299,7 @@ impl Vcpu {
         let before = (region.rung >= Rung::Declared).then(|| {
             let (machine, vcpu, rip) = (machine.id, self.id, self.accel.rip());
             self.slow = true;
+            self.shared.presence.go_to(Place::of(space, region.id));
             CURRENT.replace(Some(Current { machine, vcpu, rip, space: Some(space), address, size, is_write }))
         });
         let action = if is_write {
@@ -310,6 +311,7 @@ impl Vcpu {
         };
         if let Some(before) = before {
             CURRENT.set(before);
+            self.shared.presence.back();
         }
         self.shared.presence.leave();
         if action != Action::Continue {
@@ -344,7 +346,9 @@ impl Vcpu {
                 self.serving = Serving::Unclaimed;
                 self.slow = true;
                 self.shared.presence.enter();
+                self.shared.presence.go_to(Place::ELSEWHERE);
                 let answer = answerer.answer(&current, value);
+                self.shared.presence.back();
                 self.shared.presence.leave();
                 self.serving = Serving::Device(space);
                 CURRENT.set(before);
@@ -382,6 +386,7 @@ impl Vcpu {
     /// After a panic inside a device: the region it was in, and the vCPU outside of it again.
     pub(crate) fn escape(&mut self) -> Option<Arc<str>> {
         let access = CURRENT.take();
+        self.shared.presence.back();
         self.shared.presence.leave();
         match self.serving {
             Serving::Device(Space::Pio) => self.pio.last_name(),
