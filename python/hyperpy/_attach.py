@@ -110,6 +110,8 @@ class Attaching(Routing):
     def detach(self, device: object) -> None:
         """Take a device off its bus, wherever it is attached. Returns after every vcpu has left it.
 
+        Ctrl-C ends the wait for a device that does not return; it is off the bus all the same.
+
         Raises:
             DeviceError: it is not attached to this machine.
         """
@@ -121,6 +123,8 @@ class Attaching(Routing):
         for place in mine:
             self._native.detach(*place)
             self._attached.pop(place, None)
+        for place in mine:
+            self._native.wait_until_left(*place)
 
     def attach_pc(self) -> None:
         """Give the machine a PC's stock devices, once: COM1 as `console`, RTC, i8042, debug console, ACPI power and reset.

@@ -129,6 +129,25 @@ m.close()
 
 
 @pytest.mark.fault(32)
+def test_detach_of_a_device_that_never_returns_hears_ctrl_c_and_is_done() -> None:
+    status, out, errors = run(
+        STUCK
+        + """
+stuck = next(device for device, _ in m._attached.values())
+try:
+    m.detach(stuck)
+except KeyboardInterrupt:
+    print("interrupted", time.monotonic() - begin < 5, m.state, len(m._attached))
+release.set()
+m.pause()
+m.close()
+"""
+    )
+    assert (status, errors) == (0, "")
+    assert out.splitlines() == ["interrupted True running 0"]
+
+
+@pytest.mark.fault(32)
 def test_run_while_another_vcpus_device_never_returns_gives_the_thread_back_on_ctrl_c() -> None:
     """By then `run` has left that vcpu to finish alone."""
     status, out, errors = run(

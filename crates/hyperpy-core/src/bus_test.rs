@@ -103,13 +103,41 @@ fn test_exclusive_device_that_panicked_answers_on() {
     assert_eq!(device.with(|moody| moody.0), 100);
 }
 
+const HERE: Place = Place(2);
+
+#[test]
+fn test_presence_in_another_place_is_not_waited_for_and_in_this_one_until_the_host_wants_its_thread() {
+    let presence = Presence::default();
+    presence.enter();
+    for place in [Place::ELSEWHERE, Place::of(Space::Mmio, RegionId(1))] {
+        presence.go_to(place);
+        assert!(presence.wait_until_left(HERE, || panic!("waited")));
+    }
+    for place in [HERE, Place::ANY] {
+        presence.go_to(place);
+        let mut looks = 0;
+        let third = || {
+            looks += 1;
+            looks == 3
+        };
+        assert!(!presence.wait_until_left(Place::of(Space::Pio, RegionId(1)), third));
+        assert_eq!(looks, 3);
+    }
+    // It leaves while the host is asked.
+    let leave = || {
+        presence.leave();
+        false
+    };
+    assert!(presence.wait_until_left(HERE, leave));
+}
+
 #[test]
 fn test_presence_outside_is_not_waited_for() {
     let presence = Presence::default();
-    presence.wait_until_outside();
+    assert!(presence.wait_until_left(HERE, || false));
     presence.enter();
     presence.leave();
-    presence.wait_until_outside();
+    assert!(presence.wait_until_left(HERE, || false));
 }
 
 #[test]
@@ -131,7 +159,7 @@ fn test_presence_waited_for_by_many_lets_all_go_on_once_it_left() {
                 scope.spawn(|| {
                     for _ in 0..5_000 {
                         let now = round.fetch_add(1, Ordering::SeqCst) + 1;
-                        presence.wait_until_outside();
+                        assert!(presence.wait_until_left(HERE, || false));
                         // Who entered before the round began has left: what is stored from now on is not older.
                         entered.store(u64::MAX, Ordering::SeqCst);
                         let next = entered.load(Ordering::SeqCst);

@@ -5,12 +5,13 @@
 //! one to leave *settles* the round: it decides what `run()` or `wait()` returns and wakes those who wait.
 //!
 //! A round is one run of all vCPUs, numbered by its epoch: `round` begins and settles it. What one vCPU does between
-//! exits is in `run`, who asks vCPUs to leave and what is queued for the caller in `request`, and what pause, reset and
-//! close wait for in `verbs`.
+//! exits is in `run`, who asks vCPUs to leave and what is queued for the caller in `request`, which thread serves which vCPU
+//! in `threads`, and what pause, reset and close wait for in `verbs`.
 
 mod hold;
 mod request;
 mod round;
+mod threads;
 mod verbs;
 
 use std::collections::VecDeque;
@@ -108,6 +109,17 @@ impl Crew {
     }
 }
 
+/// Whether a thread serves a vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Served {
+    /// None does.
+    No,
+    /// One is being made.
+    Claimed,
+    /// One does.
+    Yes,
+}
+
 #[derive(Debug)]
 struct Inner {
     phase: Phase,
@@ -132,8 +144,8 @@ struct Inner {
     pauses: u64,
     /// The caller of `close()` was interrupted: the last one to leave gives memory and descriptors back.
     forsaken: bool,
-    /// Threads that serve vCPUs, by vCPU: true while one lives or is being made.
-    threads: Vec<bool>,
+    /// Which vCPUs have a thread that serves them.
+    threads: Vec<Served>,
     /// Those that want every vCPU out of the guest without the round's end.
     holds: u32,
     /// vCPUs that are in the round but wait outside of the guest.
@@ -212,7 +224,7 @@ impl Control {
     pub(crate) fn install(&self, vcpus: Vec<Arc<Shared>>) {
         let mut inner = self.lock();
         if inner.threads.is_empty() {
-            inner.threads = vec![false; vcpus.len()];
+            inner.threads = vec![Served::No; vcpus.len()];
             // It was not set: only this sets it, under the lock.
             let _ = self.vcpus.set(vcpus);
         }
@@ -258,26 +270,6 @@ impl Control {
             Err(error) => Err(error.to_string()),
         };
         inner.outcomes.front().map(text).or_else(|| inner.last.clone().map(Ok))
-    }
-
-    /// vCPUs that shall be driven by threads of their own and that none serves; they are marked as served.
-    pub(crate) fn claim_threads(&self, crew: Crew) -> Vec<u32> {
-        let mut inner = self.lock();
-        let mut missing = Vec::new();
-        for (id, served) in (0..).zip(inner.threads.iter_mut()) {
-            if crew.is_thread(id) && !*served {
-                *served = true;
-                missing.push(id);
-            }
-        }
-        missing
-    }
-
-    pub(crate) fn thread_gone(&self, vcpu: u32) {
-        if let Some(served) = self.lock().threads.get_mut(vcpu as usize) {
-            *served = false;
-        }
-        self.changed.notify_all();
     }
 
     /// Whether the vCPU is to leave the guest.

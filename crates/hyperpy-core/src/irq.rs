@@ -3,12 +3,13 @@
 //! A device holds a [`Line`], never the machine. Lines are made by `Machine::line`;
 //! tests make their own, so that a device can be watched without KVM.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::accel::{AccelError, Route, Vm};
 use crate::error::RouteError;
+use crate::kvm::thread::fork_generation;
 
 /// An interrupt input as its device sees it.
 pub trait Line: Send + Sync {
@@ -58,6 +59,9 @@ impl Line for Unconnected {
 
 /// The lines of a machine and where they lead. Devices may drive them before KVM's objects exist, and they may be led
 /// elsewhere before: levels and routes are kept and handed over.
+///
+/// Several lines may share a gsi. It is high as long as one of them is: KVM has one level for all that this process drives
+/// (kernel: KVM_USERSPACE_IRQ_SOURCE_ID), so who is high is kept here.
 #[derive(Default)]
 pub struct LineHub {
     state: Mutex<HubState>,
@@ -69,15 +73,31 @@ pub struct LineHub {
 struct HubState {
     /// Weak: a device that outlives its machine keeps no KVM descriptor open.
     vm: Option<Weak<dyn Vm>>,
-    /// Lines driven high before there was a VM.
-    early: BTreeMap<u32, bool>,
+    /// Every gsi that was driven, with the lines that are high.
+    high: BTreeMap<u32, BTreeSet<u64>>,
+}
+
+impl HubState {
+    /// Notes a line's level; the level to tell KVM, if any. A high one is told each time: a message is sent by each. A low
+    /// one is told when no line is high any more.
+    fn drive(&mut self, gsi: u32, line: u64, high: bool) -> Option<bool> {
+        let lines = self.high.entry(gsi).or_default();
+        if high {
+            lines.insert(line)
+        } else {
+            lines.remove(&line)
+        };
+        (high || lines.is_empty()).then_some(high)
+    }
 }
 
 impl LineHub {
-    /// The line of a gsi.
+    /// A line to a gsi, which is low again when the line is dropped.
     #[must_use]
     pub fn line(self: &Arc<Self>, gsi: u32) -> Arc<dyn Line> {
-        Arc::new(HubLine { hub: self.clone(), gsi })
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Arc::new(HubLine { hub: self.clone(), gsi, id, forks: fork_generation() })
     }
 
     /// KVM's controllers exist from now on.
@@ -88,9 +108,9 @@ impl LineHub {
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.vm = Some(Arc::downgrade(vm));
-        for (gsi, high) in std::mem::take(&mut state.early) {
+        for (gsi, lines) in &state.high {
             // A gsi that leads nowhere is the guest's to miss, like a wire that is not connected.
-            let _ = vm.set_line(gsi, high);
+            let _ = vm.set_line(*gsi, !lines.is_empty());
         }
         Ok(())
     }
@@ -119,18 +139,24 @@ impl LineHub {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = HubState::default();
     }
 
-    fn set(&self, gsi: u32, high: bool) {
+    /// KVM is told under the lock: of two that change levels at once the last one decides, there as here.
+    fn set(&self, gsi: u32, line: u64, high: bool) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let vm = match &state.vm {
-            None => {
-                state.early.insert(gsi, high);
-                return;
-            }
-            Some(vm) => vm.upgrade(),
-        };
+        let told = state.drive(gsi, line, high);
+        let vm = state.vm.as_ref().and_then(Weak::upgrade);
+        if let (Some(vm), Some(level)) = (&vm, told) {
+            let _ = vm.set_line(gsi, level);
+        }
+        drop(state); // before the VM, which may be the last reference
+    }
+
+    /// The line is gone.
+    fn let_go(&self, gsi: u32, line: u64) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_high = state.high.get(&gsi).is_some_and(|lines| lines.contains(&line));
         drop(state);
-        if let Some(vm) = vm {
-            let _ = vm.set_line(gsi, high);
+        if is_high {
+            self.set(gsi, line, false);
         }
     }
 }
@@ -144,11 +170,24 @@ impl std::fmt::Debug for LineHub {
 struct HubLine {
     hub: Arc<LineHub>,
     gsi: u32,
+    /// Tells it from the others of its gsi.
+    id: u64,
+    /// The process that it belongs to.
+    forks: u64,
 }
 
 impl Line for HubLine {
     fn set(&self, high: bool) {
-        self.hub.set(self.gsi, high);
+        self.hub.set(self.gsi, self.id, high);
+    }
+}
+
+impl Drop for HubLine {
+    fn drop(&mut self) {
+        // In the child of a fork nobody may hold the lock any more, and the controllers are the parent's.
+        if self.forks == fork_generation() {
+            self.hub.let_go(self.gsi, self.id);
+        }
     }
 }
 

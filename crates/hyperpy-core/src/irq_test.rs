@@ -15,13 +15,54 @@ fn vm(script: &Scripted, irqchip: bool) -> Arc<dyn Vm> {
 #[test]
 fn test_line_driven_before_connect_hands_its_level_over() {
     let (hub, script) = (Arc::new(LineHub::default()), Scripted::default());
-    hub.line(4).set(true);
+    let line = hub.line(4);
+    line.set(true);
     hub.line(9).pulse();
     let vm = vm(&script, true);
     hub.connect(&vm).unwrap();
     assert_eq!(script.log().lines, [(4, true), (9, false)]);
-    hub.line(4).set(false);
+    line.set(false);
     assert_eq!(script.log().lines, [(4, true), (9, false), (4, false)]);
+}
+
+#[test]
+fn test_lines_of_one_gsi_are_high_as_long_as_one_of_them_is() {
+    let (hub, script) = (Arc::new(LineHub::default()), Scripted::default());
+    let vm = vm(&script, true);
+    let (one, other) = (hub.line(5), hub.line(5));
+    let level = || script.log().lines.last().copied();
+    for connected in [false, true] {
+        if connected {
+            hub.connect(&vm).unwrap();
+            assert_eq!(level(), Some((5, true)), "what was driven before");
+        }
+        one.set(true);
+        other.pulse();
+        assert_eq!(level(), connected.then_some((5, true)));
+    }
+    one.set(false);
+    assert_eq!(level(), Some((5, false)));
+    // A line that is gone drives nothing.
+    one.set(true);
+    other.set(true);
+    drop(one);
+    assert_eq!(level(), Some((5, true)));
+    drop(other);
+    assert_eq!(level(), Some((5, false)));
+}
+
+#[test]
+fn test_lines_of_one_gsi_driven_by_many_at_once_end_low() {
+    let (hub, script) = (Arc::new(LineHub::default()), Scripted::default());
+    let vm = vm(&script, true);
+    hub.connect(&vm).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let line = hub.line(5);
+            scope.spawn(move || (0..500).for_each(|_| line.pulse()));
+        }
+    });
+    assert_eq!(script.log().lines.last(), Some(&(5, false)));
 }
 
 #[test]
@@ -134,7 +175,8 @@ fn test_line_wanted_after_the_vcpus_were_made_without_controllers_is_too_late() 
     rig.run().unwrap();
     assert!(matches!(rig.machine.line(4).map(drop), Err(RunError::TooLate { .. })));
     let rig = Rig::new(vec![vec![]]);
-    rig.machine.line(4).unwrap().set(true);
+    let line = rig.machine.line(4).unwrap();
+    line.set(true);
     rig.machine.regs(0).unwrap();
     assert_eq!(rig.log().lines, [(4, true)]);
 }

@@ -164,6 +164,7 @@ fn test_detach_returns_only_after_the_vcpu_has_left_the_device() {
     std::thread::scope(|scope| {
         let detaching = scope.spawn(|| {
             rig.machine.detach(attachment).unwrap();
+            rig.machine.wait_until_left(attachment, &rig).unwrap();
             left.load(Ordering::SeqCst)
         });
         // The device is off the bus while its detach still waits.
@@ -177,6 +178,48 @@ fn test_detach_returns_only_after_the_vcpu_has_left_the_device() {
     assert_eq!(io(rig.wait()).value, 2);
 }
 
+/// A host that is not to be asked for anything.
+struct Nobody;
+
+impl Host for Nobody {
+    fn poll(&self) -> bool {
+        panic!("waited")
+    }
+    fn spawn(&self, _: u32) -> Result<(), RunError> {
+        Err(RunError::Host)
+    }
+}
+
+// fault row 32
+#[test]
+fn test_detach_waits_for_its_own_device_alone_and_hears_its_host() {
+    let (entered, release) = (Event::new(), Event::new());
+    let (tell, held) = (entered.clone(), release.clone());
+    let rig = Rig::new(vec![vec![outs(0x80, &[1]), outs(0x99, &[2])]]);
+    let stuck = move |_, _| {
+        tell.set();
+        held.wait();
+        Action::Continue
+    };
+    let device = Arc::new(Closures(|_| 0, stuck));
+    let stuck = rig.machine.attach(Space::Pio, 0x80, 1, "stuck", Rung::Method, device).unwrap();
+    // The same number on the other bus.
+    let other = rig.attach(Space::Mmio, 0xfe00_0000, 1, Recorder::default());
+    assert_eq!(stuck.region, other.region);
+    rig.start();
+    entered.wait();
+    rig.machine.detach(other).unwrap();
+    rig.machine.wait_until_left(other, &Nobody).unwrap();
+    rig.machine.detach(stuck).unwrap();
+    rig.wanted.store(true, Ordering::SeqCst);
+    assert!(matches!(rig.machine.wait_until_left(stuck, &rig), Err(RunError::Host)));
+    rig.wanted.store(false, Ordering::SeqCst);
+    assert!(rig.machine.pio.map().regions().is_empty());
+    release.set();
+    rig.machine.wait_until_left(stuck, &rig).unwrap();
+    assert_eq!(io(rig.wait()).address, 0x99);
+}
+
 // fault row 17
 #[test]
 fn test_detach_inside_the_device_itself_returns_at_once() {
@@ -188,7 +231,9 @@ fn test_detach_inside_the_device_itself_returns_at_once() {
             |_| 0,
             move |_, _| {
                 let (machine, attachment) = own.get().unwrap();
-                machine.upgrade().unwrap().detach(*attachment).unwrap();
+                let machine = machine.upgrade().unwrap();
+                machine.detach(*attachment).unwrap();
+                machine.wait_until_left(*attachment, &Nobody).unwrap();
                 Action::Continue
             },
         );

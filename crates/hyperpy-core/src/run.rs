@@ -22,7 +22,7 @@ use crate::kvm::affinity::CpuSet;
 use crate::kvm::thread::Sitting;
 use crate::limits::Allowed;
 use crate::machine::Machine;
-use crate::vcpu::{Pending, Vcpu};
+use crate::vcpu::{Pending, Unserved, Vcpu};
 
 /// How often a running vCPU looks at signals, time and halts.
 pub const TICK: Duration = Duration::from_millis(50);
@@ -81,25 +81,21 @@ pub(crate) fn drive(vcpu: &mut Vcpu, machine: &Machine, turn: Turn, watch: &Watc
 
 /// The loop itself; `TRACED` is whether it records exits, decided here so that it costs nothing where it does not.
 fn rounds<const TRACED: bool>(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitting<'_>, watch: &Watch<'_>) -> Leave {
-    // Requests made before this thread sat down did not reach it by signal.
-    if let Some(leave) = interrupted(vcpu, machine, sitting, watch) {
+    // Requests made before this thread sat down did not reach it by signal. Then what the last round left of an access.
+    if let Some(leave) = rest(vcpu, machine, sitting, watch) {
         return leave;
-    }
-    // What is left of an access whose first part the last round handed to its caller.
-    if let Some(access) = vcpu.pending.take()
-        && let Some(exit) = vcpu.serve(machine, access)
-    {
-        return Leave::Outcome(Ok(*exit));
     }
     loop {
         match enter::<TRACED>(vcpu, machine) {
             Entered::Access(access) => {
-                let unclaimed = vcpu.serve(machine, access);
+                let unserved = vcpu.serve(machine, access);
                 if TRACED {
-                    vcpu.record_answer(&access, unclaimed.is_none());
+                    vcpu.record_answer(&access, !matches!(unserved.as_deref(), Some(Unserved::Exit(_))));
                 }
-                if let Some(exit) = unclaimed {
-                    return Leave::Outcome(Ok(*exit));
+                if let Some(unserved) = unserved
+                    && let Some(leave) = left(vcpu, machine, sitting, watch, *unserved)
+                {
+                    return leave;
                 }
             }
             Entered::Exit(AccelExit::Halt) => {
@@ -118,6 +114,37 @@ fn rounds<const TRACED: bool>(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitt
             }
             Entered::Failed(error) => return Leave::Outcome(Err((*error).into())),
         }
+    }
+}
+
+/// Looks who wants what, and then serves what is pending of an access; again and again, if someone else wants something.
+#[cold]
+fn rest(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitting<'_>, watch: &Watch<'_>) -> Option<Leave> {
+    loop {
+        if let Some(leave) = interrupted(vcpu, machine, sitting, watch) {
+            return Some(leave);
+        }
+        let access = vcpu.pending.take()?;
+        match *vcpu.serve(machine, access)? {
+            Unserved::Exit(exit) => return Some(Leave::Outcome(Ok(exit))),
+            Unserved::Rest => {}
+        }
+    }
+}
+
+/// Not all of an access was served.
+#[cold]
+#[inline(never)]
+fn left(
+    vcpu: &mut Vcpu,
+    machine: &Machine,
+    sitting: &Sitting<'_>,
+    watch: &Watch<'_>,
+    unserved: Unserved,
+) -> Option<Leave> {
+    match unserved {
+        Unserved::Exit(exit) => Some(Leave::Outcome(Ok(exit))),
+        Unserved::Rest => rest(vcpu, machine, sitting, watch),
     }
 }
 
@@ -247,6 +274,7 @@ pub(crate) fn complete(vcpu: &mut Vcpu, machine: &Machine) -> Result<(), RunErro
     let shared = vcpu.shared.clone();
     shared.kick.arm();
     let result = guarded(vcpu, |vcpu| finish(vcpu, machine));
+    vcpu.release_maps();
     shared.kick.clear();
     result?
 }
@@ -256,7 +284,7 @@ fn finish(vcpu: &mut Vcpu, machine: &Machine) -> Result<(), RunError> {
     loop {
         while let Some(part) = access {
             // An exit here would be one that the caller cannot answer any more: its read stays all ones.
-            let unclaimed = vcpu.serve(machine, part);
+            let unclaimed = vcpu.serve_all(machine, part);
             vcpu.record_answer(&part, unclaimed.is_none());
             access = vcpu.pending.take();
         }
@@ -266,7 +294,13 @@ fn finish(vcpu: &mut Vcpu, machine: &Machine) -> Result<(), RunError> {
             // The vCPU was stepping: the instruction is complete.
             Entered::Exit(AccelExit::Nothing | AccelExit::Debug { .. }) => {}
             Entered::Kicked => return Ok(()),
-            Entered::Exit(other) => return Err(RunError::Completion { exit: format!("{other:?}") }),
+            Entered::Exit(other) => {
+                // The next run returns it.
+                if let Some(exit) = vcpu.exit_for_caller(machine, &other) {
+                    machine.control.request(Cause::Outcome, Some(Ok(exit)));
+                }
+                return Err(RunError::Completion { exit: format!("{other:?}") });
+            }
             Entered::Failed(error) => return Err((*error).into()),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
 use super::*;
-use crate::bus::{Action, ones};
+use crate::bus::{Action, Rung, ones};
 use crate::control::Phase;
 use crate::exit::{Exit, SystemEvent};
 use crate::machine::Unclaimed;
@@ -42,7 +42,7 @@ fn test_run_port_and_memory_at_one_address_are_two_places() {
     // RAM is there, so the machine would refuse it; the bus takes it.
     let (port, place) = (Recorder::default(), Recorder::default());
     rig.attach(Space::Pio, 0x80, 1, port.clone());
-    rig.machine.mmio.attach(0x80, 4, "place".into(), crate::bus::Rung::Native, Arc::new(place.clone())).unwrap();
+    rig.machine.mmio.attach(0x80, 4, "place".into(), Rung::Native, Arc::new(place.clone())).unwrap();
     rig.run().unwrap();
     assert_eq!((port.writes(), place.writes()), (vec![(0, 1, 1)], vec![(0, 4, 2)]));
 }
@@ -57,7 +57,7 @@ fn test_run_string_instruction_serves_every_value_in_order() {
     assert_eq!(device.writes(), values.iter().map(|&value| (1, 1, value)).collect::<Vec<_>>());
     assert_eq!(rig.log().reads, values.iter().map(|&value| (0, value)).collect::<Vec<_>>());
     let readings = rig.machine.control.vcpus()[0].readings();
-    assert_eq!((readings.hits[crate::bus::Rung::Native as usize], readings.exits, readings.calls), (128, 3, 3));
+    assert_eq!((readings.hits[Rung::Native as usize], readings.exits, readings.calls), (128, 3, 3));
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn test_run_unclaimed_policy_ones_reads_as_ones_and_drops_writes() {
     rig.machine.set_unclaimed(Unclaimed::Ones);
     assert_eq!(rig.run().unwrap(), Exit::Halt { vcpu: 0 });
     assert_eq!(rig.log().reads, [(0, 0xff), (0, 0xff), (0, u64::MAX)]);
-    assert_eq!(rig.machine.control.vcpus()[0].readings().hits[crate::bus::Rung::Unclaimed as usize], 4);
+    assert_eq!(rig.machine.control.vcpus()[0].readings().hits[Rung::Unclaimed as usize], 4);
 }
 
 #[test]
@@ -232,6 +232,9 @@ fn test_completion_that_ends_otherwise_says_how() {
     rig.run().unwrap();
     let Err(RunError::Completion { exit }) = rig.machine.set_regs(0, |_| ()) else { panic!() };
     assert!(exit.contains("Shutdown"), "{exit}");
+    // What ended the guest is not lost with it.
+    assert_eq!(rig.machine.control.phase(), Phase::Stopped);
+    assert_eq!(rig.run().unwrap(), Exit::Shutdown { vcpu: 0 });
 }
 
 #[test]
@@ -316,4 +319,89 @@ fn test_run_string_instruction_finishes_before_a_stop_is_honoured() {
     rig.attach(Space::Pio, 0x80, 1, device);
     assert_eq!(rig.run().unwrap(), stopped(None, "asked"));
     assert_eq!(seen.writes(), [(0, 1, 1), (0, 1, 2), (0, 1, 3)]);
+}
+
+/// A device whose accesses cost what a Python method costs: any time.
+fn attach_slow(rig: &Rig, port: u64, device: impl crate::bus::Device + 'static) {
+    rig.machine.attach(Space::Pio, port, 1, "slow", Rung::Method, Arc::new(device)).unwrap();
+}
+
+#[test]
+fn test_run_string_instruction_of_a_slow_device_leaves_between_two_values_and_goes_on_there() {
+    let later = crate::testing::Later::default();
+    let hook = later.clone();
+    let rig = Rig::new(vec![vec![outs(0x80, &[1, 2, 3, 4, 5, 6]), ins(0x80, 3), outs(0x99, &[7])]]);
+    later.set(&rig);
+    let seen = Recorder::default();
+    let into = seen.clone();
+    let pause = move |at, value| {
+        if value % 2 == 0 {
+            hook.control().request(Cause::Pause, None);
+        }
+        crate::bus::Device::write(&into, at, value)
+    };
+    let reads = AtomicUsize::new(0);
+    attach_slow(&rig, 0x80, Closures(move |_| reads.fetch_add(1, Ordering::SeqCst) as u64 + 40, pause));
+    let writes = || seen.writes().iter().map(|write| write.2).collect::<Vec<_>>();
+    assert_eq!(rig.run().unwrap(), stopped(None, "pause"));
+    assert_eq!(writes(), [1, 2]);
+    assert_eq!(rig.run().unwrap(), stopped(None, "pause"));
+    assert_eq!(writes(), [1, 2, 3, 4]);
+    // A write of registers completes the rest.
+    rig.machine.set_regs(0, |_| ()).unwrap();
+    assert_eq!(writes(), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(io(rig.run()).address, 0x99);
+    assert_eq!(rig.log().reads, [(0, 40), (0, 41), (0, 42)]);
+}
+
+#[test]
+fn test_run_string_instruction_of_a_slow_device_goes_on_when_nobody_wanted_anything() {
+    let later = crate::testing::Later::default();
+    let hook = later.clone();
+    let rig = Rig::new(vec![vec![ins(0x80, 64), outs(0x99, &[7])]]);
+    later.set(&rig);
+    let reads = Arc::new(AtomicUsize::new(0));
+    let count = reads.clone();
+    let read = move |_| {
+        hook.control().look(); // as a tick does
+        count.fetch_add(1, Ordering::SeqCst) as u64
+    };
+    attach_slow(&rig, 0x80, Closures(read, |_, _| Action::Continue));
+    assert_eq!(io(rig.run()).address, 0x99);
+    assert_eq!(rig.log().reads, (0..64).map(|value| (0, value)).collect::<Vec<_>>());
+}
+
+// fault row 31
+#[test]
+fn test_run_string_instruction_of_a_device_that_fails_calls_it_once_for_each_run() {
+    let later = crate::testing::Later::default();
+    let hook = later.clone();
+    let rig = Rig::new(vec![vec![ins(0x80, 3), outs(0x99, &[7])]]);
+    later.set(&rig);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = calls.clone();
+    let read = move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+        hook.control().device_failed();
+        5
+    };
+    attach_slow(&rig, 0x80, Closures(read, |_, _| Action::Continue));
+    for run in 1..=3 {
+        assert!(matches!(rig.run(), Err(RunError::Device)));
+        assert_eq!(calls.load(Ordering::SeqCst), run);
+    }
+    assert_eq!(io(rig.run()).address, 0x99);
+    assert_eq!(rig.log().reads, [(0, 5); 3]);
+}
+
+#[test]
+fn test_completion_keeps_no_device_that_is_detached_afterwards() {
+    let rig = Rig::new(vec![vec![outs(0x99, &[1, 2]), outs(0x98, &[1])]]);
+    io(rig.run());
+    let device = Arc::new(Recorder::default());
+    let attachment = rig.machine.attach(Space::Pio, 0x99, 1, "late", Rung::Native, device.clone()).unwrap();
+    rig.machine.set_regs(0, |_| ()).unwrap();
+    assert_eq!(device.writes(), [(0, 1, 2)]);
+    drop(rig.machine.detach(attachment).unwrap());
+    assert_eq!(Arc::strong_count(&device), 1);
 }

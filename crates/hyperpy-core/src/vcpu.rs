@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) use self::shared::bump;
 pub use self::shared::{Counters, Readings, Shared};
 use crate::accel::{self, AccelExit, Interruption};
-use crate::bus::{Access, Action, Cursor, Rung, Space, ones};
+use crate::bus::{Access, Action, Cursor, Place, Rung, Space, ones};
 use crate::debug::DebugControl;
 use crate::exit::{Exit, IoExit};
 use crate::machine::{Machine, Unclaimed};
@@ -113,6 +113,15 @@ pub(crate) struct Open {
     is_msr: bool,
 }
 
+/// Why not all of an access was served.
+#[derive(Debug)]
+pub(crate) enum Unserved {
+    /// Nobody claims a value of it.
+    Exit(Exit),
+    /// Someone wants something of the vCPU, and the device takes its time. The rest is pending.
+    Rest,
+}
+
 /// One byte, since it is stored on the path of every access.
 #[derive(Clone, Copy, Debug)]
 enum Serving {
@@ -154,6 +163,8 @@ pub struct Vcpu {
     pub(crate) charged_ns: u64,
     /// What is being served, to name it after a panic.
     serving: Serving,
+    /// What was served last may have taken any time: it was Python's.
+    slow: bool,
     pio: Cursor,
     mmio: Cursor,
 }
@@ -183,6 +194,7 @@ impl Vcpu {
             reported: None,
             charged_ns: 0,
             serving: Serving::Unclaimed,
+            slow: false,
             pio: Cursor::default(),
             mmio: Cursor::default(),
         }
@@ -230,10 +242,11 @@ impl Vcpu {
         }
     }
 
-    /// Serves what is left of an access. Returns an exit for the first value that nobody claims; the rest is pending then.
+    /// Serves what is left of an access, as far as it comes; the rest is pending then. Python may take any time for a value:
+    /// after one of its the exit flag is looked at, so that a string instruction of a thousand values keeps nobody waiting.
     /// Boxed: an exit is large, and nearly always there is none.
     #[inline]
-    pub(crate) fn serve(&mut self, machine: &Machine, mut pending: Pending) -> Option<Box<Exit>> {
+    pub(crate) fn serve(&mut self, machine: &Machine, mut pending: Pending) -> Option<Box<Unserved>> {
         self.unfinished = true;
         self.serving = Serving::Device(pending.space);
         while pending.next < pending.count {
@@ -241,10 +254,27 @@ impl Vcpu {
             pending.next += 1;
             if let Some(io) = self.serve_one(machine, &pending, index) {
                 self.pending = (pending.next < pending.count).then_some(pending);
-                return Some(Box::new(match pending.space {
+                return Some(Box::new(Unserved::Exit(match pending.space {
                     Space::Pio => Exit::Pio(io),
                     Space::Mmio => Exit::Mmio(io),
-                }));
+                })));
+            }
+            if pending.next < pending.count && std::mem::take(&mut self.slow) && self.shared.kick.is_set() {
+                self.pending = Some(pending);
+                return Some(Box::new(Unserved::Rest));
+            }
+        }
+        None
+    }
+
+    /// Serves what is left of an access to its end, or to a value that nobody claims, whoever wants something.
+    pub(crate) fn serve_all(&mut self, machine: &Machine, pending: Pending) -> Option<Exit> {
+        let mut rest = Some(pending);
+        while let Some(pending) = rest {
+            match self.serve(machine, pending).map(|unserved| *unserved) {
+                Some(Unserved::Exit(exit)) => return Some(exit),
+                Some(Unserved::Rest) => rest = self.pending.take(),
+                None => rest = None,
             }
         }
         None
@@ -268,6 +298,8 @@ impl Vcpu {
         let at = Access { offset: address - region.base, size, vcpu: self.id };
         let before = (region.rung >= Rung::Declared).then(|| {
             let (machine, vcpu, rip) = (machine.id, self.id, self.accel.rip());
+            self.slow = true;
+            self.shared.presence.go_to(Place::of(space, region.id));
             CURRENT.replace(Some(Current { machine, vcpu, rip, space: Some(space), address, size, is_write }))
         });
         let action = if is_write {
@@ -279,6 +311,7 @@ impl Vcpu {
         };
         if let Some(before) = before {
             CURRENT.set(before);
+            self.shared.presence.back();
         }
         self.shared.presence.leave();
         if action != Action::Continue {
@@ -311,7 +344,9 @@ impl Vcpu {
                 let current = Current { machine: machine_id, vcpu, rip, space: Some(space), address, size, is_write };
                 let before = CURRENT.replace(Some(current));
                 self.serving = Serving::Unclaimed;
+                self.slow = true;
                 self.shared.presence.enter();
+                self.shared.presence.go_to(Place::ELSEWHERE);
                 let action = if is_write {
                     answerer.write(&current, value)
                 } else {
@@ -320,6 +355,7 @@ impl Vcpu {
                     }
                     Action::Continue
                 };
+                self.shared.presence.back();
                 self.shared.presence.leave();
                 self.serving = Serving::Device(space);
                 CURRENT.set(before);
@@ -357,6 +393,7 @@ impl Vcpu {
     /// After a panic inside a device: the region it was in, and the vCPU outside of it again.
     pub(crate) fn escape(&mut self) -> Option<Arc<str>> {
         let access = CURRENT.take();
+        self.shared.presence.back();
         self.shared.presence.leave();
         match self.serving {
             Serving::Device(Space::Pio) => self.pio.last_name(),

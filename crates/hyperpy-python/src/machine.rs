@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyperpy_core::accel::{Accelerator, VmConfig};
-use hyperpy_core::bus::{Rung, Space};
+use hyperpy_core::bus::{RegionId, Rung, Space};
 use hyperpy_core::control::Phase;
 use hyperpy_core::error::RunError;
 use hyperpy_core::exit::StopReason;
@@ -145,8 +145,8 @@ impl Machine {
         Ok(attachment.region.0)
     }
 
-    /// Takes a device off its bus.
-    fn detach(&self, py: Python<'_>, pio: bool, region: u64) -> PyResult<()> {
+    /// Takes a device off its bus; vCPUs may still be in it.
+    fn detach(&self, pio: bool, region: u64) -> PyResult<()> {
         self.ours("detach")?;
         let space = space(pio);
         let mut devices = lock(&self.devices);
@@ -158,10 +158,15 @@ impl Machine {
         };
         let (attachment, kept) = devices.swap_remove(at);
         drop(devices);
-        // Waits for vCPUs to leave the device, and they may be in Python: detached.
-        let region = py.detach(|| self.core.detach(attachment)).map_err(|error| errors::attach(&error))?;
+        let region = self.core.detach(attachment).map_err(|error| errors::attach(&error))?;
         drop((region, kept));
         Ok(())
+    }
+
+    /// Waits until every vCPU has left a device that is off its bus.
+    fn wait_until_left(&self, py: Python<'_>, pio: bool, region: u64) -> PyResult<()> {
+        let detached = Attachment { space: space(pio), region: RegionId(region) };
+        self.hosted(py, |host| self.core.wait_until_left(detached, host))
     }
 
     /// The interrupt line of a gsi.

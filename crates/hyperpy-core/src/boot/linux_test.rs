@@ -17,6 +17,15 @@ fn of(kernel: &[u8]) -> Linux<'_> {
     Linux { kernel, ..Linux::default() }
 }
 
+/// Start, length and type of each row of the memory map.
+fn e820(memory: &Memory) -> Vec<(u64, u64, u64)> {
+    let row = |i| {
+        let at = 0x2d0 + i * 20;
+        (field(memory, at, 8), field(memory, at + 8, 8), field(memory, at + 16, 4))
+    };
+    (0..field(memory, 0x1e8, 1)).map(row).collect()
+}
+
 fn refused(kernel: &[u8]) -> BootError {
     let memory = ram();
     let error = linux(&memory, &of(kernel)).unwrap_err();
@@ -51,15 +60,8 @@ fn test_linux_bzimage_fills_the_zero_page() {
 fn test_linux_e820_leaves_out_the_bios_area_and_the_hole() {
     let memory = Memory::with_ram(5 << 30).unwrap();
     linux(&memory, &of(&bzimage(b""))).unwrap();
-    assert_eq!(field(&memory, 0x1e8, 1), 4);
-    let entry = |i: u64| {
-        let at = 0x2d0 + i * 20;
-        (field(&memory, at, 8), field(&memory, at + 8, 8), field(&memory, at + 16, 4))
-    };
-    assert_eq!(entry(0), (0, 0x9_fc00, 1));
-    assert_eq!(entry(1), (0x9_fc00, 0x6_0400, 2));
-    assert_eq!(entry(2), (0x10_0000, 0xc000_0000 - 0x10_0000, 1));
-    assert_eq!(entry(3), (1 << 32, 2 << 30, 1));
+    let low = [(0, 0x9_fc00, 1), (0x9_fc00, 0x6_0400, 2), (0x10_0000, 0xc000_0000 - 0x10_0000, 1)];
+    assert_eq!(e820(&memory), [low.as_slice(), &[(1 << 32, 2 << 30, 1)]].concat());
 }
 
 #[test]
@@ -231,6 +233,32 @@ fn test_linux_files_that_are_no_kernels_are_refused() {
     let mut low = image;
     low[0x211] = 0;
     assert!(matches!(refused(&low), BootError::LoadsLow { loadflags: 0 }));
+}
+
+#[test]
+fn test_linux_e820_has_no_second_place_of_memory_and_none_that_cannot_be_written() {
+    let memory = ram();
+    memory.alias(0x800_0000, 0x100_0000, 16 << 20, "again").unwrap();
+    memory.add(0xa00_0000, 16 << 20, Kind::Ram, "locked").unwrap();
+    memory.protect(0xa00_0000, false).unwrap();
+    memory.add(0xc00_0000, 16 << 20, Kind::Ram, "more").unwrap();
+    linux(&memory, &of(&bzimage(b""))).unwrap();
+    let usable: Vec<_> = e820(&memory).into_iter().filter(|row| row.2 == 1).map(|row| (row.0, row.1)).collect();
+    assert_eq!(usable, [(0, 0x9_fc00), (0x10_0000, RAM - 0x10_0000), (0xc00_0000, 16 << 20)]);
+    // What says itself where it goes may go there.
+    let load = |paddr| Phdr { kind: 1, offset: 0x1000, paddr, filesz: 0x1000, memsz: 0x1000 };
+    linux(&memory, &of(&elf_of(0x800_0000, &[load(0x800_0000), load(0xa00_0000)]))).unwrap();
+}
+
+// fault row 41
+#[test]
+fn test_linux_elf_whose_segments_are_all_the_same_bytes_is_left_as_it_is() {
+    // Each segment would be looked through: as many headers as a file can have, times its length.
+    let same = |_| Phdr { kind: 1, offset: 0x1000, paddr: LOAD, filesz: 0x1000, memsz: 0x1000 };
+    let mut image = elf_of(LOAD, &(0..8).map(same).collect::<Vec<_>>());
+    image.truncate(0x1800);
+    image.resize(0x4000, 0);
+    assert_eq!(trimmed(image.clone()), image);
 }
 
 #[test]

@@ -33,7 +33,8 @@ pub fn trimmed(mut image: Vec<u8>) -> Vec<u8> {
 /// Where a p_filesz is, and what it is to be.
 type Length = (usize, [u8; 8]);
 
-/// Each segment's length without zeros at the end, and how long the file is then.
+/// Each segment's length without zeros at the end, and how long the file is then. All segments together are no longer than
+/// the file: thousands of headers for the same bytes would be as many times the work.
 fn without_zeros(image: &[u8]) -> Option<(Vec<Length>, usize)> {
     // ELFCLASS64
     if image.get(4) != Some(&2) {
@@ -43,11 +44,13 @@ fn without_zeros(image: &[u8]) -> Option<(Vec<Length>, usize)> {
     let fields = Fields { image, what: "the ELF program headers" };
     let (table, count) = (header.word(32, true).ok()?, u64::from(header.u16(56).ok()?));
     let mut segments = Vec::new();
+    let mut total = 0_u64;
     let mut end = table.checked_add(count * PHDR_LEN)?.max(EHDR_LEN);
     for i in 0..count {
         let at = table + i * PHDR_LEN;
         let (offset, mut len) = (fields.word(at + P_OFFSET, true).ok()?, fields.word(at + P_FILESZ, true).ok()?);
         if fields.u32(at).ok()? == PT_LOAD {
+            total = total.checked_add(len).filter(|total| *total <= image.len() as u64)?;
             let last = fields.slice(offset, len).ok()?.iter().rposition(|byte| *byte != 0);
             len = last.map_or(0, |last| last as u64 + 1);
             segments.push((usize::try_from(at + P_FILESZ).ok()?, len.to_le_bytes()));

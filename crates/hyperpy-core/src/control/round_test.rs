@@ -182,6 +182,97 @@ fn test_run_while_another_vcpu_hangs_in_a_device_gives_the_thread_back() {
     });
 }
 
+/// A host whose threads come into being though it says that they did not, as Python's do when a signal raises there.
+struct Interrupted<'a>(&'a Rig, AtomicUsize);
+
+impl Host for Interrupted<'_> {
+    fn poll(&self) -> bool {
+        false
+    }
+    fn spawn(&self, vcpu: u32) -> Result<(), RunError> {
+        self.0.spawn(vcpu)?;
+        let again = |left: usize| left.checked_sub(1);
+        if self.1.fetch_update(Ordering::SeqCst, Ordering::SeqCst, again).is_ok() {
+            Err(RunError::Host)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+// fault row 32
+#[test]
+fn test_start_interrupted_after_its_thread_was_made_gives_no_vcpu_two() {
+    for vcpus in [1, 3] {
+        for _ in 0..50 {
+            let rig = Rig::new(vec![vec![Step::Spin; 1_000]; vcpus]);
+            let host = Interrupted(&rig, AtomicUsize::new(1));
+            assert!(matches!(rig.machine.start(&host), Err(RunError::Host)));
+            rig.machine.start(&host).unwrap();
+            rig.machine.pause(&rig).unwrap();
+            assert_eq!(rig.machine.control.phase(), Phase::Paused);
+            let calls = || rig.machine.control.vcpus().iter().map(|vcpu| vcpu.readings().calls).sum::<u64>();
+            let before = calls();
+            rig.machine.resume(&host).unwrap();
+            assert_eq!(rig.machine.wait(Some(Duration::from_millis(1)), &rig).unwrap(), Exit::Timeout);
+            rig.machine.pause(&rig).unwrap();
+            // One entry for each: a second thread would have made its own.
+            assert!(calls() - before <= vcpus as u64, "{} entries", calls() - before);
+        }
+    }
+}
+
+// fault row 32
+#[test]
+fn test_run_whose_thread_cannot_be_made_leaves_no_round_of_another_caller_waiting_for_it() {
+    // The host makes no thread for vCPU 1, and says so once another caller has come to its own round.
+    struct Fails<'a>(&'a Rig, Arc<Event>, Arc<Event>);
+    impl Host for Fails<'_> {
+        fn poll(&self) -> bool {
+            false
+        }
+        fn spawn(&self, vcpu: u32) -> Result<(), RunError> {
+            if vcpu == 0 {
+                return self.0.spawn(vcpu);
+            }
+            self.1.set();
+            self.2.wait();
+            Err(RunError::Host)
+        }
+    }
+    struct Waits<'a>(&'a Rig, AtomicUsize);
+    impl Host for Waits<'_> {
+        fn poll(&self) -> bool {
+            self.1.fetch_add(1, Ordering::SeqCst);
+            false
+        }
+        fn spawn(&self, vcpu: u32) -> Result<(), RunError> {
+            self.0.spawn(vcpu)
+        }
+    }
+    let rig = Rig::new(vec![vec![Step::Spin; 9]; 2]);
+    let (claimed, fail) = (Event::new(), Event::new());
+    let waits = Waits(&rig, AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let failing = scope.spawn(|| rig.machine.start(&Fails(&rig, claimed.clone(), fail.clone())));
+        claimed.wait();
+        let other = scope.spawn(|| rig.machine.start(&waits));
+        // It waits for the vCPU's thread, or counts on it and has begun.
+        while waits.1.load(Ordering::SeqCst) == 0 && rig.machine.control.phase() != Phase::Running {
+            std::thread::yield_now();
+        }
+        fail.set();
+        assert!(matches!(failing.join().unwrap(), Err(RunError::Host)));
+        other.join().unwrap().unwrap();
+    });
+    let began = Instant::now();
+    rig.machine.control.request(Cause::Pause, None);
+    while rig.machine.control.phase() == Phase::Running {
+        assert!(began.elapsed() < LONG, "a vcpu that nobody serves is waited for");
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn test_run_one_enters_that_vcpu_alone_and_on_this_thread() {
     let here = std::thread::current().id();

@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use super::{Cause, Control, Crew, Host, POLL, Phase};
+use super::{Cause, Control, Crew, Host, POLL, Phase, Served};
 use crate::error::{RunError, StateError};
 use crate::exit::Exit;
 
@@ -119,7 +119,7 @@ impl Control {
 
 impl super::Inner {
     fn is_occupied(&self) -> bool {
-        self.active > 0 || self.owned || self.threads.iter().any(|&served| served)
+        self.active > 0 || self.owned || self.threads.iter().any(|&served| served != Served::No)
     }
 }
 

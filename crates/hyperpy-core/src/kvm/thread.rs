@@ -193,6 +193,11 @@ impl Kick {
         self.set_flag(1);
     }
 
+    /// Whether the flag is set: someone wants the vCPU to leave, or its tick came.
+    pub fn is_set(&self) -> bool {
+        self.flag().is_some_and(|flag| flag.byte().load(Ordering::SeqCst) != 0)
+    }
+
     /// Clears the flag. The vCPU's own thread calls it, and then looks for requests, and then enters the guest: a
     /// request made after the look has set the flag again.
     pub fn clear(&self) {

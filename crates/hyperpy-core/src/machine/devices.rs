@@ -4,11 +4,11 @@ use std::sync::{Arc, PoisonError};
 
 use super::{Attachment, Machine};
 use crate::accel::Route;
-use crate::bus::{Bus, Device, Region, Rung, Space};
-use crate::control::Phase;
+use crate::bus::{Bus, Device, Place, Region, Rung, Space};
+use crate::control::{Host, Phase};
 use crate::error::{AttachError, RouteError, RunError};
 use crate::irq::{GSIS, Line, check_routes};
-use crate::vcpu::Inside;
+use crate::vcpu::{Inside, Shared};
 
 impl Machine {
     /// Asks for the in-kernel interrupt controllers and timer.
@@ -99,19 +99,29 @@ impl Machine {
         Ok(Attachment { space, region })
     }
 
-    /// Takes a device off its bus. Returns after every vCPU has left it; inside a device callback it does not wait.
+    /// Takes a device off its bus. vCPUs may still be in it: see [`Self::wait_until_left`].
     ///
     /// # Errors
     /// It is not attached.
     pub fn detach(&self, attachment: Attachment) -> Result<Region, AttachError> {
         let region = self.bus(attachment.space).detach(attachment.region)?;
         self.posts.forget(attachment.space, region.base, region.len);
+        Ok(region)
+    }
+
+    /// Waits until every vCPU has left a device that is detached; inside a device callback it does not wait.
+    ///
+    /// # Errors
+    /// [`RunError::Host`]: the host wants its thread back.
+    pub fn wait_until_left(&self, detached: Attachment, host: &dyn Host) -> Result<(), RunError> {
         // A thread that drives a vCPU could be waited for by those that it waits for, or by itself: it leaves the
         // device's end to the map, which lives until the last vCPU has let go of it.
-        if !Inside::any() {
-            self.control.vcpus().iter().for_each(|vcpu| vcpu.presence.wait_until_outside());
+        if Inside::any() {
+            return Ok(());
         }
-        Ok(region)
+        let place = Place::of(detached.space, detached.region);
+        let has_left = |vcpu: &Arc<Shared>| vcpu.presence.wait_until_left(place, || host.poll());
+        if self.control.vcpus().iter().all(has_left) { Ok(()) } else { Err(RunError::Host) }
     }
 
     fn bus(&self, space: Space) -> &Bus {

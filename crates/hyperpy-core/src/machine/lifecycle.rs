@@ -119,7 +119,9 @@ impl Machine {
         loop {
             self.control.require(verb, from)?;
             self.objects()?;
-            self.spawn(crew, host)?;
+            if !self.spawn(crew, host)? {
+                continue; // the machine closes, or someone else could make no thread
+            }
             let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
             if objects.is_some() {
                 // Under their lock: a reset that drops them has begun before it takes that, or not at all.
@@ -151,22 +153,24 @@ impl Machine {
         self.ended(self.control.wait(timeout.and_then(|timeout| Instant::now().checked_add(timeout)), host))
     }
 
-    fn spawn(&self, crew: Crew, host: &dyn Host) -> Result<(), RunError> {
+    /// Sees to it that every vCPU which needs a thread is served by one; false if that is to be tried again.
+    fn spawn(&self, crew: Crew, host: &dyn Host) -> Result<bool, RunError> {
         let missing = self.control.claim_threads(crew);
+        let give_back = |ids: &[u32]| ids.iter().for_each(|&id| self.control.give_claim_back(id));
         for (done, &id) in missing.iter().enumerate() {
-            if let Err(error) = host.spawn(id) {
-                // Neither this one nor those after it have a thread.
-                missing.iter().skip(done).for_each(|&id| self.control.thread_gone(id));
-                return Err(error);
-            }
+            // Neither this one nor those after it have a thread, as far as the host knows.
+            host.spawn(id).inspect_err(|_| give_back(missing.get(done..).unwrap_or_default()))?;
         }
-        Ok(())
+        self.control.wait_served(crew, host).inspect_err(|_| give_back(&missing))
     }
 
     /// The life of a vCPU's thread: one round after the other until the machine closes. Holds no strong reference to
     /// the machine between rounds.
     pub fn serve(machine: Weak<Self>, control: &Control, vcpu: u32) {
         block_signals();
+        if !control.serves(vcpu) {
+            return;
+        }
         let mut epoch = 0;
         while let Some(turn) = control.wait_turn(vcpu, epoch) {
             epoch = turn.epoch;

@@ -71,6 +71,7 @@ impl Machine {
     /// As for [`Self::with_vcpu`].
     pub fn cpuid(&self, vcpu: u32) -> Result<Vec<Leaf>, RunError> {
         let verb = "read cpuid";
+        self.check(verb)?; // before the lock: in the child of a fork nobody gives it back
         let made = self.made();
         if made.is_none() {
             return self.planned_cpuid(vcpu, verb);

@@ -4,7 +4,7 @@
 use super::*;
 use crate::arch::x86_64::Sregs;
 use crate::scripted::REFUSED_MSR;
-use crate::testing::Rig;
+use crate::testing::{LONG, Rig};
 
 fn without_bit_0(leaf: Leaf) -> CpuidChange {
     CpuidChange::Set(Leaf { ecx: leaf.ecx & !1, ..leaf })
@@ -47,6 +47,22 @@ fn test_cpuid_of_no_vcpu_or_of_a_closed_machine_is_refused() {
     assert!(matches!(rig.machine.cpuid(0), Err(RunError::State(_))));
     let remove = CpuidChange::Remove { leaf: 1, subleaf: 0 };
     assert!(matches!(rig.machine.set_cpuid(0, remove), Err(RunError::State(_))));
+}
+
+// fault row 34
+#[test]
+fn test_cpuid_where_no_verb_may_is_refused_before_a_lock_is_waited_for() {
+    let rig = Rig::new(vec![vec![]]);
+    // The lock may be held by a thread that a fork has left behind: who is refused must not come to it.
+    let held = rig.machine.made();
+    let (machine, (tell, told)) = (rig.machine.clone(), std::sync::mpsc::channel());
+    std::thread::spawn(move || {
+        let _inside = crate::vcpu::Inside::enter(machine.id);
+        tell.send(machine.cpuid(0))
+    });
+    let answer = told.recv_timeout(LONG);
+    drop(held);
+    assert!(matches!(answer.unwrap(), Err(RunError::WhileRunning { verb: "read cpuid" })));
 }
 
 #[test]

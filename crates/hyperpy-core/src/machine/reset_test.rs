@@ -114,6 +114,10 @@ fn test_reset_lowers_every_line_but_those_that_devices_raise_in_it() {
     reset(&rig).unwrap();
     rig.machine.regs(0).unwrap();
     assert_eq!(rig.log().lines, [(5, true), (6, true)]);
+    // It was low: what another drives onto its gsi is not hidden by it.
+    let other = rig.machine.line(5).unwrap();
+    other.pulse();
+    assert_eq!(rig.log().lines.last(), Some(&(5, false)));
     left.set(false);
     assert_eq!(rig.log().lines.last(), Some(&(5, false)));
 }

@@ -5,14 +5,14 @@
 //! makes one step before they are set. KVM reports no step for an instruction whose write left the guest, so a
 //! step that makes an access ends where that access is complete.
 
-use super::{Entered, Watch, enter, interrupted};
+use super::{Entered, Watch, enter, interrupted, left, rest};
 use crate::accel::{AccelError, AccelExit};
 use crate::control::Leave;
 use crate::debug::{Breakpoints, DR6_ONES, DR6_STEP, DebugControl, On, has_hit, hits_of_code};
 use crate::exit::Exit;
 use crate::kvm::thread::Sitting;
 use crate::machine::Machine;
-use crate::vcpu::Vcpu;
+use crate::vcpu::{Unserved, Vcpu};
 
 /// How a step ended.
 enum Stepped {
@@ -114,18 +114,13 @@ fn step(
 ) -> Stepped {
     // An access that is served is the step: what comes first is its completion, which takes no time.
     let is_served = vcpu.unfinished && vcpu.pending.is_none();
-    if !is_served && let Some(leave) = interrupted(vcpu, machine, sitting, watch) {
+    if !is_served && let Some(leave) = rest(vcpu, machine, sitting, watch) {
         return Stepped::Left(leave);
     }
     let breakpoints = breakpoints.map(|slot| slot.filter(|it| it.on != On::Execute));
     // Each time: KVM arms a step for the instruction that is the next one now.
     if let Err(error) = apply(vcpu, DebugControl { step: true, breakpoints }) {
         return error.into();
-    }
-    if let Some(access) = vcpu.pending.take()
-        && let Some(exit) = vcpu.serve(machine, access)
-    {
-        return Stepped::Left(Leave::Outcome(Ok(*exit)));
     }
     if vcpu.unfinished {
         return complete(vcpu, machine);
@@ -134,10 +129,12 @@ fn step(
         let was_unfinished = vcpu.unfinished;
         match enter::<true>(vcpu, machine) {
             Entered::Access(access) => {
-                let unclaimed = vcpu.serve(machine, access);
-                vcpu.record_answer(&access, unclaimed.is_none());
-                if let Some(exit) = unclaimed {
-                    return Stepped::Left(Leave::Outcome(Ok(*exit)));
+                let unserved = vcpu.serve(machine, access);
+                vcpu.record_answer(&access, !matches!(unserved.as_deref(), Some(Unserved::Exit(_))));
+                if let Some(unserved) = unserved
+                    && let Some(leave) = left(vcpu, machine, sitting, watch, *unserved)
+                {
+                    return Stepped::Left(leave);
                 }
                 return complete(vcpu, machine);
             }
@@ -177,19 +174,21 @@ fn complete(vcpu: &mut Vcpu, machine: &Machine) -> Stepped {
     let stepped = loop {
         match enter::<true>(vcpu, machine) {
             Entered::Access(part) => {
-                if let Some(exit) = vcpu.serve(machine, part) {
-                    break Stepped::Left(Leave::Outcome(Ok(*exit)));
+                if let Some(exit) = vcpu.serve_all(machine, part) {
+                    break Stepped::Left(Leave::Outcome(Ok(exit)));
                 }
             }
             Entered::Exit(AccelExit::Nothing) => {}
             Entered::Exit(AccelExit::Debug { pc, dr6 }) => break done(vcpu, pc, dr6),
-            Entered::Exit(other) => match vcpu.exit_for_caller(machine, &other) {
-                Some(exit) => break Stepped::Left(Leave::Outcome(Ok(exit))),
-                None => {
-                    vcpu.parked = true;
-                    break Stepped::Left(Leave::Parked);
+            Entered::Exit(AccelExit::Halt) => {
+                vcpu.parked = true;
+                break Stepped::Left(Leave::Parked);
+            }
+            Entered::Exit(other) => {
+                if let Some(exit) = vcpu.exit_for_caller(machine, &other) {
+                    break Stepped::Left(Leave::Outcome(Ok(exit)));
                 }
-            },
+            }
             Entered::Kicked => {
                 break match linear_rip(vcpu) {
                     Ok(pc) => Stepped::Done { pc, dr6: DR6_ONES | DR6_STEP },

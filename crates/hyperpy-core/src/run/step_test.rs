@@ -133,6 +133,49 @@ fn test_step_that_makes_a_device_stop_the_machine_returns_that() {
 }
 
 #[test]
+fn test_step_of_a_string_instruction_of_a_slow_device_leaves_between_two_values() {
+    let later = crate::testing::Later::default();
+    let hook = later.clone();
+    let rig = Rig::new(vec![vec![outs(0x80, &[1, 2, 3]), to(2)]]);
+    later.set(&rig);
+    let seen = Recorder::default();
+    let into = seen.clone();
+    let write = move |at, value| {
+        if value < 3 {
+            hook.control().request(crate::control::Cause::Pause, None);
+        }
+        crate::bus::Device::write(&into, at, value)
+    };
+    let device = crate::testing::Closures(|_| 0, write);
+    rig.machine.attach(Space::Pio, 0x80, 1, "slow", crate::bus::Rung::Method, std::sync::Arc::new(device)).unwrap();
+    assert_eq!(step(&rig, 1), stopped(None, "pause"));
+    assert_eq!(seen.writes(), [(0, 1, 1)]);
+    assert_eq!(step(&rig, 1), stopped(None, "pause"));
+    assert_eq!(step(&rig, 1), at(0, 1, STEPPED));
+    assert_eq!(seen.writes(), [(0, 1, 1), (0, 1, 2), (0, 1, 3)]);
+}
+
+#[test]
+fn test_step_completed_by_what_a_handler_serves_is_no_halt() {
+    struct Zero;
+    impl crate::msr::MsrHandler for Zero {
+        fn read(&self, _: u32, _: u32) -> Option<u64> {
+            Some(0)
+        }
+        fn write(&self, _: u32, _: u32, _: u64) -> Option<crate::bus::Action> {
+            None
+        }
+    }
+    let msr = AccelExit::Msr { index: 0x10, is_write: false, value: 0 };
+    let rig = Rig::new(vec![vec![outs(0x80, &[5]), Step::Part(msr, vec![]), to(2)]]);
+    rig.attach(Space::Pio, 0x80, 1, Recorder::default());
+    let range = crate::accel::MsrRange { first: 0x10, count: 1 };
+    rig.machine.trap_msr(range, Some(std::sync::Arc::new(Zero))).unwrap();
+    assert_eq!(step(&rig, 1), at(0, 1, STEPPED));
+    assert_eq!(step(&rig, 1), at(0, 2, STEPPED));
+}
+
+#[test]
 fn test_step_into_a_halt_and_what_else_comes_first_is_returned() {
     let rig = Rig::new(vec![vec![Step::Exit(AccelExit::Halt, vec![]), to(2), Step::Exit(AccelExit::Shutdown, vec![])]]);
     assert_eq!(step(&rig, 3), Exit::Halt { vcpu: 0 });

@@ -5,7 +5,7 @@
 
 use super::{CURRENT, Current, Open, Serving, Vcpu, bump, next_ticket};
 use crate::accel::AccelExit;
-use crate::bus::{Action, Rung};
+use crate::bus::{Action, Place, Rung};
 use crate::exit::Exit;
 use crate::machine::Machine;
 use crate::msr::MsrHandler;
@@ -81,7 +81,9 @@ impl Vcpu {
         let before = CURRENT.replace(Some(current));
         self.serving = Serving::Msr;
         self.shared.presence.enter();
+        self.shared.presence.go_to(Place::ELSEWHERE);
         let action = self.ask(&*handler, index, is_write, value);
+        self.shared.presence.back();
         self.shared.presence.leave();
         CURRENT.set(before);
         if action != Action::Continue {
