@@ -14,7 +14,8 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from hyperpy._terminal import KEYS
-from hyperpy._usage import Parser, checked, close_match, count, number, seconds
+from hyperpy._usage import Parser, checked, count, number, seconds
+from hyperpy._words import nearest
 
 if TYPE_CHECKING:
     from hyperpy._spec_image import ImageSpec
@@ -67,7 +68,7 @@ def device(text: str) -> DeviceSpec:
     for place in places.split(","):
         key, _, value = place.partition("=")
         if key not in {"pio", "mmio", "size", "irq"}:
-            known = close_match(key, ["pio", "mmio", "size", "irq"]) or "pio, mmio, size and irq are known"
+            known = nearest(key, ["pio", "mmio", "size", "irq"]) or "pio, mmio, size and irq are known"
             raise ValueError(f"unknown key of a device: {key!r}\n\nhint: {known}")
         if key in values:
             raise ValueError(

@@ -13,6 +13,7 @@ from typing import Any
 
 from hyperpy import _spec_form as form
 from hyperpy._spec_form import Form, rule
+from hyperpy._words import nearest
 from hyperpy.errors import SpecError
 
 __all__ = ["DeviceSpec"]
@@ -89,7 +90,7 @@ class DeviceSpec(Form):
                 for key, value in vars(module).items()
                 if isinstance(value, type) and hasattr(value, "write")
             ]
-            hint = form.nearest(name, known).removeprefix("\n\nhint: ")
+            hint = nearest(name, known)
             hint = hint or f"its devices: {', '.join(known) or 'none'}"
             raise SpecError(f"no such class in {module_name}: {name}", path="model", hint=hint)
         return found

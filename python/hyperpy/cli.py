@@ -15,7 +15,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from hyperpy._usage import STATUS_ERROR, Parser, UsageError, close_match, complain, parse, until_unread
+from hyperpy._usage import STATUS_ERROR, Parser, UsageError, complain, parse, until_unread
+from hyperpy._words import nearest
 
 if TYPE_CHECKING:
     from hyperpy.spec import MachineSpec
@@ -85,7 +86,7 @@ def _command(argv: Sequence[str]) -> int:
                 print(_main_help(), file=sys.stderr)
                 return STATUS_ERROR
             case _:
-                known = close_match(command, [*_COMMANDS, "--version", "--help"])
+                known = nearest(command, [*_COMMANDS, "--version", "--help"])
                 raise UsageError(f"unknown command: {command}\n\nhint: {known or _hint_for(command)}")
     except UsageError as error:
         return complain(command if command in _COMMANDS else "", error)

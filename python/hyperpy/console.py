@@ -170,7 +170,10 @@ class Console:
                 )
             left = math.inf if deadline is None else deadline - time.monotonic()
             if left <= 0:
-                raise TimeoutError(f"no {pattern.pattern!r} on the console in {timeout} s{_tail(data)}")
+                hint = "give it a longer timeout; `m.console.output` is all that it said"
+                raise TimeoutError(
+                    f"no {pattern.pattern!r} on the console in {timeout} s{_tail(data)}\n\nhint: {hint}"
+                )
             self._sleep(start + len(data), left)
 
     def _sleep(self, position: int, seconds: float) -> None:

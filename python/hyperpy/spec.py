@@ -202,7 +202,9 @@ class MachineSpec(Form):
                 f"spec cannot be read: {error.strerror}", file=file, hint="check the path"
             ) from None
         except (ValueError, RecursionError) as error:
-            raise SpecError(f"spec is not in its language: {error}", file=file) from None
+            what, _, hint = str(error).partition("\n\nhint: ")
+            hint = hint or "the message tells line and column; text goes in quotes, tables in [brackets]"
+            raise SpecError(f"spec is not in its language: {what}", file=file, hint=hint) from None
         try:
             spec = form.read(cls, table)
         except SpecError as error:
@@ -328,7 +330,7 @@ def _json(text: str) -> Any:
         table = dict(pairs)
         if len(table) < len(pairs):
             twice = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
-            raise ValueError(f"key is there twice: {twice}")
+            raise ValueError(f"key is there twice: {twice}\n\nhint: leave one out")
         return table
 
     return json.loads(text, object_pairs_hook=once)

@@ -105,5 +105,7 @@ def _play_from_access(access: Read | Write) -> tuple[bool, int, int, int | None,
         )
     value = access.value if isinstance(access, Write) else None
     if value is not None and not 0 <= operator.index(value) < 1 << (8 * access.size):
-        raise ValueError(f"value is too wide for {access.size} bytes: {value:#x}")
+        raise ValueError(
+            f"value is too wide for {access.size} bytes: {value:#x}\n\nhint: give a larger size, or fewer bits"
+        )
     return is_pio, address, access.size, value, operator.index(access.times)
