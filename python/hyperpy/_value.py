@@ -43,7 +43,7 @@ class Value(metaclass=_Fields):
         kind = type(self)
         named = dict(zip(kind._fields, values, strict=False))
         if len(values) > len(kind._fields) or more.keys() & named.keys() or more.keys() - set(kind._fields):
-            shown = ", ".join(kind._fields)
+            shown = ", ".join(field for field in kind._fields if field[0] != "_")
             wrong = [
                 *values[len(kind._fields) :],
                 *(name for name in more if name in named or name not in kind._fields),
@@ -54,9 +54,8 @@ class Value(metaclass=_Fields):
         given = kind._defaults | named | more
         for name in kind._fields:
             if name not in given:
-                raise TypeError(
-                    f"{kind.__qualname__} lacks a field: {name}\n\nhint: its fields: {', '.join(kind._fields)}"
-                )
+                shown = ", ".join(field for field in kind._fields if field[0] != "_")
+                raise TypeError(f"{kind.__qualname__} lacks a field: {name}\n\nhint: its fields: {shown}")
             object.__setattr__(self, name, given[name])
 
     def __setattr__(self, name: str, value: object) -> None:

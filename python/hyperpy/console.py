@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import io
 import math
+import operator
 import os
 import re
+import sys
 import time
 import weakref
 from typing import TYPE_CHECKING, Protocol, TypeVar, overload
@@ -64,6 +66,8 @@ class Console:
         standing: Callable[[], str | None] = lambda: None,
         failed: Callable[[BaseException], object] = lambda error: None,
     ) -> None:
+        if not 0 < operator.index(capacity) <= sys.maxsize:
+            raise ValueError(f"capacity is out of range: {capacity}\n\nhint: bytes of output to keep, from 1")
         self._native = _hyperpy.Console(capacity)
         self._standing = standing  # why nothing more will come, in words; None while the guest runs
         self._failed = failed  # told what a callable sink raised
@@ -217,6 +221,8 @@ class Console:
             [b'A']
         """
         if target is None or isinstance(target, int):
+            if target is not None and target >> 31:
+                raise ValueError(f"not a descriptor: {target}\n\nhint: one as file.fileno() gives it")
             self._set_sink(target)
         elif hasattr(target, "fileno"):
             if isinstance(target, io.IOBase | io.TextIOBase):

@@ -186,14 +186,14 @@ class MachineSpec(Form):
         Raises:
             SpecError: as for `from_toml`.
         """
-        suffix = Path(path).suffix.lower()
+        suffix = Path(_text_or_path(path)).suffix.lower()
         if suffix not in {".toml", ".json"}:
             raise SpecError(f"not a spec by its name: {os.fspath(path)}", hint="it ends with .toml or .json")
         return cls._read(path, _json if suffix == ".json" else tomllib.loads, False)
 
     @classmethod
     def _read(cls, source: str | os.PathLike[str], loads: Any, is_text: bool) -> Self:
-        file = None if is_text else os.fspath(source)
+        file = None if is_text else os.fspath(_text_or_path(source))
         try:
             content = source if file is None else Path(file).read_text(encoding="utf-8")
             table = loads(content)
@@ -310,6 +310,8 @@ class MachineSpec(Form):
 
     def diff(self, other: MachineSpec) -> Difference:
         """What `other` has otherwise, by key path."""
+        if not isinstance(other, MachineSpec):
+            raise TypeError(f"not a spec: {other!r}\n\nhint: another MachineSpec; `m.spec` is a machine's")
         return difference(form.plain(self, defaults=True), form.plain(other, defaults=True))
 
 
@@ -323,6 +325,12 @@ def _named(key: str) -> Iterator[None]:
     except (DeviceError, ValueError, TypeError) as error:
         what, _, hint = str(error).partition("\n\nhint: ")
         raise SpecError(what, path=key, hint=hint) from error
+
+
+def _text_or_path(source: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(f"not text and not a path: {source!r}\n\nhint: decode() makes text of bytes")
+    return source
 
 
 def _json(text: str) -> Any:
