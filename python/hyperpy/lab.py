@@ -21,10 +21,11 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from hyperpy import lab_amd, lab_intel, packages
 from hyperpy._usage import Parser, UsageError, checked, complain, count, parse, seconds
+from hyperpy._writer import Writer
 from hyperpy.errors import HyperpyError
 from hyperpy.lab_session import Emulator, LabError, Session, Task, search_path
 
@@ -121,8 +122,13 @@ def run(
         return _run_here(command, place, environment, (stdout, stderr), timeout)
     environment[_INSIDE] = "1"
     emulator = _intel(cpus, memory, files) if cpu == "intel" else _amd(cpus, memory)
-    sinks = {"stdout": stdout or sys.stdout.buffer, "stderr": stderr or sys.stderr.buffer}
+    sinks = {"stdout": stdout or _bytes_to(sys.stdout), "stderr": stderr or _bytes_to(sys.stderr)}
     return _boot(emulator, Task(command, place, environment), sinks, timeout)
+
+
+def _bytes_to(stream: Any) -> Any:
+    """A stream of this process as one that takes bytes: in a notebook it is one of text alone."""
+    return getattr(stream, "buffer", None) or (stream and Writer(stream))
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
