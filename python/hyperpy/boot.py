@@ -211,9 +211,11 @@ class Firmware(Value):
 
 def _attach_once(machine: Machine, device: _Stock, port: int, name: str) -> None:
     """Attach, in place of what an earlier load has put there."""
-    for old, facts in list(machine._attached.values()):
-        if isinstance(old, _Stock) and facts["base"] == port:
-            machine.detach(old)
+    for place, (_, facts) in list(machine._attached.items()):
+        is_pio, _ = place
+        if place in machine._brought and is_pio and facts["base"] == port:
+            machine._native.detach(*place)
+            del machine._attached[place]
     machine.attach(device, pio=port, name=name)
 
 

@@ -162,13 +162,15 @@ class Machine(Attaching, Debugging, Trapping):
             hint = "give Flat(code, at=0x1000, mode='real') or Linux(kernel)"
             raise TypeError(f"not an image: {image!r}\n\nhint: {hint}")
         before = self._places()
-        image.load_into(self)
+        try:
+            image.load_into(self)
+        finally:
+            self._brought |= self._places() - before
         # For reset(). One of its kind at one place: loads in a loop do not add up.
         place = (type(image), getattr(image, "at", None))
         self._images.pop(place, None)  # the order is that of the last loads: vcpu 0 enters the last one
         self._images[place] = image
         self._image = image
-        self._brought |= self._places() - before
 
     def run(self, timeout: float | None = None) -> AnyExit:
         """Run until something happens that the script must know, or for `timeout` seconds.
