@@ -62,6 +62,7 @@ __all__ = [
 
 _PROCESSOR = form.number(0, (1 << 32) - 1, "a processor's number, from 0")
 _HUGE = form.optional(form.one_of("2M", "1G", "transparent"))
+_TRACED = form.number(0, 1 << 20, "how many exits of each vcpu are recorded, 0 to 2**20")
 _VCPUS = form.number(1, (1 << 32) - 1, "a number of vcpus, from 1")
 
 
@@ -107,7 +108,8 @@ class MachineSpec(Form):
     Arguments:
         name, memory, vcpus, irqchip: as of `Machine`.
         unclaimed: the same; None: as the image has it.
-        huge_pages, cpus, cpu_limit: as of `Machine`; `cpus` is a list of numbers.
+        huge_pages, cpus, cpu_limit, trace: as of `Machine`; `cpus` is a list of numbers. `hyperpy run` records some exits
+            by itself.
         pc: a PC's stock devices, as `Machine.attach_pc`; an operating system's image has them anyway.
         serial: what `hyperpy run` connects COM1 with: "stdio", "file:PATH" or "none".
         image: what is loaded, or None.
@@ -144,6 +146,7 @@ class MachineSpec(Form):
         default=None, metadata=rule(form.optional(form.numbers(_PROCESSOR)), shown=list)
     )
     cpu_limit: float | None = field(default=None, metadata=rule(form.optional(form.positive)))
+    trace: int = field(default=0, metadata=rule(_TRACED))
     pc: bool = field(default=False, metadata=rule(form.flag))
     serial: str = field(default="stdio", metadata=rule(form.text))
     image: ImageSpec | None = field(default=None, metadata=rule(form.kinds(IMAGES), of=IMAGES))
@@ -258,6 +261,7 @@ class MachineSpec(Form):
             huge_pages=self.huge_pages,
             cpus=self.cpus,
             cpu_limit=self.cpu_limit,
+            trace=self.trace,
         )
         things: list[Any] = []
         try:

@@ -113,6 +113,26 @@ def test_run_cpu_limit_and_pin_reach_the_machine(kernel: Kernel) -> None:
     assert b"not processors that this process can use: [1023]\n\nhint: it has {" in refused.stderr
 
 
+@pytest.mark.parametrize(("options", "shown"), [([], 12), (["--trace", "2"], 2), (["--trace", "0"], 0)])
+def test_run_error_shows_the_last_exits(kernel: Kernel, options: list[str], shown: int) -> None:
+    done = hyperpy("run", "--kernel", kernel(out8(0x80, 0x42) * 20 + b"\x0f\x0b"), *options)
+    last = messages(done.stderr).partition("last exits:\n")[2].partition("\n\n")[0].splitlines()[1:]
+    assert len(last) == shown
+    assert not last or " shutdown " in last[-1]
+    assert len([line for line in last if "pio write" in line and " 0x42 " in line]) == max(0, shown - 1)
+
+
+def test_run_spec_that_says_how_many_exits_are_recorded_is_kept(tmp_path: Path) -> None:
+    spec = tmp_path / "machine.toml"
+    spec.write_text(
+        'memory = "1M"\ntrace = 3\nunclaimed = "ones"\n'
+        'image = { kind = "flat", code = "e680 e680 e680 e680 f4", mode = "real" }\n'
+    )
+    said = hyperpy("run", str(spec)).stderr.decode()
+    assert said.count("pio write") == 2
+    assert said.count("\n   0 ") == 3
+
+
 def test_run_append_reaches_the_guest(kernel: Kernel) -> None:
     # mov ebx, [rsi + 0x228] (cmd_line_ptr); mov al, [rbx + 1]; mov dx, COM1; out dx, al
     code = bytes.fromhex("8b9e28020000 8a4301 66baf803 ee")

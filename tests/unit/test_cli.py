@@ -101,6 +101,8 @@ def test_run_modules_are_files_with_arguments() -> None:
         ("run --kernel K --cpus two", "not a number: 'two'", "16 or 0x10"),
         ("run --kernel K --cpu-limit 0", "not a number of processors: '0'", "half of one"),
         ("run --kernel K --cpu-limit all", "not a number of processors: 'all'", "half of one"),
+        ("run --kernel K --trace -1", "not a number: '-1'", "16 or 0x10"),
+        ("run --kernel K --trace 1048577", "out of range: 1048577", "0 to 2**20"),
         ("run --kernel K --pin 3-1", "no processors: '3-1'", "0-3"),
         ("run --kernel K --pin 0,x", "not a number: 'x'", "16 or 0x10"),
         ("run --kernel K --debug-exit 0x10000", "not a port: 0x10000", "0 to 0xffff"),
