@@ -114,10 +114,13 @@ def _traced(text: str) -> int:
 
 
 def _processors(text: str) -> set[int]:
-    numbers = set()
+    most, numbers = os.sysconf("SC_NPROCESSORS_CONF") - 1, set()
     for part in text.split(","):
         first, _, last = part.partition("-")
-        numbers |= set(range(number(first), min(number(last or first), 1 << 16) + 1))
+        begin, end = number(first), number(last or first)
+        if begin <= end and end > most:
+            raise ValueError(f"no such processor on this host: {end}\n\nhint: from 0 to {most}")
+        numbers |= set(range(begin, end + 1))
     if not numbers:
         raise ValueError(f"no processors: {text!r}\n\nhint: 0,1 or 0-3")
     return numbers
@@ -192,6 +195,7 @@ def spec_from(options: argparse.Namespace, base: MachineSpec | None) -> MachineS
 
     Raises:
         ValueError: there is nothing to run, or an option is for another kind of image; the message has a hint.
+        FileNotFoundError: the current folder is gone.
     """
     from hyperpy.spec import DeviceSpec, MachineSpec  # noqa: PLC0415
 

@@ -72,9 +72,13 @@ class DeviceSpec(Form):
             stock: type = getattr(device, STOCK[self.model])
             return stock
         module_name, _, name = self.model.partition(":")
-        place = os.path.abspath(folder)
-        if place not in map(os.path.abspath, sys.path):
-            sys.path.insert(0, place)
+        try:
+            place = os.path.abspath(folder)
+            if place not in map(os.path.abspath, sys.path):
+                sys.path.insert(0, place)
+        except FileNotFoundError:
+            hint = "cd to one that is there"
+            raise SpecError("current folder is gone", path="model", hint=hint) from None
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:

@@ -110,6 +110,15 @@ def test_run_boot_that_stalls_is_made_again(monkeypatch: pytest.MonkeyPatch, tmp
     assert (tmp_path / "out").read_bytes() == b"second"
 
 
+@pytest.mark.parametrize(
+    ("memory", "message"),
+    [("lots", "not a size: 'lots'"), ("4Q", "not a size"), ("64M", "size of the lab's memory: 64M")],
+)
+def test_run_in_a_lab_of_impossible_memory_says_what_it_takes(memory: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"{message}(?s:.*)\n\nhint: "):
+        lab.run(["true"], memory=memory, direct=False)
+
+
 def test_run_in_a_notebook_writes_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Where standard output takes text alone."""
     program = """
