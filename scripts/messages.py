@@ -11,7 +11,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,6 +22,7 @@ CLASSES = {
     "AttachError": "DeviceError",
     "BootError": "BootError",
     "BusError": "DeviceError",
+    "FwCfgError": "ValueError",
     "MemoryError": "ValueError",
     "RouteError": "ValueError",
     "RunError": "StateError",
@@ -44,7 +45,7 @@ EXCEPTIONS = {
     "cr3 cannot be set": "RegisterError",
 }
 # Never shown: they stand for an exception that Python has already.
-INTERNAL = {"interrupted", "a device raised an exception", "no exception"}
+INTERNAL = {"interrupted", "a device raised an exception", "no exception", "not a file: …"}
 _EXCEPTION = re.compile(r"[A-Z]\w*(Error|Unavailable|Fault)")
 _TEXT = r'"((?:[^"\\]|\\.)*)"'
 _HEAD = """\
@@ -60,11 +61,12 @@ behind a family of them is told in [troubleshooting](troubleshooting.md).
 
 @dataclass(frozen=True, order=True)
 class Message:
-    """A message as it is shown, without its hint; the class; and a sentence about it, or ""."""
+    """A message as it is shown, without its hint; the class; a sentence about it, or ""; and whether it has a hint."""
 
     text: str
     raised_as: str
     says: str = ""
+    has_hint: bool = True
 
     def row(self) -> str:
         """Its line of the table."""
@@ -83,7 +85,9 @@ def messages() -> list[Message]:
         if message.text not in INTERNAL and re.search(r"[a-z]{3}", message.text):
             # One whose hint was found, which has a name, stands for the same without.
             key = (message.text, message.raised_as)
-            found[key] = max(found.get(key, message), message, key=lambda one: bool(one.says))
+            before = found.get(key, message)
+            best = max(before, message, key=lambda one: bool(one.says))
+            found[key] = replace(best, has_hint=before.has_hint and message.has_hint)
     return sorted(found.values(), key=lambda message: (message.text.strip("… /").lower(), message))
 
 
@@ -103,7 +107,15 @@ def _hinted(hint: str) -> str:
     return f"Hint: {hint}" if re.search(r"[a-z]{3}", hint) else ""
 
 
+def _hinting() -> set[str]:
+    """Rust's enums and structs whose `hint` always gives one, or for which another's or the bindings' do."""
+    core = "".join(path.read_text() for path in ROOT.glob("crates/hyperpy-core/src/**/*.rs"))
+    method = r"^impl (\w+) \{\n(?:(?!\}\n).*\n)*?    pub fn hint\(&self\) -> (?:String|&'static str) "
+    return {"AttachError", "BusError", "FwCfgError", "Invalid", *re.findall(method, core, re.MULTILINE)}
+
+
 def _rust() -> Iterator[Message]:
+    hinting = _hinting()
     for path in sorted(ROOT.glob("crates/*/src/**/*.rs")):
         if path.stem.endswith("_test") or path.stem in {"testing", "scripted"}:
             continue
@@ -120,11 +132,13 @@ def _rust() -> Iterator[Message]:
             comment = " ".join(line.strip().removeprefix("///").strip() for line in found[2].splitlines())
             text = _shown(found[3])[0]
             other = (name for start, name in EXCEPTIONS.items() if text.startswith(start))
+            of_struct = re.match(r"[^\]]*\]\n(?: *#\[.*\n)*pub struct (\w+)", source[found.end() :])
+            owner = of_struct[1] if of_struct else enum
             comment = re.sub(r"\[`(?:\w+::)*(\w+)`\]", r"`\1`", comment)
-            yield Message(text, next(other, CLASSES.get(enum, "StateError")), comment)
+            yield Message(text, next(other, CLASSES.get(enum, "StateError")), comment, owner in hinting)
         for kind, text in re.findall(rf"Py(\w+)::new_err\(\s*(?:format!\(\s*)?{_TEXT}", source):
             message, hint = _shown(text)
-            yield Message(message, kind, _hinted(hint))
+            yield Message(message, kind, _hinted(hint), bool(hint))
         for kind, text in re.findall(rf'Raise::new\(\s*"(\w+)",\s*(?:format!\(\s*)?{_TEXT}', source):
             yield Message(_shown(text)[0], kind)
 
@@ -151,7 +165,8 @@ def _calls(tree: ast.AST, named: dict[str, str]) -> Iterator[Message]:
         for keyword in node.keywords:
             if keyword.arg == "hint":
                 hint = _shown(_literal(keyword.value) or named.get(getattr(keyword.value, "id", ""), ""))[0]
-        yield Message(message, name, _hinted(hint))
+        has_hint = bool(hint) or any(keyword.arg == "hint" for keyword in node.keywords)
+        yield Message(message, name, _hinted(hint), has_hint or "hint: " in text)
 
 
 def _named(function: ast.FunctionDef) -> dict[str, str]:

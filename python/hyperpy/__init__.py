@@ -120,7 +120,10 @@ def __getattr__(name: str) -> object:
 
         return disassemble
     if not name.endswith("Spec") or name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from hyperpy._words import nearest  # noqa: PLC0415
+
+        hint = nearest(name, __all__) or "`hyperpy.__all__` lists what there is"
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}\n\nhint: {hint}")
     from hyperpy import spec  # noqa: PLC0415
 
     return getattr(spec, name)

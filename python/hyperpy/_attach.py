@@ -100,6 +100,13 @@ class Attaching(Routing):
             hint = "gsi 0 to 23 lead somewhere by themselves; lead others with m.route(gsi, ...)"
             raise DeviceError(f"no such interrupt line: {irq}", hint=hint)
         before = getattr(device, "irq", None)
+        try:
+            device.irq = before
+        except AttributeError as error:
+            hint = "give its class `irq = None`, or name it in __slots__"
+            raise TypeError(
+                f"{type(device).__name__} takes no attribute `irq`: {error}\n\nhint: {hint}"
+            ) from None
         device.irq = self._native.line(irq)
         try:
             yield

@@ -28,9 +28,9 @@ class Breakpoint:
 
     def __init__(self, native: _hyperpy.Machine, address: int, size: int, access: str) -> None:
         if not 0 <= operator.index(address) < 1 << 64:
-            raise ValueError(f"address does not fit into 64 bits: {address:#x}")
+            raise ValueError(f"address does not fit into 64 bits: {address:#x}\n\nhint: from 0 to 2**64 - 1")
         if not 0 <= operator.index(size) < 1 << 8:
-            raise ValueError(f"size of a watchpoint is 1, 2, 4 or 8 bytes: {size}")
+            raise ValueError(f"not a size of a watchpoint: {size}\n\nhint: 1, 2, 4 or 8 bytes")
         self._native = native
         self.address, self.size, self.access = address, size, access
         self.number = _hyperpy.set_breakpoint(native, address, size, access)

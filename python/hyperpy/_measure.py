@@ -70,5 +70,6 @@ def _round(machine: Machine, turns: int) -> float:
     exit_ = machine.run(timeout=_LIMIT_S)
     elapsed = time.perf_counter() - start
     if not isinstance(exit_, Exit.Pio):
-        raise RuntimeError(f"guest for the measurement ended with {exit_!r}")
+        hint = "give it an idle host; `hyperpy doctor` tells about its KVM"
+        raise RuntimeError(f"guest for the measurement ended with {exit_!r}\n\nhint: {hint}")
     return elapsed

@@ -24,6 +24,8 @@ from hyperpy.doctor import kernel_code_is_native
 from hyperpy.errors import HyperpyError, KvmUnavailable, SpecError
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from hyperpy.errors import GuestFault
     from hyperpy.exits import AnyExit
     from hyperpy.machine import Machine
@@ -81,19 +83,25 @@ def _exit_of(machine: Machine, timeout: float | None) -> AnyExit:
     try:
         return machine.run(timeout)
     except Exception as error:
-        if any(error is raised for raised in machine.errors):
+        is_raised = any(error is raised for raised in machine.errors)
+        # What we say of a device, such as that it returned None, is no error of its code.
+        if is_raised and (not isinstance(error, HyperpyError) or _users_part(error.__traceback__)):
             raise _RaisedError(error) from error
         raise
 
 
+def _users_part(trace: TracebackType | None) -> TracebackType | None:
+    """A traceback from the first frame on that is not ours."""
+    ours = (os.path.dirname(__file__) + os.sep, importlib.__file__, "<frozen importlib")
+    while trace and trace.tb_frame.f_code.co_filename.startswith(ours):
+        trace = trace.tb_next
+    return trace
+
+
 def _show_raised(error: Exception) -> int:
     """Print the traceback of the user's code, without our own frames above it."""
-    trace = error.__traceback__
-    ours = (os.path.dirname(__file__) + os.sep, importlib.__file__, "<frozen importlib")
-    while trace and trace.tb_next and trace.tb_frame.f_code.co_filename.startswith(ours):
-        trace = trace.tb_next
     error.__suppress_context__ = True
-    traceback.print_exception(type(error), error, trace)
+    traceback.print_exception(type(error), error, _users_part(error.__traceback__))
     return STATUS_ERROR
 
 

@@ -56,10 +56,10 @@ class Finding:
 
     path: str
     message: str
-    hint: str = ""
+    hint: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.message}" + (f"\n\nhint: {self.hint}" if self.hint else "")
+        return f"{self.path}: {self.message}\n\nhint: {self.hint}"
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,11 @@ def _facts(index: int, device: DeviceSpec, folder: str, findings: list[Finding])
     try:
         kind: Any = device.kind(folder)
     except SpecError as error:
-        findings.append(Finding(f"{path}.{error.path}", error.what, error.hint or ""))
+        findings.append(Finding(f"{path}.{error.path}", error.what, error.hint or "look at the module"))
         return size, False
     except Exception as error:
         told = f"its module cannot be imported: {type(error).__name__}: {error}"
-        findings.append(Finding(f"{path}.model", told))
+        findings.append(Finding(f"{path}.model", told, "`python -c 'import MODULE'` shows where"))
         return size, False
     findings += [Finding(f"{path}.args", *told) for told in _arguments(device, kind)]
     known = _hyperpy.stock_sizes().get(device.model, getattr(kind, "size", None))
@@ -292,7 +292,7 @@ def _files(spec: MachineSpec) -> Iterator[Finding]:
             yield Finding(
                 f"regions[{index}].file",
                 f"is larger than its region: {size:#x} bytes in {int(region.size):#x}",
-                "",
+                "give the region a larger size",
             )
     yield from _image(spec, sizes)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from hyperpy import _spec_form as form
 from hyperpy._spec_form import Form, rule
+from hyperpy._words import nearest
 from hyperpy.errors import SpecError
 
 __all__ = ["DeviceSpec"]
@@ -71,9 +72,13 @@ class DeviceSpec(Form):
             stock: type = getattr(device, STOCK[self.model])
             return stock
         module_name, _, name = self.model.partition(":")
-        place = os.path.abspath(folder)
-        if place not in map(os.path.abspath, sys.path):
-            sys.path.insert(0, place)
+        try:
+            place = os.path.abspath(folder)
+            if place not in map(os.path.abspath, sys.path):
+                sys.path.insert(0, place)
+        except FileNotFoundError:
+            hint = "cd to one that is there"
+            raise SpecError("current folder is gone", path="model", hint=hint) from None
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
@@ -89,7 +94,7 @@ class DeviceSpec(Form):
                 for key, value in vars(module).items()
                 if isinstance(value, type) and hasattr(value, "write")
             ]
-            hint = form.nearest(name, known).removeprefix("\n\nhint: ")
+            hint = nearest(name, known)
             hint = hint or f"its devices: {', '.join(known) or 'none'}"
             raise SpecError(f"no such class in {module_name}: {name}", path="model", hint=hint)
         return found

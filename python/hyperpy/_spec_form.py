@@ -7,7 +7,6 @@ by hand and specs that are read go through the same rules; an error names the pa
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
@@ -16,6 +15,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any, TypeAlias, TypeVar
 
 from hyperpy._toml import Hex
+from hyperpy._words import nearest
 from hyperpy.errors import SpecError
 from hyperpy.memory import parse_size
 
@@ -99,7 +99,8 @@ def one_of(*words: str) -> Rule:
 
     def check(value: object) -> str:
         if value not in words or not isinstance(value, str):
-            raise ValueError(f"not one of {', '.join(words)}: {value!r}{nearest(value, words)}")
+            hint = nearest(value, words) or f"write {', '.join(words[:-1])} or {words[-1]}"
+            raise ValueError(f"not one of {', '.join(words)}: {value!r}\n\nhint: {hint}")
         return value
 
     return check
@@ -192,7 +193,8 @@ def many(kind: type) -> Rule:
             raise ValueError(f"not a list: {items!r}\n\nhint: give a tuple of {kind.__name__}")
         for index, item in enumerate(items):
             if not isinstance(item, kind):
-                raise SpecError(f"not a {kind.__name__}: {item!r}", path=f"[{index}]")
+                hint = f"give {kind.__name__}(...)"
+                raise SpecError(f"not a {kind.__name__}: {item!r}", path=f"[{index}]", hint=hint)
         return tuple(items)
 
     return check
@@ -239,10 +241,11 @@ def read(kind: type[_S], table: object) -> _S:
         raise SpecError(f"not a table: {table!r}", hint="write keys and values")
     known = {place.name: place for place in _fields(kind)}
     if unknown := [key for key in table if key not in known]:
-        raise SpecError("unknown key", path=unknown[0], hint=_hint_for(unknown[0], list(known)))
+        hint = nearest(unknown[0], list(known)) or f"known are {', '.join(known)}"
+        raise SpecError("unknown key", path=unknown[0], hint=hint)
     for place in known.values():
         if place.name not in table and place.default is MISSING and place.default_factory is MISSING:
-            raise SpecError("key is missing", path=place.name)
+            raise SpecError("key is missing", path=place.name, hint=f"write {place.name} = ...")
     return kind(**{key: _read_value(known[key], value) for key, value in table.items()})
 
 
@@ -273,7 +276,7 @@ def _read_kind(known: Mapping[str, type[Form]], table: object) -> Form:
         raise SpecError("key is missing", path="kind", hint=f"one of {', '.join(known)}")
     kind = table["kind"]
     if not isinstance(kind, str) or kind not in known:
-        hint = nearest(kind, list(known)).removeprefix("\n\nhint: ") or f"one of {', '.join(known)}"
+        hint = nearest(kind, list(known)) or f"one of {', '.join(known)}"
         raise SpecError(f"unknown kind of image: {kind!r}", path="kind", hint=hint)
     return read(known[kind], {key: value for key, value in table.items() if key != "kind"})
 
@@ -312,13 +315,3 @@ def unread(value: Any) -> Any:
             return [unread(item) for item in value]
         case _:
             return value
-
-
-def nearest(word: object, known: list[str] | tuple[str, ...]) -> str:
-    """A hint that names the word that was probably meant, or nothing."""
-    found = difflib.get_close_matches(str(word), known, n=1)
-    return f"\n\nhint: did you mean {found[0]}?" if found else ""
-
-
-def _hint_for(key: object, known: list[str]) -> str:
-    return nearest(key, known).removeprefix("\n\nhint: ") or f"known are {', '.join(known)}"

@@ -61,6 +61,7 @@ def spec_of(machine: Machine) -> MachineSpec:
         huge_pages=machine._asked[1],
         cpus=None if machine._asked[2] is None else tuple(machine._asked[2]),
         cpu_limit=machine.cpu_limit,
+        trace=machine._traced,
         vcpus=len(machine.vcpus),
         # More vcpus, a line and a PC's devices ask for it by themselves.
         irqchip=base.irqchip

@@ -312,7 +312,9 @@ def interact(console: Console, standing: Callable[[], str | None], read: Callabl
             else:
                 console._wait_unread(_LOOK_S)
     if OUTPUT_CLOSED in reasons:
-        raise BrokenPipeError("nobody reads the output any more")
+        raise BrokenPipeError(
+            "nobody reads the output any more\n\nhint: the machine runs on; give standard output a reader"
+        )
     return True
 
 

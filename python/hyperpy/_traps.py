@@ -114,5 +114,7 @@ class Trapping:
                     f"not an access: {exit!r}\n\nhint: an Exit.Mmio, Pio, Msr or Hypercall that run() or wait() returned"
                 )
         if not 0 <= operator.index(value) < 1 << 64:
-            raise ValueError(f"value is too wide for a read of {size} bytes: {value:#x}")
+            raise ValueError(
+                f"value is too wide for a read of {size} bytes: {value:#x}\n\nhint: at most {(1 << 8 * size) - 1:#x}"
+            )
         self._native.answer((exit.vcpu, address, size, is_write, 0, exit._ticket), value)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+from hyperpy._words import nearest
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -22,7 +23,6 @@ __all__ = [
     "Parser",
     "UsageError",
     "checked",
-    "close_match",
     "complain",
     "count",
     "number",
@@ -81,12 +81,6 @@ def complain(command: str, error: object) -> int:
     return STATUS_ERROR
 
 
-def close_match(word: str, known: Sequence[str]) -> str:
-    """A hint that names what was probably meant, or nothing."""
-    found = difflib.get_close_matches(word.partition("=")[0], known, n=1)
-    return f"did you mean {found[0]}?" if found else ""
-
-
 def checked(parse: Callable[[str], _T]) -> Callable[[str], _T]:
     """A converter for argparse that keeps the message of a ValueError."""
 
@@ -104,7 +98,9 @@ def parse(parser: Parser, argv: Sequence[str], stray: str = "", stray_option: st
     options, unknown = parser.parse_known_args(argv)
     if unknown:
         known = [option for action in parser._actions for option in action.option_strings]
-        hint = close_match(unknown[0], known) or (stray_option if unknown[0].startswith("-") else stray)
+        hint = nearest(unknown[0].partition("=")[0], known) or (
+            stray_option if unknown[0].startswith("-") else stray
+        )
         parser.error(f"unknown argument: {unknown[0]}" + (f"\n\nhint: {hint}" if hint else ""))
     return options
 

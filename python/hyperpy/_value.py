@@ -43,22 +43,26 @@ class Value(metaclass=_Fields):
         kind = type(self)
         named = dict(zip(kind._fields, values, strict=False))
         if len(values) > len(kind._fields) or more.keys() & named.keys() or more.keys() - set(kind._fields):
+            shown = ", ".join(field for field in kind._fields if field[0] != "_")
             wrong = [
                 *values[len(kind._fields) :],
                 *(name for name in more if name in named or name not in kind._fields),
             ]
-            raise TypeError(f"{kind.__qualname__} takes no such field, or not twice: {wrong}")
+            raise TypeError(
+                f"{kind.__qualname__} takes no such field, or not twice: {wrong}\n\nhint: its fields: {shown}"
+            )
         given = kind._defaults | named | more
         for name in kind._fields:
             if name not in given:
-                raise TypeError(f"{kind.__qualname__} lacks a field: {name}")
+                shown = ", ".join(field for field in kind._fields if field[0] != "_")
+                raise TypeError(f"{kind.__qualname__} lacks a field: {name}\n\nhint: its fields: {shown}")
             object.__setattr__(self, name, given[name])
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"{type(self).__qualname__} does not change: {name}")
+        raise AttributeError(f"{type(self).__qualname__} does not change: {name}\n\nhint: make another one")
 
     def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"{type(self).__qualname__} does not change: {name}")
+        raise AttributeError(f"{type(self).__qualname__} does not change: {name}\n\nhint: make another one")
 
     def _shown(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in type(self)._fields if name[0] != "_")

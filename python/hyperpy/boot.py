@@ -55,8 +55,13 @@ class Flat(Value):
 
     def load_into(self, machine: Machine) -> None:
         """Load it; see `Machine.load`."""
+        if not isinstance(self.at, int):
+            raise TypeError(f"not a guest-physical address: {self.at!r}\n\nhint: a number, as at=0x1000")
         if not 0 <= self.at < 1 << 64:
             raise ValueError(f"not a guest-physical address: {self.at:#x}\n\nhint: from 0 to 2**64 - 1")
+        if isinstance(self.code, str):
+            hint = "bytes.fromhex(...) makes code of digits in base 16, open(path, 'rb').read() of a file"
+            raise TypeError(f"not code: {self.code!r}\n\nhint: {hint}")
         _hyperpy.load_flat(machine._native, self.code, self.at, self.mode)
 
 
@@ -82,12 +87,11 @@ class Linux(Value):
         """Load it; see `Machine.load`."""
         kernel = _read(self.kernel, "kernel")
         initrd = None if self.initrd is None else _read(self.initrd, "initrd")
+        cmdline = _line(self.cmdline)
         payload = _unpacked(kernel) if self.unpack else None
         setup = None if payload is None else kernel[:_SETUP_BYTES]
         machine.attach_pc()
-        _hyperpy.load_linux(
-            machine._native, payload or kernel, setup, initrd, self.cmdline.encode(), machine._listed()
-        )
+        _hyperpy.load_linux(machine._native, payload or kernel, setup, initrd, cmdline, machine._listed())
         machine.unclaimed = "ones"
 
 
@@ -118,13 +122,14 @@ class Pvh(Value):
         """Load it; see `Machine.load`."""
         kernel = _read_kernel(self.kernel)
         modules = [] if self.initrd is None else [(_read(self.initrd, "initrd"), b"")]
-        modules += [(_read(source, "module"), line.encode()) for source, line in map(_module, self.modules)]
+        modules += [(_read(source, "module"), _line(line)) for source, line in map(_module, self.modules)]
+        cmdline = _line(self.cmdline)
         machine.attach_pc()
         _hyperpy.load_pvh(
             machine._native,
             _unpacked(kernel) or kernel,
             modules,
-            self.cmdline.encode(),
+            cmdline,
             machine._listed(),
         )
         machine.unclaimed = "ones"
@@ -212,9 +217,11 @@ def _attach_fw_cfg(machine: Machine, files: list[tuple[str, bytes]]) -> None:
 
 def _attach_once(machine: Machine, device: _Stock, port: int, name: str) -> None:
     """Attach, in place of what an earlier load has put there."""
-    for old, facts in list(machine._attached.values()):
-        if isinstance(old, _Stock) and (facts["base"], facts["name"]) == (port, name):
-            machine.detach(old)
+    for place, (_, facts) in list(machine._attached.items()):
+        is_pio, _ = place
+        if place in machine._brought and is_pio and facts["base"] == port:
+            machine._native.detach(*place)
+            machine._attached.pop(place, None)
     machine.attach(device, pio=port, name=name)
 
 
@@ -271,7 +278,14 @@ def _module(module: Module) -> tuple[Source, str]:
 def _named(source: Source, name: str, arguments: str) -> bytes:
     """Put a file's name in front of its arguments."""
     name = name if isinstance(source, bytes) else os.path.basename(source)
-    return f"{name} {arguments}".rstrip().encode()
+    return name.encode() + b" " * bool(arguments) + _line(arguments).rstrip()
+
+
+def _line(text: str) -> bytes:
+    """A command line as bytes."""
+    if not isinstance(text, str):
+        raise TypeError(f'not a command line: {text!r}\n\nhint: text; cmdline="" for none')
+    return text.encode()
 
 
 def _read_kernel(source: Source) -> bytes:
@@ -286,6 +300,10 @@ def _gunzipped(file: bytes) -> bytes:
 def _read(source: Source, what: str) -> bytes:
     if isinstance(source, bytes):
         return source
+    given: object = source
+    if not isinstance(given, str | os.PathLike):
+        hint = f"a path, or bytes; bytes(...) makes them of a {type(given).__name__} that holds the file"
+        raise TypeError(f"{what} is a {type(given).__name__}\n\nhint: {hint}")
     try:
         with open(source, "rb") as file:
             return file.read()

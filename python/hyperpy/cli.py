@@ -15,7 +15,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from hyperpy._usage import STATUS_ERROR, Parser, UsageError, close_match, complain, parse, until_unread
+from hyperpy._usage import STATUS_ERROR, Parser, UsageError, complain, parse, until_unread
+from hyperpy._words import nearest
 
 if TYPE_CHECKING:
     from hyperpy.spec import MachineSpec
@@ -85,7 +86,7 @@ def _command(argv: Sequence[str]) -> int:
                 print(_main_help(), file=sys.stderr)
                 return STATUS_ERROR
             case _:
-                known = close_match(command, [*_COMMANDS, "--version", "--help"])
+                known = nearest(command, [*_COMMANDS, "--version", "--help"])
                 raise UsageError(f"unknown command: {command}\n\nhint: {known or _hint_for(command)}")
     except UsageError as error:
         return complain(command if command in _COMMANDS else "", error)
@@ -127,6 +128,8 @@ def _run(argv: Sequence[str]) -> int:
         spec = spec_from(options, base)
     except ValueError as error:
         parser.error(str(error))
+    except FileNotFoundError:
+        parser.error("current folder is gone\n\nhint: cd to one that is there")
     try:
         from hyperpy._run import run_spec
     except ImportError as error:
@@ -176,13 +179,17 @@ def _check(argv: Sequence[str]) -> int:
     )
     parser.add_argument("spec", metavar="FILE", nargs="+", help="a spec: machine.toml or machine.json")
     options = parse(parser, argv)
-    try:
-        found = [(file, finding) for file in options.spec for finding in _spec(file).check()]
-    except ImportError as error:
-        return complain("check", _no_native(error))
+    status, found = 0, []
+    for file in options.spec:
+        try:
+            found += [f"{file}: {finding}" for finding in _spec(file).check()]
+        except UsageError as error:
+            status = complain("check", error)
+        except ImportError as error:
+            return complain("check", _no_native(error))
     if found:
-        print("\n\n".join(f"{file}: {finding}" for file, finding in found))
-    return STATUS_ERROR if found else 0
+        print("\n\n".join(found))
+    return STATUS_ERROR if found else status
 
 
 def _diff(argv: Sequence[str]) -> int:

@@ -5,13 +5,16 @@ The bytes are kept in Rust, in a bounded buffer that drops the oldest (`dropped`
 
 from __future__ import annotations
 
+import codecs
 import io
 import math
+import operator
 import os
 import re
+import sys
 import time
 import weakref
-from typing import TYPE_CHECKING, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from hyperpy import _hyperpy
 from hyperpy.errors import StateError
@@ -30,6 +33,8 @@ _M = TypeVar("_M")
 _NOT_STARTED = "not started"
 
 _TAIL = 400
+# What surrogateescape makes of bytes that are not UTF-8.
+_NO_UTF8 = re.compile("[\\udc80-\\udcff]")
 # A pattern is searched again at most this often while output streams in, so that a search does not cost more than the
 # guest's own work. Output wakes the search; this only gathers a few bytes first.
 _GATHER = 0.005
@@ -41,6 +46,10 @@ PATIENCE = 1.0
 
 class _HasFileno(Protocol):
     def fileno(self) -> int: ...
+
+
+class _HasWrite(Protocol):
+    def write(self, data: Any, /) -> object: ...
 
 
 class Console:
@@ -64,6 +73,8 @@ class Console:
         standing: Callable[[], str | None] = lambda: None,
         failed: Callable[[BaseException], object] = lambda error: None,
     ) -> None:
+        if not 0 < operator.index(capacity) <= sys.maxsize:
+            raise ValueError(f"capacity is out of range: {capacity}\n\nhint: bytes of output to keep, from 1")
         self._native = _hyperpy.Console(capacity)
         self._standing = standing  # why nothing more will come, in words; None while the guest runs
         self._failed = failed  # told what a callable sink raised
@@ -112,7 +123,7 @@ class Console:
     ) -> re.Match[str] | re.Match[bytes]:
         """Wait until unread output holds `pattern`; consume output through the match and return the match.
 
-        A str or bytes is searched as it is; a compiled pattern is a regular expression. `timeout` is in seconds; None
+        A str or bytes is searched as it is, a str in the output as text, where bytes that are not UTF-8 are U+FFFD; a compiled pattern is a regular expression. `timeout` is in seconds; None
         waits for as long as the machine runs.
 
         Raises:
@@ -122,37 +133,19 @@ class Console:
             ValueError: the timeout is no number of seconds from 0 up.
             TypeError: the pattern is none of these.
         """
-        if isinstance(pattern, str):
-            return self._expect_text(re.compile(re.escape(pattern)), timeout)
-        if isinstance(pattern, bytes):
-            return self._expect_bytes(re.compile(re.escape(pattern)), timeout)
-        if not isinstance(pattern, re.Pattern):
-            raise TypeError(
-                f"not a pattern: {pattern!r}\n\nhint: str or bytes, or re.compile(...) for a regular expression"
-            )
-        if isinstance(pattern.pattern, str):
-            return self._expect_text(pattern, timeout)
-        return self._expect_bytes(pattern, timeout)
-
-    def _expect_text(self, pattern: re.Pattern[str], timeout: float | None) -> re.Match[str]:
-        def search(data: bytes) -> tuple[re.Match[str], int] | None:
-            text = data.decode("utf-8", "surrogateescape")
-            match = pattern.search(text)
-            return match and (match, len(text[: match.end()].encode("utf-8", "surrogateescape")))
-
-        return self._wait(search, pattern, timeout)
-
-    def _expect_bytes(self, pattern: re.Pattern[bytes], timeout: float | None) -> re.Match[bytes]:
-        def search(data: bytes) -> tuple[re.Match[bytes], int] | None:
-            match = pattern.search(data)
-            return match and (match, match.end())
-
-        return self._wait(search, pattern, timeout)
+        given = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
+        if isinstance(given, str):
+            return self._wait(_in_text(_compiled(pattern)), given, timeout)
+        if isinstance(given, bytes):
+            return self._wait(_in_bytes(_compiled(pattern)), given, timeout)
+        raise TypeError(
+            f"not a pattern: {pattern!r}\n\nhint: str or bytes, or re.compile(...) for a regular expression"
+        )
 
     def _wait(
         self,
         search: Callable[[bytes], tuple[_M, int] | None],
-        pattern: re.Pattern[str] | re.Pattern[bytes],
+        pattern: str | bytes,
         timeout: float | None,
     ) -> _M:
         if timeout is not None and not timeout >= 0:
@@ -169,12 +162,15 @@ class Console:
                 return found[0]
             if standing is not None:
                 raise StateError(
-                    f"the machine stands still, {standing}; its console has no {pattern.pattern!r}{_tail(data)}",
+                    f"the machine stands still, {standing}; its console has no {pattern!r}{_tail(data)}",
                     hint="start() it first; of one that was started, `m.wait()` gives what ended it",
                 )
             left = math.inf if deadline is None else deadline - time.monotonic()
             if left <= 0:
-                raise TimeoutError(f"no {pattern.pattern!r} on the console in {timeout} s{_tail(data)}")
+                hint = "give it a longer timeout; `m.console.output` is all that it said"
+                raise TimeoutError(
+                    f"no {pattern!r} on the console in {timeout} s{_tail(data)}\n\nhint: {hint}"
+                )
             self._sleep(start + len(data), left)
 
     def _sleep(self, position: int, seconds: float) -> None:
@@ -189,14 +185,15 @@ class Console:
         """Send input to the guest; returns how many bytes were taken (the queue holds 64 KiB)."""
         return self._native.send(text.encode() if isinstance(text, str) else bytes(memoryview(text)))
 
-    def sink(self, target: _HasFileno | int | Callable[[bytes], object] | None) -> None:
-        """Copy output to a file, a descriptor or a callable as it comes, besides keeping it; None ends that.
+    def sink(self, target: _HasFileno | _HasWrite | int | Callable[[bytes], object] | None) -> None:
+        """Copy output to a file, a stream, a descriptor or a callable as it comes, besides keeping it; None ends that.
 
         There is one sink: a new one takes the place of the old one.
 
         A file is written on the vcpu's thread, which waits at most 50 ms for one that is full, such as a pipe or a
         terminal that nobody reads. A callable gets bytes, at most 64 KiB at a time, on a thread of its own named
-        `hyperpy-sink`, where every verb of the machine works; it never holds up the guest. What a sink has not got is
+        `hyperpy-sink`, where every verb of the machine works; it never holds up the guest. A stream without a descriptor,
+        such as a notebook's `sys.stdout` or an `io.StringIO`, has its `write` called likewise. What a sink has not got is
         counted in `sink_dropped`: of a callable, what the console's buffer had dropped before its turn came. A callable
         that raises is the sink no more; what it raised is in `Machine.errors` and goes once to the logger
         `hyperpy.console`. A machine that is closed, and a new sink, first hand it what is left, for at most 1 s.
@@ -218,11 +215,19 @@ class Console:
             [b'A']
         """
         if target is None or isinstance(target, int):
+            if target is not None and target >> 31:
+                raise ValueError(f"not a descriptor: {target}\n\nhint: one as file.fileno() gives it")
             self._set_sink(target)
-        elif hasattr(target, "fileno"):
+            return
+        from hyperpy._writer import Writer, descriptor_of  # noqa: PLC0415 - few scripts have one
+
+        descriptor = descriptor_of(target)
+        if descriptor is not None:
             if isinstance(target, io.IOBase | io.TextIOBase):
                 target.flush()  # what was written before stays before
-            self._set_sink(target.fileno())
+            self._set_sink(descriptor)
+        elif hasattr(target, "write"):
+            self._call(Writer(target))
         else:
             self._call(target)
 
@@ -292,6 +297,30 @@ def _reporter(failed: Callable[[BaseException], object]) -> Callable[[BaseExcept
         )
 
     return report
+
+
+def _compiled(pattern: Any) -> re.Pattern[Any]:
+    return pattern if isinstance(pattern, re.Pattern) else re.compile(re.escape(pattern))
+
+
+def _in_text(pattern: re.Pattern[str]) -> Callable[[bytes], tuple[re.Match[str], int] | None]:
+    """What searches output as text; gives the match, and how many bytes it reaches."""
+
+    def search(data: bytes) -> tuple[re.Match[str], int] | None:
+        # A byte that is not UTF-8 is one character; one that is cut at the end is waited for.
+        text, _ = codecs.utf_8_decode(data, "surrogateescape", False)
+        match = pattern.search(_NO_UTF8.sub("\ufffd", text))
+        return match and (match, len(text[: match.end()].encode("utf-8", "surrogateescape")))
+
+    return search
+
+
+def _in_bytes(pattern: re.Pattern[bytes]) -> Callable[[bytes], tuple[re.Match[bytes], int] | None]:
+    def search(data: bytes) -> tuple[re.Match[bytes], int] | None:
+        match = pattern.search(data)
+        return match and (match, match.end())
+
+    return search
 
 
 def _tail(data: bytes) -> str:

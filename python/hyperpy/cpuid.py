@@ -114,7 +114,7 @@ class Cpuid(MutableMapping[Any, "CpuidLeaf | tuple[int, int, int, int]"]):
         key = _key(which)
         table = self._table()
         if key not in table:
-            raise KeyError(f"no such cpuid leaf: {key[0]:#x}, {key[1]:#x}")
+            raise KeyError(f"no such cpuid leaf: {key[0]:#x}, {key[1]:#x}; hint: print(vcpu.cpuid) shows all")
         return table[key]
 
     def __setitem__(self, which: int | tuple[int, int], leaf: CpuidLeaf | tuple[int, int, int, int]) -> None:
@@ -125,7 +125,7 @@ class Cpuid(MutableMapping[Any, "CpuidLeaf | tuple[int, int, int, int]"]):
         registers = CpuidLeaf(*leaf)
         for name, value in zip(CpuidLeaf._fields, registers, strict=True):
             if not 0 <= operator.index(value) < 1 << 32:
-                raise ValueError(f"{name} takes 32 bits: {value:#x}")
+                raise ValueError(f"{name} takes 32 bits: {value:#x}\n\nhint: from 0 to 2**32 - 1")
         indexed = subleaf != 0 or number in _INDEXED
         _hyperpy.set_cpuid(self._native, self._index, (number, subleaf, indexed, *registers))
 
@@ -151,7 +151,7 @@ def _key(which: int | tuple[int, int]) -> tuple[int, int]:
     leaf, subleaf = which if isinstance(which, tuple) else (which, 0)
     for number in (leaf, subleaf):
         if not 0 <= operator.index(number) < 1 << 32:
-            raise ValueError(f"a cpuid leaf is two numbers of 32 bits: {number:#x}")
+            raise ValueError(f"a cpuid leaf is two numbers of 32 bits: {number:#x}\n\nhint: cpuid[7, 0]")
     return operator.index(leaf), operator.index(subleaf)
 
 

@@ -7,7 +7,7 @@ are attached, and how the machine reacts, is in `hyperpy.machine`.
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from hyperpy import _hyperpy
 from hyperpy._value import Value
@@ -21,6 +21,16 @@ class Stop(Value):
     """Returned by a device's `write`: every vcpu stops, and `run` returns `Exit.Stopped` with this reason."""
 
     reason: str = ""
+
+    def __init__(self, *values: Any, **more: Any) -> None:
+        super().__init__(*values, **more)
+        check_reason(self.reason)
+
+
+def check_reason(reason: object) -> None:
+    """Raise a TypeError for what cannot be shown as the reason of a stop."""
+    if not isinstance(reason, str):
+        raise TypeError(f'not a reason: {reason!r}\n\nhint: text: Stop("why"), m.stop("why")')
 
 
 @runtime_checkable

@@ -44,9 +44,9 @@ def disassemble(code: Buffer, *, address: int = 0, bits: int = 64) -> list[Instr
         0x1005  0f 0b                          ud2
     """
     if bits not in (16, 32, 64):
-        raise ValueError(f"code is of 16, 32 or 64 bits: {bits}")
+        raise ValueError(f"code is of 16, 32 or 64 bits: {bits}\n\nhint: bits=64 for long mode")
     if not 0 <= address < 1 << 64:
-        raise ValueError(f"address does not fit into 64 bits: {address:#x}")
+        raise ValueError(f"address does not fit into 64 bits: {address:#x}\n\nhint: from 0 to 2**64 - 1")
     copy = bytes(memoryview(code))  # guest memory may change while it is looked at
     made, at = [], 0
     for where, length, text in _hyperpy.disassemble(copy, address, bits):

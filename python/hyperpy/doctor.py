@@ -138,8 +138,6 @@ class Report:
     @property
     def flavour(self) -> Flavour:
         """The kind of this host's KVM, as `flavour()` gives it."""
-        if self.facts.device != "usable":
-            return "none"
         return _flavour(self.facts, self.probe.kernel_code)
 
     @property
@@ -220,12 +218,17 @@ def kernel_code_is_native() -> bool:
 
     False also where there is no usable KVM.
     """
+    return _kernel_code() == "native"
+
+
+def _kernel_code() -> str:
+    """How kernel-mode code runs here: native or interpreted; unknown where that cannot be seen."""
     try:
         from hyperpy import _measure
 
-        return _measure.kernel_code() == "native"
+        return _measure.kernel_code()
     except (OSError, ImportError, RuntimeError):
-        return False
+        return "unknown"
 
 
 @functools.cache
@@ -240,9 +243,7 @@ def flavour() -> Flavour:
         True
     """
     facts = _facts()
-    if facts.device != "usable":
-        return "none"
-    return _flavour(facts, "native" if kernel_code_is_native() else "interpreted")
+    return _flavour(facts, _kernel_code() if facts.device == "usable" else "unknown")
 
 
 # -- judging: pure ---------------------------------------------------------------------------------------------------
@@ -272,6 +273,8 @@ def diagnose(facts: Facts, probe: Probe) -> Report:
 
 
 def _flavour(facts: Facts, kernel_code: str) -> Flavour:
+    if facts.device != "usable":
+        return "none"
     # A virtual machine whose KVM works by page tables can have the other modules loaded too, without use.
     if kernel_code == "interpreted":
         return "page-table"

@@ -71,7 +71,9 @@ class FpuRegisters(_File):
             if name not in _BITS:
                 raise AttributeError(_no_register(name, _shown(_BITS)))
             if not 0 <= operator.index(value) < 1 << _BITS[name]:
-                raise ValueError(f"{name} takes {_BITS[name]} bits: {value:#x}")
+                raise ValueError(
+                    f"{name} takes {_BITS[name]} bits: {value:#x}\n\nhint: from 0 to 2**{_BITS[name]} - 1"
+                )
         whole = [
             (name, operator.index(value).to_bytes((_BITS[name] + 7) // 8, "little"))
             for name, value in wanted.items()

@@ -21,10 +21,11 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from hyperpy import lab_amd, lab_intel, packages
 from hyperpy._usage import Parser, UsageError, checked, complain, count, parse, seconds
+from hyperpy._writer import Writer
 from hyperpy.errors import HyperpyError
 from hyperpy.lab_session import Emulator, LabError, Session, Task, search_path
 
@@ -106,7 +107,10 @@ def run(
         raise ValueError("no command for the lab: []\n\nhint: give the program and its arguments")
     if cpu not in {None, *_CPUS}:
         raise ValueError(f"unknown cpu for the lab: {cpu}\n\nhint: one of {', '.join(_CPUS)}")
-    place = Path(cwd or ".").absolute()
+    try:
+        place = Path(cwd or ".").absolute()
+    except FileNotFoundError:
+        raise LabError("current folder is gone", hint="cd to one that is there") from None
     environment = dict(os.environ if env is None else env)
     if direct is None:
         direct = (cpu is None and is_inside()) or native_kvm(cpu)
@@ -121,8 +125,13 @@ def run(
         return _run_here(command, place, environment, (stdout, stderr), timeout)
     environment[_INSIDE] = "1"
     emulator = _intel(cpus, memory, files) if cpu == "intel" else _amd(cpus, memory)
-    sinks = {"stdout": stdout or sys.stdout.buffer, "stderr": stderr or sys.stderr.buffer}
+    sinks = {"stdout": stdout or _bytes_to(sys.stdout), "stderr": stderr or _bytes_to(sys.stderr)}
     return _boot(emulator, Task(command, place, environment), sinks, timeout)
+
+
+def _bytes_to(stream: Any) -> Any:
+    """A stream of this process as one that takes bytes: in a notebook it is one of text alone."""
+    return getattr(stream, "buffer", None) or (stream and Writer(stream))
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -238,23 +247,30 @@ def _boot(emulator: Emulator, task: Task, sinks: Mapping[str, IO[bytes]], timeou
 def _amd(cpus: int | None, memory: str | None) -> Emulator:
     if cpus is not None and cpus < 1:
         raise ValueError(f"number of the lab's CPUs: {cpus}\n\nhint: 1 or more")
+    mib = _mib(memory or "4G")
+    if mib < 512:
+        raise ValueError(f"size of the lab's memory: {memory}\n\nhint: Linux and a guest want 512M or more")
     _need(lab_amd.PROGRAMS)
     if shutil.which("vng", path=search_path()) is None:
         raise LabError("virtme-ng is missing: vng", hint=f"run `{sys.executable} -m pip install virtme-ng`")
-    return lab_amd.emulator(packages.kernel(), cpus=cpus or 2, memory=memory or "4G")
+    return lab_amd.emulator(packages.kernel(), cpus=cpus or 2, memory=f"{mib}M")
 
 
 def _intel(cpus: int | None, memory: str | None, files: Sequence[str | os.PathLike[str]]) -> Emulator:
     if cpus not in {None, 1}:
         raise ValueError(f"number of the lab's CPUs: {cpus}\n\nhint: the emulated Intel has 1; leave it out")
-    from hyperpy.memory import parse_size
-
-    mib = parse_size(memory or "512M") >> 20
+    mib = _mib(memory or "512M")
     if not 256 <= mib <= 2048:
         raise ValueError(f"size of the lab's memory: {memory}\n\nhint: the emulated Intel takes 256M to 2G")
     _need(lab_intel.PROGRAMS)
     kernel = packages.kernel("linux-image-cloud-amd64", suite=packages.BACKPORTS)
     return lab_intel.emulator(kernel, files, memory_mib=mib)
+
+
+def _mib(size: str) -> int:
+    from hyperpy.memory import parse_size
+
+    return parse_size(size) >> 20
 
 
 def _need(programs: Mapping[str, str]) -> None:

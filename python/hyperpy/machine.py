@@ -21,7 +21,7 @@ from hyperpy._attach import Attaching
 from hyperpy._debug import Debugging
 from hyperpy._traps import Trapping
 from hyperpy.console import PATIENCE, Console
-from hyperpy.device import Stop
+from hyperpy.device import Stop, check_reason
 from hyperpy.errors import GuestFault, StateError
 from hyperpy.exits import AnyExit, Exit
 from hyperpy.memory import HugePages, Memory, parse_size
@@ -148,6 +148,9 @@ class Machine(Attaching, Debugging, Trapping):
     @classmethod
     def from_spec(cls, spec: MachineSpec) -> Machine:
         """A machine of this spec, with its devices and its image: `spec.make()`."""
+        if isinstance(spec, str | os.PathLike):
+            hint = f"MachineSpec.from_file({os.fspath(spec)!r}) reads one"
+            raise TypeError(f"not a spec: {spec!r}\n\nhint: {hint}")
         return spec.make()
 
     # -- lifecycle ---------------------------------------------------------------------------------------------------
@@ -171,14 +174,16 @@ class Machine(Attaching, Debugging, Trapping):
             raise TypeError(f"not an image: {image!r}\n\nhint: {hint}")
         self._native.require_load()
         before = self._places()
-        with self._attached_or_nothing():
-            image.load_into(self)
+        try:
+            with self._attached_or_nothing():
+                image.load_into(self)
+        finally:
+            self._brought |= self._places() - before
         # For reset(). One of its kind at one place: loads in a loop do not add up.
         place = (type(image), getattr(image, "at", None))
         self._images.pop(place, None)  # the order is that of the last loads: vcpu 0 enters the last one
         self._images[place] = image
         self._image = image
-        self._brought |= self._places() - before
 
     def run(self, timeout: float | None = None) -> AnyExit:
         """Run until something happens that the script must know, or for `timeout` seconds.
@@ -283,6 +288,7 @@ class Machine(Attaching, Debugging, Trapping):
         Raises:
             StateError: the machine is closed.
         """
+        check_reason(reason)
         self._native.stop(reason)
 
     def close(self) -> None:
@@ -472,6 +478,10 @@ class Machine(Attaching, Debugging, Trapping):
 
 
 def _processors(cpus: Iterable[int]) -> list[int]:
+    given: object = cpus
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        hint = f"vcpus={cpus!r} is how many the guest has; cpus={{0, 1}} are the host's to run on"
+        raise TypeError(f"not a set of processors: {cpus!r}\n\nhint: {hint}")
     chosen = sorted({operator.index(cpu) for cpu in cpus})
     if not chosen or chosen[0] < 0 or chosen[-1] >= 1 << 32:
         raise ValueError(f"not a set of processors: {chosen}\n\nhint: numbers from 0, as in cpus={{0, 1}}")

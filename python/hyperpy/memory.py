@@ -262,7 +262,7 @@ class Memory:
         from hyperpy import paging  # noqa: PLC0415 - few scripts need it
 
         if not 0 <= operator.index(gva) < 1 << 64:
-            raise ValueError(f"address does not fit into 64 bits: {gva:#x}")
+            raise ValueError(f"address does not fit into 64 bits: {gva:#x}\n\nhint: from 0 to 2**64 - 1")
         if not 0 <= operator.index(vcpu) < 1 << 32:
             raise IndexError(f"no such vcpu: {vcpu}\n\nhint: vcpus are numbered from 0")
         return paging.walk(self._machine, vcpu, gva)
@@ -304,7 +304,9 @@ class Memory:
                 "memory is read by a range\n\nhint: m.memory[0x1000:0x1010], or m.memory.read(gpa, size)"
             )
         if key.stop < key.start:
-            raise ValueError(f"range ends before it begins: {key.start:#x} to {key.stop:#x}")
+            raise ValueError(
+                f"range ends before it begins: {key.start:#x} to {key.stop:#x}\n\nhint: m.memory[first:end]"
+            )
         return self.read(key.start, key.stop - key.start)
 
     def __setitem__(self, key: slice, data: Buffer) -> None:
@@ -312,7 +314,8 @@ class Memory:
             raise TypeError("memory is written by a range\n\nhint: m.memory[0x1000:0x1002] = b'ok'")
         length = memoryview(data).nbytes
         if key.stop - key.start != length:
-            raise ValueError(f"range is of {key.stop - key.start} bytes, data of {length}")
+            hint = "m.memory.write(gpa, data) takes any length"
+            raise ValueError(f"range is of {key.stop - key.start} bytes, data of {length}\n\nhint: {hint}")
         self.write(key.start, data)
 
     def __repr__(self) -> str:
@@ -339,7 +342,7 @@ def _costs(kind: str, alias_of: int | None) -> bool:
 
 def _name(name: str) -> str:
     if "\0" in name:
-        raise ValueError(f"name has a NUL: {name!r}")
+        raise ValueError(f"name has a NUL: {name!r}\n\nhint: leave it out")
     return name
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperpy import _hyperpy
+from hyperpy._words import nearest
 from hyperpy.errors import KvmError
 
 if TYPE_CHECKING:
@@ -53,12 +54,11 @@ def msr_index(which: int | str) -> int:
     """
     if isinstance(which, str):
         if which not in MSR_NAMES:
-            raise KeyError(
-                f"no msr is known by that name: {which}; give its index, or a name of hyperpy.msrs.MSR_NAMES"
-            )
+            meant = nearest(which, MSR_NAMES) or "give its index, or a name of hyperpy.msrs.MSR_NAMES"
+            raise KeyError(f"no msr is known by that name: {which}; hint: {meant}")
         return MSR_NAMES[which]
     if not 0 <= operator.index(which) < 1 << 32:
-        raise ValueError(f"an msr's index has 32 bits: {which:#x}")
+        raise ValueError(f"an msr's index has 32 bits: {which:#x}\n\nhint: from 0 to 2**32 - 1")
     return operator.index(which)
 
 
@@ -118,7 +118,9 @@ class Msrs(MutableMapping[Any, int]):
         wanted = [(msr_index(which), value) for which, value in (*pairs, *more.items())]
         for index, value in wanted:
             if not 0 <= operator.index(value) < 1 << 64:
-                raise ValueError(f"msr {msr_name(index)} takes 64 bits: {value:#x}")
+                raise ValueError(
+                    f"msr {msr_name(index)} takes 64 bits: {value:#x}\n\nhint: from 0 to 2**64 - 1"
+                )
         try:
             _hyperpy.set_msrs(self._native, self._index, wanted)
         except KvmError as error:
@@ -131,7 +133,7 @@ class Msrs(MutableMapping[Any, int]):
         self.update([(which, value)])
 
     def __delitem__(self, which: int | str) -> None:
-        raise TypeError("a processor's registers stay: an msr cannot be deleted")
+        raise TypeError("a processor's registers stay: an msr cannot be deleted\n\nhint: set it to 0")
 
     def __contains__(self, which: object) -> bool:
         if not isinstance(which, int | str):

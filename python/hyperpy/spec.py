@@ -62,6 +62,7 @@ __all__ = [
 
 _PROCESSOR = form.number(0, (1 << 32) - 1, "a processor's number, from 0")
 _HUGE = form.optional(form.one_of("2M", "1G", "transparent"))
+_TRACED = form.number(0, 1 << 20, "how many exits of each vcpu are recorded, 0 to 2**20")
 _VCPUS = form.number(1, (1 << 32) - 1, "a number of vcpus, from 1")
 
 
@@ -107,7 +108,8 @@ class MachineSpec(Form):
     Arguments:
         name, memory, vcpus, irqchip: as of `Machine`.
         unclaimed: the same; None: as the image has it.
-        huge_pages, cpus, cpu_limit: as of `Machine`; `cpus` is a list of numbers.
+        huge_pages, cpus, cpu_limit, trace: as of `Machine`; `cpus` is a list of numbers. `hyperpy run` records some exits
+            by itself.
         pc: a PC's stock devices, as `Machine.attach_pc`; an operating system's image has them anyway.
         serial: what `hyperpy run` connects COM1 with: "stdio", "file:PATH" or "none".
         image: what is loaded, or None.
@@ -144,6 +146,7 @@ class MachineSpec(Form):
         default=None, metadata=rule(form.optional(form.numbers(_PROCESSOR)), shown=list)
     )
     cpu_limit: float | None = field(default=None, metadata=rule(form.optional(form.positive)))
+    trace: int = field(default=0, metadata=rule(_TRACED))
     pc: bool = field(default=False, metadata=rule(form.flag))
     serial: str = field(default="stdio", metadata=rule(form.text))
     image: ImageSpec | None = field(default=None, metadata=rule(form.kinds(IMAGES), of=IMAGES))
@@ -186,14 +189,14 @@ class MachineSpec(Form):
         Raises:
             SpecError: as for `from_toml`.
         """
-        suffix = Path(path).suffix.lower()
+        suffix = Path(_text_or_path(path)).suffix.lower()
         if suffix not in {".toml", ".json"}:
             raise SpecError(f"not a spec by its name: {os.fspath(path)}", hint="it ends with .toml or .json")
         return cls._read(path, _json if suffix == ".json" else tomllib.loads, False)
 
     @classmethod
     def _read(cls, source: str | os.PathLike[str], loads: Any, is_text: bool) -> Self:
-        file = None if is_text else os.fspath(source)
+        file = None if is_text else os.fspath(_text_or_path(source))
         try:
             content = source if file is None else Path(file).read_text(encoding="utf-8")
             table = loads(content)
@@ -202,7 +205,9 @@ class MachineSpec(Form):
                 f"spec cannot be read: {error.strerror}", file=file, hint="check the path"
             ) from None
         except (ValueError, RecursionError) as error:
-            raise SpecError(f"spec is not in its language: {error}", file=file) from None
+            what, _, hint = str(error).partition("\n\nhint: ")
+            hint = hint or "the message tells line and column; text goes in quotes, tables in [brackets]"
+            raise SpecError(f"spec is not in its language: {what}", file=file, hint=hint) from None
         try:
             spec = form.read(cls, table)
         except SpecError as error:
@@ -256,6 +261,7 @@ class MachineSpec(Form):
             huge_pages=self.huge_pages,
             cpus=self.cpus,
             cpu_limit=self.cpu_limit,
+            trace=self.trace,
         )
         things: list[Any] = []
         try:
@@ -308,6 +314,8 @@ class MachineSpec(Form):
 
     def diff(self, other: MachineSpec) -> Difference:
         """What `other` has otherwise, by key path."""
+        if not isinstance(other, MachineSpec):
+            raise TypeError(f"not a spec: {other!r}\n\nhint: another MachineSpec; `m.spec` is a machine's")
         return difference(form.plain(self, defaults=True), form.plain(other, defaults=True))
 
 
@@ -323,12 +331,18 @@ def _named(key: str) -> Iterator[None]:
         raise SpecError(what, path=key, hint=hint) from error
 
 
+def _text_or_path(source: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(f"not text and not a path: {source!r}\n\nhint: decode() makes text of bytes")
+    return source
+
+
 def _json(text: str) -> Any:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
         if len(table) < len(pairs):
             twice = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
-            raise ValueError(f"key is there twice: {twice}")
+            raise ValueError(f"key is there twice: {twice}\n\nhint: leave one out")
         return table
 
     return json.loads(text, object_pairs_hook=once)

@@ -93,6 +93,8 @@ class ScriptedMachine(Machine):
 
 
 def _play_from_access(access: Read | Write) -> tuple[bool, int, int, int | None, int]:
+    if not isinstance(access, Read | Write):
+        raise TypeError(f"not an access: {access!r}\n\nhint: Read(mmio=0x1000), Write(1, pio=0x80)")
     if (access.pio is None) == (access.mmio is None):
         raise ValueError(f"an access is on one bus: {access!r}\n\nhint: give pio=PORT or mmio=ADDRESS")
     is_pio, address = (True, access.pio) if access.pio is not None else (False, access.mmio)
@@ -103,7 +105,11 @@ def _play_from_access(access: Read | Write) -> tuple[bool, int, int, int | None,
         raise ValueError(
             f"no guest makes such an access: {access!r}\n\nhint: 1, 2 or 4 bytes on ports, 1 to 8 in memory"
         )
+    if operator.index(access.times) < 1:
+        raise ValueError(f"number of times is out of range: {access!r}\n\nhint: 1 or more")
     value = access.value if isinstance(access, Write) else None
     if value is not None and not 0 <= operator.index(value) < 1 << (8 * access.size):
-        raise ValueError(f"value is too wide for {access.size} bytes: {value:#x}")
+        raise ValueError(
+            f"value is too wide for {access.size} bytes: {value:#x}\n\nhint: give a larger size, or fewer bits"
+        )
     return is_pio, address, access.size, value, operator.index(access.times)

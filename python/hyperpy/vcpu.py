@@ -108,7 +108,7 @@ class Registers(_File):
             if name not in _GENERAL:
                 raise AttributeError(_no_register(name, _GENERAL))
             if not 0 <= operator.index(value) < 1 << 64:
-                raise ValueError(f"{name} takes 64 bits: {value:#x}")
+                raise ValueError(f"{name} takes 64 bits: {value:#x}\n\nhint: from 0 to 2**64 - 1")
         self._native.set_regs(self._index, list(wanted.items()))
 
     def __getattr__(self, name: str) -> int:
@@ -191,11 +191,13 @@ def _check_special(name: str, value: Any) -> None:
         widths = _SEGMENT_BITS if name in _SEGMENTS else _TABLE_BITS
         for (field, bits), part in zip(widths.items(), value, strict=True):
             if not 0 <= operator.index(part) < 1 << bits:
-                raise ValueError(f"{name}.{field} takes {bits} bits: {part:#x}")
+                raise ValueError(
+                    f"{name}.{field} takes {bits} bits: {part:#x}\n\nhint: from 0 to 2**{bits} - 1"
+                )
     elif name not in _PLAIN:
         raise AttributeError(_no_register(name, _SPECIAL))
     elif not 0 <= operator.index(value) < 1 << 64:
-        raise ValueError(f"{name} takes 64 bits: {value:#x}")
+        raise ValueError(f"{name} takes 64 bits: {value:#x}\n\nhint: from 0 to 2**64 - 1")
 
 
 def _no_register(name: str, names: Iterable[str]) -> str:
@@ -275,7 +277,7 @@ class Vcpu:
             0x1001 True 1 0
         """
         if not 0 < operator.index(count) < 1 << 64:
-            raise ValueError(f"number of steps is out of range: {count}")
+            raise ValueError(f"number of steps is out of range: {count}\n\nhint: from 1 to 2**64 - 1")
         return self._settle("step", lambda: _hyperpy.step(self._native, self.index, count, timeout))
 
     def run_until(self, address: int, *, timeout: float | None = None) -> AnyExit:
@@ -289,7 +291,7 @@ class Vcpu:
             StateError: all four debug registers are in use; else as for `Machine.run`.
         """
         if not 0 <= operator.index(address) < 1 << 64:
-            raise ValueError(f"address does not fit into 64 bits: {address:#x}")
+            raise ValueError(f"address does not fit into 64 bits: {address:#x}\n\nhint: from 0 to 2**64 - 1")
         return self._settle("run", lambda: _hyperpy.run_until(self._native, self.index, address, timeout))
 
     def _settle(self, verb: str, act: Callable[[], tuple[str, Any]]) -> AnyExit:

@@ -6,6 +6,7 @@ KVM: kernel file, loader, stock devices, console, exit status.
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
@@ -107,9 +108,26 @@ def test_run_cpu_limit_and_pin_reach_the_machine(kernel: Kernel) -> None:
     ended = os.times()
     # The start of the interpreter is in it: half a second at the most, against two of a guest without a limit.
     assert ended.children_user + ended.children_system - began.children_user - began.children_system < 1.5
-    refused = hyperpy("run", "--kernel", kernel(spin), "--pin", "1023")
-    assert refused.returncode == 1
-    assert b"not processors that this process can use: [1023]\n\nhint: it has {" in refused.stderr
+
+
+@pytest.mark.parametrize(("options", "shown"), [([], 12), (["--trace", "2"], 2), (["--trace", "0"], 0)])
+def test_run_error_shows_the_last_exits(kernel: Kernel, options: list[str], shown: int) -> None:
+    done = hyperpy("run", "--kernel", kernel(out8(0x80, 0x42) * 20 + b"\x0f\x0b"), *options)
+    last = messages(done.stderr).partition("last exits:\n")[2].partition("\n\n")[0].splitlines()[1:]
+    assert len(last) == shown
+    assert not last or " shutdown " in last[-1]
+    assert len([line for line in last if "pio write" in line and " 0x42 " in line]) == max(0, shown - 1)
+
+
+def test_run_spec_that_says_how_many_exits_are_recorded_is_kept(tmp_path: Path) -> None:
+    spec = tmp_path / "machine.toml"
+    spec.write_text(
+        'memory = "1M"\ntrace = 3\nunclaimed = "ones"\n'
+        'image = { kind = "flat", code = "e680 e680 e680 e680 f4", mode = "real" }\n'
+    )
+    said = hyperpy("run", str(spec)).stderr.decode()
+    assert said.count("pio write") == 2
+    assert said.count("\n   0 ") == 3
 
 
 def test_run_append_reaches_the_guest(kernel: Kernel) -> None:
@@ -229,6 +247,40 @@ def test_run_device_on_a_port_that_raises_shows_its_traceback(kernel: Kernel, de
     assert "LookupError: no such letter: 0x42" in said
     assert 'letters.py", line' in said
     assert "_run.py" not in said
+
+
+@pytest.mark.parametrize(
+    ("address", "size", "message"),
+    [(0xFE000001, 1, "read returned None"), (0xFE000000, 4, "nobody claims Exit.Mmio")],
+)
+def test_run_error_that_is_ours_shows_no_traceback(
+    tmp_path: Path, address: int, size: int, message: str
+) -> None:
+    """A device that returns no number, and an access that nobody claims in a spec that says raise."""
+    (tmp_path / "none.py").write_text(
+        "class Nothing:\n    size = 4\n    read = write = lambda self, *access: None\n"
+    )
+    read = "a1" + struct.pack("<I", address).hex()  # mov eax, [address]
+    spec = tmp_path / "machine.toml"
+    spec.write_text(
+        f'memory = "1M"\nunclaimed = "raise"\nimage = {{ kind = "flat", code = "{read} f4", mode = "protected" }}\n'
+        f"[[devices]]\nmodel = 'none:Nothing'\nmmio = {address + (size > 1) * 0x1000}\n"
+    )
+    done = hyperpy("run", str(spec))
+    said = done.stderr.decode()
+    assert done.returncode == 1
+    assert said.startswith("hyperpy run: ")
+    assert message in said
+    assert "\n\nhint: " in said
+    assert "Traceback" not in said
+
+
+def test_run_device_that_uses_hyperpy_wrongly_shows_its_line(kernel: Kernel, tmp_path: Path) -> None:
+    text = "import hyperpy\nclass It:\n    size = 4\n    def read(self, offset, size):\n        return 0\n"
+    text += '    def write(self, offset, size, value):\n        raise hyperpy.DeviceError("mine")\n'
+    (tmp_path / "wrong.py").write_text(text)
+    done = hyperpy("run", "--kernel", kernel(out8(0x300, 1)), "--device", "wrong:It@pio=0x300", cwd=tmp_path)
+    assert 'wrong.py", line 7, in write' in done.stderr.decode()
 
 
 def test_run_device_module_that_raises_shows_its_traceback(kernel: Kernel, tmp_path: Path) -> None:

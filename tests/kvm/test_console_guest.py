@@ -52,6 +52,15 @@ def test_output_of_a_guest_that_polls_costs_no_exit_for_what_it_writes(talk: Any
     assert m.stats.hits["kernel"] == 2 * len(text)
 
 
+def test_expect_of_text_in_bytes_that_are_no_utf8_gives_text_that_can_be_written(talk: Any) -> None:
+    m = talk(b"\xff\xe2\x82\xac caf\xc3\xa9 \xe2\x82;rest")
+    m.start()
+    match = m.console.expect(re.compile(".*;"), timeout=RUN)
+    assert match[0] == "\ufffd\u20ac caf\u00e9 \ufffd\ufffd;"
+    assert m.console.expect("rest", timeout=RUN)
+    assert m.console.read() == ""
+
+
 def test_expect_of_a_pattern_gives_its_groups(talk: Any) -> None:
     m = talk(b"value=0x2a\n")
     m.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import io
 import logging
 import os
 import pty
@@ -213,6 +214,17 @@ def test_sink_on_a_terminal_that_nobody_reads_does_not_hold_the_guest_up(boot: A
     assert termios.tcgetattr(slave) == attributes
     os.close(master)
     os.close(slave)
+
+
+@pytest.mark.parametrize("kind", [io.BytesIO, io.StringIO])
+def test_sink_stream_without_a_descriptor_is_written(boot: Any, kind: Any) -> None:
+    """As a notebook's standard output is; its text is UTF-8, also where a call of write ends inside a character."""
+    stream, text = kind(), "caf\u00e9 " * 2000
+    with talking(boot, text.encode() + b"\xff") as m:
+        m.console.sink(stream)
+        assert m.run(RUN) == Exit.Halt(0)
+        assert m.console.sink_dropped == 0
+    assert stream.getvalue() == (text.encode() + b"\xff" if kind is io.BytesIO else text + "\ufffd")
 
 
 def test_sink_that_cannot_be_written_is_refused(boot: Any) -> None:

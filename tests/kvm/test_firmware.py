@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from hyperpy import BootError, Exit, Firmware, Machine, packages
+from hyperpy import BootError, DebugConsole, DeviceError, Exit, Firmware, Machine, packages
 
 BIOS = "usr/share/seabios/bios.bin"
 
@@ -52,6 +52,21 @@ def test_firmware_reads_files_by_fw_cfg() -> None:
         assert isinstance(machine.run(timeout=5), Exit.Halt)
         regs = machine.vcpus[0].regs
         assert (regs.rbx & 0xFF, regs.rax & 0xFF) == (ord("H"), ord("I"))
+
+
+def test_firmware_takes_no_device_of_the_scripts_away() -> None:
+    """Only what an earlier load has put there."""
+    code = bytes.fromhex("fa f4")
+    with Machine(memory="2M") as machine:
+        mine = machine.attach(DebugConsole(machine.console), pio=0x402, name="mine")
+        machine.attach(mine, pio=0x500, name="mine too")
+        with pytest.raises(DeviceError, match="overlaps mine at 0x402"):
+            machine.load(Firmware(image(code)))
+        for _ in range(2):
+            machine.load(Firmware(image(code), debug_port=0x400))
+            rows = [(row.base, row.name) for row in machine.map.rows if row.space == "pio"]
+            assert rows.count((0x400, "firmware log")) == rows.count((0x510, "fw_cfg")) == 1
+            assert {(0x402, "mine"), (0x500, "mine too")} <= set(rows)
 
 
 def test_firmware_that_is_none_is_refused_and_the_machine_can_load_another() -> None:

@@ -105,6 +105,7 @@ def test_spec_of_memory_and_stock_devices_is_what_the_machine_has(tmp_path: Path
         ),
         cpus=(0,),
         cpu_limit=1,
+        trace=4,
         folder=str(tmp_path),
     )
     assert spec.check() == []
@@ -120,6 +121,7 @@ def test_spec_of_memory_and_stock_devices_is_what_the_machine_has(tmp_path: Path
         }
         assert m.memory[0xE100_0000:0xE100_0008] == b"firmware"
         assert m.cpu_limit == 1
+        assert len(m.trace()) == 3
         assert m.spec == spec
         m.detach(next(device for device, _ in m._attached.values() if isinstance(device, DebugExit)))
         assert m.spec.devices == spec.devices[1:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -101,7 +102,10 @@ def test_run_modules_are_files_with_arguments() -> None:
         ("run --kernel K --cpus two", "not a number: 'two'", "16 or 0x10"),
         ("run --kernel K --cpu-limit 0", "not a number of processors: '0'", "half of one"),
         ("run --kernel K --cpu-limit all", "not a number of processors: 'all'", "half of one"),
+        ("run --kernel K --trace -1", "not a number: '-1'", "16 or 0x10"),
+        ("run --kernel K --trace 1048577", "out of range: 1048577", "0 to 2**20"),
         ("run --kernel K --pin 3-1", "no processors: '3-1'", "0-3"),
+        ("run --kernel K --pin 0-99999999999", "no such processor on this host: 99999999999", "from 0 to "),
         ("run --kernel K --pin 0,x", "not a number: 'x'", "16 or 0x10"),
         ("run --kernel K --debug-exit 0x10000", "not a port: 0x10000", "0 to 0xffff"),
         ("run --kernel K --timeout nan", "not a time: 'nan'", "seconds"),
@@ -416,3 +420,38 @@ def test_without_the_native_module_the_rest_works() -> None:
     assert "native module cannot be imported" in run.stderr
     assert "\n\nhint: run `pip install .`" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "run --kernel K --device a:B@pio=1",
+        "run {spec}",
+        "run {spec} --initrd relative",
+        "lab -- true",
+    ],
+)
+def test_command_in_a_folder_that_is_gone_says_so(arguments: str, tmp_path: Path) -> None:
+    (tmp_path / "m.toml").write_text('image = { kind = "kernel", kernel = "k" }\n')
+    command = [sys.executable, "-m", "hyperpy", *arguments.format(spec=tmp_path / "m.toml").split()]
+    script = f'mkdir "$0"; cd "$0"; rmdir "$0"; exec {shlex.join(command)}'
+    done = subprocess.run(
+        ["sh", "-c", script, str(tmp_path / "gone")], capture_output=True, timeout=LIMIT_S, check=False
+    )
+    said = done.stderr.decode()
+    if arguments == "run {spec}":  # which needs no current folder: the kernel is beside the spec
+        assert (done.returncode, "kernel cannot be read" in said) == (1, True), said
+        return
+    assert (done.returncode, "current folder is gone\n\nhint: cd " in said) == (1, True), said
+    assert "Traceback" not in said
+
+
+def test_check_of_several_files_tells_of_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong, broken = tmp_path / "wrong.toml", tmp_path / "broken.toml"
+    wrong.write_text('memory = "1M"\nregions = [{ gpa = 0, size = "4K" }]\n')
+    broken.write_text("memory = \n")
+    assert cli.main(["check", str(wrong), str(broken), str(wrong)]) == 1
+    said = capsys.readouterr()
+    assert said.out.count("regions[0].gpa: overlaps ram") == 2
+    assert "broken.toml: spec is not in its language" in said.err
+    assert cli.main(["check", str(broken)]) == 1

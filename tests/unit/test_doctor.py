@@ -162,12 +162,16 @@ def test_programs_are_those_of_the_lab_even_where_none_is_installed(monkeypatch:
         (("kvm_amd",), NATIVE, "amd"),
         (("kvm_intel", "kvm_pvm"), INTERPRETED, "page-table"),
         ((), NATIVE, "unknown"),
+        (("kvm_amd",), Probe(), "amd"),
     ],
 )
 def test_flavour_is_named_by_what_runs_and_then_by_the_module(
-    modules: tuple[str, ...], probe: Probe, flavour: str
+    modules: tuple[str, ...], probe: Probe, flavour: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report = diagnose(facts(modules=modules), probe)
+    monkeypatch.setattr(doctor, "_facts", lambda: facts(modules=modules))
+    monkeypatch.setattr("hyperpy._measure.kernel_code", lambda: probe.kernel_code)
+    assert doctor.flavour.__wrapped__() == flavour
     assert report.to_dict()["flavour"] == flavour
     assert any(line.split() == ["flavour", flavour] for line in str(report).splitlines())
 

@@ -110,6 +110,30 @@ def test_run_boot_that_stalls_is_made_again(monkeypatch: pytest.MonkeyPatch, tmp
     assert (tmp_path / "out").read_bytes() == b"second"
 
 
+@pytest.mark.parametrize(
+    ("memory", "message"),
+    [("lots", "not a size: 'lots'"), ("4Q", "not a size"), ("64M", "size of the lab's memory: 64M")],
+)
+def test_run_in_a_lab_of_impossible_memory_says_what_it_takes(memory: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"{message}(?s:.*)\n\nhint: "):
+        lab.run(["true"], memory=memory, direct=False)
+
+
+def test_run_in_a_notebook_writes_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where standard output takes text alone."""
+    program = """
+        ports["control"].sendall(b"ready\\n")
+        ports["stdout"].sendall("caf\\u00e9".encode())
+        ports["control"].sendall(b"exit 0\\n")
+        """
+    stand_in = [sys.executable, "-I", "-c", _CONNECT + textwrap.dedent(program)]
+    emulator = Emulator("it", lambda folder, _: [*stand_in, str(folder)], boot_s=60)
+    monkeypatch.setattr(lab, "_amd", lambda *_: emulator)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert lab.run(["true"], timeout=60, direct=False) == 0
+    assert out.getvalue() == "caf\u00e9"
+
+
 def test_run_boot_that_always_stalls_raises_with_the_console(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

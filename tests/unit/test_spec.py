@@ -91,6 +91,7 @@ SPEC = st.builds(
     huge_pages=st.sampled_from([None, "2M", "1G", "transparent"]),
     cpus=st.none() | st.sets(st.integers(0, 2**32 - 1), min_size=1, max_size=4),
     cpu_limit=st.none() | st.floats(0, exclude_min=True, allow_infinity=False) | st.integers(1, 99),
+    trace=st.integers(0, 2**20),
     pc=st.booleans(),
     serial=st.sampled_from(["stdio", "none", "file:a b", "file:\n"]),
     image=IMAGE,
@@ -169,6 +170,7 @@ def test_spec_is_one_value_however_it_is_written() -> None:
         ("cpus = [-1]", "cpus", "out of range", "a processor's number"),
         ("cpu_limit = 0", "cpu_limit", "out of range: 0", "above 0"),
         ("cpu_limit = nan", "cpu_limit", "out of range: nan", "above 0"),
+        ("trace = 1048577", "trace", "out of range: 0x100001", "0 to 2**20"),
         ('cpu_limit = "half"', "cpu_limit", "not a number: 'half'", "0.5 is half"),
         ('huge_pages = "4M"', "huge_pages", "not one of 2M, 1G, transparent: '4M'", ""),
         (

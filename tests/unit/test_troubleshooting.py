@@ -49,6 +49,11 @@ def test_messages_are_found_wherever_they_are_made(script: ModuleType) -> None:
     } <= found
 
 
+def test_every_message_has_a_hint(script: ModuleType) -> None:
+    assert len(script.messages()) > 250
+    assert [message.text for message in script.messages() if not message.has_hint] == []
+
+
 def test_every_class_of_errors_has_a_section() -> None:
     sections = re.findall(r"^## (.*)$", TROUBLESHOOTING, re.MULTILINE)
     classes = {

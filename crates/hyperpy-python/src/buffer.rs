@@ -36,11 +36,11 @@ impl View {
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, buffer: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
         let inner = slf.get();
         if buffer.is_null() {
-            return Err(PyBufferError::new_err("no buffer to fill"));
+            return Err(PyBufferError::new_err("no buffer to fill\n\nhint: memoryview(view) asks as it must"));
         }
         let start = inner.view.hva() as *mut c_void;
-        let len =
-            ffi::Py_ssize_t::try_from(inner.view.len()).map_err(|_| PyBufferError::new_err("view is too long"))?;
+        let len = ffi::Py_ssize_t::try_from(inner.view.len())
+            .map_err(|_| PyBufferError::new_err("view is too long\n\nhint: ask for a smaller one"))?;
         let readonly = c_int::from(!inner.view.is_writable());
         // SAFETY: `buffer` is valid by this function's contract. The memory stays mapped for as long as the exporting
         // object lives (`View` keeps its mapping), and PyBuffer_FillInfo makes the buffer keep that object.

@@ -128,7 +128,7 @@ pub(crate) fn debug(error: &DebugError) -> PyErr {
 }
 
 pub(crate) fn boot(error: &BootError) -> PyErr {
-    Raise::new("BootError", error, error.hint().unwrap_or_default()).into()
+    Raise::new("BootError", error, error.hint()).into()
 }
 
 pub(crate) fn trap(error: &TrapError) -> PyErr {

@@ -64,7 +64,7 @@ impl Machine {
         script: Option<&Script>,
     ) -> PyResult<Self> {
         if vcpus == 0 {
-            return Err(PyValueError::new_err("a machine has at least one vcpu: 0"));
+            return Err(PyValueError::new_err("a machine has at least one vcpu: 0\n\nhint: give 1 or more"));
         }
         let cpus = cpus.map(cpu_set).transpose()?;
         let accel: Arc<dyn Accelerator> = match script {
@@ -363,7 +363,7 @@ impl Machine {
                 "answer an exit before the next run(), and before registers are written",
             )
             .into(),
-            Refused::NotRead => PyValueError::new_err("the exit is a write: it needs no answer"),
+            Refused::NotRead => PyValueError::new_err("the exit is a write: it needs no answer\n\nhint: run() goes on"),
             _ => PyValueError::new_err(format!(
                 "value is too wide for a read of {} bytes: {value:#x}\n\nhint: at most {limit:#x}",
                 exit.size

@@ -22,7 +22,8 @@ impl Script {
         for (is_pio, address, size, value, times) in accesses {
             let is_write = value.is_some();
             let exit = if is_pio {
-                let port = u16::try_from(address).map_err(|_| PyValueError::new_err("no such port"))?;
+                let port = u16::try_from(address)
+                    .map_err(|_| PyValueError::new_err("no such port\n\nhint: from 0 to 0xffff"))?;
                 AccelExit::Pio { port, size, count: 1, is_write }
             } else {
                 AccelExit::Mmio { gpa: address, size, is_write }

@@ -26,7 +26,7 @@ macro_rules! registers {
 registers!(rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15 rip rflags);
 
 fn unknown(name: &str) -> PyErr {
-    PyAttributeError::new_err(format!("no such register: {name}"))
+    PyAttributeError::new_err(format!("no such register: {name}\n\nhint: rax to r15, rip and rflags"))
 }
 
 type SegmentFields = (u64, u32, u16, u8, bool, u8, bool, bool, bool, bool, bool, bool);

@@ -254,10 +254,11 @@ pub enum BootError {
 }
 
 impl BootError {
-    /// What to do about it, where that is known.
+    /// What to do about it.
     #[must_use]
-    pub fn hint(&self) -> Option<&'static str> {
-        Some(match self {
+    pub fn hint(&self) -> String {
+        let hint = match self {
+            Self::Memory(error) => return error.hint(),
             Self::NotKernel { .. } => {
                 "give a bzImage (vmlinuz), an ELF file (vmlinux) or a Multiboot kernel; gzip is unpacked, other packing is not"
             }
@@ -294,7 +295,19 @@ impl BootError {
             }
             Self::DeviceRange { .. } => "mmio ranges lie below 2^64, pio ranges below 0x10000",
             Self::Gsi { .. } => "use a gsi from 0 to 23",
-            _ => return None,
-        })
+            Self::Header { format: "ELF", field: "p_paddr", .. } => {
+                "a kernel loads from 1 MiB up: this looks like a program, and programs run under a kernel"
+            }
+            Self::Header { .. } | Self::SegmentsOverlap { .. } | Self::EntryOutside { .. } => {
+                "is it a kernel for x86-64, and whole? `file PATH` tells; copy or build it again"
+            }
+            Self::TooManyRegions { .. } => "make fewer and larger regions of ram",
+            Self::Payload { .. } | Self::PayloadNotElf { .. } => {
+                "the file is damaged: copy it again; with unpack=False the guest unpacks it, and says what it finds"
+            }
+            Self::Cpus { .. } => "give the machine fewer vcpus",
+            Self::TablesTooLong { .. } => "give fewer devices an `acpi_hid`, or the machine fewer vcpus",
+        };
+        hint.into()
     }
 }

@@ -152,7 +152,9 @@ fn test_linux_elf_takes_the_header_of_its_bzimage() {
 fn test_linux_elf_with_impossible_segments_is_refused() {
     let one = |offset, paddr, filesz, memsz| refused(&elf_of(LOAD, &[Phdr { kind: 1, offset, paddr, filesz, memsz }]));
     assert!(matches!(one(0x1000, LOAD, 0x20, 0x10), BootError::Header { field: "p_filesz", .. }));
-    assert!(matches!(one(0x1000, 0x8000, 0x10, 0x10), BootError::Header { field: "p_paddr", .. }));
+    let low = one(0x1000, 0x8000, 0x10, 0x10);
+    assert!(matches!(low, BootError::Header { field: "p_paddr", .. }));
+    assert!(low.hint().contains("looks like a program"));
     assert!(matches!(one(0x1000, LOAD, 0x10, RAM), BootError::NoRam { .. }));
     assert!(matches!(one(0x1000, LOAD, 0x10, u64::MAX), BootError::NoRam { .. }));
     assert!(matches!(one(0x1000, u64::MAX - 4, 8, 8), BootError::NoRam { .. }));

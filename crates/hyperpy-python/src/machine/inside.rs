@@ -95,7 +95,11 @@ impl Drop for Machine {
 }
 
 pub(crate) fn duration(seconds: Option<f64>) -> PyResult<Option<Duration>> {
-    let wrong = |_| PyValueError::new_err("timeout is not a number of seconds from 0 up");
+    let wrong = |_| {
+        PyValueError::new_err(
+            "timeout is not a number of seconds from 0 up\n\nhint: seconds, such as 1.5; None waits for ever",
+        )
+    };
     // Longer than any machine lives is the same as for ever.
     const FOREVER: f64 = 1e9;
     match seconds {
