@@ -756,7 +756,7 @@ def test_stats_of_each_rung_count_its_accesses(boot: Any) -> None:
     m.attach(Recorder(), pio=0x80)
     m.run(RUN)
     stats = m.stats
-    assert stats.hits == {"rust": 1, "register": 0, "python": 2, "unclaimed": 1}
+    assert stats.hits == {"kernel": 0, "rust": 1, "register": 0, "python": 2, "unclaimed": 1}
     assert stats.exits == 5
     assert stats.vcpus[0].ioctls == 5
     assert stats.memory_bytes > 0
