@@ -1,5 +1,5 @@
 //! Devices, memory and firmware in places that something else has: each is refused by name, whichever came first.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::sync::Arc;
 
