@@ -53,7 +53,8 @@ class Attaching(Routing):
             name: shown in maps and messages; the class's name if it is left out.
 
         Raises:
-            DeviceError: the range is taken, or empty, or memory is there; or there is no such interrupt line.
+            DeviceError: the range is taken, or empty, or memory is there, or the kernel answers there itself (with
+                interrupt controllers: 8259s, PIT, APICs); or there is no such interrupt line.
             TypeError: the object is no device, or no size or place is given.
             StateError: it wants an interrupt line, and the vcpus exist already without interrupt controllers.
         """

@@ -33,20 +33,6 @@ _PHYSICAL = 1 << 52
 _PORTS = 0x10000
 # Pins of the I/O APIC: a gsi above leads nowhere until the script says where.
 _PINS = 24
-# What the kernel answers itself once there are interrupt controllers: no exit comes of it.
-_KERNEL_PORTS = (
-    (0x20, 2, "8259 (in the kernel)"),
-    (0x40, 4, "pit (in the kernel)"),
-    (0x61, 1, "pit speaker (in the kernel)"),
-    (0xA0, 2, "8259 (in the kernel)"),
-    (0x4D0, 2, "8259 elcr (in the kernel)"),
-)
-_KERNEL_MMIO = (
-    (0xFEC0_0000, _PAGE, "I/O APIC (in the kernel)"),
-    (0xFEE0_0000, _PAGE, "local APIC (in the kernel)"),
-)
-# Pages that KVM needs on Intel processors (core: layout.rs, IDENTITY_MAP_START and TSS_START).
-_KVMS_OWN = (0xFFFB_C000, 4 * _PAGE, "pages that KVM keeps for itself")
 _REAL_MODE_END = 1 << 20
 
 
@@ -90,6 +76,15 @@ class _Device:
 def ram_of(size: int) -> list[tuple[int, int]]:
     """Where RAM of this size lies: first gpa and bytes of each part."""
     return [(0, min(size, _HOLE))] + ([(_HIGH, size - _HOLE)] if size > _HOLE else [])
+
+
+def _of_kernel(bus: str, has_irqchip: bool) -> list[_Range]:
+    """What the kernel has for itself on a bus."""
+    return [
+        _Range("", base, size, name)
+        for where, base, size, name, with_irqchip in _hyperpy.kernel_ranges()
+        if where == bus and (has_irqchip or not with_irqchip)
+    ]
 
 
 def check(spec: MachineSpec) -> list[Finding]:
@@ -161,7 +156,7 @@ def _pages(path: str, gpa: int, size: int, huge_pages: str | None) -> Iterator[F
 def _memory(spec: MachineSpec, has_irqchip: bool) -> Iterator[Finding]:
     yield from _pages("memory", 0, int(spec.memory), spec.huge_pages)
     ranges = [_Range("", gpa, size, "ram") for gpa, size in ram_of(int(spec.memory))]
-    ranges += [_Range("", *own) for own in (*(_KERNEL_MMIO if has_irqchip else ()), _KVMS_OWN)]
+    ranges += _of_kernel("mmio", has_irqchip)
     for index, region in enumerate(spec.regions):
         size, path = int(region.size), f"regions[{index}]"
         ranges.append(_Range(f"{path}.gpa", region.gpa, size, region.name or region.kind))
@@ -192,7 +187,7 @@ def _mmio(spec: MachineSpec, devices: list[_Device], has_irqchip: bool) -> Itera
         for index, region in enumerate(spec.regions)
         if region.kind != "mmio"
     ]
-    ranges = [_Range("", *own) for own in (*(_KERNEL_MMIO if has_irqchip else ()), _KVMS_OWN)]
+    ranges = _of_kernel("mmio", has_irqchip)
     for device in devices:
         base = device.spec.mmio
         if base is None or device.size is None:
@@ -217,7 +212,7 @@ def _mmio(spec: MachineSpec, devices: list[_Device], has_irqchip: bool) -> Itera
 
 
 def _pio(devices: list[_Device], has_pc: bool, has_irqchip: bool) -> Iterator[Finding]:
-    ranges = [_Range("", *own) for own in (_KERNEL_PORTS if has_irqchip else ())]
+    ranges = _of_kernel("pio", has_irqchip)
     ranges += [_Range("", *own) for own in (_hyperpy.stock_ports() if has_pc else ())]
     for device in devices:
         base = device.spec.pio

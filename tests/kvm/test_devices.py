@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import Any
 
 import pytest
 
 import hyperpy
-from hyperpy import Device, DeviceError, Exit, GuestFault, Machine, StateError, Stop
+from hyperpy import BootError, Device, DeviceError, Exit, Firmware, GuestFault, Machine, StateError, Stop
 
 pytestmark = pytest.mark.core
 
@@ -186,6 +187,32 @@ def test_device_on_both_buses_gets_both_and_detaches_from_both(boot: Any) -> Non
     assert len(device.writes) == 2
     m.detach(device)
     assert [row for row in m.map.rows if row.space != "memory"] == []
+
+
+@pytest.mark.fault(40)
+def test_device_where_the_kernel_answers_is_refused_by_name(boot: Any) -> None:
+    for place, size, told in (
+        ({"pio": 0x20}, 1, "lies over 8259 (in the kernel) at 0x20: 0x20 + 0x1"),
+        ({"mmio": 0xFEC0_0010}, 4, "lies over I/O APIC (in the kernel) at 0xfec00000"),
+        ({"mmio": 0xFEFF_F000}, 1, "lies over pages that KVM keeps for itself at 0xfeffc000"),
+    ):
+        with Machine(memory="1M", irqchip=True) as m, pytest.raises(DeviceError, match=re.escape(told)):
+            m.attach(Recorder(), size=size, **place)
+    m = boot("hlt")
+    with pytest.raises(ValueError, match="lies over pages that KVM keeps for itself"):
+        m.memory.add(0xFEFF_C000, "4K")
+    m.attach(Recorder(), pio=0x43)
+    for wants in (lambda: m.attach(Recorder(), pio=0x80, irq=5), m.attach_pc):
+        with pytest.raises(DeviceError, match="Recorder at 0x43 lies over pit"):
+            wants()
+
+
+@pytest.mark.fault(40)
+def test_firmware_over_a_device_is_refused(boot: Any) -> None:
+    m = boot("hlt")
+    m.attach(Recorder(), mmio=0xFFFD_0000)
+    with pytest.raises(BootError, match="lies over device Recorder at 0xfffd0000"):
+        m.load(Firmware(bytes(0x3FFF0) + b"\xf4" * 16))
 
 
 @pytest.mark.fault(40)

@@ -70,6 +70,30 @@ pub enum AttachError {
         /// Name of the memory region.
         name: String,
     },
+    /// The kernel answers there itself: no access would come to the device.
+    #[error("device region lies over {name} at {other:#x}: {base:#x} + {len:#x}")]
+    Kernel {
+        /// Its base.
+        base: u64,
+        /// Its length.
+        len: u64,
+        /// Base of what the kernel has there.
+        other: u64,
+        /// What that is.
+        name: &'static str,
+    },
+}
+
+impl AttachError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::State(error) => error.hint(),
+            Self::Kernel { .. } => "no access to it would come to the device: attach it elsewhere",
+            _ => "look at `m.map` for what is where",
+        }
+    }
 }
 
 /// A verb that the machine's state does not allow.
@@ -217,6 +241,16 @@ pub enum RunError {
         /// What was asked for.
         verb: &'static str,
     },
+    /// Interrupt controllers were asked for, and something else is where they would answer.
+    #[error("cannot add an interrupt controller: {name} at {base:#x} lies over {other}")]
+    ControllersPlace {
+        /// What is there.
+        name: String,
+        /// Its base.
+        base: u64,
+        /// What would answer there.
+        other: &'static str,
+    },
     /// A pending access could not be completed.
     #[error("the pending access could not be completed: {exit}")]
     Completion {
@@ -259,6 +293,9 @@ impl RunError {
             Self::Forked { .. } => "make the machine in the child process",
             Self::NoVcpu { .. } => "vcpus are numbered from 0",
             Self::TooLate { .. } => "do it before the first run and before registers are read or written",
+            Self::ControllersPlace { .. } => {
+                "attach it elsewhere; `irq=`, an operating system and a PC's devices want interrupt controllers"
+            }
             Self::Completion { .. } => "run the machine on, then try again",
             Self::Register(invalid) => invalid.rule,
             Self::NoPageTable { .. } => "paging is on: put page tables into memory, or set cr3 and cr0 in one update()",

@@ -7,7 +7,7 @@ use hyperpy_core::boot::multiboot::Multiboot;
 use hyperpy_core::boot::platform::describe;
 use hyperpy_core::boot::pvh::Pvh;
 use hyperpy_core::boot::recognise::{self as marks, Kind};
-use hyperpy_core::boot::{Entry, Module, firmware, flat, linux, multiboot, pvh, trim, unpack};
+use hyperpy_core::boot::{Entry, Module, flat, linux, multiboot, pvh, trim, unpack};
 use hyperpy_core::error::BootError;
 use hyperpy_core::machine::Machine as Core;
 use hyperpy_core::memory::Memory;
@@ -130,7 +130,7 @@ pub fn load_multiboot(
 pub fn load_firmware(py: Python<'_>, machine: &Machine, image: &[u8]) -> PyResult<()> {
     machine.require_load()?;
     let core = machine.core();
-    let entry = py.detach(|| firmware::firmware(&core.memory, image));
+    let entry = py.detach(|| core.load_firmware(image));
     enter(core, entry.map_err(|error| errors::boot(&error))?)
 }
 

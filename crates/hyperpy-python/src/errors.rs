@@ -108,7 +108,7 @@ pub(crate) fn state(error: &StateError) -> PyErr {
 pub(crate) fn attach(error: &AttachError) -> PyErr {
     match error {
         AttachError::State(error) => state(error),
-        _ => Raise::new("DeviceError", error, "look at `m.map` for what is where").into(),
+        _ => Raise::new("DeviceError", error, error.hint()).into(),
     }
 }
 
@@ -144,7 +144,9 @@ pub(crate) fn run(error: &RunError) -> PyErr {
         RunError::State(error) => state(error),
         RunError::Accel(error) => accel(error),
         RunError::Memory(error) => memory(error),
-        RunError::Panic { .. } => Raise::new("DeviceError", error, error.hint()).into(),
+        RunError::Panic { .. } | RunError::ControllersPlace { .. } => {
+            Raise::new("DeviceError", error, error.hint()).into()
+        }
         RunError::Register(invalid) => Raise::new("RegisterError", error, error.hint())
             .with("register", Field::Text(invalid.register))
             .with("value", Field::Number(invalid.value))

@@ -54,7 +54,7 @@ mod _hyperpy {
         cpuid, fpu, msr_indices, msrs, remove_cpuid, set_cpuid, set_fpu, set_msrs, trap_hypercalls, trap_msr,
     };
     #[pymodule_export]
-    use crate::routes::{route, routes, stock_lines, stock_ports, stock_sizes};
+    use crate::routes::{kernel_ranges, route, routes, stock_lines, stock_ports, stock_sizes};
     #[pymodule_export]
     use crate::script::Script;
 

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use hyperpy_core::accel::Route;
-use hyperpy_core::bus::Bus;
+use hyperpy_core::arch::x86_64::layout::KERNELS;
+use hyperpy_core::bus::{Bus, Space};
 use hyperpy_core::irq::{Line, Unconnected};
 use hyperpy_devices::clock::HostClock;
 use hyperpy_devices::debugexit;
@@ -74,6 +75,13 @@ pub(crate) fn stock_ports() -> PyResult<Vec<(u64, u64, String)>> {
     };
     Board::attach(&bus, parts).map_err(|error| errors::attach(&error.into()))?;
     Ok(bus.map().regions().iter().map(|region| (region.base, region.len, region.name.to_string())).collect())
+}
+
+/// (bus, base, size, name, whether only with interrupt controllers) of every range that the kernel has for itself.
+#[pyfunction]
+pub(crate) fn kernel_ranges() -> Vec<(&'static str, u64, u64, &'static str, bool)> {
+    let bus = |space| if space == Space::Pio { "pio" } else { "mmio" };
+    KERNELS.iter().map(|own| (bus(own.space), own.base, own.len, own.name, own.with_irqchip)).collect()
 }
 
 /// Ports of the stock devices that are attached one by one, by their names in specs.

@@ -4,22 +4,28 @@ use std::sync::{Arc, PoisonError};
 
 use super::{Attachment, Machine};
 use crate::accel::Route;
-use crate::bus::{Bus, Device, Place, Region, Rung, Space};
+use crate::arch::x86_64::layout::kernels_at;
+use crate::bus::{Bus, Device, Map, Place, Region, Rung, Space};
 use crate::control::{Host, Phase};
 use crate::error::{AttachError, RouteError, RunError};
 use crate::irq::{GSIS, Line, check_routes};
+use crate::memory::Kind;
 use crate::vcpu::{Inside, Shared};
 
 impl Machine {
     /// Asks for the in-kernel interrupt controllers and timer.
     ///
     /// # Errors
-    /// The vCPUs exist already, without.
+    /// The vCPUs exist already, without; or a device or memory lies where they would answer.
     pub fn want_irqchip(&self) -> Result<(), RunError> {
+        let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
         let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         if objects.is_some() && !config.irqchip {
             return Err(RunError::TooLate { verb: "add an interrupt controller" });
+        }
+        if !config.irqchip {
+            self.refuse_controllers()?;
         }
         config.irqchip = true;
         Ok(())
@@ -32,6 +38,22 @@ impl Machine {
         if objects.is_none() {
             self.config.lock().unwrap_or_else(PoisonError::into_inner).irqchip = before;
         }
+    }
+
+    /// Refuses interrupt controllers where something else lies.
+    fn refuse_controllers(&self) -> Result<(), RunError> {
+        let clash = |space, name: &str, base, len| {
+            let own = kernels_at(space, base, len, true).filter(|own| own.with_irqchip)?;
+            Some(RunError::ControllersPlace { name: name.to_owned(), base, other: own.name })
+        };
+        let (pio, mmio) = (self.pio.map(), self.mmio.map());
+        let of = |space, map: &Map| map.regions().iter().find_map(|it| clash(space, &it.name, it.base, it.len));
+        let in_memory = || {
+            let backed = self.memory.regions().into_iter().filter(|region| region.kind != Kind::Mmio);
+            backed.into_iter().find_map(|it| clash(Space::Mmio, &it.name, it.gpa, it.len))
+        };
+        let found = of(Space::Pio, &pio).or_else(|| of(Space::Mmio, &mmio)).or_else(in_memory);
+        found.map_or(Ok(()), Err)
     }
 
     /// An interrupt input. It can be driven at any time; before the controllers exist the level is kept for them.
@@ -78,7 +100,7 @@ impl Machine {
     /// Puts a device on a bus.
     ///
     /// # Errors
-    /// The range is taken, empty or outside; on the mmio bus also when memory is there.
+    /// The range is taken, empty or outside, or the kernel answers there itself; on the mmio bus also when memory is there.
     pub fn attach(
         &self,
         space: Space,
@@ -94,6 +116,9 @@ impl Machine {
             && let Some(region) = self.memory.overlapping(base, len)
         {
             return Err(AttachError::Memory { base, len, other: region.gpa, name: region.name.to_string() });
+        }
+        if let Some(own) = kernels_at(space, base, len, self.config().irqchip) {
+            return Err(AttachError::Kernel { base, len, other: own.base, name: own.name });
         }
         let region = self.bus(space).attach(base, len, name.into(), rung, device)?;
         Ok(Attachment { space, region })
@@ -131,3 +156,7 @@ impl Machine {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "places_test.rs"]
+mod tests;

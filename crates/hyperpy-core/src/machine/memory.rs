@@ -3,20 +3,23 @@
 use std::sync::PoisonError;
 
 use super::Machine;
-use crate::bus::Region;
-use crate::error::{MemoryError, RunError};
-use crate::memory::{Kind, Pages, Written};
+use crate::arch::x86_64::layout::{FIRMWARE_END, FIRMWARE_MOST, kernels_at};
+use crate::boot::{Entry, firmware};
+use crate::bus::{Region, Space};
+use crate::error::{BootError, MemoryError, RunError};
+use crate::memory::{Kind, Memory, Pages, Written};
 
 impl Machine {
     /// Adds a region of memory, in any state but closed.
     ///
     /// # Errors
-    /// As for [`Memory::add`](crate::memory::Memory::add); or a device lies there.
+    /// As for [`Memory::add`](crate::memory::Memory::add); or a device lies there, or something of the kernel's.
     pub fn add_memory(&self, gpa: u64, len: u64, kind: Kind, name: &str, pages: Pages) -> Result<(), RunError> {
         self.check_memory("add memory")?;
         let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
         if kind != Kind::Mmio {
-            self.refuse_device(gpa, len)?;
+            Memory::check(gpa, len, kind, pages)?;
+            self.refuse_taken(gpa, len)?;
         }
         Ok(self.memory.add_in(gpa, len, kind, name, pages)?)
     }
@@ -24,12 +27,25 @@ impl Machine {
     /// Adds a second place for memory.
     ///
     /// # Errors
-    /// As for [`Memory::alias`](crate::memory::Memory::alias); or a device lies there.
+    /// As for [`Memory::alias`](crate::memory::Memory::alias); or a device lies there, or something of the kernel's.
     pub fn alias_memory(&self, gpa: u64, of: u64, len: u64, name: &str) -> Result<(), RunError> {
         self.check_memory("add memory")?;
         let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.refuse_device(gpa, len)?;
+        self.refuse_taken(gpa, len)?;
         Ok(self.memory.alias(gpa, of, len, name)?)
+    }
+
+    /// Puts a firmware image into memory.
+    ///
+    /// # Errors
+    /// As for [`firmware::firmware`]; or a device lies where it must go. Memory is then unchanged.
+    pub fn load_firmware(&self, image: &[u8]) -> Result<Entry, BootError> {
+        let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
+        let len = image.len() as u64;
+        if let Some(gpa) = FIRMWARE_END.checked_sub(len).filter(|_| (1..=FIRMWARE_MOST).contains(&len)) {
+            self.refuse_taken(gpa, len)?;
+        }
+        firmware::firmware(&self.memory, image)
     }
 
     /// Takes the region that begins at `gpa` away, in any state.
@@ -77,7 +93,11 @@ impl Machine {
         if self.is_forked() { Err(RunError::Forked { verb }) } else { Ok(()) }
     }
 
-    fn refuse_device(&self, gpa: u64, len: u64) -> Result<(), MemoryError> {
+    /// Refuses memory where a device lies, or what the kernel has for itself.
+    fn refuse_taken(&self, gpa: u64, len: u64) -> Result<(), MemoryError> {
+        if let Some(own) = kernels_at(Space::Mmio, gpa, len, self.config().irqchip) {
+            return Err(MemoryError::Kernel { gpa, len, other: own.base, name: own.name });
+        }
         let last = gpa.saturating_add(len.saturating_sub(1));
         let over = |region: &&Region| region.base <= last && gpa <= region.base + (region.len - 1);
         match self.mmio.map().regions().iter().find(over) {

@@ -91,6 +91,18 @@ pub enum MemoryError {
         /// Its name.
         name: String,
     },
+    /// The kernel has something there that the guest would reach instead.
+    #[error("memory region lies over {name} at {other:#x}: {gpa:#x} + {len:#x}")]
+    Kernel {
+        /// Guest-physical address.
+        gpa: u64,
+        /// Length in bytes.
+        len: u64,
+        /// Base of what the kernel has there.
+        other: u64,
+        /// What that is.
+        name: &'static str,
+    },
     /// No region begins there.
     #[error("no memory region begins at {gpa:#x}")]
     NoRegion {
@@ -179,6 +191,7 @@ impl MemoryError {
             Self::Trace { .. } => "record fewer: Machine(trace=256)".into(),
             Self::Unaligned { .. } => "addresses and sizes are multiples of the page, and a size is not 0".into(),
             Self::TooManySlots { .. } => "make fewer and larger regions".into(),
+            Self::Kernel { .. } => "put it elsewhere: RAM goes up to 3 GiB and on at 4 GiB".into(),
             Self::Aliased { .. } => "remove the alias first".into(),
             Self::NotTracked => "m.memory.track_dirty() first".into(),
             Self::Busy { .. } => "do it when the machine stands still, or let the device return".into(),

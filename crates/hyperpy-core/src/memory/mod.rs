@@ -133,6 +133,12 @@ impl Memory {
         self.link().most = most;
     }
 
+    /// Refuses a range that no region can have, wherever others are.
+    pub(crate) fn check(gpa: u64, len: u64, kind: Kind, pages: Pages) -> Result<(), MemoryError> {
+        let info = RegionInfo { gpa, len, kind, name: "".into(), writable: false, pages, alias_of: None };
+        check_range(&info).map(drop)
+    }
+
     /// Adds a region, whether vCPUs exist or not.
     ///
     /// # Errors

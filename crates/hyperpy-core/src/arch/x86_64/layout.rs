@@ -1,6 +1,9 @@
 //! Where things are on the PC platform that machines present: guest-physical addresses, ports and gsis.
 //!
-//! RAM below 4 GiB ends at [`MMIO_HOLE_START`]; the rest continues at [`HIGH_RAM_START`].
+//! RAM below 4 GiB ends at [`MMIO_HOLE_START`]; the rest continues at [`HIGH_RAM_START`]. What the kernel answers itself is in
+//! [`KERNELS`]: no exit comes of it.
+
+use crate::bus::Space;
 
 /// First gpa of the hole that RAM leaves for devices below 4 GiB.
 pub const MMIO_HOLE_START: u64 = 0xc000_0000;
@@ -81,3 +84,52 @@ pub const DEBUG_EXIT_PORT: u16 = 0xf4;
 pub const DEBUG_CONSOLE_PORT: u16 = 0xe9;
 /// fw_cfg selector and data ports, 2.
 pub const FW_CFG_PORT: u16 = 0x510;
+
+/// A range that the kernel has for itself, where nothing else can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelRange {
+    /// The bus.
+    pub space: Space,
+    /// Its first address.
+    pub base: u64,
+    /// Its length in bytes.
+    pub len: u64,
+    /// What is there.
+    pub name: &'static str,
+    /// Whether it is there only with interrupt controllers.
+    pub with_irqchip: bool,
+}
+
+const fn port(base: u64, len: u64, name: &'static str) -> KernelRange {
+    KernelRange { space: Space::Pio, base, len, name, with_irqchip: true }
+}
+
+const fn page(base: u64, name: &'static str) -> KernelRange {
+    KernelRange { space: Space::Mmio, base, len: 0x1000, name, with_irqchip: true }
+}
+
+/// Every range that the kernel has for itself (kernel: arch/x86/kvm/i8259.c, i8254.c, ioapic.c, lapic.c).
+pub const KERNELS: [KernelRange; 8] = [
+    port(0x20, 2, "8259 (in the kernel)"),
+    port(0x40, 4, "pit (in the kernel)"),
+    port(0x61, 1, "pit speaker (in the kernel)"),
+    port(0xa0, 2, "8259 (in the kernel)"),
+    port(0x4d0, 2, "8259 elcr (in the kernel)"),
+    page(IOAPIC_START, "I/O APIC (in the kernel)"),
+    page(LAPIC_START, "local APIC (in the kernel)"),
+    KernelRange {
+        space: Space::Mmio,
+        base: IDENTITY_MAP_START,
+        len: KVM_PAGES_END - IDENTITY_MAP_START,
+        name: "pages that KVM keeps for itself",
+        with_irqchip: false,
+    },
+];
+
+/// The first of them that shares an address with a range of a bus.
+#[must_use]
+pub fn kernels_at(space: Space, base: u64, len: u64, irqchip: bool) -> Option<&'static KernelRange> {
+    let last = base.saturating_add(len.saturating_sub(1));
+    let over = |own: &&KernelRange| own.space == space && own.base <= last && base < own.base + own.len;
+    KERNELS.iter().filter(|own| irqchip || !own.with_irqchip).find(over)
+}
