@@ -222,7 +222,8 @@ class Machine(Attaching, Debugging, Trapping):
         Once it has stopped, the last exit is returned again.
 
         Raises:
-            StateError: nothing was started. Also everything that `run` raises.
+            StateError: the machine has not run, or is closed; or this is inside a device. Also what `run` raises for what
+                the guest did.
         """
         return self._exit(self._native.wait(timeout))
 
