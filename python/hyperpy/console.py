@@ -182,7 +182,13 @@ class Console:
                 return
 
     def send(self, text: str | Buffer) -> int:
-        """Send input to the guest; returns how many bytes were taken (the queue holds 64 KiB)."""
+        """Send input to the guest; returns how many bytes were taken (the queue holds 64 KiB).
+
+        Raises:
+            StateError: the machine is closed.
+        """
+        if self._standing() in {"closed", "gone"}:
+            raise StateError("cannot send: the machine is closed", hint="make a new machine")
         return self._native.send(text.encode() if isinstance(text, str) else bytes(memoryview(text)))
 
     def sink(self, target: _HasFileno | _HasWrite | int | Callable[[bytes], object] | None) -> None:

@@ -372,6 +372,7 @@ class Machine(Attaching, Debugging, Trapping):
 
         Raises:
             BudgetError: it is more than `hyperpy.budget` has left.
+            StateError: the machine is closed.
             ValueError: it is not a number above 0.
         """
         return self._cpu_limit
@@ -379,6 +380,8 @@ class Machine(Attaching, Debugging, Trapping):
     @cpu_limit.setter
     def cpu_limit(self, limit: float | None) -> None:
         checked = None if limit is None else processors(limit, "cpu_limit")
+        if self._closed:
+            raise StateError("cannot set cpu_limit: the machine is closed", hint="make a new machine")
         self._share.ask(cpu=(len(self.vcpus) if checked is None else checked) - self._share.cpu)
         self._native.set_cpu_limit(checked)
         self._cpu_limit = checked
