@@ -149,7 +149,8 @@ class Console:
         timeout: float | None,
     ) -> _M:
         if timeout is not None and not timeout >= 0:
-            raise ValueError("timeout is not a number of seconds from 0 up")
+            hint = "seconds, such as 1.5; None waits for ever"
+            raise ValueError(f"timeout is not a number of seconds from 0 up\n\nhint: {hint}")
         self._native.may_wait(False)
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:

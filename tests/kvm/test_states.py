@@ -136,9 +136,10 @@ VERBS: dict[str, Callable[[Case], Any] | tuple[Callable[[Case], Any], ...]] = {
     ),
     "cpuid read": lambda case: case.m.vcpus[0].cpuid[0, 0],
     "cpuid written": lambda case: case.m.vcpus[0].cpuid.update({(0, 0): hyperpy.cpuid.CpuidLeaf(eax=13)}),
-    "trap_msr, msr": (
+    "trap_msr, msr, trap_hypercalls": (
         lambda case: case.m.trap_msr(0x4B564D00),
         lambda case: case.m.msr(0x4B564D00)(lambda access: None) and None,
+        lambda case: case.m.trap_hypercalls(),
     ),
     "attach_pc": lambda case: case.m.attach_pc(),
     "route": lambda case: case.m.route(5, hyperpy.IoApicPin(11)),
@@ -217,7 +218,7 @@ TABLE = {
     "fpu, msrs written": row("nothing", REFUSED, "nothing", "nothing", REFUSED),
     "cpuid read": row("a value", REFUSED, "a value", "a value", REFUSED),
     "cpuid written": row("nothing", REFUSED, REFUSED, REFUSED, REFUSED),
-    "trap_msr, msr": row("nothing", REFUSED, "nothing", REFUSED, REFUSED),
+    "trap_msr, msr, trap_hypercalls": row("nothing", REFUSED, "nothing", REFUSED, REFUSED),
     "attach_pc": row("nothing", REFUSED, REFUSED, REFUSED, REFUSED),  # as route
     "route": row("nothing", REFUSED, REFUSED, REFUSED, REFUSED),  # without interrupt controllers
     "routes": row(*["a value"] * 5),
