@@ -22,7 +22,7 @@ find = $(shell find $(wildcard $(1)) -type f $(2) 2>/dev/null | grep -v __pycach
 RUST := $(wildcard Cargo.toml Cargo.lock) $(call find,crates benches fuzz,\( -name '*.rs' -o -name Cargo.toml \))
 CODE := $(call find,python,\( -name '*.py' -o -name '*.pyi' \))
 TESTS := $(call find,tests examples benches scripts docs,\( -name '*.py' -o -name '*.md' -o -name '*.S' -o -name '*.c' -o -name '*.toml' \))
-PLAIN_TESTS := $(wildcard tests/unit tests/kvm tests/docs tests/examples)
+PLAIN_TESTS := $(wildcard tests/unit tests/kvm tests/docs)
 # What the demo and the lab's tests boot: fetched here, since the lab has no network.
 GUESTS := linux-image-amd64/bookworm linux-image-cloud-amd64/bookworm-backports memtest86+/bookworm \
   xen-hypervisor-4.17-amd64/bookworm gnumach-image-1.8-486/bookworm seabios/bookworm

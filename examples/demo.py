@@ -7,6 +7,7 @@ that guest's console. Needs a KVM that runs kernels: `make demo` finds one, or m
 import re
 import secrets
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 from hyperpy import Device, Exit, Flat, Linux, Machine, packages
 from hyperpy.guest import busybox_initramfs
@@ -58,28 +59,35 @@ def main() -> None:
     for file in (debian.vmlinuz, cloud.vmlinuz, memtest):
         print(f"unmodified: {file.name} of package {packages.verify(file).name}", flush=True)
 
-    asker = linux("debian-1", UP + ASK + OFF, debian, 2)
-    linuxes = [asker, linux("debian-2", UP + OFF, debian, 2), linux("cloud", UP + OFF, cloud, 1)]
-    tester, bare = Machine(name="memtest86+", memory="64M"), Machine(name="bare metal", memory="1M")
-    tester.load(Linux(memtest, cmdline="console=ttyS0"))
-    bare.attach_pc()
-    bare.load(Flat(HELLO, at=0x1000, mode="real"))
-    mailbox = asker.attach(Mailbox(), mmio=MAILBOX)
-    mailbox.number = secrets.randbits(32)
+    # Whatever happens, the machines are closed before the pool is joined: then nothing is waited for in vain.
+    with ThreadPoolExecutor(5) as pool, ExitStack() as stack:
+        enter = stack.enter_context
+        asker = enter(linux("debian-1", UP + ASK + OFF, debian, 2))
+        linuxes = [
+            asker,
+            enter(linux("debian-2", UP + OFF, debian, 2)),
+            enter(linux("cloud", UP + OFF, cloud, 1)),
+        ]
+        tester = enter(Machine(name="memtest86+", memory="64M"))
+        tester.load(Linux(memtest, cmdline="console=ttyS0"))
+        bare = enter(Machine(name="bare metal", memory="1M"))
+        bare.attach_pc()
+        bare.load(Flat(HELLO, at=0x1000, mode="real"))
+        mailbox = asker.attach(Mailbox(), mmio=MAILBOX)
+        mailbox.number = secrets.randbits(32)
 
-    signs = {bare: "(hello)", tester: "(Memtest86)", **dict.fromkeys(linuxes, r"ready: (.*)\n")}
-    print("booting", *(machine.name for machine in signs), sep=", ", flush=True)
-    with ThreadPoolExecutor(len(signs)) as pool:
+        signs = {bare: "(hello)", tester: "(Memtest86)", **dict.fromkeys(linuxes, r"ready: (.*)\n")}
+        print("booting", *(machine.name for machine in signs), sep=", ", flush=True)
         booted = dict(zip(signs, pool.map(boot, signs, signs.values()), strict=True))
 
-    answer = int(asker.console.expect(re.compile(r"number: (0x[0-9A-Fa-f]+)"), timeout=60)[1], 16)
-    assert (answer, mailbox.taken) == (mailbox.number, 0x600D), "the guest saw another number"
-    print(f"the number {mailbox.number:#010x} went into the Python device and came back from {asker.name}")
-    for machine in linuxes:
-        assert isinstance(machine.wait(timeout=60), Exit.SystemEvent)
-    print(overview(booted))
-    for machine in booted:
-        machine.close()
+        answer = int(asker.console.expect(re.compile(r"number: (0x[0-9A-Fa-f]+)"), timeout=60)[1], 16)
+        assert (answer, mailbox.taken) == (mailbox.number, 0x600D), "the guest saw another number"
+        print(
+            f"the number {mailbox.number:#010x} went into the Python device and came back from {asker.name}"
+        )
+        for machine in linuxes:
+            assert isinstance(machine.wait(timeout=60), Exit.SystemEvent)
+        print(overview(booted))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,9 @@ class Breakpoint:
         if not 0 <= operator.index(address) < 1 << 64:
             raise ValueError(f"address does not fit into 64 bits: {address:#x}\n\nhint: from 0 to 2**64 - 1")
         if not 0 <= operator.index(size) < 1 << 8:
-            raise ValueError(f"not a size of a watchpoint: {size}\n\nhint: 1, 2, 4 or 8 bytes")
+            raise ValueError(
+                f"size of a watchpoint is not 1, 2, 4 or 8 bytes: {size}\n\nhint: 4 for an int of C"
+            )
         self._native = native
         self.address, self.size, self.access = address, size, access
         self.number = _hyperpy.set_breakpoint(native, address, size, access)
@@ -49,8 +51,13 @@ class Breakpoint:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_exception: object) -> None:
-        self.remove()
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            self.remove()
+        except StateError as refused:
+            if error is None:
+                raise
+            error.add_note(f"{self!r} is still set: {refused.message}")  # the script's own error is the news
 
     def __repr__(self) -> str:
         gone = "" if self._is_set else ", removed"

@@ -6,13 +6,13 @@ devices. Modules of devices are imported, for the size and the trigger that thei
 
 from __future__ import annotations
 
+import bisect
 import errno
 import inspect
 import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from hyperpy import _hyperpy
@@ -139,11 +139,23 @@ def _arguments(device: DeviceSpec, kind: Any) -> Iterator[tuple[str, str]]:
 
 def _overlaps(ranges: list[_Range], said: str) -> Iterator[Finding]:
     """What lies over something else: told at the later one that has a key."""
-    for one, other in combinations(ranges, 2):
-        if one.base < other.end and other.base < one.end and (one.path or other.path):
+    for first, second in _pairs(ranges):
+        one, other = ranges[first], ranges[second]
+        if one.path or other.path:
             later, earlier = (other, one) if other.path else (one, other)
             where = f" ({earlier.path})" if earlier.path else ""
             yield Finding(later.path, f"overlaps {earlier.name}{where}: {later} and {earlier}", said)
+
+
+def _pairs(ranges: list[_Range]) -> list[tuple[int, int]]:
+    """Indices of the ranges that overlap, two by two, in order."""
+    found, reaching = [], list[int]()
+    for index in sorted(range(len(ranges)), key=lambda index: ranges[index].base):
+        if ranges[index].size:
+            reaching = [before for before in reaching if ranges[before].end > ranges[index].base]
+            found += [(min(before, index), max(before, index)) for before in reaching]
+            reaching.append(index)
+    return sorted(found)
 
 
 def _pages(path: str, gpa: int, size: int, huge_pages: str | None) -> Iterator[Finding]:
@@ -170,9 +182,13 @@ def _memory(spec: MachineSpec, has_irqchip: bool) -> Iterator[Finding]:
     yield from _overlaps(ranges, "regions may not overlap; RAM goes from 0 to 3 GiB and on at 4 GiB")
     parts = ram_of(int(spec.memory))
     parts += [(other.gpa, int(other.size)) for other in spec.regions if other.kind in {"ram", "rom"}]
+    parts.sort()
     for index, region in enumerate(spec.regions):
         of, size = region.of, int(region.size)
-        if of is not None and not any(gpa <= of and of + size <= gpa + length for gpa, length in parts):
+        if of is None:
+            continue
+        gpa, length = parts[max(0, bisect.bisect_right(parts, (of, _END)) - 1)]
+        if not (gpa <= of and of + size <= gpa + length):
             yield Finding(
                 f"regions[{index}].of",
                 f"no such memory: {of:#x} + {size:#x}",
@@ -188,6 +204,7 @@ def _mmio(spec: MachineSpec, devices: list[_Device], has_irqchip: bool) -> Itera
         if region.kind != "mmio"
     ]
     ranges = _of_kernel("mmio", has_irqchip)
+    mmio = []
     for device in devices:
         base = device.spec.mmio
         if base is None or device.size is None:
@@ -199,15 +216,17 @@ def _mmio(spec: MachineSpec, devices: list[_Device], has_irqchip: bool) -> Itera
             yield Finding(
                 mine.path, f"beyond what a guest can address: {base:#x} + {device.size:#x}", "52 bits at most"
             )
-        for region in memory:
-            if mine.base < region.end and region.base < mine.end:
-                end = f"RAM ends at {ram_of(int(spec.memory))[-1][0] + ram_of(int(spec.memory))[-1][1]:#x}"
-                yield Finding(
-                    mine.path,
-                    f"lies over memory: {mine} over {region.name} at {region.base:#x}",
-                    f"the guest would never reach the device; {end}",
-                )
         ranges.append(mine)
+        mmio.append(mine)
+    gpa, size = ram_of(int(spec.memory))[-1]
+    for first, second in _pairs([*memory, *mmio]):
+        if first < len(memory) <= second:
+            region, mine = memory[first], mmio[second - len(memory)]
+            yield Finding(
+                mine.path,
+                f"lies over memory: {mine} over {region.name} at {region.base:#x}",
+                f"the guest would never reach the device; RAM ends at {gpa + size:#x}",
+            )
     yield from _overlaps(ranges, "move one of them")
 
 

@@ -23,7 +23,10 @@ class _Fields(type):
 
     def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> _Fields:
         own = [
-            field for field, kind in namespace.get("__annotations__", {}).items() if "ClassVar" not in kind
+            # Text where a module asks for annotations as such, as ours do; else the types themselves.
+            field
+            for field, kind in namespace.get("__annotations__", {}).items()
+            if "ClassVar" not in str(kind)
         ]
         before = [base for base in bases if isinstance(base, _Fields)]
         fields = tuple(field for base in before for field in base._fields) + tuple(own)

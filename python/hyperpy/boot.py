@@ -223,6 +223,8 @@ def _attach_once(machine: Machine, device: _Stock, port: int, name: str) -> None
             machine._native.detach(*place)
             machine._attached.pop(place, None)
     machine.attach(device, pio=port, name=name)
+    # Known at once: the load may replace it itself.
+    machine._brought |= {place for place, (mine, _) in list(machine._attached.items()) if mine is device}
 
 
 def recognise(

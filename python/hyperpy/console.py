@@ -149,7 +149,8 @@ class Console:
         timeout: float | None,
     ) -> _M:
         if timeout is not None and not timeout >= 0:
-            raise ValueError("timeout is not a number of seconds from 0 up")
+            hint = "seconds, such as 1.5; None waits for ever"
+            raise ValueError(f"timeout is not a number of seconds from 0 up\n\nhint: {hint}")
         self._native.may_wait(False)
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -182,7 +183,13 @@ class Console:
                 return
 
     def send(self, text: str | Buffer) -> int:
-        """Send input to the guest; returns how many bytes were taken (the queue holds 64 KiB)."""
+        """Send input to the guest; returns how many bytes were taken (the queue holds 64 KiB).
+
+        Raises:
+            StateError: the machine is closed.
+        """
+        if self._standing() in {"closed", "gone"}:
+            raise StateError("cannot send: the machine is closed", hint="make a new machine")
         return self._native.send(text.encode() if isinstance(text, str) else bytes(memoryview(text)))
 
     def sink(self, target: _HasFileno | _HasWrite | int | Callable[[bytes], object] | None) -> None:

@@ -1,6 +1,7 @@
-"""Every exception that hyperpy raises, and nothing else.
+"""The exceptions of machines and specs, and nothing else.
 
-All of them derive from `HyperpyError` and carry a `hint`: what to do about it. The native module raises these classes
+All of them derive from `HyperpyError` and carry a `hint`: what to do about it. So do the errors of the lab, of packages and
+of initramfs images, which live beside what raises them. Arguments that cannot be are Python's own TypeError or ValueError. The native module raises these classes
 too; they live here because the stable ABI cannot derive exceptions with fields in native code before Python 3.12.
 """
 

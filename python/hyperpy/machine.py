@@ -107,6 +107,7 @@ class Machine(Attaching, Debugging, Trapping):
             )
         if not 0 <= operator.index(trace) <= _MOST_TRACED:
             raise ValueError(f"number of exits to record is out of range: {trace}\n\nhint: from 0 to 2**20")
+        _check_policy(unclaimed)
         size = parse_size(memory)
         chosen = None if cpus is None else _processors(cpus)
         limit = None if cpu_limit is None else processors(cpu_limit, "cpu_limit")
@@ -144,6 +145,16 @@ class Machine(Attaching, Debugging, Trapping):
         self.unclaimed = unclaimed
         self._closed = False
         _live.add(self)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # A class of ours that is made has all of its attributes; a script's own class may have others.
+        is_new = name[0] != "_" and name not in self.__dict__ and not hasattr(type(self), name)
+        if is_new and "_unclaimed" in self.__dict__ and type(self).__module__.startswith("hyperpy."):
+            from hyperpy._words import nearest  # noqa: PLC0415 - for an error only
+
+            hint = nearest(name, dir(self)) or "a class of your own, derived from Machine, can have it"
+            raise AttributeError(f"a machine has no attribute {name!r}\n\nhint: {hint}")
+        super().__setattr__(name, value)
 
     @classmethod
     def from_spec(cls, spec: MachineSpec) -> Machine:
@@ -211,7 +222,8 @@ class Machine(Attaching, Debugging, Trapping):
         Once it has stopped, the last exit is returned again.
 
         Raises:
-            StateError: nothing was started. Also everything that `run` raises.
+            StateError: the machine has not run, or is closed; or this is inside a device. Also what `run` raises for what
+                the guest did.
         """
         return self._exit(self._native.wait(timeout))
 
@@ -344,15 +356,14 @@ class Machine(Attaching, Debugging, Trapping):
 
     @unclaimed.setter
     def unclaimed(self, policy: Unclaimed) -> None:
+        _check_policy(policy)
         if policy == "raise":
             self._native.set_unclaimed(_raise_unclaimed)
-        elif policy in ("exit", "ones"):
+        elif not callable(policy):
             self._native.set_unclaimed(policy)
-        elif callable(policy):
+        else:
             answer = policy
             self._native.set_unclaimed(lambda *access: answer(_unclaimed_exit(*access)))
-        else:
-            raise ValueError(f"unknown policy: {policy!r}\n\nhint: exit, ones, raise, or a callable")
         self._unclaimed: Unclaimed = policy
 
     @property
@@ -361,6 +372,7 @@ class Machine(Attaching, Debugging, Trapping):
 
         Raises:
             BudgetError: it is more than `hyperpy.budget` has left.
+            StateError: the machine is closed.
             ValueError: it is not a number above 0.
         """
         return self._cpu_limit
@@ -368,6 +380,8 @@ class Machine(Attaching, Debugging, Trapping):
     @cpu_limit.setter
     def cpu_limit(self, limit: float | None) -> None:
         checked = None if limit is None else processors(limit, "cpu_limit")
+        if self._closed:
+            raise StateError("cannot set cpu_limit: the machine is closed", hint="make a new machine")
         self._share.ask(cpu=(len(self.vcpus) if checked is None else checked) - self._share.cpu)
         self._native.set_cpu_limit(checked)
         self._cpu_limit = checked
@@ -475,6 +489,11 @@ class Machine(Attaching, Debugging, Trapping):
             with contextlib.suppress(AttributeError):
                 first.add_note(f"then {type(other).__name__}: {other}")
         raise first
+
+
+def _check_policy(policy: object) -> None:
+    if policy not in ("exit", "ones", "raise") and not callable(policy):
+        raise ValueError(f"unknown policy: {policy!r}\n\nhint: exit, ones, raise, or a callable")
 
 
 def _processors(cpus: Iterable[int]) -> list[int]:

@@ -6,6 +6,7 @@ was taken.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from hyperpy._value import Value
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IrqRow", "Map", "MapRow", "Stats", "VcpuStats", "overview"]
 
+_NUMBER = re.compile(r"(-?(0x[0-9a-f]+|\d+(\.\d+)?))?")
 RUNGS = {1: "kernel", 2: "rust", 3: "register", 4: "python", 5: "unclaimed"}
 
 
@@ -165,13 +167,13 @@ class Map(Value):
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """Columns of text, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    """Columns of text; those of numbers alone are to the right."""
+    columns = list(zip(*rows, strict=True)) or [() for _ in head]
+    widths = [max(map(len, (name, *column))) for name, column in zip(head, columns, strict=True)]
+    to_right = [bool(column) and all(map(_NUMBER.fullmatch, column)) for column in columns]
 
-    def line(cells: list[str]) -> str:
-        def place(cell: str, width: int) -> str:
-            return cell.rjust(width) if cell[:1].isdigit() else cell.ljust(width)
+    def line(cells: list[str], to_right: list[bool]) -> str:
+        places = zip(cells, widths, to_right, strict=True)
+        return "  ".join(cell.rjust(w) if right else cell.ljust(w) for cell, w, right in places).rstrip()
 
-        return "  ".join(place(cell, width) for cell, width in zip(cells, widths, strict=True)).rstrip()
-
-    return "\n".join([line(head), *map(line, rows)])
+    return "\n".join([line(head, [False] * len(head)), *(line(row, to_right) for row in rows)])

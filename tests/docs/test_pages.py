@@ -19,6 +19,7 @@ from hyperpy.doctor import kernel_code_is_native
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python(?P<lab> lab)?\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+PRINTED = re.compile(r"^ *print\(.*\)  # (.+)$", re.MULTILINE)
 MODULES = sorted(
     module.name for module in pkgutil.iter_modules(hyperpy.__path__) if module.name != "__main__"
 )
@@ -35,7 +36,10 @@ def test_docstrings_of_the_package_show_what_happens() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_page_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_code_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the README it prints what the comment beside a `print` says, up to a ", and"."""
     monkeypatch.chdir(tmp_path)
     text = page.read_text()
     namespace: dict[str, object] = {"__name__": page.stem}
@@ -45,6 +49,12 @@ def test_page_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             compile(block["code"], str(page), "exec")  # at least Python
             continue
         exec(compile("\n" * line + block["code"], str(page), "exec"), namespace)
+        if page.name != "README.md":
+            continue
+        printed = capsys.readouterr().out
+        assert [
+            told for told in PRINTED.findall(block["code"]) if told.split(", and")[0] not in printed
+        ] == []
 
 
 def test_pages_links_lead_somewhere() -> None:

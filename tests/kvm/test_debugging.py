@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -467,3 +468,22 @@ def test_fault_of_code_that_runs_out_of_memory_shows_what_is_there() -> None:
 
 def test_disassemble_is_one_of_the_package() -> None:
     assert [i.text for i in hyperpy.disassemble(b"\x90\xf4", bits=16)] == ["nop", "hlt"]
+
+
+def test_breakpoint_block_that_raises_while_the_machine_runs_raises_just_that(boot: Any) -> None:
+    m = boot("again: jmp again")
+
+    def in_block(act: Callable[[], object], error: Exception | None = None) -> None:
+        with m.breakpoint(0x5000):
+            act()
+            if error:
+                raise error
+
+    mine = LookupError("mine")
+    with pytest.raises(LookupError, match="mine"):
+        in_block(m.start, mine)
+    told = "<Breakpoint 0: execute 0x5000, 1 bytes> is still set: cannot remove a breakpoint: the machine is running"
+    assert mine.__notes__ == [told]
+    m.pause()
+    with pytest.raises(StateError, match="cannot remove a breakpoint: the machine is running"):
+        in_block(m.resume)

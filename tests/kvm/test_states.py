@@ -20,6 +20,7 @@ from hyperpy import Device, DeviceError, Exit, Machine, StateError
 RUN = 10.0
 PAGE = Path(__file__).parents[2] / "docs" / "concepts" / "states.md"
 READ = Exit.Pio(0, 0x99, 1, False, 0)
+SPARE = 0x6000_0000  # a region that nobody needs
 STOPPED = Exit.Stopped(None, "why")
 
 
@@ -45,7 +46,9 @@ class Case:
 
 
 def _created(boot: Any, source: str = "in al, 0x99\n hlt") -> Case:
-    m = boot(source)
+    m = boot(source, trace=4)
+    m.memory.add(SPARE, 0x1000)
+    m.memory.track_dirty()
     return Case(m, m.attach(Bell(), pio=0x80))
 
 
@@ -85,35 +88,28 @@ STATES: dict[str, Callable[[Any], Case]] = {
 }
 
 
-def _written(case: Case) -> None:
-    case.m.vcpus[0].regs.update(rbx=7)
-    case.m.vcpus[0].sregs.update(cr2=7)
+def _removed_at_once(m: Machine) -> None:
+    """A breakpoint as a block: set, and taken away."""
+    with m.breakpoint(0x5000):
+        pass
 
 
-def _written_more(case: Case) -> None:
-    case.m.vcpus[0].fpu.mxcsr = 0x1F80
-    case.m.vcpus[0].msrs["IA32_TSC_AUX"] = 0
+def _watched(m: Machine) -> None:
+    with m.watchpoint(0x5000):
+        pass
 
 
-def _rearranged(case: Case) -> None:
-    case.m.memory.add(0x4000_0000, 0x1000)
-    case.m.memory.alias(0x5000_0000, of=0x4000_0000, size=0x1000)
-    case.m.memory.remove(0x5000_0000)
-    case.m.memory.remove(0x4000_0000)
-
-
-def _written_pages(case: Case) -> Any:
-    case.m.memory.track_dirty()
-    return case.m.memory.dirty()
-
-
-VERBS: dict[str, Callable[[Case], Any]] = {
+# What a row is about; where it is about several verbs, each is called in a machine of its own.
+VERBS: dict[str, Callable[[Case], Any] | tuple[Callable[[Case], Any], ...]] = {
     "with": lambda case: case.m.__enter__(),
     "load": lambda case: case.m.load(hyperpy.Flat(b"\xf4", mode="real")),
     "attach": lambda case: case.m.attach(Bell(), pio=0x70),
     "detach": lambda case: case.m.detach(case.bell),
     "run": lambda case: case.m.run(RUN),
-    "vcpu.step, run_until": lambda case: case.m.vcpus[0].run_until(0x5000, timeout=RUN),
+    "vcpu.step, run_until": (
+        lambda case: case.m.vcpus[0].step(timeout=RUN),
+        lambda case: case.m.vcpus[0].run_until(0x5000, timeout=RUN),
+    ),
     "start": lambda case: case.m.start(),
     "wait": lambda case: case.m.wait(0),
     "pause": lambda case: case.m.pause(),
@@ -122,27 +118,55 @@ VERBS: dict[str, Callable[[Case], Any]] = {
     "stop": lambda case: case.m.stop("why"),
     "close": lambda case: case.m.close(),
     "answer": lambda case: case.m.answer(case.exit, 1),
-    "regs, sregs read": lambda case: (case.m.vcpus[0].regs.rbx, case.m.vcpus[0].sregs.cr2),
-    "regs, sregs written": _written,
-    "fpu, msrs read": lambda case: (case.m.vcpus[0].fpu.mxcsr, case.m.vcpus[0].msrs["IA32_EFER"]),
-    "fpu, msrs written": _written_more,
+    "regs, sregs read": (
+        lambda case: case.m.vcpus[0].regs.rbx,
+        lambda case: case.m.vcpus[0].sregs.cr2,
+    ),
+    "regs, sregs written": (
+        lambda case: case.m.vcpus[0].regs.update(rbx=7),
+        lambda case: case.m.vcpus[0].sregs.update(cr2=7),
+    ),
+    "fpu, msrs read": (
+        lambda case: case.m.vcpus[0].fpu.mxcsr,
+        lambda case: case.m.vcpus[0].msrs["IA32_EFER"],
+    ),
+    "fpu, msrs written": (
+        lambda case: case.m.vcpus[0].fpu.update(mxcsr=0x1F80),
+        lambda case: case.m.vcpus[0].msrs.update(IA32_TSC_AUX=0),
+    ),
     "cpuid read": lambda case: case.m.vcpus[0].cpuid[0, 0],
     "cpuid written": lambda case: case.m.vcpus[0].cpuid.update({(0, 0): hyperpy.cpuid.CpuidLeaf(eax=13)}),
-    "trap_msr": lambda case: case.m.trap_msr(0x4B564D00),
+    "trap_msr, msr, trap_hypercalls": (
+        lambda case: case.m.trap_msr(0x4B564D00),
+        lambda case: case.m.msr(0x4B564D00)(lambda access: None) and None,
+        lambda case: case.m.trap_hypercalls(),
+    ),
+    "attach_pc": lambda case: case.m.attach_pc(),
     "route": lambda case: case.m.route(5, hyperpy.IoApicPin(11)),
-    "breakpoint, watchpoint": lambda case: case.m.breakpoint(0x5000).remove(),
-    "memory.walk, translate": lambda case: (case.m.memory.walk(0x1000), case.m.memory.translate(0x1000)),
+    "routes": lambda case: case.m.routes,
+    "cpu_limit set": lambda case: setattr(case.m, "cpu_limit", 0.5),
+    "breakpoint, watchpoint": (lambda case: _removed_at_once(case.m), lambda case: _watched(case.m)),
+    "memory.walk, translate": (
+        lambda case: case.m.memory.walk(0x1000),
+        lambda case: case.m.memory.translate(0x1000),
+    ),
     "memory.read": lambda case: case.m.memory.read(0x3000, 1),
     "memory.write": lambda case: case.m.memory.write(0x3000, b"x"),
     "memory.view": lambda case: case.m.memory.view(0x3000, 1),
-    "memory.add, alias, remove": _rearranged,
+    "memory.add, alias, remove": (
+        lambda case: case.m.memory.add(0x4000_0000, 0x1000),
+        lambda case: case.m.memory.alias(0x5000_0000, of=SPARE, size=0x1000),
+        lambda case: case.m.memory.remove(SPARE),
+    ),
     "memory.protect": lambda case: case.m.memory.protect(0, writable=True),
     "memory.track_dirty": lambda case: case.m.memory.track_dirty(),
-    "memory.dirty": _written_pages,
+    "memory.dirty": lambda case: case.m.memory.dirty(),
     "console.expect": lambda case: case.m.console.expect("never", timeout=0.01),
     "console.sink": lambda case: case.m.console.sink(None),
-    "stats, map": lambda case: (case.m.stats, case.m.map),
-    "fault, trace": lambda case: (case.m.fault(Exit.Halt(0)), case.m.trace()),
+    "console.read": lambda case: case.m.console.read(),
+    "console.send": lambda case: case.m.console.send("x"),
+    "stats, map": (lambda case: case.m.stats, lambda case: case.m.map),
+    "fault, trace": (lambda case: case.m.fault(Exit.Halt(0)), lambda case: case.m.trace()),
     "spec": lambda case: case.m.spec,
     "unclaimed set": lambda case: setattr(case.m, "unclaimed", "ones"),
 }
@@ -158,7 +182,7 @@ MEANING: dict[str, type[Exception] | Callable[[Any], bool]] = {
     "answers": lambda value: value is None,
     "enters": lambda value: isinstance(value, Machine),
     "attaches": lambda value: isinstance(value, Bell),
-    "an exit": lambda value: value in {READ, Exit.Halt(0)},
+    "an exit": lambda value: value in {READ, Exit.Halt(0)} or isinstance(value, Exit.Debug),
     "waits": lambda value: value == Exit.Timeout(),
     "the last exit": lambda value: value in {READ, STOPPED},
     "tracks": lambda value: hasattr(value, "__exit__"),
@@ -194,8 +218,11 @@ TABLE = {
     "fpu, msrs written": row("nothing", REFUSED, "nothing", "nothing", REFUSED),
     "cpuid read": row("a value", REFUSED, "a value", "a value", REFUSED),
     "cpuid written": row("nothing", REFUSED, REFUSED, REFUSED, REFUSED),
-    "trap_msr": row("nothing", REFUSED, "nothing", REFUSED, REFUSED),
+    "trap_msr, msr, trap_hypercalls": row("nothing", REFUSED, "nothing", REFUSED, REFUSED),
+    "attach_pc": row("nothing", REFUSED, REFUSED, REFUSED, REFUSED),  # as route
     "route": row("nothing", REFUSED, REFUSED, REFUSED, REFUSED),  # without interrupt controllers
+    "routes": row(*["a value"] * 5),
+    "cpu_limit set": row(*["nothing"] * 4, REFUSED),
     "breakpoint, watchpoint": row("nothing", REFUSED, "nothing", "nothing", REFUSED),
     "memory.walk, translate": row("a value", REFUSED, "a value", "a value", REFUSED),
     "memory.read": row(*["bytes"] * 4, REFUSED),
@@ -207,12 +234,19 @@ TABLE = {
     "memory.dirty": row(*["a value"] * 4, REFUSED),
     "console.expect": row(REFUSED, "TimeoutError", *[REFUSED] * 3),
     "console.sink": row(*["nothing"] * 5),
+    "console.read": row(*["a value"] * 5),
+    "console.send": row(*["a value"] * 4, REFUSED),
     "stats, map": row(*["a value"] * 5),
     "fault, trace": row(*["a value"] * 5),
     "spec": row(*["a value"] * 4, REFUSED),
     "unclaimed set": row(*["nothing"] * 5),
 }
-CELLS = [(verb, state) for verb, cells in TABLE.items() for state in cells]
+CELLS = [
+    pytest.param(verb, state, call, id=f"{verb} {number}-{state}")
+    for verb, calls in VERBS.items()
+    for number, call in enumerate(calls if isinstance(calls, tuple) else (calls,))
+    for state in TABLE[verb]
+]
 # The exit that a machine which was set going ends with, and what ends one that another thread stops or pauses.
 THEN = {
     ("start", "created"): READ,
@@ -244,14 +278,14 @@ def _call(verb: Callable[[Case], Any], case: Case, on_another_thread: bool) -> A
 
 
 @pytest.mark.parametrize("on_another_thread", [False, True], ids=["here", "elsewhere"])
-@pytest.mark.parametrize(("verb", "state"), CELLS)
+@pytest.mark.parametrize(("verb", "state", "call"), CELLS)
 def test_verb_in_each_state_does_what_the_table_says(
-    boot: Any, verb: str, state: str, on_another_thread: bool
+    boot: Any, verb: str, state: str, call: Callable[[Case], Any], on_another_thread: bool
 ) -> None:
     case = STATES[state](boot)
     assert case.m.state == state
     word, _, after = TABLE[verb][state].partition("; ")
-    got = _call(VERBS[verb], case, on_another_thread)
+    got = _call(call, case, on_another_thread)
     meaning = MEANING[word]
     if isinstance(meaning, type):
         assert isinstance(got, meaning), got
@@ -283,7 +317,9 @@ def test_state_error_names_the_verb_and_the_state(boot: Any, state: str) -> None
     case = STATES[state](boot)
     for verb in ("run", "start", "wait", "pause", "resume", "reset", "stop", "load", "attach"):
         if TABLE[verb][state] == REFUSED:
-            error = _call(VERBS[verb], case, on_another_thread=False)
+            call = VERBS[verb]
+            assert not isinstance(call, tuple)
+            error = _call(call, case, on_another_thread=False)
             assert re.match(f"cannot {verb}: the machine is {state}\n\nhint: ", str(error)), error
 
 

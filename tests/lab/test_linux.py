@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,6 +128,20 @@ def test_demo_runs_five_operating_systems_from_one_script() -> None:
         if re.match(r"(debian-[12]|cloud|memtest86\+|bare metal) ", line)
     ]
     assert len(rows) == 5
+
+
+def test_demo_that_is_interrupted_while_it_boots_ends_at_once() -> None:
+    """Not after every guest has said what is waited for."""
+    command = [sys.executable, ROOT / "examples/demo.py"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        assert demo.stderr is not None
+        assert any(line.startswith("booting, ") for line in demo.stdout)
+        demo.send_signal(signal.SIGINT)
+        begin = time.monotonic()
+        assert "KeyboardInterrupt" in demo.stderr.read()
+        assert demo.wait(60) == -signal.SIGINT
+        assert time.monotonic() - begin < 20
 
 
 def test_command_line_boots_linux_and_ends_with_status_0(debian: packages.Kernel, tmp_path: Path) -> None:

@@ -108,3 +108,11 @@ def test_system_event_keeps_its_data_and_shows_what_was_asked_for() -> None:
 def test_ticket_of_an_exit_is_no_part_of_it() -> None:
     assert Exit.Msr(0, 0x10, False, 0, 5) == Exit.Msr(0, 0x10, False, 0, 6)
     assert Exit.Hypercall(0, 12, (0,) * 6, 5) == Exit.Hypercall(0, 12, (0,) * 6)
+
+
+def test_value_of_a_class_without_postponed_annotations_has_its_fields() -> None:
+    """As a script writes it, without `from __future__ import annotations`."""
+    namespace: dict[str, Any] = {}
+    code = "import typing\nfrom hyperpy import Stop\nclass Why(Stop):\n    code: int = 0\n    known: typing.ClassVar[int] = 7\n"
+    exec(compile(code, "script.py", "exec", dont_inherit=True), namespace)
+    assert repr(namespace["Why"]("full", code=3)) == "Why(reason='full', code=3)"

@@ -48,7 +48,15 @@ PASSED = _case("test_a_is_survived[x]", 3)
         ([PASSED], []),
         ([PASSED, _case("test_more", 5)], []),
         ([], ["row 3 (a) is untested", "row 3: docs/faults.md names test_a_is_survived"]),
-        ([_case("test_a_is_survived", 3, "<skipped/>")], ["row 3 (a) is untested"]),
+        (
+            [_case("test_a_is_survived", 3, "<skipped/>")],
+            ["row 3 (a) is untested", "row 3: docs/faults.md names test_a_is_survived"],
+        ),
+        (
+            [_case("test_a_is_survived", 3, "<skipped/>"), _case("test_more", 3)],
+            ["row 3: docs/faults.md names test_a_is_survived"],
+        ),
+        ([PASSED, _case("test_a_is_survived[y]", 3, "<skipped/>")], []),
         ([PASSED, _case("test_a_is_survived[y]", 3, "<failure/>")], ["row 3 (a) is failed"]),
         ([_case("test_other", 3)], ["row 3: docs/faults.md names test_a_is_survived"]),
         ([PASSED, _case("test_more", 6)], ["test_more covers row 6, which docs/faults.md lacks"]),

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from hyperpy import Device, Flat, Linux, Machine, MachineSpec, Multiboot, Pvh, Stop
+from hyperpy import Device, Flat, Linux, Machine, MachineSpec, Multiboot, Pvh, Stop, budget
 from hyperpy.console import Console
+from hyperpy.msrs import msr_index
 from hyperpy.testing import Read, ScriptedMachine
 
 
@@ -84,3 +85,40 @@ def test_device_that_has_a_slot_for_its_line_takes_one() -> None:
     with ScriptedMachine([]) as m:
         assert m.attach(WithSlot(), pio=0x80, irq=5).irq is not None
         assert m.attach(Device(), pio=0x90, size=4, irq=6).irq is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("unclaimd", "did you mean unclaimed?"), ("zzz", "a class of your own")]
+)
+def test_attribute_that_a_machine_has_not_is_refused(name: str, hint: str) -> None:
+    with ScriptedMachine([]) as m:
+        with pytest.raises(AttributeError) as caught:
+            setattr(m, name, "ones")
+        assert str(caught.value).startswith(f"a machine has no attribute {name!r}\n\nhint: {hint}")
+        m.name, m.unclaimed = "one", "ones"
+
+
+def test_attribute_of_a_class_of_ones_own_can_be_set() -> None:
+    class Mine(ScriptedMachine):
+        pass
+
+    with Mine([]) as m:
+        m.tag = 5  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("LSTAR", "IA32_LSTAR"), ("ia32_efer", "IA32_EFER"), ("IA32_PATT", "IA32_PAT")]
+)
+def test_msr_by_another_name_is_a_key_error_that_names_it(name: str, meant: str) -> None:
+    with pytest.raises(
+        KeyError, match=rf"no msr is known by that name: {name}; hint: did you mean {meant}\?"
+    ):
+        msr_index(name)
+
+
+def test_machine_that_is_refused_does_not_count_in_the_budget() -> None:
+    before = budget().memory_used
+    with pytest.raises(ValueError, match="unknown policy") as caught:
+        ScriptedMachine([], unclaimed="one")
+    assert budget().memory_used == before
+    assert caught.value  # which holds the frame, and so the machine

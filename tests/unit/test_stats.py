@@ -62,3 +62,12 @@ def test_map_of_nothing_is_a_heading() -> None:
 def test_table_of_rows_of_other_lengths_is_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
         table(["a", "b"], [["1"]])
+
+
+def test_table_has_numbers_to_the_right_negative_ones_too_and_words_to_the_left() -> None:
+    rows = [["2nd", "-12.5", "0x10"], ["first one", "3", ""]]
+    assert table(["name", "us", "value"], rows).splitlines() == [
+        "name       us     value",
+        "2nd        -12.5   0x10",
+        "first one      3",
+    ]
