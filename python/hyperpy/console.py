@@ -188,6 +188,7 @@ class Console:
         Raises:
             StateError: the machine is closed.
         """
+        self._native.send(b"")  # in the child of a fork this says so
         if self._standing() in {"closed", "gone"}:
             raise StateError("cannot send: the machine is closed", hint="make a new machine")
         return self._native.send(text.encode() if isinstance(text, str) else bytes(memoryview(text)))
