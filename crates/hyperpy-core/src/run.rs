@@ -184,7 +184,11 @@ fn enter<const TRACED: bool>(vcpu: &mut Vcpu, machine: &Machine) -> Entered {
         Ok(AccelExit::Mmio { gpa, size, is_write }) => {
             Entered::Access(Pending { space: Space::Mmio, address: gpa, size, is_write, count: 1, next: 0 })
         }
-        Ok(AccelExit::Posted) => posted::<TRACED>(vcpu, machine),
+        // They come before what the guest was left for, which the next entry tells.
+        Ok(AccelExit::Posted) => {
+            vcpu.serve_posted(machine);
+            Entered::Exit(AccelExit::Nothing)
+        }
         Ok(other) => Entered::Exit(other),
         Err(Interruption::Kicked) => Entered::Kicked,
         Err(Interruption::Again) => Entered::Exit(AccelExit::Nothing),
@@ -194,14 +198,6 @@ fn enter<const TRACED: bool>(vcpu: &mut Vcpu, machine: &Machine) -> Entered {
             Entered::Failed(error)
         }
     }
-}
-
-/// Writes waited in the ring: they come before what the guest was left for.
-#[cold]
-#[inline(never)]
-fn posted<const TRACED: bool>(vcpu: &mut Vcpu, machine: &Machine) -> Entered {
-    vcpu.serve_posted(machine);
-    enter::<TRACED>(vcpu, machine)
 }
 
 /// KVM_RUN was interrupted: clear the flag, then look who wanted what.

@@ -201,7 +201,6 @@ impl Vm for ScriptedVm {
             size: 0,
             reading: 0,
             asleep: None,
-            held: false,
             regs: Regs::default(),
             sregs: Sregs::default(),
             calls: 0,
@@ -297,7 +296,6 @@ struct ScriptedVcpu {
     /// Values of a read that the guest will see at the next entry.
     reading: u32,
     asleep: Option<bool>,
-    held: bool,
     regs: Regs,
     sregs: Sregs,
     calls: u64,
@@ -353,8 +351,6 @@ impl ScriptedVcpu {
 impl Vcpu for ScriptedVcpu {
     fn run(&mut self) -> Result<AccelExit, Interruption> {
         self.calls += 1;
-        // What the guest was left for when writes were found in the ring comes whatever the flag says.
-        let held = std::mem::take(&mut self.held);
         self.complete();
         loop {
             match self.steps.last() {
@@ -369,7 +365,7 @@ impl Vcpu for ScriptedVcpu {
                     }
                 }
                 Some(Step::Posted(_)) => return Ok(AccelExit::Posted),
-                _ if !held && self.kicked() => return Err(Interruption::Kicked),
+                _ if self.kicked() => return Err(Interruption::Kicked),
                 Some(Step::Exit(..)) => {
                     if let Some(Step::Exit(exit, values)) = self.steps.pop() {
                         self.regs.rip += 1;
@@ -435,7 +431,13 @@ impl Vcpu for ScriptedVcpu {
             let writes = std::mem::take(writes);
             self.steps.pop();
             writes.iter().for_each(serve);
-            self.held = true;
+            // What the guest was left for comes whatever the flag says.
+            if let Some(Step::Exit(exit, values)) = self.steps.last_mut() {
+                let part = Step::Part(*exit, std::mem::take(values));
+                self.steps.pop();
+                self.steps.push(part);
+                self.regs.rip += 1;
+            }
         }
     }
 

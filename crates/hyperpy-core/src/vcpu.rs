@@ -212,6 +212,7 @@ impl Vcpu {
 
     /// Serves the writes that waited in the ring. They are no exits: the one that they came with is still to come.
     #[cold]
+    #[inline(never)]
     pub(crate) fn serve_posted(&mut self, machine: &Machine) {
         let (shared, vcpu, rip) = (self.shared.clone(), self.id, self.accel.rip());
         bump(&shared.counters.exits, u64::MAX);
