@@ -3,17 +3,20 @@
 //! `kvm` implements it for real, `scripted` plays a list of exits back. Nothing above this seam names a KVM constant.
 //! An accelerator's vCPU is driven by one thread at a time; only its [`ExitFlag`] is touched by others.
 
-use std::io;
+mod error;
+mod exit;
+mod route;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
-use thiserror::Error;
-
+pub use self::error::{AccelError, hint_for_exhausted};
+pub use self::exit::{AccelExit, Interruption};
+pub use self::route::Route;
 use crate::arch::x86_64::cpuid::Leaf;
 use crate::arch::x86_64::fpu::Fpu;
 use crate::arch::x86_64::{Regs, Sregs};
 use crate::debug::DebugControl;
-use crate::exit::SystemEvent;
 use crate::memory::Mapping;
 use crate::posted::{Posted, Range};
 
@@ -280,226 +283,4 @@ pub enum Activity {
     },
     /// A secondary processor that nobody has started.
     NotStarted,
-}
-
-/// Where a gsi leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
-    /// A pin of the I/O APIC, 0 to 23.
-    IoApic {
-        /// The gsi.
-        gsi: u32,
-        /// The pin.
-        pin: u32,
-    },
-    /// An input of the pair of 8259 interrupt controllers, 0 to 15.
-    Pic {
-        /// The gsi.
-        gsi: u32,
-        /// The input.
-        input: u32,
-    },
-    /// A message-signalled interrupt (SDM vol. 3, 11.11).
-    Msi {
-        /// The gsi.
-        gsi: u32,
-        /// Message address.
-        address: u64,
-        /// Message data.
-        data: u32,
-    },
-}
-
-impl Route {
-    /// The gsi that it is about.
-    #[must_use]
-    pub fn gsi(&self) -> u32 {
-        match *self {
-            Self::IoApic { gsi, .. } | Self::Pic { gsi, .. } | Self::Msi { gsi, .. } => gsi,
-        }
-    }
-}
-
-impl std::fmt::Display for Route {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::IoApic { pin, .. } => write!(f, "I/O APIC pin {pin}"),
-            Self::Pic { input, .. } => write!(f, "8259 input {input}"),
-            Self::Msi { address, data, .. } => write!(f, "message {data:#x} to {address:#x}"),
-        }
-    }
-}
-
-/// What a guest did that its accelerator hands on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AccelExit {
-    /// One port access, or `count` of them to the same port by a string instruction.
-    Pio {
-        /// Port.
-        port: u16,
-        /// Width of each, in bytes: 1, 2 or 4.
-        size: u8,
-        /// How many.
-        count: u32,
-        /// Whether they are writes.
-        is_write: bool,
-    },
-    /// An access to memory that has nothing behind it.
-    Mmio {
-        /// Guest-physical address.
-        gpa: u64,
-        /// Width in bytes, 1 to 8.
-        size: u8,
-        /// Whether it is a write.
-        is_write: bool,
-    },
-    /// HLT, on a machine without in-kernel interrupt controllers.
-    Halt,
-    /// A hypercall.
-    Hypercall {
-        /// Its number.
-        number: u64,
-        /// Its arguments.
-        arguments: [u64; 6],
-    },
-    /// A model-specific register.
-    Msr {
-        /// Its index.
-        index: u32,
-        /// Whether it is written.
-        is_write: bool,
-        /// The value written.
-        value: u64,
-    },
-    /// Single step, breakpoint or watchpoint.
-    Debug {
-        /// Linear address of the next instruction.
-        pc: u64,
-        /// DR6.
-        dr6: u64,
-    },
-    /// Triple fault.
-    Shutdown,
-    /// An event of the whole machine.
-    SystemEvent(SystemEvent),
-    /// The processor refused the guest's state.
-    FailEntry {
-        /// Hardware's reason.
-        reason: u64,
-    },
-    /// The accelerator could not go on.
-    InternalError {
-        /// Its sub-error.
-        suberror: u32,
-        /// Instruction bytes.
-        bytes: [u8; 15],
-        /// How many of them are valid.
-        len: u8,
-    },
-    /// Nothing for us: enter again.
-    Nothing,
-    /// Writes wait in the ring. What the guest was left for comes at the next `run`, which does not enter it.
-    Posted,
-    /// An exit that is unknown here, by KVM's number.
-    Unknown {
-        /// The number.
-        reason: u32,
-    },
-}
-
-/// Why `run` returned without an exit.
-#[derive(Debug)]
-pub enum Interruption {
-    /// The exit flag was set or a signal came. Any pending access is complete.
-    Kicked,
-    /// Try again: a secondary processor was just started.
-    Again,
-    /// The host refused. Boxed, so that what every entry returns is no larger than an exit.
-    Failed(Box<AccelError>),
-}
-
-/// What an accelerator could not do.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum AccelError {
-    /// There is no usable /dev/kvm.
-    #[error("/dev/kvm cannot be used: {source}")]
-    Unavailable {
-        /// What opening it said.
-        source: io::Error,
-        /// What to do.
-        hint: &'static str,
-    },
-    /// Its version is not the one API that there has ever been.
-    #[error("/dev/kvm speaks version {version} of its interface, not 12")]
-    Version {
-        /// The version that it reports.
-        version: i32,
-    },
-    /// It lacks something that the machine needs.
-    #[error("/dev/kvm lacks {capability}")]
-    Missing {
-        /// Capability, as KVM names it.
-        capability: &'static str,
-    },
-    /// An ioctl failed.
-    #[error("{call} failed: {source}")]
-    Call {
-        /// The ioctl.
-        call: &'static str,
-        /// What it returned.
-        source: io::Error,
-    },
-    /// A model-specific register could not be read or set.
-    #[error("{call} refuses msr {index:#x}{}", value_of(*.value))]
-    Msr {
-        /// The ioctl.
-        call: &'static str,
-        /// Index of the register.
-        index: u32,
-        /// The value that it was to be set to.
-        value: Option<u64>,
-    },
-    /// There is no interrupt controller to use.
-    #[error("the machine has no interrupt controller for gsi {gsi}")]
-    NoIrqchip {
-        /// The gsi.
-        gsi: u32,
-    },
-}
-
-/// What to do when the host has run out of descriptors or memory; `None` for other errors.
-#[must_use]
-pub fn hint_for_exhausted(error: &io::Error) -> Option<&'static str> {
-    match error.raw_os_error()? {
-        libc::EMFILE | libc::ENFILE => Some("too many open files: raise the limit (`ulimit -n`) or close machines"),
-        libc::ENOMEM => Some("the host has no memory left for it: ask for less, or close other machines"),
-        _ => None,
-    }
-}
-
-impl AccelError {
-    /// What to do about it.
-    #[must_use]
-    pub fn hint(&self) -> &'static str {
-        match self {
-            Self::Unavailable { hint, .. } => hint,
-            Self::Version { .. } => "load the kvm module of a Linux kernel newer than 2.6.22",
-            Self::Missing { .. } => "run `hyperpy doctor` to see what this host's KVM offers, or use a newer kernel",
-            Self::Call { source, .. } => {
-                hint_for_exhausted(source).unwrap_or("run `hyperpy doctor` to check this host's KVM")
-            }
-            Self::Msr { value: None, .. } => {
-                "the processor or KVM has no such register: `list(vcpu.msrs)` shows those it has"
-            }
-            Self::Msr { .. } => "the processor or KVM lacks it, or it has reserved bits that are set",
-            Self::NoIrqchip { .. } => {
-                "create the machine with irqchip=True, or attach the device with irq= before the first run"
-            }
-        }
-    }
-}
-
-fn value_of(value: Option<u64>) -> String {
-    value.map_or_else(String::new, |value| format!(": {value:#x}"))
 }

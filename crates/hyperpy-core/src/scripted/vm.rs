@@ -1,0 +1,100 @@
+//! The scripted virtual machine: it writes down what is asked of it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::vcpu::ScriptedVcpu;
+use super::{Log, REFUSED_MSR, Scripted};
+use crate::accel::{AccelError, MsrRange, Route, Slot, Vcpu, Vm};
+use crate::memory::Mapping;
+use crate::posted::Range;
+
+pub(super) struct ScriptedVm {
+    script: Scripted,
+    irqchip: bool,
+    kept: Mutex<BTreeMap<u32, Arc<Mapping>>>,
+}
+
+impl ScriptedVm {
+    pub(super) fn new(script: Scripted, irqchip: bool) -> Self {
+        Self { script, irqchip, kept: Mutex::default() }
+    }
+
+    fn note(&self, f: impl FnOnce(&mut Log)) {
+        f(&mut self.script.log.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Vm for ScriptedVm {
+    fn map(&self, slot: &Slot) -> Result<(), AccelError> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let there = kept.insert(slot.id, slot.mapping.clone()).is_some();
+        drop(kept);
+        self.note(|log| {
+            if !there {
+                log.slots.push((slot.id, slot.gpa, slot.mapping.len()));
+            }
+            log.slot_changes.push((slot.id, slot.writable, slot.logged));
+        });
+        Ok(())
+    }
+
+    fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, AccelError> {
+        let mut steps = self.script.scripts.get(id as usize).cloned().unwrap_or_default();
+        steps.reverse();
+        let log = (!self.script.quiet).then(|| self.script.log.clone());
+        Ok(Box::new(ScriptedVcpu::new(id, steps, log, self.irqchip)))
+    }
+
+    fn set_line(&self, gsi: u32, high: bool) -> Result<(), AccelError> {
+        if !self.irqchip {
+            return Err(AccelError::NoIrqchip { gsi });
+        }
+        self.note(|log| log.lines.push((gsi, high)));
+        Ok(())
+    }
+
+    fn set_routes(&self, routes: &[Route]) -> Result<(), AccelError> {
+        self.note(|log| log.routes = routes.to_vec());
+        Ok(())
+    }
+
+    fn unmap(&self, slot: u32) -> Result<(), AccelError> {
+        let gone = self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
+        self.note(|log| {
+            log.slots.retain(|(id, ..)| *id != slot);
+            log.slot_changes.push((slot, false, false));
+        });
+        drop(gone);
+        Ok(())
+    }
+
+    fn take_dirty(&self, slot: u32, words: &mut [u64]) -> Result<(), AccelError> {
+        let mut dirty = self.script.dirty.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(logged) = dirty.remove(&slot) else { return Ok(()) };
+        for (into, from) in words.iter_mut().zip(logged) {
+            *into |= from;
+        }
+        Ok(())
+    }
+
+    fn post(&self, range: Range, on: bool) -> Result<(), AccelError> {
+        self.note(|log| {
+            log.posts.retain(|other| *other != range);
+            log.posts.extend(on.then_some(range));
+        });
+        Ok(())
+    }
+
+    fn trap_msrs(&self, ranges: &[MsrRange]) -> Result<(), AccelError> {
+        if ranges.iter().any(|range| range.first == REFUSED_MSR) {
+            return Err(AccelError::Missing { capability: "KVM_CAP_X86_MSR_FILTER" });
+        }
+        self.note(|log| log.traps = ranges.to_vec());
+        Ok(())
+    }
+
+    fn trap_hypercalls(&self) -> Result<(), AccelError> {
+        Err(AccelError::Missing { capability: "KVM_CAP_EXIT_HYPERCALL" })
+    }
+}
