@@ -22,6 +22,7 @@ __all__ = [
     "end_thread",
     "fpu",
     "gunzip",
+    "kernel_ranges",
     "kernel_payload",
     "load_firmware",
     "load_flat",
