@@ -65,7 +65,7 @@ def test_ctrl_c_reaches_the_handler_within_the_bound(guest: str) -> None:
 @pytest.mark.fault(33)
 @pytest.mark.parametrize("guest", ["LOOP", "STORM"])
 def test_ctrl_c_beside_a_busy_python_thread_raises_keyboard_interrupt_soon(guest: str) -> None:
-    """Looks for signals are rarer then, because each waits for that thread: `hyperpy-python/host.rs`."""
+    """Its handler waits for that thread to let go of the interpreter."""
     status, out, errors, took = signalled(
         f"""
         def compute():

@@ -210,20 +210,20 @@ fn interrupted(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitting<'_>, watch:
             return Some(Leave::Asked);
         }
         ticked |= vcpu.shared.kick.take_tick();
+        let left = watch.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            machine.control.request(Cause::Timeout, None);
+            return Some(Leave::Asked); // the host has its thread back: it need not be asked
+        }
         if watch.host.is_some_and(Host::poll) {
             return Some(Leave::Host);
         }
-        let now = Instant::now();
-        let left = watch.deadline.map(|deadline| deadline.saturating_duration_since(now));
-        if left.is_some_and(|left| left.is_zero()) {
-            machine.control.request(Cause::Timeout, None);
-            return Some(Leave::Asked);
-        }
         let allowed = charge(vcpu, machine);
         let until = if let Allowed::Rest(until) = allowed { Some(until) } else { None };
+        let began = Instant::now();
         if machine.control.rest(until, watch.deadline) {
             if until.is_some() {
-                vcpu.shared.counters.add_capped(now.elapsed());
+                vcpu.shared.counters.add_capped(began.elapsed());
             }
             continue;
         }

@@ -281,6 +281,14 @@ fn test_run_spinning_guest_and_host_that_wants_its_thread_ends() {
 }
 
 #[test]
+fn test_run_whose_time_is_over_does_not_ask_the_host() {
+    let rig = Rig::new(vec![vec![Step::Spin, Step::Spin]]);
+    rig.wanted.store(true, Ordering::SeqCst);
+    assert_eq!(rig.machine.run(Some(Duration::ZERO), &rig).unwrap(), Exit::Timeout);
+    assert!(matches!(rig.run(), Err(RunError::Host)));
+}
+
+#[test]
 fn test_run_tick_makes_the_loop_ask_the_host_without_any_kick() {
     let polls = Arc::new(AtomicUsize::new(0));
     struct Third(Arc<AtomicUsize>);

@@ -1,5 +1,6 @@
 //! What the core asks of Python: whether a signal has raised an exception, and threads for vCPUs.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,8 @@ use pyo3::types::PyDict;
 
 use crate::signals::Signals;
 
-/// Python itself has looked for signals so shortly before: a verb that has just begun need not.
+/// Python itself has looked for signals so shortly before: a verb that has just begun need not. What interrupts it after
+/// that may be a signal.
 const FRESH: Duration = Duration::from_millis(1);
 
 /// The Python thread that called a verb.
@@ -20,6 +22,7 @@ pub(crate) struct PyHost {
     control: Arc<Control>,
     raised: Mutex<Option<PyErr>>,
     made: Instant,
+    was_asked: AtomicBool,
     signals: Signals,
     /// When it wants its thread back, whatever comes.
     until: Option<Instant>,
@@ -28,8 +31,8 @@ pub(crate) struct PyHost {
 impl PyHost {
     pub(crate) fn new(machine: &Arc<Machine>) -> Self {
         let (machine, control) = (Arc::downgrade(machine), machine.control.clone());
-        let (raised, signals) = (Mutex::default(), Signals::default());
-        Self { machine, control, raised, made: Instant::now(), signals, until: None }
+        let (raised, was_asked, signals) = (Mutex::default(), AtomicBool::default(), Signals::default());
+        Self { machine, control, raised, made: Instant::now(), was_asked, signals, until: None }
     }
 
     pub(crate) fn until(self, until: Instant) -> Self {
@@ -51,7 +54,8 @@ impl Host for PyHost {
         if self.until.is_some_and(|until| until <= Instant::now()) {
             return true;
         }
-        self.made.elapsed() >= FRESH && self.signals.look().map_err(|error| self.keep(error)).is_err()
+        let is_due = self.was_asked.swap(true, Ordering::Relaxed) || self.made.elapsed() >= FRESH;
+        is_due && self.signals.look().map_err(|error| self.keep(error)).is_err()
     }
 
     fn spawn(&self, vcpu: u32) -> Result<(), RunError> {
