@@ -31,6 +31,7 @@ use crate::host::PyHost;
 use crate::memory::{Memory, pages};
 use crate::processor::Handlers;
 use crate::script::Script;
+use crate::signals::attach;
 use crate::{convert, errors, vcpu};
 
 /// A machine's core, and what of it is Python's.
@@ -275,7 +276,7 @@ impl Machine {
         self.ours("reset")?;
         let (reload, failed) = (reload.clone().unbind(), Mutex::new(None));
         let again = || {
-            let done = Python::attach(|py| reload.call0(py).map(drop));
+            let done = attach(|py| reload.call0(py).map(drop));
             done.map_err(|error| {
                 *lock(&failed) = Some(error);
                 RunError::Host

@@ -1,15 +1,16 @@
 //! Whether a signal has come that Python handles, told without the interpreter.
 //!
-//! Python's own handler in C writes a byte to a descriptor (`signal.set_wakeup_fd`). While a verb waits on the main thread
-//! that descriptor is the end of a socket pair of ours, and a look is a read that does not block. The interpreter is asked
-//! only when a byte has come, or when Python code has run on this thread meanwhile, which may have put a descriptor of
-//! its own there. Whoever had one before gets it back, with every byte.
+//! Python's own handler in C writes a byte to a descriptor (`signal.set_wakeup_fd`), whichever thread it ran on. While a
+//! verb waits on the main thread that descriptor is the end of a socket pair of ours, and a look is a read that does not
+//! block. Whoever had one before gets every byte, and has it in place again whenever Python code runs on this thread, be it a
+//! device's or a signal's handler: the next look puts ours there again.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hyperpy_core::kvm::thread::fork_generation;
 use pyo3::exceptions::PyValueError;
@@ -18,15 +19,27 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 thread_local! {
-    /// How often Python code has run on this thread inside a verb.
-    static ENTERED: Cell<u64> = const { Cell::new(0) };
+    /// There while Python's handler writes to the pair: a verb on this thread has seen to that, and no Python code has run.
+    static CLAIM: RefCell<Option<Claim>> = const { RefCell::new(None) };
+}
+
+/// What `signal.set_wakeup_fd` takes and gives for no descriptor.
+const NOBODY: i32 = -1;
+
+struct Claim {
+    pair: Arc<Pair>,
+    /// Whose descriptor it was.
+    before: i32,
 }
 
 /// Runs Python code inside a verb.
 pub(crate) fn attach<T>(f: impl for<'py> FnOnce(Python<'py>) -> T) -> T {
-    let result = Python::attach(f);
-    ENTERED.set(ENTERED.get().wrapping_add(1));
-    result
+    Python::attach(|py| {
+        if CLAIM.with_borrow(Option::is_some) {
+            give_back(py, &[]);
+        }
+        f(py)
+    })
 }
 
 /// Makes the pair, so that no verb needs a descriptor of its own later. Without one, it is tried again at the first look.
@@ -58,124 +71,100 @@ impl Pair {
         Ok(made)
     }
 
+    /// What Python's handler has written since the last time.
     fn take(&self) -> Vec<u8> {
-        let mut bytes = [0; 64];
-        let read = (&self.ours).read(&mut bytes).unwrap_or(0);
-        bytes.get(..read).unwrap_or_default().to_vec()
+        let mut bytes = Vec::new();
+        let mut some = [0; 64];
+        while let Ok(read @ 1..) = (&self.ours).read(&mut some) {
+            bytes.extend_from_slice(some.get(..read).unwrap_or_default());
+        }
+        bytes
     }
-}
-
-/// How a verb learns of signals.
-#[derive(Default)]
-enum State {
-    /// It has not looked yet.
-    #[default]
-    Unknown,
-    /// Python handles signals on another thread: there is nothing to look for.
-    Elsewhere,
-    /// There is no descriptor to be had: the interpreter is asked each time.
-    Blind,
-    /// By the pair.
-    Watching {
-        pair: Arc<Pair>,
-        /// Whose descriptor it was before, if that was not ours, of a verb around this one; -1 for nobody's.
-        before: Option<i32>,
-        /// [`ENTERED`] when the descriptor was last seen to be ours.
-        entered: u64,
-    },
 }
 
 /// One verb's watch over Python's signals.
 #[derive(Default)]
-pub(crate) struct Signals(Mutex<State>);
+pub(crate) struct Signals {
+    /// Python handles signals on another thread: there is nothing to look for.
+    elsewhere: AtomicBool,
+}
 
 impl Signals {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Runs Python's handlers if a signal has come; what they raise.
     pub(crate) fn look(&self) -> PyResult<()> {
-        let (mut bytes, mut to) = (Vec::new(), None);
-        match &*self.state() {
-            State::Elsewhere => return Ok(()),
-            State::Unknown | State::Blind => {}
-            State::Watching { pair, before, entered } => {
-                (bytes, to) = (pair.take(), *before);
-                if bytes.is_empty() && *entered == ENTERED.get() {
-                    return Ok(());
-                }
-            }
+        if self.elsewhere.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let bytes = CLAIM.with_borrow(|claim| claim.as_ref().map(|claim| claim.pair.take()));
+        if bytes.as_ref().is_some_and(Vec::is_empty) {
+            return Ok(());
         }
         Python::attach(|py| {
-            hand_on(py, to, &bytes);
+            give_back(py, &bytes.unwrap_or_default());
             loop {
-                let was_ours = self.state().watch(py)?;
-                // Nothing is locked here: a handler may call any verb.
-                let result = py.check_signals();
-                if !bytes.is_empty() {
-                    ENTERED.set(ENTERED.get().wrapping_add(1));
-                }
-                // What came before the descriptor was ours has left no byte.
-                if was_ours || result.is_err() {
-                    return result;
+                py.check_signals()?;
+                // What came before the descriptor was ours has left no byte, and a handler may have set another.
+                if !self.claim(py)? {
+                    return Ok(());
                 }
             }
         })
     }
-}
 
-impl State {
-    /// Makes sure that Python's handler writes to the pair; whether it did so already, or cannot.
-    fn watch(&mut self, py: Python<'_>) -> PyResult<bool> {
-        let Ok(pair) = Pair::get() else {
-            *self = Self::Blind;
-            return Ok(true);
-        };
+    /// Has Python's handler write to the pair; whether it did not before. Without a pair the next look asks again.
+    fn claim(&self, py: Python<'_>) -> PyResult<bool> {
+        let Ok(pair) = Pair::get() else { return Ok(false) };
+        let signal = py.import(intern!(py, "signal"))?; // code, in which a signal's handler may raise
         let ours = pair.pythons.as_raw_fd();
-        let seen = match set(py, ours, false) {
-            Ok(seen) => seen,
+        let before = match set(&signal, ours, false) {
+            Ok(before) => before,
             Err(error) if error.is_instance_of::<PyValueError>(py) => {
-                *self = Self::Elsewhere;
-                return Ok(true);
+                self.elsewhere.store(true, Ordering::Relaxed);
+                return Ok(false);
             }
             Err(error) => return Err(error),
         };
-        let known = if let Self::Watching { before, .. } = self { *before } else { None };
-        let before = if seen == ours { known } else { Some(seen) };
-        *self = Self::Watching { pair, before, entered: ENTERED.get() };
-        Ok(seen == ours)
+        let is_new = before != ours;
+        if is_new || CLAIM.with_borrow(Option::is_none) {
+            CLAIM.set(Some(Claim { pair, before: if is_new { before } else { NOBODY } }));
+        }
+        Ok(is_new)
     }
 }
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        let state = std::mem::take(self.0.get_mut().unwrap_or_else(PoisonError::into_inner));
-        let State::Watching { pair, before: Some(before), .. } = state else { return };
-        // At the interpreter's end nobody is left to give it back to.
-        let _ = Python::try_attach(|py| {
-            let ours = pair.pythons.as_raw_fd();
-            // A descriptor that is closed by now is refused: then nobody has one.
-            match set(py, before, true).or_else(|_| set(py, -1, true)) {
-                Ok(seen) if seen != ours => drop(set(py, seen, true)), // someone else's since: left as it was
-                _ => {}
-            }
-            hand_on(py, Some(before), &pair.take());
-        });
+        // The verb has ended. At the interpreter's end nobody is left to give it back to.
+        if CLAIM.with_borrow(Option::is_some) {
+            let _ = Python::try_attach(|py| give_back(py, &[]));
+        }
+    }
+}
+
+/// Puts back the descriptor that was there before ours, and gives its owner what was written to ours.
+fn give_back(py: Python<'_>, bytes: &[u8]) {
+    // Taken before Python is entered.
+    let Some(Claim { pair, before }) = CLAIM.take() else { return };
+    let Ok(signal) = py.import(intern!(py, "signal")) else { return };
+    // A descriptor that is closed by now is refused: then nobody has one.
+    match set(&signal, before, true).or_else(|_| set(&signal, NOBODY, true)) {
+        // A handler has set another since: it stays.
+        Ok(seen) if seen != pair.pythons.as_raw_fd() => drop(set(&signal, seen, true)),
+        _ => {}
+    }
+    let bytes = [bytes, &pair.take()].concat();
+    if before != NOBODY && !bytes.is_empty() {
+        // A full pipe has told its reader already.
+        let written =
+            py.import(intern!(py, "os")).and_then(|os| os.call_method1("write", (before, PyBytes::new(py, &bytes))));
+        drop(written);
     }
 }
 
 /// `signal.set_wakeup_fd`; the descriptor before.
-fn set(py: Python<'_>, descriptor: i32, warn: bool) -> PyResult<i32> {
+fn set(signal: &Bound<'_, PyModule>, descriptor: i32, warn: bool) -> PyResult<i32> {
+    let py = signal.py();
     let options = PyDict::new(py);
     options.set_item(intern!(py, "warn_on_full_buffer"), warn)?;
-    let signal = py.import(intern!(py, "signal"))?;
     signal.call_method(intern!(py, "set_wakeup_fd"), (descriptor,), Some(&options))?.extract()
-}
-
-/// Gives bytes to whoever waits for them. A full pipe has told its reader already.
-fn hand_on(py: Python<'_>, to: Option<i32>, bytes: &[u8]) {
-    if let (Some(to @ 0..), false) = (to, bytes.is_empty()) {
-        let _ = py.import(intern!(py, "os")).and_then(|os| os.call_method1("write", (to, PyBytes::new(py, bytes))));
-    }
 }
