@@ -59,8 +59,7 @@ mod _hyperpy {
     use crate::script::Script;
 
     #[pymodule_init]
-    fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {
-        crate::signals::prepare();
-        Ok(())
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::signals::prepare(module.py())
     }
 }

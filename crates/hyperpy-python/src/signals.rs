@@ -42,9 +42,11 @@ pub(crate) fn attach<T>(f: impl for<'py> FnOnce(Python<'py>) -> T) -> T {
     })
 }
 
-/// Makes the pair, so that no verb needs a descriptor of its own later. Without one, it is tried again at the first look.
-pub(crate) fn prepare() {
+/// Makes the pair and imports what is asked later, so that no verb needs a descriptor for that. Without a pair, it is tried
+/// again at the first look.
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
     drop(Pair::get());
+    py.import(intern!(py, "signal")).map(drop)
 }
 
 /// Both ends; one pair for the process, and another after a fork.
