@@ -69,17 +69,22 @@ def test_two_thousand_interrupts_are_each_answered_within_the_bound(
 ) -> None:
     # When the signal comes, in seconds: the run begins only when the other thread has let go of the interpreter.
     first, spread = (0.008, 0.008) if busy else (0, 0.001)
-    script = INTERRUPTED.format(guest=guest, interrupts=INTERRUPTS, busy=busy, first=first, spread=spread)
-    child = process(script)
-    out, errors = child.communicate(timeout=300)
+    # Beside a busy thread each takes as long as a tick and the interpreter's switch interval together.
+    interrupts = INTERRUPTS // 10 if busy else INTERRUPTS
+    script = INTERRUPTED.format(guest=guest, interrupts=interrupts, busy=busy, first=first, spread=spread)
+    with process(script) as child:
+        try:
+            out, errors = child.communicate(timeout=300)
+        finally:
+            child.kill()  # when this test's time is over, too: it would take the next one's
     assert (child.returncode, errors) == (0, "")
     inside, worst = out.split()
     beside = " beside a busy thread" if busy else ""
-    told = f"{guest}{beside}: {inside} of {INTERRUPTS} SIGINTs raised out of run(), worst latency {1000 * float(worst):.1f} ms"
+    told = f"{guest}{beside}: {inside} of {interrupts} SIGINTs raised out of run(), worst latency {1000 * float(worst):.1f} ms"
     with capsys.disabled():
         sys.stdout.write(f"\n{told}\n")
     # The others fell between the go-ahead and the run.
-    assert int(inside) > INTERRUPTS * 0.9
+    assert int(inside) > interrupts * 0.9
     assert float(worst) < BOUND
 
 
