@@ -7,11 +7,19 @@ what it needs is skipped with a reason; with HYPERPY_NO_SKIPS=1 the run then fai
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parent
+
+
+@pytest.hookimpl
+def pytest_configure() -> None:
+    # Ignored where a shell has put the run into the background, for every program that a test starts too.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl
