@@ -318,6 +318,23 @@ impl Control {
         (inner, !timeout.timed_out())
     }
 
+    /// Sleeps until something changes, or until the host was asked, which is done unlocked.
+    ///
+    /// # Errors
+    /// [`RunError::Host`]: it wants its thread back.
+    fn sleep_beside<'a>(
+        &'a self,
+        inner: MutexGuard<'a, Inner>,
+        host: &dyn Host,
+    ) -> Result<MutexGuard<'a, Inner>, RunError> {
+        let (inner, woken) = self.sleep(inner, None);
+        if woken {
+            return Ok(inner);
+        }
+        drop(inner);
+        if host.poll() { Err(RunError::Host) } else { Ok(self.lock()) }
+    }
+
     /// Refuses a verb in any but the given phases.
     ///
     /// # Errors

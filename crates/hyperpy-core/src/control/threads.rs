@@ -52,15 +52,7 @@ impl Control {
             if inner.closing || of_crew().any(|served| served == Served::No) {
                 return Ok(false);
             }
-            let (now, woken) = self.sleep(inner, None);
-            inner = now;
-            if !woken {
-                drop(inner);
-                if host.poll() {
-                    return Err(RunError::Host);
-                }
-                inner = self.lock();
-            }
+            inner = self.sleep_beside(inner, host)?;
         }
     }
 

@@ -18,15 +18,7 @@ impl Control {
             inner = self.lock();
         }
         while inner.visible() == Phase::Running && inner.settled == settled {
-            let (now, woken) = self.sleep(inner, None);
-            inner = now;
-            if !woken {
-                drop(inner);
-                if host.poll() {
-                    return Err(RunError::Host);
-                }
-                inner = self.lock();
-            }
+            inner = self.sleep_beside(inner, host)?;
         }
         match inner.visible() {
             Phase::Paused => Ok(()),
