@@ -1,16 +1,14 @@
 """The machine: what a script makes, gives devices and images to, runs, and asks.
 
 The verbs are those of docs/design.md. Everything here is thin: states, threads and dispatch are in Rust; devices are in
-`_attach`, answers and what is trapped in `_traps`.
+`_attach`, answers and what is trapped in `_traps`, the interpreter's end in `_ending`.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import operator
 import os
-import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias
 from hyperpy import _hyperpy
 from hyperpy._attach import Attaching
 from hyperpy._debug import Debugging
+from hyperpy._ending import live
 from hyperpy._traps import Trapping
 from hyperpy.console import PATIENCE, Console
 from hyperpy.device import Stop, check_reason
@@ -41,9 +40,6 @@ Unclaimed: TypeAlias = Literal["exit", "ones", "raise"] | Callable[[Any], "int |
 _MOST_TRACED = 1 << 20
 # How many exceptions `Machine.errors` keeps: each holds its traceback, and by that a device's frames.
 _MOST_ERRORS = 64
-# How long the interpreter's end waits for all machines together, in seconds.
-_LAST_S = 1.0
-_live: weakref.WeakSet[Machine] = weakref.WeakSet()
 
 
 class Machine(Attaching, Debugging, Trapping):
@@ -144,7 +140,7 @@ class Machine(Attaching, Debugging, Trapping):
         self._made_from: tuple[MachineSpec, Image | None, list[object]] | None = None
         self.unclaimed = unclaimed
         self._closed = False
-        _live.add(self)
+        live.add(self)
 
     def __setattr__(self, name: str, value: object) -> None:
         # A class of ours that is made has all of its attributes; a script's own class may have others.
@@ -325,7 +321,7 @@ class Machine(Attaching, Debugging, Trapping):
         self._attached.clear()
         self._images.clear()
         self._image = self._made_from = None
-        _live.discard(self)
+        live.discard(self)
 
     def __enter__(self) -> Self:
         self._native.enter()
@@ -515,42 +511,3 @@ def _raise_unclaimed(*access: Any) -> int:
     exit_ = _unclaimed_exit(*access)
     hint = "attach a device there, or make the machine with unclaimed='ones'"
     raise GuestFault(f"nobody claims {exit_!r}", exit=exit_, hint=hint)
-
-
-@atexit.register
-def _close_all() -> None:
-    """Stop every machine before the interpreter goes: their threads are in the middle of Python code.
-
-    A device that has not returned after a while gets a SystemExit. One that is in C code, such as a lock, does not see it:
-    it is left behind, and its thread is a daemon.
-    """
-    mine = [machine for machine in list(_live) if machine._owner == os.getpid()]
-    # One that fails must not keep the others alive, nor may a Ctrl-C.
-    for machine in mine:
-        with contextlib.suppress(BaseException):
-            machine._native.begin_close()
-    deadline = time.monotonic() + _LAST_S
-
-    def left() -> float:
-        return max(0.0, deadline - time.monotonic())
-
-    stuck = [machine for machine in mine if not _closes(machine, left() / 2)]
-    if stuck:
-        # Python would end these threads in the middle of native code, while it goes.
-        import threading  # noqa: PLC0415 - vcpus had threads, so it is there
-
-        for thread in threading.enumerate():
-            if thread.name.startswith("hyperpy-vcpu"):
-                _hyperpy.end_thread(thread.ident or 0)
-        for machine in stuck:
-            _closes(machine, left())
-    for machine in mine:
-        with contextlib.suppress(BaseException):
-            machine._let_go(left())
-
-
-def _closes(machine: Machine, seconds: float) -> bool:
-    """Whether it does, in that time."""
-    with contextlib.suppress(BaseException):
-        return machine._native.close_within(seconds)
-    return False
