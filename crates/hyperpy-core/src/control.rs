@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::clock::Clock;
 use crate::error::{RunError, StateError};
 use crate::exit::{Exit, StopReason};
 use crate::vcpu::Shared;
@@ -160,6 +161,8 @@ pub struct Control {
     changed: Condvar,
     vcpus: OnceLock<Vec<Arc<Shared>>>,
     watcher: OnceLock<Watcher>,
+    /// The machine's time, which goes by between a start and the stop that follows.
+    pub(crate) clock: Arc<Clock>,
 }
 
 /// Told when vCPUs begin to run (true) and when all stand still (false). Called under the control's lock: it may take
@@ -211,7 +214,13 @@ impl Default for Control {
             started: None,
             ran: Duration::ZERO,
         };
-        Self { inner: Mutex::new(inner), changed: Condvar::new(), vcpus: OnceLock::new(), watcher: OnceLock::new() }
+        Self {
+            inner: Mutex::new(inner),
+            changed: Condvar::new(),
+            vcpus: OnceLock::new(),
+            watcher: OnceLock::new(),
+            clock: Arc::new(Clock::of_machine()),
+        }
     }
 }
 
@@ -236,6 +245,7 @@ impl Control {
     }
 
     fn tell(&self, running: bool) {
+        self.clock.run(running);
         if let Some(watcher) = self.watcher.get() {
             watcher(running);
         }

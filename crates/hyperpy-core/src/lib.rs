@@ -12,6 +12,7 @@ pub mod accel;
 pub mod arch;
 pub mod boot;
 pub mod bus;
+pub mod clock;
 pub mod control;
 pub mod debug;
 pub mod error;

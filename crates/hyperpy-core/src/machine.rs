@@ -22,6 +22,7 @@ use crate::accel::{Accelerator, VmConfig};
 use crate::arch::x86_64::cpuid::CpuidEdits;
 use crate::boot::Entry;
 use crate::bus::{Action, Bus, RegionId, Space};
+use crate::clock::Clock;
 use crate::control::Control;
 use crate::debug::DebugRegisters;
 use crate::error::RunError;
@@ -74,6 +75,8 @@ pub struct Machine {
     pub mmio: Bus,
     /// Starting and stopping.
     pub control: Arc<Control>,
+    /// Its time: goes by while it runs, and is 0 again after a reset.
+    pub clock: Arc<Clock>,
     /// What it may use of the host's processors.
     pub limits: Limits,
     /// Gone once the machine is closed: it holds a descriptor.
@@ -107,12 +110,14 @@ impl Machine {
         // More than one vCPU cannot be started without a local APIC.
         let config = VmConfig { irqchip: config.irqchip || config.vcpus > 1, vcpus: config.vcpus.max(1) };
         memory.limit_slots(accel.most_slots());
+        let control: Arc<Control> = Arc::default();
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             memory: Arc::new(memory),
             pio: Bus::new(LAST_PORT),
             mmio: Bus::new(u64::MAX),
-            control: Arc::default(),
+            clock: control.clock.clone(),
+            control,
             limits: Limits::default(),
             accel: Mutex::new(Some(accel)),
             config: Mutex::new(config),

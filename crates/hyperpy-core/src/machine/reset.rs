@@ -36,6 +36,7 @@ impl Machine {
         self.drop_objects(host)?;
         ending.phase = Phase::Created;
         *self.entry.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.clock.reset();
         self.lines.reset();
         self.posts.reset();
         self.memory.reset();
