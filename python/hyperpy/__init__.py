@@ -21,6 +21,7 @@ from hyperpy.device import DebugConsole, DebugExit, Device, IrqLine, Stop
 from hyperpy.errors import (
     BootError,
     BudgetError,
+    DeclarationError,
     DeviceError,
     GuestFault,
     HostMemoryError,
@@ -42,6 +43,7 @@ from hyperpy.stats import Map, Stats
 from hyperpy.vcpu import DescriptorTable, Registers, Segment, SpecialRegisters, Vcpu
 
 if TYPE_CHECKING:
+    from hyperpy.declare import Block, Counter, Field, Fifo, Indexed, Ram, Register
     from hyperpy.disassembly import disassemble
     from hyperpy.spec import (
         DeviceSpec,
@@ -58,17 +60,22 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnyExit",
+    "Block",
     "BootError",
     "Budget",
     "BudgetError",
     "Console",
+    "Counter",
     "DebugConsole",
     "DebugExit",
+    "DeclarationError",
     "DescriptorTable",
     "Device",
     "DeviceError",
     "DeviceSpec",
     "Exit",
+    "Field",
+    "Fifo",
     "Firmware",
     "FirmwareSpec",
     "Flat",
@@ -77,6 +84,7 @@ __all__ = [
     "HostMemoryError",
     "HyperpyError",
     "Image",
+    "Indexed",
     "IoApicPin",
     "IrqLine",
     "KernelSpec",
@@ -96,7 +104,9 @@ __all__ = [
     "PicInput",
     "Pvh",
     "PvhSpec",
+    "Ram",
     "RegionSpec",
+    "Register",
     "RegisterError",
     "Registers",
     "Segment",
@@ -111,6 +121,7 @@ __all__ = [
     "disassemble",
 ]
 __version__ = "0.1.0"
+_DECLARATIONS = ("Block", "Counter", "Field", "Fifo", "Indexed", "Ram", "Register")
 
 
 def __getattr__(name: str) -> object:
@@ -119,6 +130,10 @@ def __getattr__(name: str) -> object:
         from hyperpy.disassembly import disassemble  # noqa: PLC0415
 
         return disassemble
+    if name in _DECLARATIONS:
+        from hyperpy import declare  # noqa: PLC0415
+
+        return getattr(declare, name)
     if not name.endswith("Spec") or name not in __all__:
         from hyperpy._words import nearest  # noqa: PLC0415
 

@@ -10,7 +10,7 @@ import operator
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hyperpy.device import DeviceLike, _Stock
+from hyperpy.device import Device, DeviceLike, _Stock
 from hyperpy.errors import DeviceError
 from hyperpy.irq import Routing
 from hyperpy.memory import parse_size
@@ -85,8 +85,13 @@ class Attaching(Routing):
             raise DeviceError(f"device region leaves the bus: {base:#x} + {length:#x}", hint=hint)
         name = name or type(device).__name__
         native = device._native if isinstance(device, _Stock) else device
+        registers = None
+        if isinstance(device, Device) and device._layout is not None:
+            from hyperpy._layout import handlers  # noqa: PLC0415 - whoever declared has imported it
+
+            registers = (device._register_file, handlers(device))
         with self._line_for(device, irq):
-            region = self._native.attach(native, is_pio, base, length, name)
+            region = self._native.attach(native, is_pio, base, length, name, registers)
         facts = {"base": base, "size": length, "irq": irq, "name": name}
         self._attached[is_pio, region] = (device, facts)
         return device

@@ -7,14 +7,20 @@ are attached, and how the machine reacts, is in `hyperpy.machine`.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias, runtime_checkable
 
 from hyperpy import _hyperpy
 from hyperpy._value import Value
 
+if TYPE_CHECKING:
+    from hyperpy._layout import Placed
+    from hyperpy.declare import Declared
+
 __all__ = ["DebugConsole", "DebugExit", "Device", "DeviceLike", "IrqLine", "Stop"]
 
 IrqLine: TypeAlias = _hyperpy.IrqLine
+AccessRule: TypeAlias = Literal["exact", "split", "widen", "refuse"]
 
 
 class Stop(Value):
@@ -77,9 +83,49 @@ class Device:
     """
 
     size: ClassVar[int | None] = None
+    access_rule: ClassVar[AccessRule] = "split"
     acpi_hid: ClassVar[str | None] = None
     irq_level: ClassVar[bool] = False
     irq: IrqLine | None = None
+
+    _layout: ClassVar[_hyperpy.RegisterLayout | None] = None
+    _cell_numbers: ClassVar[Mapping[Declared, int]] = {}
+    _cells: ClassVar[int] = 0
+    _places: ClassVar[tuple[Placed, ...]] = ()
+    _first_cell: ClassVar[int] = 0
+    _register_file: _hyperpy.RegisterFile
+    _blocks: Mapping[Any, list[Any]] = {}
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if cls._cell_numbers or any(
+            getattr(value, "_is_declaration", False) for value in cls.__dict__.values()
+        ):
+            from hyperpy._layout import declare  # noqa: PLC0415 - most programs declare nothing
+
+            declare(cls)
+
+    def __new__(cls, *arguments: Any, **more: Any) -> Self:  # noqa: D102 - as any class's
+        made = super().__new__(cls)
+        if cls._layout is not None:
+            from hyperpy._layout import make_blocks  # noqa: PLC0415
+
+            made._register_file = _hyperpy.RegisterFile(cls._layout)
+            made._blocks = make_blocks(made, made)
+        return made
+
+    @classmethod
+    def _has_own_size(cls) -> bool:
+        """Whether `size` is said by a class, not computed."""
+        return any(
+            "size" in base.__dict__ and "_layout" not in base.__dict__
+            for base in cls.__mro__
+            if base is not Device
+        )
+
+    @classmethod
+    def _has_own_accesses(cls) -> bool:
+        return cls.read is not Device.read or cls.write is not Device.write
 
     def read(self, offset: int, size: int, /) -> int:
         """Answer a read with an int from 0 to all ones of `size` bytes. The default is all ones."""
@@ -90,7 +136,9 @@ class Device:
         return None
 
     def reset(self) -> None:
-        """Return to the power-on state. The default does nothing."""
+        """Return to the power-on state. The default resets declared registers; a machine does that in any case, before."""
+        if self._layout is not None:
+            self._register_file.reset()
 
 
 class _Stock:

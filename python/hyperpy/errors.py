@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BootError",
     "BudgetError",
+    "DeclarationError",
     "DeviceError",
     "GuestFault",
     "HostMemoryError",
@@ -114,6 +115,10 @@ class HostMemoryError(HyperpyError, MemoryError):
     def __init__(self, message: str = "", *, errno: int = 0, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.errno = errno
+
+
+class DeclarationError(HyperpyError, TypeError):
+    """A device's class declares registers that cannot be: two at one place, a field outside of its register."""
 
 
 class BudgetError(HyperpyError):

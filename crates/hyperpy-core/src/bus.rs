@@ -74,6 +74,16 @@ pub trait Device: Send + Sync {
     fn read(&self, at: Access) -> u64;
     /// Takes a write.
     fn write(&self, at: Access, value: u64) -> Action;
+    /// Serves a read if that calls nobody's method: asked first of a device on [`Rung::Declared`], and of no other.
+    fn quick_read(&self, at: Access) -> Option<u64> {
+        let _ = at;
+        None
+    }
+    /// Serves a write if that calls nobody's method, and says whether it did: as [`Self::quick_read`].
+    fn quick_write(&self, at: Access, value: u64) -> bool {
+        let _ = (at, value);
+        false
+    }
     /// Returns to the power-on state.
     fn reset(&self) {}
     /// The same number for what is one device to its owner, though it is attached at several places by several values
@@ -131,7 +141,7 @@ pub enum Rung {
     Kernel = 1,
     /// A device written in Rust.
     Native = 2,
-    /// A Python device's declared register, served in Rust.
+    /// A Python device's declared register, served in Rust. What of such a device needs a method counts as one.
     Declared = 3,
     /// A Python method.
     Method = 4,

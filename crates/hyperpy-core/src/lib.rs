@@ -24,6 +24,7 @@ pub mod machine;
 pub mod memory;
 pub mod msr;
 pub mod posted;
+pub mod regfile;
 pub mod run;
 pub mod scripted;
 #[cfg(test)]

@@ -293,16 +293,30 @@ impl Vcpu {
             self.shared.presence.leave();
             return self.unclaimed(machine, access, index);
         };
-        if let Some(hits) = self.shared.counters.hits.get(region.rung as usize) {
-            bump(hits, 1);
-        }
         let at = Access { offset: address - region.base, size, vcpu: self.id };
-        let before = (region.rung >= Rung::Declared).then(|| {
+        let (mut rung, mut before) = (region.rung, None);
+        if rung >= Rung::Declared {
+            if rung == Rung::Declared {
+                let is_served = if is_write {
+                    region.device.quick_write(at, self.accel.io_value(index))
+                } else {
+                    let value = region.device.quick_read(at);
+                    value.inspect(|&value| self.accel.set_io_value(index, value)).is_some()
+                };
+                if is_served {
+                    self.shared.presence.leave();
+                    self.shared.counters.hit(rung);
+                    return None;
+                }
+                rung = Rung::Method;
+            }
             let (machine, vcpu, rip) = (machine.id, self.id, self.accel.rip());
             self.slow = true;
             self.shared.presence.go_to(Place::of(space, region.id));
-            CURRENT.replace(Some(Current { machine, vcpu, rip, space: Some(space), address, size, is_write }))
-        });
+            let current = Current { machine, vcpu, rip, space: Some(space), address, size, is_write };
+            before = Some(CURRENT.replace(Some(current)));
+        }
+        self.shared.counters.hit(rung);
         let action = if is_write {
             region.device.write(at, self.accel.io_value(index))
         } else {

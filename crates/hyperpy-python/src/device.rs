@@ -13,6 +13,7 @@ use hyperpy_core::exit::StopReason;
 use hyperpy_core::irq::Line;
 use hyperpy_core::kvm::thread::fork_generation;
 use hyperpy_core::machine::Answerer;
+use hyperpy_core::regfile::RegisterFile;
 use hyperpy_core::vcpu::{Current, current};
 use hyperpy_devices::debugcon::DebugConsole;
 use hyperpy_devices::debugexit::DebugExit;
@@ -26,6 +27,7 @@ use pyo3::types::{PyInt, PyString};
 use crate::console::Console;
 use crate::errors::{self, Raise};
 use crate::machine::Machine;
+use crate::regfile::{Declared, Served};
 use crate::signals::attach;
 
 /// Exceptions that devices of one machine raised, first one first. By way of its traceback each may hold the machine:
@@ -107,21 +109,47 @@ fn is_msr() -> bool {
     current().is_some_and(|access| access.space.is_none())
 }
 
-/// A Python object with `read(offset, size)` and `write(offset, size, value)`.
+/// A Python object with `read(offset, size)` and `write(offset, size, value)`, or with declared registers.
 pub(crate) struct PyDevice {
     pub(crate) object: Mutex<Option<Py<PyAny>>>,
     pub(crate) name: String,
     pub(crate) report: Report,
+    pub(crate) declared: Mutex<Option<Arc<Declared>>>,
+    /// The same registers, for what calls no method.
+    pub(crate) file: Option<Arc<RegisterFile>>,
 }
 
 impl PyDevice {
+    pub(crate) fn new(object: Py<PyAny>, name: &str, report: Report, declared: Option<Declared>) -> Self {
+        let file = declared.as_ref().map(|declared| declared.file.clone());
+        let declared = Mutex::new(declared.map(Arc::new));
+        Self { object: Mutex::new(Some(object)), name: name.to_owned(), report, declared, file }
+    }
+
     fn object(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.object.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|object| object.clone_ref(py))
     }
-}
 
-impl Device for PyDevice {
-    fn read(&self, at: Access) -> u64 {
+    fn declared(&self) -> Option<Arc<Declared>> {
+        self.declared.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets go of the object and its methods; what to drop, where no lock is held.
+    pub(crate) fn let_go(&self) -> impl Sized + use<> {
+        let declared = self.declared.lock().unwrap_or_else(PoisonError::into_inner).take();
+        (self.object.lock().unwrap_or_else(PoisonError::into_inner).take(), declared)
+    }
+
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // A lock that is held belongs to a thread that is changing it: the collector comes again.
+        if let Ok(object) = self.object.try_lock() {
+            visit.call(&*object)?;
+        }
+        self.declared.try_lock().map_or(Ok(()), |it| it.as_ref().map_or(Ok(()), |it| it.traverse(visit)))
+    }
+
+    /// Calls its `read`.
+    pub(crate) fn call_read(&self, at: Access) -> u64 {
         attach(|py| {
             let Some(object) = self.object(py) else { return at.ones() };
             let answer = object
@@ -134,7 +162,8 @@ impl Device for PyDevice {
         })
     }
 
-    fn write(&self, at: Access, value: u64) -> Action {
+    /// Calls its `write`.
+    pub(crate) fn call_write(&self, at: Access, value: u64) -> Action {
         attach(|py| {
             let Some(object) = self.object(py) else { return Action::Continue };
             let action = object
@@ -147,7 +176,43 @@ impl Device for PyDevice {
         })
     }
 
+    /// An access that its declaration refuses is an error of the driver's.
+    pub(crate) fn refused(&self, at: Access, written: Option<u64>) {
+        let what = if written.is_some() { "write" } else { "read" };
+        let message =
+            format!("device {}: no register takes this {what}: {:#x}, {} bytes", self.name, at.offset, at.size);
+        let hint = "its registers are accessed one at a time at their width: `access_rule` is \"refuse\"";
+        attach(|py| self.report.raised(py, Raise::new("DeviceError", message, hint).into(), &self.name, written));
+    }
+}
+
+impl Device for PyDevice {
+    fn quick_read(&self, at: Access) -> Option<u64> {
+        self.file.as_ref()?.quick_read(at)
+    }
+
+    fn quick_write(&self, at: Access, value: u64) -> bool {
+        self.file.as_ref().is_some_and(|file| file.quick_write(at, value))
+    }
+
+    fn read(&self, at: Access) -> u64 {
+        let Some(declared) = self.declared() else { return self.call_read(at) };
+        let value = declared.file.read(at, &Served { device: self, declared: &declared });
+        dropped(declared);
+        value
+    }
+
+    fn write(&self, at: Access, value: u64) -> Action {
+        let Some(declared) = self.declared() else { return self.call_write(at, value) };
+        let action = declared.file.write(at, value, &Served { device: self, declared: &declared });
+        dropped(declared);
+        action
+    }
+
     fn reset(&self) {
+        if let Some(file) = &self.file {
+            file.reset();
+        }
         attach(|py| {
             let Some(object) = self.object(py) else { return };
             // A device need not have one.
@@ -163,13 +228,21 @@ impl Device for PyDevice {
     }
 }
 
+/// Lets go of a device's methods, of which this may be the last reference.
+fn dropped(declared: Arc<Declared>) {
+    if let Some(last) = Arc::into_inner(declared) {
+        let _ = Python::try_attach(|_| drop(last));
+    }
+}
+
 impl Drop for PyDevice {
     fn drop(&mut self) {
         let object = self.object.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if object.is_some() {
+        let declared = self.declared.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if object.is_some() || declared.is_some() {
             // The last reference may run any Python code: it is dropped attached. During the interpreter's end there
             // is nothing to attach to, and the reference is left to it.
-            let kept = Python::try_attach(|_| drop(object));
+            let kept = Python::try_attach(|_| drop((object, declared)));
             let _ = kept;
         }
     }

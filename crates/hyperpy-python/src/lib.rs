@@ -16,6 +16,7 @@ mod machine;
 mod memory;
 mod probe;
 mod processor;
+mod regfile;
 mod routes;
 mod script;
 mod signals;
@@ -53,6 +54,8 @@ mod _hyperpy {
     use crate::processor::{
         cpuid, fpu, msr_indices, msrs, remove_cpuid, set_cpuid, set_fpu, set_msrs, trap_hypercalls, trap_msr,
     };
+    #[pymodule_export]
+    use crate::regfile::{RegisterFile, RegisterLayout};
     #[pymodule_export]
     use crate::routes::{kernel_ranges, route, routes, stock_lines, stock_ports, stock_sizes};
     #[pymodule_export]

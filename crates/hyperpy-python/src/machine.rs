@@ -30,6 +30,7 @@ use crate::device::{Faults, IrqLine, PyAnswerer, PyDevice, StockDevice};
 use crate::host::PyHost;
 use crate::memory::{Memory, pages};
 use crate::processor::Handlers;
+use crate::regfile::{Declared, Handler, RegisterFile};
 use crate::script::Script;
 use crate::signals::attach;
 use crate::{convert, errors, vcpu};
@@ -130,16 +131,30 @@ impl Machine {
     }
 
     /// Puts an object with `read` and `write` on a bus; returns a number that `detach` takes.
-    fn attach(&self, object: &Bound<'_, PyAny>, pio: bool, base: u64, size: u64, name: &str) -> PyResult<u64> {
+    /// `registers` are its declared ones, with the methods that want to know of accesses to them.
+    #[pyo3(signature = (object, pio, base, size, name, registers = None))]
+    fn attach(
+        &self,
+        object: &Bound<'_, PyAny>,
+        pio: bool,
+        base: u64,
+        size: u64,
+        name: &str,
+        registers: Option<(Bound<'_, RegisterFile>, Vec<Handler>)>,
+    ) -> PyResult<u64> {
         self.ours("attach")?;
         let space = space(pio);
         let (attachment, device) = if let Ok(stock) = object.cast::<StockDevice>() {
             let device = stock.get().device.clone();
             (self.core.attach(space, base, size, name, Rung::Native, device), None)
         } else {
-            let object = Mutex::new(Some(object.clone().unbind()));
-            let device = Arc::new(PyDevice { object, name: name.to_owned(), report: self.report() });
-            (self.core.attach(space, base, size, name, Rung::Method, device.clone()), Some(device))
+            let declared = registers.map(|(file, handlers)| Declared::new(file.get(), handlers));
+            if let Some(declared) = &declared {
+                declared.file.set_clock(self.core.clock.clone());
+            }
+            let rung = if declared.is_some() { Rung::Declared } else { Rung::Method };
+            let device = Arc::new(PyDevice::new(object.clone().unbind(), name, self.report(), declared));
+            (self.core.attach(space, base, size, name, rung, device.clone()), Some(device))
         };
         let attachment = attachment.map_err(|error| errors::attach(&error))?;
         lock(&self.devices).push((attachment, device));
@@ -438,11 +453,7 @@ impl Machine {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         // A lock that is held belongs to a thread that is changing the list: the collector comes again.
         if let Ok(devices) = self.devices.try_lock() {
-            for (_, device) in devices.iter() {
-                if let Some(object) = device.as_ref().and_then(|device| device.object.try_lock().ok()) {
-                    visit.call(&*object)?;
-                }
-            }
+            devices.iter().filter_map(|(_, device)| device.as_ref()).try_for_each(|device| device.traverse(&visit))?;
         }
         if let Ok(answerer) = self.answerer.try_lock() {
             visit.call(answerer.as_ref().map(|answerer| &answerer.callable))?;

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::accel;
-use crate::bus::{Presence, RUNGS};
+use crate::bus::{Presence, RUNGS, Rung};
 use crate::kvm::thread::Kick;
 use crate::trace::Ring;
 
@@ -20,6 +20,14 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Counts an access that a rung has answered.
+    #[inline]
+    pub(crate) fn hit(&self, rung: Rung) {
+        if let Some(hits) = self.hits.get(rung as usize) {
+            bump(hits, 1);
+        }
+    }
+
     pub(crate) fn add_capped(&self, time: Duration) {
         bump(&self.capped_ns, u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }

@@ -74,8 +74,7 @@ impl Machine {
     pub(super) fn let_go(&self) {
         let devices = std::mem::take(&mut *lock(&self.devices));
         for (_, device) in &devices {
-            let object = device.as_ref().map(|device| lock(&device.object).take());
-            drop(object);
+            drop(device.as_ref().map(|device| device.let_go()));
         }
         let answerer = lock(&self.answerer).take();
         self.core.set_unclaimed(Unclaimed::Ones);

@@ -1,0 +1,150 @@
+//! RegisterFile as their owner sees them, while guests run: values by number, queues, windows, and counts of accesses.
+
+use std::sync::atomic::Ordering;
+
+use super::RegisterFile;
+use super::layout::{Cell, Kind};
+use super::{Queue, Slot};
+
+/// How often guests touched a register.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HitCounts {
+    /// Reads of it.
+    pub reads: u64,
+    /// Writes to it.
+    pub writes: u64,
+    /// Those of both that its owner's method was called for.
+    pub told: u64,
+}
+
+impl RegisterFile {
+    fn at(&self, id: u32) -> Option<(&Cell, &Slot)> {
+        Some((self.layout.cells.get(id as usize)?, self.slots.get(id as usize)?))
+    }
+
+    /// What a register holds, its hidden bits included; what a counter shows. Nothing happens to it.
+    #[must_use]
+    pub fn get(&self, id: u32) -> Option<u64> {
+        let (cell, slot) = self.at(id)?;
+        Some(match cell.kind {
+            Kind::Counter { .. } => self.count(cell, slot),
+            _ => slot.value.load(Ordering::Acquire) & cell.all(),
+        })
+    }
+
+    /// Sets the bits of `mask`, and no others, whatever guests can do to them.
+    pub fn set(&self, id: u32, value: u64, mask: u64) {
+        let Some((cell, slot)) = self.at(id) else { return };
+        let mask = mask & cell.all();
+        match cell.kind {
+            Kind::Counter { .. } => self.set_count(cell, slot, (self.count(cell, slot) & !mask) | (value & mask)),
+            _ if mask == cell.all() => slot.value.store(value & mask, Ordering::Release),
+            _ => {
+                let after = |held: u64| Some((held & !mask) | (value & mask));
+                let _ = slot.value.fetch_update(Ordering::AcqRel, Ordering::Acquire, after);
+            }
+        }
+    }
+
+    /// Runs `f` on a queue register's items; `None` where there is no queue.
+    fn with_queue<T>(&self, id: u32, f: impl FnOnce(&mut Queue) -> T) -> Option<T> {
+        let (cell, slot) = self.at(id)?;
+        matches!(cell.kind, Kind::Fifo { .. }).then(|| self.queue(slot).map(|mut queue| f(&mut queue)))?
+    }
+
+    /// Puts an item into a queue; false if one was lost.
+    #[must_use]
+    pub fn push(&self, id: u32, item: u64) -> bool {
+        self.with_queue(id, |queue| queue.push(item)).unwrap_or(false)
+    }
+
+    /// Takes the oldest item of a queue.
+    #[must_use]
+    pub fn pop(&self, id: u32) -> Option<u64> {
+        self.with_queue(id, Queue::pop)?
+    }
+
+    /// The oldest item, which stays.
+    #[must_use]
+    pub fn front(&self, id: u32) -> Option<u64> {
+        self.with_queue(id, |queue| queue.front())?
+    }
+
+    /// How many items a queue has, and how many did not fit since the last reset.
+    #[must_use]
+    pub fn level(&self, id: u32) -> (usize, u64) {
+        self.with_queue(id, |queue| (queue.len(), queue.lost())).unwrap_or_default()
+    }
+
+    /// A queue's items, oldest first.
+    #[must_use]
+    pub fn items(&self, id: u32) -> Vec<u64> {
+        self.with_queue(id, |queue| queue.items()).unwrap_or_default()
+    }
+
+    /// Gives a queue these items, as many as fit, and a number of lost ones.
+    pub fn set_items(&self, id: u32, items: &[u64], lost: u64) {
+        self.with_queue(id, |queue| queue.load(items, lost));
+    }
+
+    /// Copies bytes out of a window; false if they are not all in it.
+    #[must_use]
+    pub fn read_window(&self, id: u32, offset: u64, into: &mut [u8]) -> bool {
+        let Some(bytes) = self.bytes(id, offset, into.len()) else { return false };
+        for (into, byte) in into.iter_mut().zip(bytes) {
+            *into = byte.load(Ordering::Acquire);
+        }
+        true
+    }
+
+    /// Copies bytes into a window; false, and none of them, if they do not all fit.
+    #[must_use]
+    pub fn write_window(&self, id: u32, offset: u64, from: &[u8]) -> bool {
+        let Some(bytes) = self.bytes(id, offset, from.len()) else { return false };
+        for (byte, from) in bytes.iter().zip(from) {
+            byte.store(*from, Ordering::Release);
+        }
+        true
+    }
+
+    fn bytes(&self, id: u32, offset: u64, len: usize) -> Option<&[std::sync::atomic::AtomicU8]> {
+        let (cell, slot) = self.at(id)?;
+        let Kind::Ram { len: all } = cell.kind else { return None };
+        let (all, offset) = (usize::try_from(all).ok()?, usize::try_from(offset).ok()?);
+        let window = self.ram.get(slot.extra..slot.extra.checked_add(all)?)?;
+        window.get(offset..offset.checked_add(len)?)
+    }
+
+    /// How often guests touched a register since the last [`Self::reset_hits`].
+    #[must_use]
+    pub fn hits(&self, id: u32) -> HitCounts {
+        let Some((_, slot)) = self.at(id) else { return HitCounts::default() };
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        HitCounts { reads: load(&slot.hits.reads), writes: load(&slot.hits.writes), told: load(&slot.hits.told) }
+    }
+
+    /// Counts begin again.
+    pub fn reset_hits(&self) {
+        for slot in &self.slots {
+            for counter in [&slot.hits.reads, &slot.hits.writes, &slot.hits.told] {
+                counter.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The power-on state: reset values, empty queues, windows of zeros. Counts of accesses stay.
+    pub fn reset(&self) {
+        for (cell, slot) in self.layout.cells.iter().zip(&self.slots) {
+            match cell.kind {
+                Kind::Counter { .. } => self.set_count(cell, slot, cell.reset),
+                _ => slot.value.store(cell.reset, Ordering::Release),
+            }
+            if let (Kind::Fifo { .. }, Some(mut queue)) = (cell.kind, self.queue(slot)) {
+                queue.reset();
+            }
+        }
+        for byte in &self.ram {
+            byte.store(0, Ordering::Release);
+        }
+    }
+}

@@ -1,0 +1,328 @@
+"""What a class body's declarations come to: numbered registers, checked together, and the methods that want to know.
+
+Every register of a class has a number; a block's follow one another, so that the registers of one are its first number and
+theirs within it. The core gets them as flat descriptions, in this order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from hyperpy import _hyperpy
+from hyperpy.declare import (
+    Bits,
+    Block,
+    Blocks,
+    Counter,
+    Declared,
+    Fifo,
+    Hooked,
+    Indexed,
+    Ram,
+    Register,
+    declarations,
+)
+from hyperpy.errors import DeclarationError
+
+if TYPE_CHECKING:
+    from hyperpy.device import Device
+
+__all__ = ["Placed", "declare", "handlers", "make_blocks", "number_block", "placed"]
+
+RULES = ("exact", "split", "widen", "refuse")
+# Masks of the core's `Bits`, by number, that each kind of access puts a bit into.
+_READABLE, _STORED, _CLEARED_BY_1, _CLEARED_BY_0, _SET_BY_1, _CLEARED_BY_READ, _SET_BY_READ = range(7)
+_MASKS: dict[str, tuple[int, ...]] = {
+    "rw": (_READABLE, _STORED),
+    "ro": (_READABLE,),
+    "wo": (_STORED,),
+    "w1c": (_READABLE, _CLEARED_BY_1),
+    "w0c": (_READABLE, _CLEARED_BY_0),
+    "w1s": (_READABLE, _SET_BY_1),
+    "rc": (_READABLE, _CLEARED_BY_READ),
+    "rs": (_READABLE, _SET_BY_READ),
+}
+_WRITABLE = (_STORED, _CLEARED_BY_1, _CLEARED_BY_0, _SET_BY_1)
+_MOST_CELLS = 1 << 20
+
+Hooks: TypeAlias = dict[Hooked, tuple[str | None, str | None, int]]
+"""By declaration: names of the methods for reads and for writes, and the mask of `on_write_if` or 0."""
+
+
+class Placed:
+    """One register of a class: what declares it, its place, and how it is called."""
+
+    __slots__ = ("block", "cell", "declared", "index", "name", "offset", "owner")
+
+    def __init__(
+        self,
+        cell: int,
+        declared: Declared,
+        name: str,
+        offset: int | None,
+        index: int | None,
+        owner: type,
+        block: tuple[Blocks[Any], int] | None,
+    ) -> None:
+        self.cell, self.declared, self.name, self.offset = cell, declared, name, offset
+        self.index, self.owner, self.block = index, owner, block
+
+
+def hooks_of(cls: type) -> Hooks:
+    """Return the marked methods of a class: those of its bases, and its own in place of them."""
+    found: Hooks = {}
+    for base in reversed(cls.__mro__):
+        for name, method in base.__dict__.items():
+            for declared, kind, mask in getattr(method, "_hooks", ()):
+                read, write, bits = found.get(declared, (None, None, 0))
+                found[declared] = (name, write, bits) if kind == "read" else (read, name, mask)
+    return found
+
+
+def _length(declared: Declared) -> int:
+    """How many numbers a declaration takes."""
+    if isinstance(declared, Blocks):
+        cells: int = declared.kind._cells
+        return (declared.count or 1) * cells
+    if isinstance(declared, Indexed):
+        return 1 + (declared.behind.count or 1)
+    return declared.count or 1
+
+
+def _numbers(cls: type) -> tuple[dict[Declared, int], int]:
+    found = declarations([base.__dict__ for base in reversed(cls.__mro__)])
+    numbers: dict[Declared, int] = {}
+    cell = 0
+    for declared in found.values():
+        numbers[declared] = cell
+        if isinstance(declared, Indexed):
+            numbers[declared.behind] = cell + 1
+        cell += _length(declared)
+        if cell > _MOST_CELLS:
+            raise DeclarationError(
+                f"too many registers: {declared.name} ({declared.where})",
+                hint=f"a device has up to {_MOST_CELLS}",
+            )
+    return numbers, cell
+
+
+def number_block(cls: type[Block]) -> None:
+    """Give the registers of a block's class their numbers in it."""
+    cls._cell_numbers, cls._cells = _numbers(cls)
+    _check_members(cls)
+
+
+def _check_members(cls: type) -> None:
+    for declared in cls._cell_numbers:  # type: ignore[attr-defined]
+        when = getattr(declared, "when", None)
+        for other in filter(None, (when.register if when else None, getattr(declared, "register", None))):
+            if other not in cls._cell_numbers:  # type: ignore[attr-defined]
+                raise DeclarationError(
+                    f"{declared.name} ({declared.where}) refers to a register of another class: {other.name}",
+                    hint="declare it in the same class, or use the one that replaces it",
+                )
+
+
+def end_of(cls: type) -> int:
+    """Where the last declaration of a class ends, in bytes."""
+    return max((_end(declared) for declared in cls._cell_numbers), default=0)  # type: ignore[attr-defined]
+
+
+def _end(declared: Declared) -> int:
+    if declared.offset is None:
+        return 0
+    if isinstance(declared, Blocks):
+        return declared.offset + ((declared.count or 1) - 1) * _stride(declared) + end_of(declared.kind)
+    size: int = declared.size if isinstance(declared, Ram) else declared.width  # type: ignore[attr-defined]
+    return declared.offset + ((declared.count or 1) - 1) * declared.stride + size
+
+
+def _stride(blocks: Blocks[Any]) -> int:
+    return end_of(blocks.kind) if blocks.asked_stride is None else blocks.asked_stride
+
+
+def placed(cls: type, first: int = 0, base: int = 0, prefix: str = "", block: Any = None) -> Iterator[Placed]:
+    """Yield every register of a class by ascending number."""
+    for declared, number in cls._cell_numbers.items():  # type: ignore[attr-defined]
+        cell, name = first + number, prefix + declared.name
+        if isinstance(declared, Blocks):
+            for index in range(declared.count or 1):
+                label = f"{name}[{index}]." if declared.count is not None else f"{name}."
+                offset = base + (declared.offset or 0) + index * _stride(declared)
+                at = cell + index * declared.kind._cells
+                yield from placed(
+                    declared.kind, at, offset, label, (declared, index) if block is None else block
+                )
+        else:
+            for index in range(declared.count or 1):
+                place = None if declared.offset is None else base + declared.offset + index * declared.stride
+                if declared.count is None:
+                    yield Placed(cell, declared, name, place, None, cls, block)
+                else:
+                    yield Placed(cell + index, declared, f"{name}[{index}]", place, index, cls, block)
+
+
+def _describe(place: Placed, first: int, hooks: Hooks) -> dict[str, Any]:
+    declared = place.declared
+    read, write, mask = (
+        hooks.get(declared, (None, None, 0)) if isinstance(declared, Hooked) else (None, None, 0)
+    )
+    numbers = place.owner._cell_numbers  # type: ignore[attr-defined]
+    bits, sides, reset, kind, details = [0] * 7, (True, True), 0, "plain", [0]
+    match declared:
+        case Register():
+            bits = masks(declared)
+            reset = declared.reset
+            readable = bits[_READABLE] | bits[_CLEARED_BY_READ] | bits[_SET_BY_READ]
+            sides = (
+                bool(readable) or read is not None,
+                any(bits[at] for at in _WRITABLE) or write is not None,
+            )
+        case Fifo():
+            takes = declared.access == "ro"
+            sides = (takes, not takes)
+            kind, details = (
+                "fifo",
+                [declared.depth, int(takes), int(declared.overflow == "overwrite"), declared.empty],
+            )
+        case Counter():
+            sides = (True, declared.access == "rw" or write is not None)
+            kind, details = "counter", [declared.hz]
+        case Ram():
+            sides = (declared.access != "wo", declared.access != "ro")
+            kind, details = "ram", [declared.size]
+        case Indexed():
+            behind = masks(declared.behind)
+            sides = (bool(behind[_READABLE]), any(behind[at] for at in _WRITABLE))
+            index, at = first + numbers[declared.register], first + numbers[declared.behind]
+            kind, details = "port", [index, declared.bits, at, declared.behind.count or 0, declared.step]
+    if place.offset is None:
+        sides = (False, False)
+    when: Bits | None = getattr(declared, "when", None)
+    condition = None
+    if when is not None:
+        field = when.field
+        condition = (first + numbers[when.register], field.mask, (when.equals << field.low) & field.mask)
+    return {
+        "offset": place.offset,
+        "width": getattr(declared, "width", 1),
+        "kind": kind,
+        "numbers": details,
+        "bits": bits,
+        "reset": reset,
+        "big_endian": getattr(declared, "order", "little") == "big",
+        "sides": sides,
+        "when": condition,
+        "on_read": read is not None,
+        "on_write": None if write is None else mask,
+    }
+
+
+def masks(register: Register) -> list[int]:
+    """Return what accesses do to the bits of a register, as the core's masks."""
+    found = [0] * 7
+    rest = register.mask
+    for field in register.fields.values():
+        rest &= ~field.mask
+        for at in _MASKS[field.access or register.access]:
+            found[at] |= field.mask
+    for at in _MASKS[register.access]:
+        found[at] |= rest
+    return found
+
+
+def declare(cls: type[Device]) -> None:
+    """Number and check what a device's class declares, and make its layout."""
+    numbers, count = _numbers(cls)
+    cls._cell_numbers, cls._cells = numbers, count
+    _check_members(cls)
+    if not numbers:
+        cls._layout = None
+        return
+    asked: int | None = cls.size if cls._has_own_size() else None
+    end = end_of(cls)
+    cls.size = end if asked is None else asked
+    if cls.access_rule not in RULES:
+        raise DeclarationError(
+            f"no such rule: {cls.access_rule!r}", hint=f"access_rule is one of {', '.join(RULES)}"
+        )
+    places = list(placed(cls))
+    hooks: dict[type, Hooks] = {}
+    firsts = _firsts(cls)
+    described = []
+    for place in places:
+        mine = hooks.setdefault(place.owner, hooks_of(place.owner))
+        described.append(_describe(place, firsts[place.cell], mine))
+    try:
+        cls._layout = _hyperpy.RegisterLayout(described, cls.size, cls.access_rule, cls._has_own_accesses())
+    except ValueError as error:
+        text, about = error.args
+        names = " and ".join(
+            f"{place.name} ({_at(place)}{place.declared.where})" for place in (places[cell] for cell in about)
+        )
+        raise DeclarationError(
+            f"{cls.__name__}: {text}: {names}", hint="give them other offsets, or a `when` each"
+        ) from None
+    cls._places = tuple(places)
+
+
+def _at(place: Placed) -> str:
+    return "" if place.offset is None else f"{place.offset:#x}, "
+
+
+def _firsts(cls: type, first: int = 0) -> dict[int, int]:
+    """Return for each number the first one of the block that it is in."""
+    found: dict[int, int] = {}
+    for declared, number in cls._cell_numbers.items():  # type: ignore[attr-defined]
+        if isinstance(declared, Blocks):
+            for index in range(declared.count or 1):
+                found |= _firsts(declared.kind, first + number + index * declared.kind._cells)
+        else:
+            found |= dict.fromkeys(range(first + number, first + number + _length(declared)), first)
+    return found
+
+
+def make_blocks(owner: Any, device: Any) -> dict[Blocks[Any], list[Any]]:
+    """Make an object for each block of a device, or of one of its blocks."""
+    made: dict[Blocks[Any], list[Any]] = {}
+    for declared, number in type(owner)._cell_numbers.items():
+        if isinstance(declared, Blocks):
+            made[declared] = []
+            for index in range(declared.count or 1):
+                block = object.__new__(declared.kind)
+                block.device, block.index = device, index
+                block._register_file = device._register_file
+                block._first_cell = owner._first_cell + number + index * declared.kind._cells
+                block._blocks = make_blocks(block, device)
+                declared.kind.__init__(block)
+                made[declared].append(block)
+    return made
+
+
+Handler: TypeAlias = tuple[int, Callable[..., Any] | None, Callable[..., Any] | None, int | None]
+
+
+def handlers(device: Device) -> list[Handler]:
+    """Return the methods of a device that want to know of accesses, by number of register."""
+    found: list[Handler] = []
+    _collect(device, found)
+    return found
+
+
+def _collect(owner: Any, found: list[Handler]) -> None:
+    hooks = hooks_of(type(owner))
+    numbers: Mapping[Declared, int] = type(owner)._cell_numbers
+    for declared, (read, write, _) in hooks.items():
+        if declared not in numbers:
+            continue  # a subclass has replaced it
+        on_read = None if read is None else getattr(owner, read)
+        on_write = None if write is None else getattr(owner, write)
+        cell = owner._first_cell + numbers[declared]
+        if declared.count is None:
+            found.append((cell, on_read, on_write, None))
+        else:
+            found.extend((cell + index, on_read, on_write, index) for index in range(declared.count))
+    for blocks in owner._blocks.values():
+        for block in blocks:
+            _collect(block, found)
