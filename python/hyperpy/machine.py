@@ -38,6 +38,7 @@ __all__ = ["Machine", "Unclaimed"]
 
 Unclaimed: TypeAlias = Literal["exit", "ones", "raise"] | Callable[[Any], "int | Stop | None"]
 _MOST_TRACED = 1 << 20
+_KERNEL = 1  # its rung
 # How many exceptions `Machine.errors` keeps: each holds its traceback, and by that a device's frames.
 _MOST_ERRORS = 64
 
@@ -398,12 +399,41 @@ class Machine(Attaching, Debugging, Trapping):
 
     @property
     def map(self) -> Map:
-        """What is where: memory, ports, mmio and interrupts; prints as tables."""
-        rows = [MapRow("memory", *row) for row in self.memory._rows()]
-        rows += [
+        """What is where: memory, ports, mmio and interrupts; prints as tables.
+
+        What the kernel's interrupt controllers and PIT answer is in it as soon as they are asked for.
+
+        Example:
+            >>> import hyperpy
+            >>> with hyperpy.Machine(memory="1M", irqchip=True) as m:
+            ...     port = m.attach(hyperpy.DebugExit(), pio=0xF4)
+            ...     print(m.map)
+            space   first       last        size      answered by  name
+            memory         0x0     0xfffff  0x100000  ram          ram
+            pio           0x20        0x21       0x2  kernel       8259 (in the kernel)
+            pio           0x40        0x43       0x4  kernel       pit (in the kernel)
+            pio           0x61        0x61       0x1  kernel       pit speaker (in the kernel)
+            pio           0xa0        0xa1       0x2  kernel       8259 (in the kernel)
+            pio           0xf4        0xf7       0x4  rust         DebugExit
+            pio          0x4d0       0x4d1       0x2  kernel       8259 elcr (in the kernel)
+            mmio    0xfec00000  0xfec00fff    0x1000  kernel       I/O APIC (in the kernel)
+            mmio    0xfee00000  0xfee00fff    0x1000  kernel       local APIC (in the kernel)
+            <BLANKLINE>
+            gsi  trigger  leads to                      device
+              0  edge     I/O APIC pin 0, 8259 input 0  pit (in the kernel)
+        """
+        on_buses = [
             MapRow(bus, base, size, name, RUNGS[rung])
             for bus, base, size, name, rung in self._native.regions()
         ]
+        if self._native.irqchip:
+            on_buses += [
+                MapRow(bus, base, size, name, RUNGS[_KERNEL])
+                for bus, base, size, name, with_irqchip in _hyperpy.kernel_ranges()
+                if with_irqchip
+            ]
+        rows = [MapRow("memory", *row) for row in self.memory._rows()]
+        rows += sorted(on_buses, key=lambda row: (row.space == "mmio", row.base))
         return Map(tuple(rows), self._interrupts())
 
     @property
