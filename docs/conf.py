@@ -15,6 +15,8 @@ import hyperpy
 
 HERE = Path(__file__).parent
 MODULES = HERE / "reference" / "modules"
+# Modules whose classes have mixins from private ones: what these give is a class's own to a reader.
+MIXED = {"machine"}
 
 project = "hyperpy"
 author = "the hyperpy authors"
@@ -64,7 +66,8 @@ def write_module_pages() -> None:
             page.unlink()
     for name in names:
         page = MODULES / f"{name}.md"
-        text = f"# hyperpy.{name}\n\n```{{eval-rst}}\n.. automodule:: hyperpy.{name}\n```\n"
+        option = "   :inherited-members:\n" if name in MIXED else ""
+        text = f"# hyperpy.{name}\n\n```{{eval-rst}}\n.. automodule:: hyperpy.{name}\n{option}```\n"
         if not page.exists() or page.read_text() != text:
             page.write_text(text)
 

@@ -1,6 +1,7 @@
 """The half of `Machine` that answers what is no access to a bus: model-specific registers and hypercalls.
 
-A mixin, as `_attach` is. What becomes of an access is in Rust; the names of registers are in `msrs`.
+A mixin, as `_attach` is. What becomes of an access is in Rust; the names of registers are in `msrs`; `answer` is in
+`_answers`.
 """
 
 from __future__ import annotations
@@ -89,32 +90,3 @@ class Trapping:
             StateError: the machine runs, has ended, or is closed.
         """
         _hyperpy.trap_hypercalls(self._native)
-
-    def answer(self, exit: Exit.Mmio | Exit.Pio | Exit.Msr | Exit.Hypercall, value: int) -> None:  # noqa: A002
-        """Answer an exit that `run` or `wait` returned: a read, an RDMSR or a hypercall.
-
-        Unanswered at the next run, a read is all ones, an RDMSR a general-protection fault, and a hypercall one that nobody
-        knows. The result of a hypercall may be negative.
-
-        Raises:
-            ValueError: the value is too wide, or the exit is a write.
-            StateError: that vcpu has moved on.
-        """
-        match exit:
-            case Exit.Mmio() | Exit.Pio():
-                address, size = exit.address, exit.size
-                is_write = exit.is_write
-            case Exit.Msr():
-                address, size, is_write = exit.index, 8, exit.is_write
-            case Exit.Hypercall():
-                address, size, is_write = 0, 8, False
-                value = value % (1 << 64) if -(1 << 63) <= operator.index(value) < 0 else value
-            case _:
-                raise TypeError(
-                    f"not an access: {exit!r}\n\nhint: an Exit.Mmio, Pio, Msr or Hypercall that run() or wait() returned"
-                )
-        if not 0 <= operator.index(value) < 1 << 64:
-            raise ValueError(
-                f"value is too wide for a read of {size} bytes: {value:#x}\n\nhint: at most {(1 << 8 * size) - 1:#x}"
-            )
-        self._native.answer((exit.vcpu, address, size, is_write, 0, exit._ticket), value)

@@ -16,7 +16,7 @@ from hyperpy.stats import IrqRow
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["IoApicPin", "Msi", "PicInput", "Routing", "Target"]
+__all__ = ["IoApicPin", "Msi", "PicInput", "Target"]
 
 _U32, _U64 = 1 << 32, 1 << 64
 _PIT_GSI = 0

@@ -1,7 +1,9 @@
 """The machine: what a script makes, gives devices and images to, runs, and asks.
 
-The verbs are those of docs/design.md. Everything here is thin: states, threads and dispatch are in Rust; devices are in
-`_attach`, answers and what is trapped in `_traps`, the interpreter's end in `_ending`.
+The verbs are those of docs/design.md. Everything here is thin: states, threads and dispatch are in Rust. Here is a machine's
+life, from its arguments to `close()`; the rest of the class is mixed in: devices from `_attach`, what answers for want of
+one from `_answers`, registers and hypercalls that are trapped from `_traps`, debugging from `_debug`, and what a machine
+tells of itself from `_looking`. The interpreter's end is in `_ending`.
 """
 
 from __future__ import annotations
@@ -11,21 +13,22 @@ import operator
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from hyperpy import _hyperpy
+from hyperpy._answers import Answering, Unclaimed, check_policy
 from hyperpy._attach import Attaching
 from hyperpy._debug import Debugging
 from hyperpy._ending import live
+from hyperpy._looking import Looking
 from hyperpy._traps import Trapping
 from hyperpy.console import PATIENCE, Console
-from hyperpy.device import Stop, check_reason
+from hyperpy.device import check_reason
 from hyperpy.errors import GuestFault, StateError
 from hyperpy.exits import AnyExit, Exit
 from hyperpy.memory import HugePages, Memory, parse_size
-from hyperpy.resources import Share, processors
-from hyperpy.stats import RUNGS, Map, MapRow, Stats, VcpuStats
+from hyperpy.resources import Share, affinity, processors
 from hyperpy.vcpu import Vcpu
 
 if TYPE_CHECKING:
@@ -36,13 +39,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Machine", "Unclaimed"]
 
-Unclaimed: TypeAlias = Literal["exit", "ones", "raise"] | Callable[[Any], "int | Stop | None"]
 _MOST_TRACED = 1 << 20
 # How many exceptions `Machine.errors` keeps: each holds its traceback, and by that a device's frames.
 _MOST_ERRORS = 64
 
 
-class Machine(Attaching, Debugging, Trapping):
+class Machine(Attaching, Answering, Trapping, Debugging, Looking):
     """A virtual machine.
 
     Arguments:
@@ -103,9 +105,9 @@ class Machine(Attaching, Debugging, Trapping):
             )
         if not 0 <= operator.index(trace) <= _MOST_TRACED:
             raise ValueError(f"number of exits to record is out of range: {trace}\n\nhint: from 0 to 2**20")
-        _check_policy(unclaimed)
+        check_policy(unclaimed)
         size = parse_size(memory)
-        chosen = None if cpus is None else _processors(cpus)
+        chosen = None if cpus is None else affinity(cpus)
         limit = None if cpu_limit is None else processors(cpu_limit, "cpu_limit")
         self._share = Share(size, vcpus if limit is None else limit)
         reference = weakref.ref(self)
@@ -166,6 +168,26 @@ class Machine(Attaching, Debugging, Trapping):
     def state(self) -> str:
         """One of created, running, paused, stopped and closed."""
         return self._native.state
+
+    @property
+    def cpu_limit(self) -> float | None:
+        """How many processors' time all vcpus may use together; None for no limit. Setting it takes effect at once.
+
+        Raises:
+            BudgetError: it is more than `hyperpy.budget` has left.
+            StateError: the machine is closed.
+            ValueError: it is not a number above 0.
+        """
+        return self._cpu_limit
+
+    @cpu_limit.setter
+    def cpu_limit(self, limit: float | None) -> None:
+        checked = None if limit is None else processors(limit, "cpu_limit")
+        if self._closed:
+            raise StateError("cannot set cpu_limit: the machine is closed", hint="make a new machine")
+        self._share.ask(cpu=(len(self.vcpus) if checked is None else checked) - self._share.cpu)
+        self._native.set_cpu_limit(checked)
+        self._cpu_limit = checked
 
     def load(self, image: Image) -> None:
         """Put an image into memory and set vcpu 0 to its entry. Runs nothing. What is refused changes nothing.
@@ -343,98 +365,6 @@ class Machine(Attaching, Debugging, Trapping):
                 stacklevel=2,
             )
 
-    # -- what nobody claims ------------------------------------------------------------------------------------------
-
-    @property
-    def unclaimed(self) -> Unclaimed:
-        """What becomes of an access that nobody claims; see the class."""
-        return self._unclaimed
-
-    @unclaimed.setter
-    def unclaimed(self, policy: Unclaimed) -> None:
-        _check_policy(policy)
-        if policy == "raise":
-            self._native.set_unclaimed(_raise_unclaimed)
-        elif not callable(policy):
-            self._native.set_unclaimed(policy)
-        else:
-            answer = policy
-            self._native.set_unclaimed(lambda *access: answer(_unclaimed_exit(*access)))
-        self._unclaimed: Unclaimed = policy
-
-    @property
-    def cpu_limit(self) -> float | None:
-        """How many processors' time all vcpus may use together; None for no limit. Setting it takes effect at once.
-
-        Raises:
-            BudgetError: it is more than `hyperpy.budget` has left.
-            StateError: the machine is closed.
-            ValueError: it is not a number above 0.
-        """
-        return self._cpu_limit
-
-    @cpu_limit.setter
-    def cpu_limit(self, limit: float | None) -> None:
-        checked = None if limit is None else processors(limit, "cpu_limit")
-        if self._closed:
-            raise StateError("cannot set cpu_limit: the machine is closed", hint="make a new machine")
-        self._share.ask(cpu=(len(self.vcpus) if checked is None else checked) - self._share.cpu)
-        self._native.set_cpu_limit(checked)
-        self._cpu_limit = checked
-
-    # -- looking -----------------------------------------------------------------------------------------------------
-
-    @property
-    def stats(self) -> Stats:
-        """Counters up to this moment; also while the machine runs."""
-        vcpus, wall = self._native.readings()
-        rows = tuple(
-            VcpuStats(
-                exits, calls, ns / 1e9, {word: hits[rung] for rung, word in RUNGS.items()}, capped / 1e9
-            )
-            for hits, exits, calls, ns, capped in vcpus
-        )
-        return Stats(rows, wall, self.memory.committed)
-
-    @property
-    def map(self) -> Map:
-        """What is where: memory, ports, mmio and interrupts; prints as tables."""
-        rows = [MapRow("memory", *row) for row in self.memory._rows()]
-        rows += [
-            MapRow(bus, base, size, name, RUNGS[rung])
-            for bus, base, size, name, rung in self._native.regions()
-        ]
-        return Map(tuple(rows), self._interrupts())
-
-    @property
-    def spec(self) -> MachineSpec:
-        """What the machine is made of now, as a spec that makes another of the kind.
-
-        Memory's contents, registers and routes are not in it.
-
-        Raises:
-            SpecError: a part has no spec, and which: a device whose class cannot be imported or whose arguments are
-                not known, an image made of bytes, a callable as policy. What a spec has made has one.
-            StateError: the machine is closed.
-
-        Example:
-            >>> import hyperpy
-            >>> with hyperpy.Machine(memory="1M", name="small") as m:
-            ...     port = m.attach(hyperpy.DebugExit(), pio=0xF4)
-            ...     print(m.spec.to_toml(), end="")
-            name = "small"
-            memory = "1M"
-            <BLANKLINE>
-            [[devices]]
-            model = "debug-exit"
-            pio = 0xf4
-        """
-        if self._closed:
-            raise StateError("cannot tell the spec: the machine is closed", hint="ask before close()")
-        from hyperpy._spec_of import spec_of  # noqa: PLC0415 - few scripts ask
-
-        return spec_of(self)
-
     def __repr__(self) -> str:
         return f"<Machine {self.name!r}, {self.state}, {len(self.vcpus)} vcpus>"
 
@@ -485,29 +415,3 @@ class Machine(Attaching, Debugging, Trapping):
             with contextlib.suppress(AttributeError):
                 first.add_note(f"then {type(other).__name__}: {other}")
         raise first
-
-
-def _check_policy(policy: object) -> None:
-    if policy not in ("exit", "ones", "raise") and not callable(policy):
-        raise ValueError(f"unknown policy: {policy!r}\n\nhint: exit, ones, raise, or a callable")
-
-
-def _processors(cpus: Iterable[int]) -> list[int]:
-    given: object = cpus
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        hint = f"vcpus={cpus!r} is how many the guest has; cpus={{0, 1}} are the host's to run on"
-        raise TypeError(f"not a set of processors: {cpus!r}\n\nhint: {hint}")
-    chosen = sorted({operator.index(cpu) for cpu in cpus})
-    if not chosen or chosen[0] < 0 or chosen[-1] >= 1 << 32:
-        raise ValueError(f"not a set of processors: {chosen}\n\nhint: numbers from 0, as in cpus={{0, 1}}")
-    return chosen
-
-
-def _unclaimed_exit(is_pio: bool, vcpu: int, address: int, size: int, is_write: bool, value: int) -> AnyExit:
-    return (Exit.Pio if is_pio else Exit.Mmio)(vcpu, address, size, is_write, value)
-
-
-def _raise_unclaimed(*access: Any) -> int:
-    exit_ = _unclaimed_exit(*access)
-    hint = "attach a device there, or make the machine with unclaimed='ones'"
-    raise GuestFault(f"nobody claims {exit_!r}", exit=exit_, hint=hint)

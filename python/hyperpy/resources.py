@@ -1,4 +1,4 @@
-"""A budget for what the living machines of this process may ask of the host together.
+"""A budget for what the living machines of this process may ask of the host together, and what one machine asks of it.
 
 A limit on asking, not on using: memory counts whole, touched or not, and processors as each machine's `cpu_limit`, or
 else its vcpus. What one machine may use of the processors while it runs is enforced by the machine itself.
@@ -11,6 +11,7 @@ import operator
 import os
 import weakref
 from _thread import RLock
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Self, SupportsFloat
 
 from hyperpy._value import Value
@@ -107,6 +108,18 @@ def processors(limit: object, name: str) -> float:
     if not math.isfinite(number) or number <= 0:
         raise ValueError(f"{name} is out of range: {limit}\n\nhint: processors: 0.5 is half of one, 2 is two")
     return number
+
+
+def affinity(cpus: Iterable[int]) -> list[int]:
+    """Which of the host's processors vcpus may run on, in order; see `Machine`."""
+    given: object = cpus
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        hint = f"vcpus={cpus!r} is how many the guest has; cpus={{0, 1}} are the host's to run on"
+        raise TypeError(f"not a set of processors: {cpus!r}\n\nhint: {hint}")
+    chosen = sorted({operator.index(cpu) for cpu in cpus})
+    if not chosen or chosen[0] < 0 or chosen[-1] >= 1 << 32:
+        raise ValueError(f"not a set of processors: {chosen}\n\nhint: numbers from 0, as in cpus={{0, 1}}")
+    return chosen
 
 
 class Share:

@@ -1,14 +1,27 @@
-"""Where interrupts lead: routes of a gsi, seen by the guest that gets them (docs/faults.md, row 46)."""
+"""Where interrupts lead: routes of a gsi, seen by the guest that gets them (docs/faults.md, row 46), and the map of it all."""
 
 from __future__ import annotations
 
+import re
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from tests.guests import guest
 
-from hyperpy import Device, DeviceError, Exit, Flat, IoApicPin, Machine, Msi, PicInput, StateError
+from hyperpy import (
+    Device,
+    DeviceError,
+    Exit,
+    Flat,
+    IoApicPin,
+    Machine,
+    MachineSpec,
+    Msi,
+    PicInput,
+    StateError,
+)
 
 RUN = 10.0
 VECTOR = 0x40
@@ -172,3 +185,52 @@ def test_map_shows_interrupts_of_the_kernel_stock_devices_and_ones_own(boot: Any
     assert "\n 24  edge     message 0x40 to 0xfee00000    Device" in str(m.map)
     m.detach(level)
     assert m.map.interrupts[3].devices == ("acpi pm1a event",)
+
+
+KERNELS = {
+    ("pio", 0x20, 2, "8259 (in the kernel)"),
+    ("pio", 0x40, 4, "pit (in the kernel)"),
+    ("pio", 0x61, 1, "pit speaker (in the kernel)"),
+    ("pio", 0xA0, 2, "8259 (in the kernel)"),
+    ("pio", 0x4D0, 2, "8259 elcr (in the kernel)"),
+    ("mmio", 0xFEC0_0000, 0x1000, "I/O APIC (in the kernel)"),
+    ("mmio", 0xFEE0_0000, 0x1000, "local APIC (in the kernel)"),
+}
+
+
+def kernels(m: Machine) -> set[tuple[str, int, int, str]]:
+    return {(row.space, row.base, row.size, row.name) for row in m.map.rows if row.rung == "kernel"}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda: Machine(memory="1M", irqchip=True),
+        lambda: Machine(memory="1M", vcpus=2),
+        lambda: MachineSpec(memory="1M", irqchip=True).make(),
+        lambda: MachineSpec(memory="1M", pc=True).make(),
+    ],
+    ids=["irqchip", "vcpus", "spec", "spec of a pc"],
+)
+def test_map_shows_what_the_kernel_answers_and_each_of_it_is_refused(asked: Callable[[], Machine]) -> None:
+    with asked() as m:
+        assert kernels(m) == KERNELS
+        places = [(row.space, row.base) for row in m.map.rows if row.space != "memory"]
+        assert places == sorted(places, key=lambda place: (place[0] == "mmio", place[1]))
+        for space, base, size, name in KERNELS:
+            for at in (base, base + size - 1):
+                with pytest.raises(DeviceError, match=re.escape(f"lies over {name}")):
+                    m.attach(Device(), size=1, **{space: at})  # type: ignore[arg-type]
+    assert kernels(m) == KERNELS  # also when it is closed
+
+
+def test_map_shows_what_the_kernel_answers_once_something_has_asked_for_it(boot: Any) -> None:
+    m = boot()
+    assert kernels(m) == set()
+    device = m.attach(Device(), pio=0x61, size=1)
+    with pytest.raises(DeviceError, match="lies over pit speaker"):
+        m.attach_pc()
+    assert kernels(m) == set()
+    m.detach(device)
+    m.attach(Device(), pio=0x300, size=1, irq=5)
+    assert kernels(m) == KERNELS

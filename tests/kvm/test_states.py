@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import threading
+import tty
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +102,21 @@ def _watched(m: Machine) -> None:
         pass
 
 
+def _interacted(case: Case) -> bool:
+    """`interact` at a terminal of its own, where Ctrl-A x is typed if the machine runs: nothing else would end it."""
+    keys, terminal = os.openpty()
+    with (
+        open(keys, "wb", buffering=0) as typed,
+        open(terminal) as stdin,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "stdin", stdin)
+        if case.m.state == "running":
+            tty.setraw(terminal)  # so that a key is read without a line's end
+            typed.write(b"\x01x")
+        return case.m.console.interact()
+
+
 # What a row is about; where it is about several verbs, each is called in a machine of its own.
 VERBS: dict[str, Callable[[Case], Any] | tuple[Callable[[Case], Any], ...]] = {
     "with": lambda case: case.m.__enter__(),
@@ -165,6 +183,7 @@ VERBS: dict[str, Callable[[Case], Any] | tuple[Callable[[Case], Any], ...]] = {
     "console.sink": lambda case: case.m.console.sink(None),
     "console.read": lambda case: case.m.console.read(),
     "console.send": lambda case: case.m.console.send("x"),
+    "console.interact": _interacted,
     "stats, map": (lambda case: case.m.stats, lambda case: case.m.map),
     "fault, trace": (lambda case: case.m.fault(Exit.Halt(0)), lambda case: case.m.trace()),
     "spec": lambda case: case.m.spec,
@@ -177,6 +196,8 @@ MEANING: dict[str, type[Exception] | Callable[[Any], bool]] = {
     "DeviceError": DeviceError,
     "TimeoutError": TimeoutError,
     "nothing": lambda value: value is None,
+    "True": lambda value: value is True,
+    "False": lambda value: value is False,
     "loads": lambda value: value is None,
     "detaches": lambda value: value is None,
     "answers": lambda value: value is None,
@@ -236,6 +257,7 @@ TABLE = {
     "console.sink": row(*["nothing"] * 5),
     "console.read": row(*["a value"] * 5),
     "console.send": row(*["a value"] * 4, REFUSED),
+    "console.interact": row(REFUSED, "True", *["False"] * 3),
     "stats, map": row(*["a value"] * 5),
     "fault, trace": row(*["a value"] * 5),
     "spec": row(*["a value"] * 4, REFUSED),

@@ -42,7 +42,7 @@ def _pc(access: str, ports: list[int]) -> Machine:
 def _regions() -> list[tuple[int, int]]:
     """First port and length of every stock device."""
     with _pc("", []) as m:
-        found = [(row.base, row.size) for row in m.map.rows if row.space == "pio"]
+        found = [(row.base, row.size) for row in m.map.rows if (row.space, row.rung) == ("pio", "rust")]
     assert len(found) >= 6
     return found
 

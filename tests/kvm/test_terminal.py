@@ -285,6 +285,19 @@ def pid_of_job(terminal: Terminal, until: bytes) -> int:
     return int(found[1])
 
 
+def suspend(terminal: Terminal, pid: int, number: signal.Signals = signal.SIGTSTP) -> None:
+    """Suspend the job, and return when its shell has heard of it."""
+    os.kill(pid, number)
+    read_until(terminal.master, b"stopped %d" % number)
+
+
+def leave(terminal: Terminal, shell: subprocess.Popen[bytes]) -> None:
+    """Leave the guest with Ctrl-A x, and wait until the job and its shell have ended well."""
+    os.write(terminal.master, b"\x01x")
+    read_until(terminal.master, b"status 0")
+    assert shell.wait(LIMIT_S) == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTSTP, signal.SIGSTOP])
 def test_terminal_of_a_suspended_job_is_restored_and_raw_again_when_it_goes_on(
     job: Callable[[bytes], list[str]], terminal: Terminal, number: signal.Signals
@@ -293,8 +306,7 @@ def test_terminal_of_a_suspended_job_is_restored_and_raw_again_when_it_goes_on(
         pid = pid_of_job(terminal, b"ready")
         for _ in range(2):
             assert not terminal.is_restored()
-            os.kill(pid, number)
-            read_until(terminal.master, b"stopped %d" % number)
+            suspend(terminal, pid, number)
             if number == signal.SIGSTOP:  # which nobody can handle: shells restore it then
                 termios.tcsetattr(terminal.slave, termios.TCSANOW, terminal.before)
             assert terminal.is_restored()
@@ -302,9 +314,7 @@ def test_terminal_of_a_suspended_job_is_restored_and_raw_again_when_it_goes_on(
             terminal.until_raw()
             os.write(terminal.master, b"a\x03\x1ab")  # Ctrl-C and Ctrl-Z are the guest's
             read_until(terminal.master, b"a\x03\x1ab")
-        os.write(terminal.master, b"\x01x")
-        read_until(terminal.master, b"status 0")
-        assert shell.wait(LIMIT_S) == 0
+        leave(terminal, shell)
     assert terminal.is_restored()
 
 
@@ -312,16 +322,13 @@ def test_terminal_of_a_suspended_job_that_was_set_meanwhile_is_left_as_it_was_se
     job: Callable[[bytes], list[str]], terminal: Terminal
 ) -> None:
     with terminal.started(*job(say("ready") + ECHO)) as shell:
-        os.kill(pid_of_job(terminal, b"ready"), signal.SIGTSTP)
-        read_until(terminal.master, b"stopped")
+        suspend(terminal, pid_of_job(terminal, b"ready"))
         changed = termios.tcgetattr(terminal.slave)
         changed[3] &= ~termios.ECHOE
         termios.tcsetattr(terminal.slave, termios.TCSANOW, changed)
         os.write(terminal.master, b"fg\n")
         terminal.until_raw()
-        os.write(terminal.master, b"\x01x")
-        read_until(terminal.master, b"status 0")
-        assert shell.wait(LIMIT_S) == 0
+        leave(terminal, shell)
     assert termios.tcgetattr(terminal.slave) == changed
 
 
@@ -329,8 +336,7 @@ def test_suspended_job_that_goes_on_in_the_background_leaves_the_terminal_to_the
     job: Callable[[bytes], list[str]], terminal: Terminal
 ) -> None:
     with terminal.started(*job(say("ready") + ECHO)) as shell:
-        os.kill(pid_of_job(terminal, b"ready"), signal.SIGTSTP)
-        read_until(terminal.master, b"stopped 20")
+        suspend(terminal, pid_of_job(terminal, b"ready"))
         os.write(
             terminal.master, b"bg\nfg\n"
         )  # the second line lies there unread: a job that reads is stopped
@@ -338,9 +344,7 @@ def test_suspended_job_that_goes_on_in_the_background_leaves_the_terminal_to_the
         terminal.until_raw()
         os.write(terminal.master, b"<>")
         assert b"fg" not in read_until(terminal.master, b"<>")  # the guest sends back what it gets
-        os.write(terminal.master, b"\x01x")
-        read_until(terminal.master, b"status 0")
-        assert shell.wait(LIMIT_S) == 0
+        leave(terminal, shell)
     assert terminal.is_restored()
 
 

@@ -37,7 +37,8 @@ def test_version_is_that_of_the_workspace() -> None:
 @pytest.mark.parametrize("thing", CLASSES, ids=lambda thing: thing.__name__)
 def test_class_that_is_public_is_documented_with_its_methods(thing: type) -> None:
     assert thing.__doc__
-    for name, member in vars(thing).items():
+    own = [kind for kind in thing.__mro__ if kind.__module__.startswith("hyperpy.")]  # mixins too
+    for name, member in [item for kind in own for item in vars(kind).items()]:
         if name.startswith("_") or not isinstance(member, FunctionType | property):
             continue
         assert inspect.getdoc(member), f"{thing.__name__}.{name}"
