@@ -115,7 +115,7 @@ def _ioctls_per_exit(program: Path) -> float:
         said = output([*command, str(program), "drive", str(TRACED_EXITS)])
         calls = [line for line in log.read().splitlines() if " ioctl(" in line]
     entries = [index for index, line in enumerate(calls) if ", KVM_RUN, " in line]
-    exits = int(said.split()[0])
+    exits = int(said)
     return (entries[-1] - entries[0] + 1) / exits
 
 

@@ -151,10 +151,10 @@ impl Hyperpy {
         }
     }
 
-    /// Exits and KVM_RUN calls so far.
+    /// Exits so far.
     #[must_use]
-    pub fn counted(&self) -> (u64, u64) {
-        self.machine.control.vcpus().first().map_or((0, 0), |vcpu| (vcpu.readings().exits, vcpu.readings().calls))
+    pub fn exits(&self) -> u64 {
+        self.machine.control.vcpus().first().map_or(0, |vcpu| vcpu.readings().exits)
     }
 
     /// Stops the guest and gives everything back.

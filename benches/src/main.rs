@@ -42,8 +42,7 @@ fn command(words: &[&str]) -> Result<(), Failure> {
         ["drive", exits] => {
             let mut hyperpy = Hyperpy::open(&GUESTS[0])?;
             hyperpy.run(exits.parse()?)?;
-            let (exits, calls) = hyperpy.counted();
-            println!("{exits} {calls}");
+            println!("{}", hyperpy.exits());
             Ok(())
         }
         _ => Err(USAGE.into()),

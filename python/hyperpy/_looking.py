@@ -32,10 +32,8 @@ class Looking(Routing):
         """Counters up to this moment; also while the machine runs."""
         vcpus, wall = self._native.readings()
         rows = tuple(
-            VcpuStats(
-                exits, calls, ns / 1e9, {word: hits[rung] for rung, word in RUNGS.items()}, capped / 1e9
-            )
-            for hits, exits, calls, ns, capped in vcpus
+            VcpuStats(exits, ns / 1e9, {word: hits[rung] for rung, word in RUNGS.items()}, capped / 1e9)
+            for hits, exits, ns, capped in vcpus
         )
         return Stats(rows, wall, self.memory.committed)
 

@@ -81,10 +81,11 @@ class Memory:
         """Copy bytes at `gpa` into a writable buffer, as many as it holds; returns their number.
 
         Raises:
-            MemoryAccessError: a byte of the range has no memory.
+            MemoryAccessError: a byte of the range has no memory. Nothing is copied then.
+            BufferError: the buffer is read-only.
         """
         with memoryview(buffer).cast("B") as target:
-            target[:] = self._native.read(_address(gpa), target.nbytes)
+            self._native.read_into(_address(gpa), target)
             return target.nbytes
 
     def write(self, gpa: int, data: Buffer) -> None:

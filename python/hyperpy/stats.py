@@ -25,14 +25,13 @@ RUNGS = {1: "kernel", 2: "rust", 3: "register", 4: "python", 5: "unclaimed"}
 class VcpuStats(Value):
     """What one vcpu has done.
 
-    `exits` counts exits to this process, `ioctls` calls of KVM_RUN, `cpu_seconds` processor time of the thread that
+    `exits` counts exits to this process, one for each KVM_RUN, `cpu_seconds` processor time of the thread that
     drove it, and `hits` the accesses answered by each rung of the dispatch ladder: kernel (writes that waited in a ring of
     the kernel's and cost no exit), rust (a device written in Rust), register (a declared register), python (a Python method), unclaimed (nobody). `capped_seconds` is the time that it
     rested because the machine had used up its `cpu_limit`.
     """
 
     exits: int
-    ioctls: int
     cpu_seconds: float
     hits: dict[str, int]
     capped_seconds: float = 0.0

@@ -6,6 +6,7 @@ import gzip
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -158,3 +159,45 @@ def test_long_native_work_leaves_the_interpreter_to_other_threads(boot: Boot, wo
     was_seen = seen.is_set()
     thread.join()
     assert was_seen
+
+
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize("verb", ["read_into", "write"])
+def test_copy_of_a_large_buffer_is_made_while_other_threads_run(boot: Boot, verb: str) -> None:
+    m = boot(memory="256M")
+    buffer = bytearray(LARGE)
+    # Not the ends, which a copy may make together.
+    one, another = LARGE // 4, LARGE // 4 * 3
+    begun, over, torn = threading.Event(), threading.Event(), threading.Event()
+
+    # It is given the interpreter, and keeps it from one sleep to the next: only a copy that is made meanwhile shows or
+    # takes two bytes of different times.
+    def other() -> None:
+        begun.set()
+        turn = 0
+        while not over.is_set():
+            if verb == "write":
+                turn = (turn + 1) % 256
+                buffer[one] = buffer[another] = turn
+            elif buffer[one] != buffer[another]:
+                torn.set()
+            time.sleep(0.0005)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    begun.wait()
+    ends = time.monotonic() + 20
+    value = 0
+    while not torn.is_set() and time.monotonic() < ends:
+        value = (value + 1) % 256
+        if verb == "write":
+            m.memory.write(0, buffer)
+            if m.memory.read(one, 1) != m.memory.read(another, 1):
+                torn.set()
+        else:
+            m.memory.write(one, bytes([value]))
+            m.memory.write(another, bytes([value]))
+            m.memory.read_into(0, buffer)
+    over.set()
+    thread.join()
+    assert torn.is_set()

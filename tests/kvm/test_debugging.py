@@ -51,7 +51,7 @@ def test_step_moves_that_vcpu_alone(boot: Any) -> None:
     m = boot("again: inc ebx\n jmp again", "protected", vcpus=2)
     assert m.vcpus[0].step(4).pc == 0x1000
     assert m.vcpus[0].regs.rbx == 2
-    assert m.stats.vcpus[1].ioctls == 0
+    assert m.stats.vcpus[1].exits == 0
 
 
 @pytest.mark.core

@@ -785,7 +785,6 @@ def test_stats_of_each_rung_count_its_accesses(boot: Any) -> None:
     stats = m.stats
     assert stats.hits == {"kernel": 0, "rust": 1, "register": 0, "python": 2, "unclaimed": 1}
     assert stats.exits == 5
-    assert stats.vcpus[0].ioctls == 5
     assert stats.memory_bytes > 0
 
 

@@ -405,6 +405,9 @@ def test_memory_taken_from_any_contiguous_buffer_and_into_any_writable_one(boot:
     memory.write(0x3000, array.array("I"))
     with pytest.raises(BufferError, match="not contiguous"):
         memory.write(0x3000, memoryview(b"abcd")[::2])
+    with pytest.raises(BufferError, match="cannot be written"):
+        memory.read_into(0x3000, b"abcd")  # type: ignore[arg-type]
+    assert memory.read_into(0x3000, bytearray()) == 0
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from hyperpy.stats import MapRow, VcpuStats, table
 
 TWO = Stats(
     (
-        VcpuStats(10, 12, 0.5, {"kernel": 7, "rust": 4, "register": 0, "python": 5, "unclaimed": 1}),
-        VcpuStats(3, 4, 0.25, {"kernel": 0, "rust": 1, "register": 2, "python": 0, "unclaimed": 0}),
+        VcpuStats(10, 0.5, {"kernel": 7, "rust": 4, "register": 0, "python": 5, "unclaimed": 1}),
+        VcpuStats(3, 0.25, {"kernel": 0, "rust": 1, "register": 2, "python": 0, "unclaimed": 0}),
     ),
     wall_seconds=1.25,
     memory_bytes=3 << 20,

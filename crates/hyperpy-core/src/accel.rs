@@ -204,8 +204,8 @@ pub trait Vcpu: Send {
     /// The host refuses.
     fn activity(&mut self) -> Result<Activity, AccelError>;
 
-    /// System calls that `run` has made so far, to hold "one ioctl per exit".
-    fn calls(&self) -> u64;
+    /// Whether the guest was entered, or could have been: its CPUID table is fixed then.
+    fn has_run(&self) -> bool;
 
     /// x87, SSE and AVX registers.
     ///

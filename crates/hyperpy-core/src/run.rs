@@ -170,7 +170,7 @@ enum Entered {
 #[inline]
 fn enter<const TRACED: bool>(vcpu: &mut Vcpu, machine: &Machine) -> Entered {
     let result = vcpu.accel.run();
-    vcpu.unfinished = false;
+    let was_unfinished = std::mem::replace(&mut vcpu.unfinished, false);
     vcpu.open = None;
     vcpu.count_exit();
     if TRACED {
@@ -193,8 +193,9 @@ fn enter<const TRACED: bool>(vcpu: &mut Vcpu, machine: &Machine) -> Entered {
         Err(Interruption::Kicked) => Entered::Kicked,
         Err(Interruption::Again) => Entered::Exit(AccelExit::Nothing),
         Err(Interruption::Failed(error)) => {
-            // Nobody knows how far it came. Completing what is complete does nothing.
-            vcpu.unfinished = true;
+            // Nobody knows how far it came. Completing what is complete does nothing; where nothing was to be completed, a
+            // step is still to be made.
+            vcpu.unfinished = was_unfinished;
             Entered::Failed(error)
         }
     }

@@ -142,7 +142,8 @@ impl Uart {
     pub fn post(&self, posts: Arc<Posts>, port: u64) {
         let (posts, range) =
             self.posting.get_or_init(|| (posts, Range { space: Space::Pio, base: port + THR, len: 1 }));
-        posts.set(*range, true);
+        let waits = lock(&self.registers).waits_for_thr();
+        posts.set(*range, !waits);
     }
 
     /// From now on every write is an exit.
@@ -180,6 +181,11 @@ impl Registers {
         self.serial.read(offset as u8) & mask != 0
     }
 
+    /// The guest wants THR's interrupt.
+    fn waits_for_thr(&self) -> bool {
+        self.enabled & IER_THR_EMPTY != 0
+    }
+
     /// In batches, not byte by byte; and never while loopback has cut the line off.
     fn wants_input(&mut self) -> bool {
         !self.bit(LSR, LSR_DATA_READY) && !self.bit(MCR, MCR_LOOP)
@@ -189,7 +195,7 @@ impl Registers {
     fn cause(&mut self) -> u8 {
         if self.enabled & IER_RECEIVED != 0 && self.bit(LSR, LSR_DATA_READY) {
             IIR_RECEIVED
-        } else if self.enabled & IER_THR_EMPTY != 0 && self.thr_emptied {
+        } else if self.waits_for_thr() && self.thr_emptied {
             IIR_THR_EMPTY
         } else {
             IIR_NONE
@@ -255,6 +261,7 @@ impl Device for Uart {
 
     fn write(&self, at: Access, value: u64) -> Action {
         let mut registers = lock(&self.registers);
+        let waited = registers.waits_for_thr();
         write_bytes(at, value, |offset, byte| {
             registers.write(offset, byte);
             Action::Continue
@@ -262,9 +269,10 @@ impl Device for Uart {
         self.settle(&mut registers);
         // At most one byte: only offset 0 sends.
         let sent = registers.serial.writer_mut().0.take();
-        let waits = registers.enabled & IER_THR_EMPTY != 0;
+        let waits = registers.waits_for_thr();
         drop(registers);
-        if waits {
+        // Once, not at each byte: the list of what is posted has a lock.
+        if waits && !waited {
             self.stop_posting();
         }
         if let Some(byte) = sent {

@@ -46,6 +46,27 @@ fn test_registers_after_reset_read_as_an_idle_port() {
 }
 
 #[test]
+fn test_thr_sent_while_its_interrupt_is_wanted_looks_up_no_posted_ranges() {
+    let port = port();
+    let posts = Arc::new(Posts::default());
+    port.uart.post(posts.clone(), 0x3f8);
+    let thr = Range { space: Space::Pio, base: 0x3f8, len: 1 };
+    port.set(IER, IER_THR_EMPTY);
+    assert_eq!(posts.ranges(), []);
+    // What somebody else puts there is met by the next change alone.
+    posts.set(thr, true);
+    port.set(THR, b'x');
+    port.set(IER, IER_THR_EMPTY | IER_RECEIVED);
+    assert_eq!(posts.ranges(), [thr]);
+    port.set(IER, IER_RECEIVED);
+    port.set(IER, IER_THR_EMPTY);
+    assert_eq!(posts.ranges(), []);
+    // It does not begin anew while the guest wants the interrupt.
+    port.uart.post(posts.clone(), 0x3f8);
+    assert_eq!(posts.ranges(), []);
+}
+
+#[test]
 fn test_thr_is_posted_until_its_interrupt_is_wanted_and_again_after_a_reset() {
     let port = port();
     let posts = Arc::new(Posts::default());

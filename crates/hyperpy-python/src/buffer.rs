@@ -59,16 +59,16 @@ pub(crate) fn with_bytes<T: Send>(
     f: impl FnOnce(&[u8]) -> T + Send,
 ) -> PyResult<T> {
     let py = object.py();
-    let call = |bytes: &[u8]| if bytes.len() < apart { f(bytes) } else { py.detach(|| f(bytes)) };
     if let Ok(bytes) = object.cast::<PyBytes>() {
-        return Ok(call(bytes.as_bytes()));
+        let bytes = bytes.as_bytes();
+        return Ok(beside(py, bytes.len() >= apart, || f(bytes)));
     }
     let view = PyMemoryView::from(object)?;
     if !view.getattr(intern!(py, "c_contiguous"))?.is_truthy()? {
         return Err(PyBufferError::new_err("buffer is not contiguous\n\nhint: make a copy with bytes(...)"));
     }
     if view.len()? == 0 || view.getattr(intern!(py, "nbytes"))?.extract::<usize>()? == 0 {
-        return Ok(call(&[])); // what is empty cannot be cast
+        return Ok(f(&[])); // what is empty cannot be cast
     }
     // Whatever its items are, its bytes are meant.
     let buffer = PyBuffer::<u8>::get(&view.call_method1(intern!(py, "cast"), ("B",))?)?;
@@ -76,13 +76,56 @@ pub(crate) fn with_bytes<T: Send>(
     if buffer.readonly() && !start.is_null() && view.getattr(intern!(py, "obj"))?.is_instance_of::<PyBytes>() {
         // SAFETY: a contiguous view of `len` bytes of a `bytes` object, which never change; `buffer` keeps it alive, and
         // in place, until it is dropped after the call.
-        return Ok(call(unsafe { slice::from_raw_parts(start, len) }));
+        let bytes = unsafe { slice::from_raw_parts(start, len) };
+        return Ok(beside(py, len >= apart, || f(bytes)));
     }
-    let mut copy = Vec::new();
-    copy.try_reserve_exact(len).map_err(|_| no_memory(len))?;
-    copy.resize(len, 0);
-    buffer.copy_to_slice(py, &mut copy)?;
-    Ok(call(&copy))
+    let start = start.expose_provenance();
+    let copied = beside(py, len >= apart, || {
+        let mut copy = room(len)?;
+        // SAFETY: `len` bytes of a contiguous buffer, which `buffer` keeps in place until it is dropped after the call, into
+        // room for as many that nobody else has. Others may change them meanwhile: of each byte the copy has what was
+        // there before or after. All are set then.
+        unsafe {
+            ptr::copy_nonoverlapping(ptr::with_exposed_provenance::<u8>(start), copy.as_mut_ptr(), len);
+            copy.set_len(len);
+        }
+        Some(f(&copy))
+    });
+    copied.ok_or_else(|| no_memory(len))
+}
+
+/// Copies what `f` makes into a contiguous buffer of bytes that can be written, all of it; nothing if it fails. Other
+/// threads have the interpreter meanwhile if it is [`LARGE`].
+pub(crate) fn fill(object: &Bound<'_, PyAny>, f: impl FnOnce(&mut [u8]) -> PyResult<()> + Send) -> PyResult<()> {
+    let buffer = PyBuffer::<u8>::get(object)?;
+    if buffer.readonly() || !buffer.is_c_contiguous() {
+        return Err(PyBufferError::new_err(
+            "buffer cannot be written\n\nhint: a contiguous one, such as a bytearray, that is not read-only",
+        ));
+    }
+    let (start, len) = (buffer.buf_ptr().expose_provenance(), buffer.len_bytes());
+    beside(object.py(), len >= LARGE, || {
+        let mut copy = room(len).ok_or_else(|| no_memory(len))?;
+        copy.resize(len, 0);
+        f(&mut copy)?;
+        // SAFETY: `len` bytes of a contiguous buffer that can be written, which `buffer` keeps in place until it is dropped
+        // after the call, from as many that nobody else has. Rust forms no reference to them: others may look at them, or
+        // write them, meanwhile.
+        unsafe { ptr::copy_nonoverlapping(copy.as_ptr(), ptr::with_exposed_provenance_mut::<u8>(start), len) };
+        Ok(())
+    })
+}
+
+/// Calls `f`; other threads have the interpreter meanwhile if it is `apart`.
+fn beside<T: Send>(py: Python<'_>, apart: bool, f: impl FnOnce() -> T + Send) -> T {
+    if apart { py.detach(f) } else { f() }
+}
+
+/// For `len` bytes, of which none is there yet; `None` if the host has no memory for them.
+fn room(len: usize) -> Option<Vec<u8>> {
+    let mut room = Vec::new();
+    room.try_reserve_exact(len).ok()?;
+    Some(room)
 }
 
 /// Bytes from which on a copy is worth giving up the interpreter: it may take a switch interval to get it back.

@@ -428,11 +428,11 @@ impl Machine {
         Ok(())
     }
 
-    /// Per vCPU: (hits by rung, exits, KVM_RUN calls, processor time and time capped in ns); and wall time in seconds.
+    /// Per vCPU: (hits by rung, exits, processor time and time capped in ns); and wall time in seconds.
     #[allow(clippy::type_complexity)]
-    fn readings(&self) -> PyResult<(Vec<(Vec<u64>, u64, u64, u64, u64)>, f64)> {
+    fn readings(&self) -> PyResult<(Vec<(Vec<u64>, u64, u64, u64)>, f64)> {
         self.ours("read its counters")?;
-        let of = |r: hyperpy_core::vcpu::Readings| (r.hits.to_vec(), r.exits, r.calls, r.cpu_ns, r.capped_ns);
+        let of = |r: hyperpy_core::vcpu::Readings| (r.hits.to_vec(), r.exits, r.cpu_ns, r.capped_ns);
         let vcpus = self.core.control.vcpus().iter().map(|vcpu| of(vcpu.readings())).collect();
         Ok((vcpus, self.core.control.ran().as_secs_f64()))
     }

@@ -37,6 +37,12 @@ impl Memory {
         buffer::filled(py, size, |into| self.inner.read(gpa, into).map_err(|error| self.refused(error)))
     }
 
+    /// As many bytes as the buffer holds.
+    fn read_into(&self, gpa: u64, into: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.ours("read memory")?;
+        buffer::fill(into, |bytes| self.inner.read(gpa, bytes).map_err(|error| self.refused(error)))
+    }
+
     fn write(&self, gpa: u64, data: &Bound<'_, PyAny>) -> PyResult<()> {
         self.ours("write memory")?;
         buffer::with_bytes(data, buffer::LARGE, |bytes| self.inner.write(gpa, bytes))?

@@ -28,12 +28,12 @@ fn test_run_first_exit_stops_all_and_others_are_returned_before_any_entry() {
     };
     let rig = Rig::new((0..4).map(script).collect());
     let mut seen = Vec::new();
-    let calls = || rig.machine.control.vcpus().iter().map(|vcpu| vcpu.readings().calls).sum::<u64>();
+    let exits = || rig.machine.control.vcpus().iter().map(|vcpu| vcpu.readings().exits).sum::<u64>();
     for turn in 0..4 {
-        let before = calls();
+        let before = exits();
         let Exit::Msr { vcpu, index, .. } = rig.run().unwrap() else { panic!() };
         assert_eq!(vcpu, index);
-        assert!(turn == 0 || calls() == before);
+        assert!(turn == 0 || exits() == before);
         seen.push(vcpu);
     }
     seen.sort_unstable();
@@ -211,13 +211,13 @@ fn test_start_interrupted_after_its_thread_was_made_gives_no_vcpu_two() {
             rig.machine.start(&host).unwrap();
             rig.machine.pause(&rig).unwrap();
             assert_eq!(rig.machine.control.phase(), Phase::Paused);
-            let calls = || rig.machine.control.vcpus().iter().map(|vcpu| vcpu.readings().calls).sum::<u64>();
-            let before = calls();
+            let exits = || rig.machine.control.vcpus().iter().map(|vcpu| vcpu.readings().exits).sum::<u64>();
+            let before = exits();
             rig.machine.resume(&host).unwrap();
             assert_eq!(rig.machine.wait(Some(Duration::from_millis(1)), &rig).unwrap(), Exit::Timeout);
             rig.machine.pause(&rig).unwrap();
             // One entry for each: a second thread would have made its own.
-            assert!(calls() - before <= vcpus as u64, "{} entries", calls() - before);
+            assert!(exits() - before <= vcpus as u64, "{} entries", exits() - before);
         }
     }
 }
@@ -279,17 +279,17 @@ fn test_run_one_enters_that_vcpu_alone_and_on_this_thread() {
     let on_this_thread = before(move || assert_eq!(std::thread::current().id(), here));
     let step = |index| Step::Exit(AccelExit::Msr { index, is_write: false, value: 0 }, vec![]);
     let rig = Rig::new(vec![vec![Step::Spin; 9], vec![on_this_thread, step(1), step(2)], vec![Step::Spin; 9]]);
-    let calls = || rig.machine.control.vcpus().iter().map(|vcpu| vcpu.readings().calls).collect::<Vec<_>>();
+    let exits = || rig.machine.control.vcpus().iter().map(|vcpu| vcpu.readings().exits).collect::<Vec<_>>();
     for index in [1, 2] {
         let exit = rig.machine.run_one(1, Some(LONG), &rig).unwrap();
         assert!(matches!(exit, Exit::Msr { vcpu: 1, index: read, .. } if read == index), "{exit:?}");
         assert_eq!(rig.machine.control.phase(), Phase::Paused);
-        assert_eq!((calls()[0], calls()[2]), (0, 0));
+        assert_eq!((exits()[0], exits()[2]), (0, 0));
     }
     // No thread was made for it, and a round of all finds each where it was.
     assert_eq!(rig.threads.load(Ordering::SeqCst), u32::MAX);
     assert_eq!(rig.machine.run(Some(Duration::from_millis(60)), &rig).unwrap(), Exit::Timeout);
-    assert!(calls().iter().all(|&calls| calls > 0), "{:?}", calls());
+    assert!(exits().iter().all(|&exits| exits > 0), "{:?}", exits());
 }
 
 #[test]
@@ -297,9 +297,9 @@ fn test_run_one_while_threads_wait_for_a_round_wakes_none_of_them() {
     let rig = Rig::new(vec![vec![msr(1), msr(2)], vec![Step::Spin; 99]]);
     rig.start();
     assert!(matches!(rig.wait().unwrap(), Exit::Msr { index: 1, .. }));
-    let before = rig.machine.control.vcpus()[1].readings().calls;
+    let before = rig.machine.control.vcpus()[1].readings().exits;
     assert!(matches!(rig.machine.run_one(0, Some(LONG), &rig).unwrap(), Exit::Msr { index: 2, .. }));
-    assert_eq!(rig.machine.control.vcpus()[1].readings().calls, before);
+    assert_eq!(rig.machine.control.vcpus()[1].readings().exits, before);
 }
 
 #[test]
@@ -322,9 +322,9 @@ fn test_run_one_is_bounded_by_time_stop_and_host_and_returns_queued_exits_first(
     rig.wanted.store(false, Ordering::SeqCst);
     assert!(matches!(rig.machine.run_one(2, None, &rig), Err(RunError::NoVcpu { vcpu: 2 })));
     rig.machine.control.device_failed();
-    let before = rig.machine.control.vcpus()[1].readings().calls;
+    let before = rig.machine.control.vcpus()[1].readings().exits;
     assert!(matches!(rig.machine.run_one(1, Some(LONG), &rig), Err(RunError::Device)));
-    assert_eq!(rig.machine.control.vcpus()[1].readings().calls, before);
+    assert_eq!(rig.machine.control.vcpus()[1].readings().exits, before);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while rig.machine.control.phase() != Phase::Running {

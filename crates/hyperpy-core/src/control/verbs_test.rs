@@ -47,10 +47,10 @@ fn test_pause_of_a_started_machine_stands_it_still_and_queues_nothing() {
     rig.machine.pause(&rig).unwrap();
     assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
     assert_eq!(rig.machine.control.phase(), Phase::Paused);
-    let calls = || rig.machine.control.vcpus().iter().map(|vcpu| vcpu.readings().calls).sum::<u64>();
-    let before = calls();
+    let exits = || rig.machine.control.vcpus().iter().map(|vcpu| vcpu.readings().exits).sum::<u64>();
+    let before = exits();
     rig.machine.pause(&rig).unwrap();
-    assert_eq!(calls(), before);
+    assert_eq!(exits(), before);
     // What it ended with is told again, but the next run does not return it.
     assert_eq!(rig.wait().unwrap(), stopped(None, "pause"));
     assert_eq!(rig.machine.run(Some(Duration::ZERO), &rig).unwrap(), Exit::Timeout);

@@ -145,6 +145,8 @@ pub struct Kick {
     /// keep the kick long after the machine is closed.
     /// A reset gives the vCPU a new one.
     flag: Mutex<Weak<dyn ExitFlag>>,
+    /// The process that it belongs to.
+    forks: u64,
 }
 
 impl std::fmt::Debug for Kick {
@@ -159,7 +161,7 @@ impl Kick {
     /// # Errors
     /// There are 65,536 vCPUs already.
     pub fn new(flag: &Arc<dyn ExitFlag>) -> io::Result<Self> {
-        Ok(Self { index: take_seat()?, flag: Mutex::new(Arc::downgrade(flag)) })
+        Ok(Self { index: take_seat()?, flag: Mutex::new(Arc::downgrade(flag)), forks: fork_generation() })
     }
 
     /// Kicks the vCPU with this exit flag from now on. Nobody drives the one before, nor will.
@@ -253,6 +255,10 @@ impl Kick {
 
 impl Drop for Kick {
     fn drop(&mut self) {
+        // In the child of a fork nobody may hold the lock any more; a seat more or less does not matter there.
+        if self.forks != fork_generation() {
+            return;
+        }
         FREE.lock().unwrap_or_else(PoisonError::into_inner).returned.push(self.index);
     }
 }
@@ -372,4 +378,4 @@ extern "C" fn forked() {
 
 #[cfg(test)]
 #[path = "thread_test.rs"]
-mod tests;
+pub(crate) mod tests;

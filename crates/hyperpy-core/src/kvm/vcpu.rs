@@ -45,7 +45,6 @@ pub(super) struct KvmVcpu {
     entered: bool,
     /// Registers were set in the page since the last entry: KVM does not know them yet.
     regs_in_page: bool,
-    calls: u64,
     /// Held while the ring is emptied: the order of writes is the order of their devices' calls.
     ring: Arc<Mutex<()>>,
     /// What the last KVM_RUN returned with, when the ring comes first.
@@ -93,7 +92,6 @@ impl KvmVcpu {
             data: Data::default(),
             entered: false,
             regs_in_page: false,
-            calls: 0,
             ring,
             held: None,
             is_boot_processor,
@@ -227,7 +225,6 @@ impl Vcpu for KvmVcpu {
                 Held::Kicked => Err(Interruption::Kicked),
             };
         }
-        self.calls += 1;
         // SAFETY: KVM_RUN takes no argument; it writes guest memory, whose mappings outlive the VM, and the shared
         // page, which is only touched by volatile access.
         let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_RUN, 0) };
@@ -324,8 +321,8 @@ impl Vcpu for KvmVcpu {
         })
     }
 
-    fn calls(&self) -> u64 {
-        self.calls
+    fn has_run(&self) -> bool {
+        self.entered
     }
 
     fn all_made(&mut self) -> Result<(), AccelError> {

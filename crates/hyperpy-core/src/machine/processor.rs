@@ -97,7 +97,7 @@ impl Machine {
         }
         drop(made);
         self.with_vcpu(vcpu, verb, false, |vcpu| {
-            if vcpu.accel.calls() > 0 {
+            if vcpu.accel.has_run() {
                 return Err(RunError::CpuidFixed { vcpu: vcpu.id() });
             }
             let mut table = vcpu.accel.cpuid()?;

@@ -14,6 +14,7 @@ use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 
 use super::PAGE_SIZE;
 use super::marks::{Bits, Marks, PAGE};
+use crate::kvm::thread::fork_generation;
 
 /// Unit of `st_blocks` (stat(2)).
 const BLOCK: u64 = 512;
@@ -304,13 +305,15 @@ pub struct View {
     len: usize,
     /// Pages that count as written while it lives, and once more when it is gone.
     written: Option<Range>,
+    /// The process that it belongs to.
+    forks: u64,
 }
 
 impl View {
     pub(super) fn new(mapping: Arc<Mapping>, at: usize, len: usize, writable: bool) -> Self {
         let written = writable.then(|| mapping.part(at, len));
         mapping.block.views().extend(written);
-        Self { mapping, at, len, written }
+        Self { mapping, at, len, written, forks: fork_generation() }
     }
     /// Host-virtual address of the first byte. The guest may change what is there at any moment.
     #[must_use]
@@ -336,7 +339,8 @@ impl View {
 
 impl Drop for View {
     fn drop(&mut self) {
-        let Some(range) = self.written else { return };
+        // In the child of a fork nobody may hold the lock any more, and what is written is the parent's to know.
+        let Some(range) = self.written.filter(|_| self.forks == fork_generation()) else { return };
         let block = &self.mapping.block;
         let mut views = block.views();
         if let Some(at) = views.iter().position(|other| *other == range) {
@@ -345,3 +349,7 @@ impl Drop for View {
         block.bits.set(range.0, range.1);
     }
 }
+
+#[cfg(test)]
+#[path = "block_test.rs"]
+mod tests;

@@ -126,7 +126,6 @@ fn step(
         return complete(vcpu, machine);
     }
     loop {
-        let was_unfinished = vcpu.unfinished;
         match enter::<true>(vcpu, machine) {
             Entered::Access(access) => {
                 let unserved = vcpu.serve(machine, access);
@@ -153,11 +152,7 @@ fn step(
                     return Stepped::Left(leave);
                 }
             }
-            Entered::Failed(error) => {
-                // The step is still to be made, unless all that is left of it is to complete what was served.
-                vcpu.unfinished = was_unfinished;
-                return (*error).into();
-            }
+            Entered::Failed(error) => return (*error).into(),
         }
     }
 }

@@ -194,6 +194,14 @@ fn test_step_that_fails_is_still_to_be_made() {
 }
 
 #[test]
+fn test_step_after_a_run_that_failed_is_made() {
+    let rig = Rig::new(vec![vec![Step::Fail(libc::ENOMEM), to(1), to(2)]]);
+    assert!(matches!(rig.run(), Err(RunError::Accel(_))));
+    assert_eq!(step(&rig, 1), at(0, 1, STEPPED));
+    assert_eq!(step(&rig, 1), at(0, 2, STEPPED));
+}
+
+#[test]
 fn test_run_whose_step_off_a_breakpoint_fails_makes_it_the_next_time() {
     let hit = |pc| Step::Exit(debug(pc, DR6_ONES | 1), vec![]);
     let rig = Rig::new(vec![vec![hit(1), Step::Fail(libc::ENOMEM), to(2), hit(3)]]);

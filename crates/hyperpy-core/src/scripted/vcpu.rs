@@ -42,7 +42,7 @@ pub(super) struct ScriptedVcpu {
     asleep: Option<bool>,
     regs: Regs,
     sregs: Sregs,
-    calls: u64,
+    has_run: bool,
     fpu: Fpu,
     msrs: BTreeMap<u32, u64>,
     cpuid: Vec<Leaf>,
@@ -76,7 +76,7 @@ impl ScriptedVcpu {
             asleep: None,
             regs: Regs::default(),
             sregs: Sregs::default(),
-            calls: 0,
+            has_run: false,
             fpu: Fpu::default(),
             msrs: BTreeMap::new(),
             cpuid: cpuid(id),
@@ -115,7 +115,7 @@ impl ScriptedVcpu {
 
 impl Vcpu for ScriptedVcpu {
     fn run(&mut self) -> Result<AccelExit, Interruption> {
-        self.calls += 1;
+        self.has_run = true;
         self.complete();
         loop {
             match self.steps.last() {
@@ -253,8 +253,8 @@ impl Vcpu for ScriptedVcpu {
         })
     }
 
-    fn calls(&self) -> u64 {
-        self.calls
+    fn has_run(&self) -> bool {
+        self.has_run
     }
 
     fn fpu(&mut self) -> Result<Fpu, AccelError> {
