@@ -1,4 +1,4 @@
-//! The C floor (`floor/floor.c`), called from the thread that runs hyperpy's loop.
+//! The C floor (`python/hyperpy/_floor.c`), called from the thread that runs hyperpy's loop.
 
 use std::ffi::c_int;
 use std::io;
@@ -8,7 +8,7 @@ use hyperpy_core::arch::x86_64::{Regs, Sregs};
 
 use crate::Failure;
 
-/// `struct start` of floor.c.
+/// `struct start` of _floor.h.
 #[repr(C)]
 struct Start {
     rip: u64,
@@ -28,7 +28,7 @@ struct Raw {
     _private: [u8; 0],
 }
 
-// SAFETY: the three functions have these signatures in floor.c, which build.rs compiles into this crate.
+// SAFETY: the three functions have these signatures in _floor.h, which build.rs compiles into this crate.
 unsafe extern "C" {
     fn floor_open(image: *const u8, len: usize, start: *const Start) -> *mut Raw;
     fn floor_run(floor: *mut Raw, exits: u64) -> c_int;

@@ -1,4 +1,4 @@
-"""The command `hyperpy`: `run` a kernel, a spec or a script, `check` and `diff` specs, `lab` and `doctor`.
+"""The command `hyperpy`: `run` a kernel, a spec or a script, `check` and `diff` specs, `lab`, `doctor` and `bench`.
 
 Here is what each command does first; `hyperpy._run_args` reads the arguments of `run`, `hyperpy._run` makes the machine,
 and the lab and the doctor are modules of their own. Nothing native is imported before it is needed, so that
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_COMMANDS = ("run", "check", "diff", "lab", "doctor")
+_COMMANDS = ("run", "check", "diff", "lab", "doctor", "bench")
 _SPECS = (".toml", ".json")
 
 _MAIN_EPILOG = """\
@@ -33,6 +33,7 @@ commands:
   diff    say in what two specs differ
   lab     run a command where a KVM exists that runs kernels
   doctor  say what this host can do, and what is missing
+  bench   measure what every kind of exit costs, beside a C program
 
 examples:
   hyperpy run --kernel vmlinuz --initrd initrd.img --append "console=ttyS0"
@@ -74,6 +75,8 @@ def _command(argv: Sequence[str]) -> int:
                 from hyperpy import lab
 
                 return lab.main(rest)
+            case "bench":
+                return _bench(rest)
             case "--version" | "-V":
                 from hyperpy import __version__
 
@@ -226,3 +229,19 @@ def _doctor(argv: Sequence[str]) -> int:
     has_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     print(json.dumps(report.to_dict(), indent=2) if options.json else report.text(colour=has_colour))
     return 0 if report.can_run_kernels else STATUS_ERROR
+
+
+# -- bench -----------------------------------------------------------------------------------------------------------
+
+
+def _bench(argv: Sequence[str]) -> int:
+    try:
+        from hyperpy import _bench_args
+    except ImportError as error:
+        return complain("bench", _no_native(error))
+    from hyperpy.errors import HyperpyError
+
+    try:
+        return _bench_args.main(argv)
+    except HyperpyError as error:
+        return complain("bench", error)

@@ -3,32 +3,19 @@
  * It is what hyperpy's run loop is measured against, so it has the same guest, the same memory (a memfd, mapped shared),
  * the same system registers and CPUID bits, and general registers in the shared page at every exit (KVM_SYNC_X86_REGS).
  * It lacks all that hyperpy's loop is for: buses, stops, ticks, counters, checks. Kernel api.rst is the specification.
+ *
+ * `hyperpy bench` compiles it where it is used, together with _floor_more.c; the repository's benches/ link it alone.
  */
 #define _GNU_SOURCE
+#include "_floor.h"
+
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/kvm.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
-
-/* How vCPU 0 begins; src/floor.rs has the same structure. */
-struct start {
-    uint64_t rip, rsp, cr0, cr3, cr4, efer, gdt_base;
-    uint16_t gdt_limit, code, data;
-};
-
-struct floor {
-    int kvm, vm, vcpu, memory;
-    uint8_t *ram;
-    size_t ram_len, run_len;
-    struct kvm_run *run;
-    /* The device: what was written last, and how often it was read. */
-    uint64_t written, reads;
-};
 
 enum { CPUID_ENTRIES = 256, TSS = 0xfffbd000, IDENTITY_MAP = 0xfffbc000, LONG_MODE_ACTIVE = 1 << 10 };
 enum { X2APIC = 1 << 21, TSC_DEADLINE = 1 << 24 };
@@ -90,14 +77,25 @@ static int map_memory(struct floor *floor, const uint8_t *image, size_t len)
     return ioctl(floor->vm, KVM_SET_USER_MEMORY_REGION, &region);
 }
 
-static int open_all(struct floor *floor, const uint8_t *image, size_t len, const struct start *start)
+/* What hyperpy asks for too, before the first vCPU. */
+static int add_features(struct floor *floor, unsigned features)
+{
+    struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
+    if (features & FLOOR_IRQCHIP)
+        return ioctl(floor->vm, KVM_CREATE_IRQCHIP, 0) | ioctl(floor->vm, KVM_CREATE_PIT2, &pit);
+    return 0;
+}
+
+static int open_all(struct floor *floor, const uint8_t *image, size_t len, const struct start *start, unsigned features)
 {
     uint64_t identity_map = IDENTITY_MAP;
     if ((floor->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC)) < 0 || (floor->vm = ioctl(floor->kvm, KVM_CREATE_VM, 0)) < 0)
         return -1;
     if (ioctl(floor->vm, KVM_SET_TSS_ADDR, TSS) != 0 || ioctl(floor->vm, KVM_SET_IDENTITY_MAP_ADDR, &identity_map) != 0)
         return -1;
-    if (map_memory(floor, image, len) != 0 || (floor->vcpu = ioctl(floor->vm, KVM_CREATE_VCPU, 0)) < 0)
+    if (add_features(floor, features) != 0 || map_memory(floor, image, len) != 0)
+        return -1;
+    if ((floor->vcpu = ioctl(floor->vm, KVM_CREATE_VCPU, 0)) < 0)
         return -1;
     int run_len = ioctl(floor->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
     if (run_len < 0 || set_cpuid(floor) != 0 || set_registers(floor, start) != 0)
@@ -114,7 +112,7 @@ void floor_close(struct floor *floor)
 {
     if (floor->run != MAP_FAILED)
         munmap(floor->run, floor->run_len);
-    const int descriptors[] = { floor->vcpu, floor->vm, floor->kvm, floor->memory };
+    const int descriptors[] = { floor->vcpu, floor->vm, floor->kvm, floor->memory, floor->event };
     for (size_t i = 0; i < sizeof descriptors / sizeof descriptors[0]; i++)
         if (descriptors[i] >= 0)
             close(descriptors[i]);
@@ -123,14 +121,15 @@ void floor_close(struct floor *floor)
     free(floor);
 }
 
-/* A guest with `len` bytes of memory from address 0, filled from `image`. NULL with errno on failure. */
-struct floor *floor_open(const uint8_t *image, size_t len, const struct start *start)
+struct floor *floor_open_with(const uint8_t *image, size_t len, const struct start *start, unsigned features)
 {
     struct floor *floor = malloc(sizeof *floor);
     if (!floor)
         return NULL;
-    *floor = (struct floor){ .kvm = -1, .vm = -1, .vcpu = -1, .memory = -1, .ram = MAP_FAILED, .run = MAP_FAILED };
-    if (open_all(floor, image, len, start) != 0) {
+    *floor = (struct floor){ .kvm = -1, .vm = -1, .vcpu = -1, .memory = -1, .event = -1 };
+    floor->ram = MAP_FAILED;
+    floor->run = MAP_FAILED;
+    if (open_all(floor, image, len, start, features) != 0) {
         int error = errno;
         floor_close(floor);
         errno = error;
@@ -139,7 +138,12 @@ struct floor *floor_open(const uint8_t *image, size_t len, const struct start *s
     return floor;
 }
 
-/* Answers `exits` accesses. 0, or the reason of an exit that is none, or -1 with errno. */
+struct floor *floor_open(const uint8_t *image, size_t len, const struct start *start)
+{
+    return floor_open_with(image, len, start, 0);
+}
+
+/* Answers `exits` exits, or until a byte is written to `end_port`. 0, or the reason of an exit that is none, or -1 with errno. */
 int floor_run(struct floor *floor, uint64_t exits)
 {
     struct kvm_run *run = floor->run;
@@ -147,13 +151,20 @@ int floor_run(struct floor *floor, uint64_t exits)
         while (ioctl(floor->vcpu, KVM_RUN, 0) != 0)
             if (errno != EINTR)
                 return -1;
+        floor->exits++;
         uint8_t *data;
         size_t size;
+        uint32_t count = 1;
         int is_write;
         if (run->exit_reason == KVM_EXIT_IO) {
             data = (uint8_t *)run + run->io.data_offset;
             size = run->io.size;
+            count = run->io.count;
             is_write = run->io.direction == KVM_EXIT_IO_OUT;
+            if (is_write && run->io.port == floor->end_port) {
+                floor->ended = 1;
+                return 0;
+            }
         } else if (run->exit_reason == KVM_EXIT_MMIO) {
             data = run->mmio.data;
             size = run->mmio.len;
@@ -161,10 +172,11 @@ int floor_run(struct floor *floor, uint64_t exits)
         } else {
             return (int)run->exit_reason;
         }
-        if (is_write)
-            memcpy(&floor->written, data, size);
-        else
-            floor->reads++, memcpy(data, &floor->reads, size);
+        for (; count > 0; count--, data += size)
+            if (is_write)
+                memcpy(&floor->written, data, size);
+            else
+                floor->reads++, memcpy(data, &floor->reads, size);
     }
     return 0;
 }
