@@ -84,6 +84,7 @@ class Device:
 
     size: ClassVar[int | None] = None
     access_rule: ClassVar[AccessRule] = "split"
+    schema: ClassVar[int] = 1
     acpi_hid: ClassVar[str | None] = None
     irq_level: ClassVar[bool] = False
     irq: IrqLine | None = None
@@ -139,6 +140,57 @@ class Device:
         """Return to the power-on state. The default resets declared registers; a machine does that in any case, before."""
         if self._layout is not None:
             self._register_file.reset()
+
+    def save(self) -> dict[str, Any]:
+        """Return the state as a plain value that `load` takes: what every declared register holds.
+
+        Override it for state beside registers: `{**super().save(), "more": ...}`.
+
+        Example:
+            >>> import hyperpy
+            >>> class Latch(hyperpy.Device):
+            ...     value = hyperpy.Register(0x0)
+            >>> latch = Latch()
+            >>> latch.value = 7
+            >>> latch.save()
+            {'schema': 1, 'registers': {'value': 7}}
+        """
+        if self._layout is None:
+            return {"schema": type(self).schema, "registers": {}}
+        from hyperpy._register_state import save  # noqa: PLC0415 - few programs save
+
+        return save(self)
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Put a state back that `save` returned. No method that is marked by `on_write` is called.
+
+        Raises:
+            SnapshotError: it is of another `schema`, or of other registers. Nothing is changed then.
+        """
+        from hyperpy._register_state import load  # noqa: PLC0415 - few programs load
+
+        load(self, state)
+
+    @classmethod
+    def markdown(cls) -> str:
+        """Return a reference of the declared registers and their fields, as Markdown."""
+        from hyperpy._register_text import markdown  # noqa: PLC0415 - few programs show it
+
+        return markdown(cls)
+
+    def __repr__(self) -> str:
+        if self._layout is None:
+            return super().__repr__()
+        from hyperpy._register_text import one_line  # noqa: PLC0415
+
+        return one_line(self)
+
+    def _repr_html_(self) -> str | None:
+        if self._layout is None:
+            return None
+        from hyperpy._register_text import html  # noqa: PLC0415
+
+        return html(self)
 
 
 class _Stock:
