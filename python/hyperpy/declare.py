@@ -177,7 +177,7 @@ class Register(Hooked):
         when: a field that must be set for it to be here: `when=line_control.dlab`, or `when=mode.bank == 2`. Others can
             share the place; one without `when` is there for all other values.
         doc: what it is for.
-        fields: names and `Field`s; those whose names are no argument can be given by name.
+        fields: each a name and its `Field`; those whose names are no argument can be given by name.
 
     Raises:
         DeclarationError: it cannot be: a field outside the width, a reset value outside the mask.

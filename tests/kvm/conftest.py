@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from tests.guests import Mode, assemble
 
 from hyperpy import Flat, Machine
-
-sys.path.insert(0, str(Path(__file__).parents[2]))  # so that `tests.guests` is found however pytest is called
-
-from tests.guests import Mode, assemble
 
 
 class Boot(Protocol):
