@@ -2,11 +2,18 @@
 //!
 //! It is read by counters on the path of every exit, so a reading takes no lock: one writer at a time changes the time's
 //! base, the host's moment that belongs to it and the rate, and a reader that met a change reads again (a sequence lock).
-//! The host's clock is the monotonic one: what somebody does to the time of day does not matter.
+//! The host's clock is the monotonic one: what somebody does to the time of day does not matter. Timers are in `timers`, the
+//! thread that fires a machine's in `machine`.
+
+mod timers;
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
+
+use self::timers::Queue;
+pub use self::timers::{Callback, Fired, Raised, Timer, When, is_firing};
+pub(crate) use self::timers::{Due, Firing};
 
 /// How often a reader spins for a change to be complete before it gives its processor away.
 const SPINS: u32 = 64;
@@ -18,13 +25,16 @@ fn host_ns() -> u64 {
     u64::try_from(FIRST.get_or_init(Instant::now).elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// What may change the rate.
+/// What is behind the lock: what decides on the rate, and the timers.
 #[derive(Debug)]
-struct Pace {
+struct State {
     /// Nanoseconds of this clock for one of the host's, while the machine runs.
     scale: f64,
     /// Whether it runs; a manual clock never does.
     is_running: bool,
+    queue: Queue,
+    /// The thread that fires timers sleeps until something changes.
+    is_awaited: bool,
 }
 
 /// Time that goes by while a machine runs, or only by steps. It never goes back, but for a reset.
@@ -39,7 +49,11 @@ pub struct Clock {
     /// The bits of an `f64`: 0 while it stands still.
     rate: AtomicU64,
     is_manual: bool,
-    pace: Mutex<Pace>,
+    state: Mutex<State>,
+    /// Something changed for the thread that fires timers.
+    wake: Condvar,
+    /// A callback has returned.
+    returned: Condvar,
 }
 
 impl Clock {
@@ -50,7 +64,9 @@ impl Clock {
             since: AtomicU64::new(0),
             rate: AtomicU64::new(0),
             is_manual,
-            pace: Mutex::new(Pace { scale: 1.0, is_running: false }),
+            state: Mutex::new(State { scale: 1.0, is_running: false, queue: Queue::default(), is_awaited: false }),
+            wake: Condvar::new(),
+            returned: Condvar::new(),
         }
     }
 
@@ -105,23 +121,18 @@ impl Clock {
         base.saturating_add(gone)
     }
 
-    /// Moves the time forward by `ns`, whether it goes by itself or not.
-    pub fn step(&self, ns: u64) {
-        self.change(|_, now| now.saturating_add(ns));
-    }
-
     /// Nanoseconds of this clock for one of the host's, while the machine runs.
     #[must_use]
     pub fn scale(&self) -> f64 {
-        self.pace().scale
+        self.lock().scale
     }
 
     /// Changes that from now on; 0 stops it. Says false and changes nothing for what is not finite, or below 0.
     pub fn set_scale(&self, scale: f64) -> bool {
         let is_valid = scale.is_finite() && scale >= 0.0;
         if is_valid {
-            self.change(|pace, now| {
-                pace.scale = scale;
+            self.change(|state, now| {
+                state.scale = scale;
                 now
             });
         }
@@ -130,35 +141,51 @@ impl Clock {
 
     /// Goes on (true) or stands still (false). A manual one always stands still.
     pub(crate) fn run(&self, is_running: bool) {
-        self.change(|pace, now| {
-            pace.is_running = is_running && !self.is_manual;
+        self.change(|state, now| {
+            state.is_running = is_running && !self.is_manual;
             now
         });
     }
 
-    /// The machine's start is now.
+    /// The machine's start is now. No timer is left.
     pub(crate) fn reset(&self) {
-        self.change(|_, _| 0);
+        let mut timers = Vec::new();
+        self.change(|state, _| {
+            timers = state.queue.clear();
+            0
+        });
+        drop(timers); // unlocked: it may run any code
     }
 
-    fn pace(&self) -> MutexGuard<'_, Pace> {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the pace or, by what it returns, the time.
-    fn change(&self, to: impl FnOnce(&mut Pace, u64) -> u64) {
-        let mut pace = self.pace();
+    fn change(&self, to: impl FnOnce(&mut State, u64) -> u64) {
+        self.change_locked(&mut self.lock(), to);
+    }
+
+    fn change_locked(&self, state: &mut State, to: impl FnOnce(&mut State, u64) -> u64) {
         let sequence = self.sequence.load(Ordering::Relaxed);
         self.sequence.store(sequence.wrapping_add(1), Ordering::Relaxed);
         fence(Ordering::SeqCst);
         // The host's moment is read after readers know of a change: none that stands can be later.
         let since = host_ns();
-        let base = to(&mut pace, self.reading(|| since));
+        let base = to(state, self.reading(|| since));
         self.base.store(base, Ordering::Relaxed);
         self.since.store(since, Ordering::Relaxed);
-        let rate = if pace.is_running { pace.scale } else { 0.0 };
+        let rate = if state.is_running { state.scale } else { 0.0 };
         self.rate.store(rate.to_bits(), Ordering::Relaxed);
         self.sequence.store(sequence.wrapping_add(2), Ordering::Release);
+        self.wake(state);
+    }
+
+    /// Has the thread that fires timers look again.
+    fn wake(&self, state: &State) {
+        if state.is_awaited {
+            self.wake.notify_all();
+        }
     }
 }
 

@@ -6,8 +6,9 @@
 //!
 //! A round is one run of all vCPUs, numbered by its epoch: `round` begins and settles it. What one vCPU does between
 //! exits is in `run`, who asks vCPUs to leave and what is queued for the caller in `request`, which thread serves which vCPU
-//! in `threads`, and what pause, reset and close wait for in `verbs`.
+//! in `threads`, callbacks of timers beside them in `callbacks`, and what pause, reset and close wait for in `verbs`.
 
+mod callbacks;
 mod hold;
 mod request;
 mod round;
@@ -66,6 +67,13 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// There can be no more threads.
     fn spawn(&self, vcpu: u32) -> Result<(), RunError>;
+    /// Makes a thread that calls [`Machine::serve_timers`](crate::machine::Machine::serve_timers). The default makes none.
+    ///
+    /// # Errors
+    /// There can be no more threads.
+    fn spawn_timers(&self) -> Result<(), RunError> {
+        Err(RunError::Host)
+    }
 }
 
 /// What `run()` or `wait()` will return.
@@ -125,7 +133,7 @@ enum Served {
 struct Inner {
     phase: Phase,
     epoch: u64,
-    /// vCPUs that have not left this round.
+    /// vCPUs that have not left this round, and with them the thread that fires timers, while a callback runs.
     active: u32,
     /// Who drives which vCPU.
     crew: Crew,
@@ -147,6 +155,8 @@ struct Inner {
     forsaken: bool,
     /// Which vCPUs have a thread that serves them.
     threads: Vec<Served>,
+    /// Whether a thread fires timers.
+    caller: Served,
     /// Those that want every vCPU out of the guest without the round's end.
     holds: u32,
     /// vCPUs that are in the round but wait outside of the guest.
@@ -209,6 +219,7 @@ impl Default for Control {
             pauses: 0,
             forsaken: false,
             threads: Vec::new(),
+            caller: Served::No,
             holds: 0,
             resting: 0,
             started: None,

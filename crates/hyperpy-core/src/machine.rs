@@ -12,6 +12,7 @@ mod objects;
 mod processor;
 mod registers;
 mod reset;
+mod timers;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +23,7 @@ use crate::accel::{Accelerator, VmConfig};
 use crate::arch::x86_64::cpuid::CpuidEdits;
 use crate::boot::Entry;
 use crate::bus::{Action, Bus, RegionId, Space};
-use crate::clock::Clock;
+use crate::clock::{Clock, is_firing};
 use crate::control::Control;
 use crate::debug::DebugRegisters;
 use crate::error::RunError;
@@ -161,7 +162,7 @@ impl Machine {
         drop(old);
     }
 
-    /// Refuses a verb in a forked child, inside a device callback of any machine, and on a thread that is running this
+    /// Refuses a verb in a forked child, inside a device or timer callback of any machine, and on a thread that is running this
     /// machine (a signal handler, a finalizer): it would wait for itself.
     ///
     /// # Errors
@@ -169,7 +170,7 @@ impl Machine {
     pub fn check(&self, verb: &'static str) -> Result<(), RunError> {
         if self.is_forked() {
             Err(RunError::Forked { verb })
-        } else if current().is_some() {
+        } else if current().is_some() || is_firing() {
             Err(RunError::InCallback { verb })
         } else if Inside::machine(self.id) {
             Err(RunError::WhileRunning { verb })
@@ -216,6 +217,7 @@ impl Drop for Machine {
         } else {
             // Threads that wait for a round end.
             self.control.begin_close();
+            self.clock.cancel_all();
         }
     }
 }

@@ -118,7 +118,7 @@ impl Control {
     }
 
     /// Ends a round that every vCPU has left, or begins it again: the new turn, if a halt was none.
-    fn settle(&self, inner: &mut Inner) -> Option<Turn> {
+    pub(super) fn settle(&self, inner: &mut Inner) -> Option<Turn> {
         let parked = inner.cause.is_none() && !inner.closing;
         // One that ran alone tells nothing of others: they are where they were.
         let is_all = !matches!(inner.crew, Crew::One(_)) || self.vcpus().len() == 1;

@@ -65,6 +65,7 @@ impl Control {
     /// Begins to close: vCPUs leave, threads end, nothing starts again.
     pub fn begin_close(&self) {
         self.lock().closing = true;
+        self.clock.close();
         self.changed.notify_all();
         self.kick_all();
     }
@@ -111,7 +112,8 @@ impl Control {
 
 impl super::Inner {
     fn is_occupied(&self) -> bool {
-        self.active > 0 || self.owned || self.threads.iter().any(|&served| served != Served::No)
+        let threads = self.threads.iter().chain([&self.caller]);
+        self.active > 0 || self.owned || threads.into_iter().any(|&served| served != Served::No)
     }
 }
 

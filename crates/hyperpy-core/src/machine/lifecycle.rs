@@ -122,6 +122,9 @@ impl Machine {
             if !self.spawn(crew, host)? {
                 continue; // the machine closes, or someone else could make no thread
             }
+            if self.clock.timers() > 0 {
+                self.spawn_caller(host)?; // those that were set when no thread could be made
+            }
             let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
             if objects.is_some() {
                 // Under their lock: a reset that drops them has begun before it takes that, or not at all.
@@ -244,6 +247,7 @@ impl Machine {
         let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(objects);
         drop(self.accel.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.clock.cancel_all();
         self.memory.clear();
     }
 }

@@ -1,0 +1,357 @@
+//! Timers on a clock: a queue in order of deadline, and then of creation.
+//!
+//! A machine's are fired by one thread of its own, while it runs (`machine/timers.rs`); those of a manual clock by whoever
+//! steps it, with the time at each deadline. A callback runs without any lock, and may set and cancel timers.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::{Clock, State};
+use crate::control::POLL;
+use crate::exit::StopReason;
+
+/// Longer than this the thread does not sleep at once: it looks again.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// What a timer calls.
+pub trait Callback: Any + Send + Sync {
+    /// The time has come. A reason stops the machine.
+    ///
+    /// # Errors
+    /// It failed, and keeps why: the machine pauses and `run()` fails, or the step of a manual clock ends.
+    fn fire(&self, fired: Fired) -> Result<Option<StopReason>, Raised>;
+}
+
+/// The callback failed, and keeps why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Raised;
+
+/// Which firing it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fired {
+    /// When the timer was due, in nanoseconds.
+    pub deadline: u64,
+    /// It will not fire again.
+    pub is_last: bool,
+}
+
+/// When a timer fires, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Once, so long after now.
+    After(u64),
+    /// Once, at this time; at once if that is over.
+    At(u64),
+    /// So long after now and then again and again; not 0. Times that are missed are left out.
+    Every(u64),
+}
+
+/// A timer that was set.
+#[derive(Clone, Debug)]
+pub struct Timer(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// Tells it from every other of the process, and orders those of one deadline.
+    id: u64,
+    deadline: AtomicU64,
+    is_active: AtomicBool,
+}
+
+impl Timer {
+    /// When it fires next, or was to fire last, in nanoseconds.
+    #[must_use]
+    pub fn deadline(&self) -> u64 {
+        self.0.deadline.load(Ordering::Acquire)
+    }
+
+    /// Whether it will fire.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.0.is_active.load(Ordering::Acquire)
+    }
+}
+
+struct Entry {
+    timer: Timer,
+    /// 0: it fires once.
+    period: u64,
+    owner: u64,
+    callback: Arc<dyn Callback>,
+}
+
+/// Timers that were taken off, for their callbacks to be dropped without a lock.
+type Off = Vec<Arc<dyn Callback>>;
+
+/// A timer that fires now.
+pub(crate) struct Due {
+    pub(crate) callback: Arc<dyn Callback>,
+    pub(crate) fired: Fired,
+}
+
+/// The timers that are set.
+#[derive(Default)]
+pub(super) struct Queue {
+    /// By deadline, then by id.
+    entries: BTreeMap<(u64, u64), Entry>,
+    is_closed: bool,
+    /// Whose callback runs on the machine's thread.
+    firing: Option<u64>,
+    /// Threads that wait for it to return.
+    waiters: u32,
+}
+
+impl Queue {
+    fn insert(&mut self, entry: Entry) {
+        self.entries.insert((entry.timer.deadline(), entry.timer.0.id), entry);
+    }
+
+    fn remove(&mut self, timer: &Timer) -> Option<Entry> {
+        let entry = self.entries.remove(&(timer.deadline(), timer.0.id))?;
+        timer.0.is_active.store(false, Ordering::Release);
+        Some(entry)
+    }
+
+    fn first(&self) -> Option<u64> {
+        self.entries.first_key_value().map(|(&(deadline, _), _)| deadline)
+    }
+
+    /// The next timer that is due at `until`, and whose it is. One that fires again is set again.
+    fn pop(&mut self, now: u64, until: u64) -> Option<(Due, u64)> {
+        let first = self.entries.first_entry().filter(|entry| entry.key().0 <= until)?;
+        let ((deadline, _), entry) = first.remove_entry();
+        let (timer, callback, owner) = (entry.timer.clone(), entry.callback.clone(), entry.owner);
+        let next = (entry.period > 0).then(|| following(deadline, entry.period, now.max(deadline))).flatten();
+        if let Some(next) = next {
+            timer.0.deadline.store(next, Ordering::Release);
+            self.insert(entry);
+        } else {
+            timer.0.is_active.store(false, Ordering::Release);
+        }
+        Some((Due { callback, fired: Fired { deadline, is_last: next.is_none() } }, owner))
+    }
+
+    /// Takes off all of an owner.
+    fn take(&mut self, owner: u64) -> Off {
+        let mine = |(_, entry): &(_, &Entry)| entry.owner == owner;
+        let timers: Vec<_> = self.entries.iter().filter(mine).map(|(_, entry)| entry.timer.clone()).collect();
+        timers.iter().filter_map(|timer| self.remove(timer)).map(|entry| entry.callback).collect()
+    }
+
+    pub(super) fn clear(&mut self) -> Off {
+        let off = |entry: Entry| {
+            entry.timer.0.is_active.store(false, Ordering::Release);
+            entry.callback
+        };
+        std::mem::take(&mut self.entries).into_values().map(off).collect()
+    }
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Queue({} timers)", self.entries.len())
+    }
+}
+
+/// The first deadline after `now`.
+fn following(deadline: u64, period: u64, now: u64) -> Option<u64> {
+    let missed = now.saturating_sub(deadline) / period;
+    deadline.checked_add(period.checked_mul(missed.checked_add(1)?)?)
+}
+
+thread_local! {
+    static FIRING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is in the callback of a machine's timer.
+#[must_use]
+pub fn is_firing() -> bool {
+    FIRING.get()
+}
+
+/// Marks the thread that calls back.
+pub(crate) struct Firing;
+
+impl Firing {
+    /// Until the result is dropped.
+    pub(crate) fn enter() -> Self {
+        FIRING.set(true);
+        Self
+    }
+}
+
+impl Drop for Firing {
+    fn drop(&mut self) {
+        FIRING.set(false);
+    }
+}
+
+impl Clock {
+    /// Sets a timer of `owner`, any number; `None` once the machine is closed. A machine's clock wants
+    /// [`Machine::arm`](crate::machine::Machine::arm), which also sees to the thread that fires it.
+    pub fn arm(&self, when: When, owner: u64, callback: Arc<dyn Callback>) -> Option<Timer> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let mut state = self.lock();
+        if state.queue.is_closed {
+            return None;
+        }
+        let now = self.now();
+        let (deadline, period) = match when {
+            When::After(ns) => (now.saturating_add(ns), 0),
+            When::At(ns) => (ns, 0),
+            When::Every(ns) => (now.saturating_add(ns.max(1)), ns.max(1)),
+        };
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let shared = Shared { id, deadline: AtomicU64::new(deadline), is_active: AtomicBool::new(true) };
+        let timer = Timer(Arc::new(shared));
+        let is_first = state.queue.first().is_none_or(|first| deadline < first);
+        state.queue.insert(Entry { timer: timer.clone(), period, owner, callback });
+        if is_first {
+            self.wake(&state);
+        }
+        Some(timer)
+    }
+
+    /// Takes a timer off; false if it was to fire no more. A callback that has begun runs to its end.
+    pub fn cancel(&self, timer: &Timer) -> bool {
+        let entry = self.lock().queue.remove(timer);
+        entry.is_some() // dropped unlocked
+    }
+
+    /// Takes off every timer of an owner.
+    pub fn cancel_of(&self, owner: u64) {
+        let off = self.lock().queue.take(owner);
+        drop(off);
+    }
+
+    /// Takes off every timer.
+    pub fn cancel_all(&self) {
+        let off = self.lock().queue.clear();
+        drop(off);
+    }
+
+    /// How many timers are set.
+    #[must_use]
+    pub fn timers(&self) -> usize {
+        self.lock().queue.entries.len()
+    }
+
+    /// Shows the callback of every timer; none if somebody is changing them.
+    pub fn visit(&self, visitor: &mut dyn FnMut(&dyn Any)) {
+        if let Ok(state) = self.state.try_lock() {
+            for entry in state.queue.entries.values() {
+                visitor(&*entry.callback);
+            }
+        }
+    }
+
+    /// Moves the time forward by `ns`, whether it goes by itself or not. A manual clock fires what is due on the way, in
+    /// order and on this thread, with the time at each deadline; a machine's thread fires its own, while it runs.
+    ///
+    /// # Errors
+    /// A callback failed: the time stands at its deadline, and later timers are still to come.
+    pub fn step(&self, ns: u64) -> Result<(), Raised> {
+        if !self.is_manual() {
+            self.change(|_, now| now.saturating_add(ns));
+            return Ok(());
+        }
+        let until = self.now().saturating_add(ns);
+        while let Some(due) = self.advance(until) {
+            due.callback.fire(due.fired)?;
+        }
+        Ok(())
+    }
+
+    /// Moves a manual clock to its next timer that is due at `until`, or else there.
+    fn advance(&self, until: u64) -> Option<Due> {
+        let mut state = self.lock();
+        let due = state.queue.pop(self.now(), until);
+        let to = due.as_ref().map_or(until, |(due, _)| due.fired.deadline);
+        self.change_locked(&mut state, |_, now| now.max(to));
+        due.map(|(due, _)| due)
+    }
+
+    /// Closes the clock: no timer fires any more, and none can be set. They stay, for whoever drops them.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.queue.is_closed = true;
+        self.wake(&state);
+    }
+
+    /// Waits until a timer is due while the machine runs. False: the clock is closed.
+    pub(crate) fn wait_due(&self) -> bool {
+        let mut state = self.lock();
+        while !state.queue.is_closed {
+            let left = match state.queue.first() {
+                Some(deadline) if state.is_running => {
+                    let left = deadline.saturating_sub(self.now());
+                    if left == 0 {
+                        return true;
+                    }
+                    host_time(left, state.scale)
+                }
+                _ => None,
+            };
+            state.is_awaited = true;
+            state = match left {
+                Some(left) => self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+            state.is_awaited = false;
+        }
+        false
+    }
+
+    /// The next timer that is due while the machine runs. What was taken before has returned.
+    pub(crate) fn take_due(&self) -> Option<Due> {
+        let mut state = self.lock();
+        let now = self.now();
+        let due = if state.is_running && !state.queue.is_closed { state.queue.pop(now, now) } else { None };
+        self.returned(&mut state, due.as_ref().map(|(_, owner)| *owner));
+        due.map(|(due, _)| due)
+    }
+
+    /// The callback that [`Self::take_due`] gave last has returned.
+    pub(crate) fn called(&self) {
+        self.returned(&mut self.lock(), None);
+    }
+
+    fn returned(&self, state: &mut State, next: Option<u64>) {
+        state.queue.firing = next;
+        if state.queue.waiters > 0 {
+            self.returned.notify_all();
+        }
+    }
+
+    /// Waits until no callback of `owner` runs on the machine's thread; false if the host wants its thread back before.
+    pub(crate) fn wait_until_returned(&self, owner: u64, is_wanted: impl Fn() -> bool) -> bool {
+        let mut state = self.lock();
+        while state.queue.firing == Some(owner) {
+            state.queue.waiters += 1;
+            state = self.returned.wait_timeout(state, POLL).unwrap_or_else(PoisonError::into_inner).0;
+            state.queue.waiters -= 1;
+            drop(state);
+            if is_wanted() {
+                return false;
+            }
+            state = self.lock();
+        }
+        true
+    }
+}
+
+/// How long the host's clock takes for `ns` of one of this scale: at least a nanosecond; `None`: for ever.
+#[allow(clippy::cast_precision_loss)]
+fn host_time(ns: u64, scale: f64) -> Option<Duration> {
+    let seconds = ns as f64 / scale / 1e9;
+    let time = Duration::try_from_secs_f64(seconds).map_or(LONGEST, |time| time.min(LONGEST));
+    (scale > 0.0).then(|| time.max(Duration::from_nanos(1)))
+}
+
+#[cfg(test)]
+#[path = "timers_test.rs"]
+mod tests;
