@@ -7,8 +7,18 @@ are attached, and how the machine reacts, is in `hyperpy.machine`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    runtime_checkable,
+)
 
 from hyperpy import _hyperpy
 from hyperpy._value import Value
@@ -48,6 +58,33 @@ class DeviceLike(Protocol):
 
     def write(self, offset: int, size: int, value: int, /) -> Stop | None:
         """Take a write."""
+
+
+_T = TypeVar("_T")
+
+
+class _Made(Generic[_T]):
+    """What an instance has of its own from the first use on.
+
+    A subclass need not call `super().__init__()`, and its signature is that of its `__init__`.
+    """
+
+    def __init__(self, make: Callable[[Any], _T]) -> None:
+        self._make = make
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, device: Any, owner: type) -> _T:
+        # Two threads may make one each: the first one stays.
+        made: _T = device.__dict__.setdefault(self._name, self._make(device))
+        return made
+
+
+def _make_blocks(device: Device) -> dict[Any, list[Any]]:
+    from hyperpy._layout import make_blocks  # noqa: PLC0415 - most programs declare nothing
+
+    return make_blocks(device, device)
 
 
 class Device:
@@ -94,8 +131,8 @@ class Device:
     _cells: ClassVar[int] = 0
     _places: ClassVar[tuple[Placed, ...]] = ()
     _first_cell: ClassVar[int] = 0
-    _register_file: _hyperpy.RegisterFile
-    _blocks: Mapping[Any, list[Any]] = {}
+    _register_file = _Made(lambda device: _hyperpy.RegisterFile(device._layout))
+    _blocks = _Made(_make_blocks)
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
@@ -105,15 +142,6 @@ class Device:
             from hyperpy._layout import declare  # noqa: PLC0415 - most programs declare nothing
 
             declare(cls)
-
-    def __new__(cls, *arguments: Any, **more: Any) -> Self:  # noqa: D102 - as any class's
-        made = super().__new__(cls)
-        if cls._layout is not None:
-            from hyperpy._layout import make_blocks  # noqa: PLC0415
-
-            made._register_file = _hyperpy.RegisterFile(cls._layout)
-            made._blocks = make_blocks(made, made)
-        return made
 
     @classmethod
     def _has_own_size(cls) -> bool:
