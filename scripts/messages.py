@@ -23,6 +23,7 @@ CLASSES = {
     "BootError": "BootError",
     "BusError": "DeviceError",
     "FwCfgError": "ValueError",
+    "LayoutError": "DeclarationError",
     "MemoryError": "ValueError",
     "RouteError": "ValueError",
     "RunError": "StateError",

@@ -257,13 +257,11 @@ def declare(cls: type[Device]) -> None:
     try:
         cls._layout = _hyperpy.RegisterLayout(described, cls.size, cls.access_rule, cls._has_own_accesses())
     except ValueError as error:
-        text, about = error.args
+        text, hint, about = error.args
         names = " and ".join(
             f"{place.name} ({_at(place)}{place.declared.where})" for place in (places[cell] for cell in about)
         )
-        raise DeclarationError(
-            f"{cls.__name__}: {text}: {names}", hint="give them other offsets, or a `when` each"
-        ) from None
+        raise DeclarationError(f"{cls.__name__}: {text}: {names}", hint=hint) from None
     cls._places = tuple(places)
 
 

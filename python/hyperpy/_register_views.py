@@ -79,7 +79,9 @@ class ArrayView(Sequence[int]):
         length = len(self)
         at = operator.index(index)
         if not -length <= at < length:
-            raise IndexError(f"{self._register.name} has {length} registers: {index}")
+            raise IndexError(
+                f"{self._register.name} has {length} registers: {index}\n\nhint: from 0 to {length - 1}"
+            )
         return self._first + at % length
 
     def __len__(self) -> int:
@@ -172,7 +174,7 @@ class RamView:
             return start, max(0, stop - start)
         at = operator.index(key)
         if not -self._size <= at < self._size:
-            raise IndexError(f"window has {self._size} bytes: {key}")
+            raise IndexError(f"window has {self._size} bytes: {key}\n\nhint: from 0 to {self._size - 1:#x}")
         return at % self._size, 1
 
     def __getitem__(self, key: Any) -> Any:

@@ -269,7 +269,10 @@ class Register(Hooked):
     def __getattr__(self, name: str) -> Bits:
         fields: dict[str, Field] = self.__dict__.get("fields", {})
         if name not in fields:
-            raise AttributeError(f"register has no field {name!r}: {self.__dict__.get('name') or '?'}")
+            own = self.__dict__.get("name") or "?"
+            raise AttributeError(
+                f"register has no field {name!r}: {own}\n\nhint: its fields: {', '.join(fields) or 'none'}"
+            )
         return Bits(self, fields[name], (1 << fields[name].width) - 1)
 
     if TYPE_CHECKING:

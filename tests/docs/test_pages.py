@@ -9,6 +9,8 @@ import doctest
 import importlib
 import pkgutil
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,28 @@ def test_pages_links_lead_somewhere() -> None:
         if "://" not in target and not (page.parent / target).exists()
     ]
     assert broken == []
+
+
+def test_table_of_the_core_set_counts_its_tests() -> None:
+    page = (ROOT / "docs/concepts/flavours.md").read_text()
+    told = {
+        name: int(count)
+        for name, count in re.findall(r"^\| `(test_\w+)` \|[^|]*\| (\d+) \|", page, re.MULTILINE)
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-qq",
+        "-m",
+        "core",
+        "-p",
+        "no:cacheprovider",
+        "tests/kvm",
+    ]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    counts = {
+        Path(name).stem: int(count) for name, count in re.findall(r"^(\S+\.py): (\d+)$", listed, re.MULTILINE)
+    }
+    assert told == counts

@@ -49,7 +49,7 @@ impl Description {
             "port" => {
                 Kind::Port { index: small(0), mask: number(1), first: small(2), count: small(3), step: number(4) }
             }
-            other => return Err(PyValueError::new_err(format!("no such kind of register: {other}"))),
+            other => return Err(PyValueError::new_err(format!("no such kind of register: {other}\n\nhint: as declare.py has them"))),
         };
         let [readable, stored, cleared_by_1, cleared_by_0, set_by_1, cleared_by_read, set_by_read] = self.bits;
         Ok(Cell {
@@ -79,7 +79,8 @@ pub struct RegisterLayout {
 
 #[pymethods]
 impl RegisterLayout {
-    /// Checks a declaration. What cannot be is a ValueError of two arguments: the text, and which registers it is about.
+    /// Checks a declaration. What cannot be is a ValueError of three arguments: the text, the hint, and which registers it is
+    /// about.
     #[new]
     fn new(cells: Vec<Description>, size: u64, rule: &str, plain: bool) -> PyResult<Self> {
         let cells = cells.iter().map(Description::cell).collect::<PyResult<_>>()?;
@@ -88,10 +89,12 @@ impl RegisterLayout {
             "split" => Rule::Split,
             "widen" => Rule::Widen,
             "refuse" => Rule::Refuse,
-            other => return Err(PyValueError::new_err(format!("no such rule: {other}"))),
+            other => return Err(PyValueError::new_err(format!("no such rule: {other}\n\nhint: exact, split, widen or refuse"))),
         };
         let layout = Layout::new(cells, size, rule, plain);
-        let layout = layout.map_err(|error| PyValueError::new_err((error.to_string(), about(&error))))?;
+        let layout = layout.map_err(|error| {
+            PyValueError::new_err((error.to_string(), error.hint(), about(&error)))
+        })?;
         Ok(Self { layout: Arc::new(layout) })
     }
 }
@@ -115,7 +118,7 @@ pub struct RegisterFile {
 }
 
 fn missing() -> PyErr {
-    PyIndexError::new_err("no such register")
+    PyIndexError::new_err("no such register\n\nhint: its class declares them")
 }
 
 #[pymethods]

@@ -210,6 +210,21 @@ pub enum LayoutError {
     },
 }
 
+impl LayoutError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Width { .. } => "1, 2, 4 or 8 bytes",
+            Self::Outside { .. } => "a larger `size`, or none: then it is computed",
+            Self::Value { .. } => "fewer bits, or a wider register",
+            Self::Overlap { .. } => "give them other offsets, or a `when` each",
+            Self::Reference { .. } => "`when` and `index` name a plain register of the same class",
+            Self::Length { .. } => "queues and windows of a device have up to 256 MiB together",
+        }
+    }
+}
+
 /// A register at a place.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
