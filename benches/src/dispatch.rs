@@ -85,7 +85,7 @@ pub fn machine(case: Case, exits: u64) -> Result<Arc<Machine>, Failure> {
         let device = Arc::new(Latch::default());
         machine.attach(Space::Mmio, BASE + region * STRIDE, STRIDE, "latch", Rung::Native, device)?;
     }
-    machine.regs(0)?; // makes the vCPU, so that the first run is only a run
+    machine.regs(0, &Alone)?; // makes the vCPU, so that the first run is only a run
     Ok(machine)
 }
 

@@ -131,7 +131,7 @@ impl Hyperpy {
         let config = VmConfig { vcpus: 1, irqchip: false };
         let machine = Machine::new(Arc::new(Kvm::open()?), Memory::with_ram(RAM as u64)?, config);
         let machine = Arc::new(machine.traced(exits));
-        machine.set_entry(flat(&machine.memory, guest.code, CODE, guest.mode)?)?;
+        machine.set_entry(flat(&machine.memory, guest.code, CODE, guest.mode)?, &Alone)?;
         let device = Arc::new(Countdown { left: AtomicU64::new(0), control: machine.control.clone() });
         let base = if guest.space == Space::Pio { PORT } else { GPA };
         machine.attach(guest.space, base, 8, "countdown", Rung::Native, device.clone())?;
@@ -172,7 +172,7 @@ impl Hyperpy {
     pub fn start(&self) -> Result<(Vec<u8>, Regs, Sregs), Failure> {
         let mut image = vec![0; RAM];
         self.machine.memory.read(0, &mut image)?;
-        Ok((image, self.machine.regs(0)?, self.machine.sregs(0)?))
+        Ok((image, self.machine.regs(0, &Alone)?, self.machine.sregs(0, &Alone)?))
     }
 
     fn floor(&self) -> Result<Floor, Failure> {

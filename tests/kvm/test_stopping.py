@@ -148,6 +148,58 @@ m.close()
     ]
 
 
+REGISTERS = [
+    "m.vcpus[0].regs.rbx",
+    "m.vcpus[0].regs.rbx = 1",
+    "m.vcpus[0].sregs.cr0",
+    "m.vcpus[0].fpu.all()",
+    "m.vcpus[0].msrs[0x10]",
+    "list(m.vcpus[0].cpuid)",
+    "m.memory.walk(0x1000)",
+    "m.answer(first, 1)",
+]
+
+
+@pytest.mark.fault(32)
+def test_registers_of_a_vcpu_whose_access_another_thread_completes_hear_ctrl_c() -> None:
+    # mov di, 0x3000; mov dx, 0x99; mov cx, 5; cld; rep insb; hlt
+    status, out, errors = run(
+        f"""
+m = Machine(memory="1M")
+m.load(Flat(bytes.fromhex("bf0030ba9900b90500fcf36cf4"), mode="real"))
+first = m.run(10)
+release, entered = threading.Event(), threading.Event()
+class Stuck(hyperpy.Device):
+    size = 1
+    def read(self, offset, size):
+        entered.set()
+        release.wait()
+        return 0x41
+m.attach(Stuck(), pio=0x99)
+def write():
+    m.vcpus[0].regs.rax = 7
+other = threading.Thread(target=write)
+other.start()
+entered.wait()
+for verb in {REGISTERS}:
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    begin = time.monotonic()
+    code = compile(verb, "verb", "exec")  # exec of a text that is interrupted makes Python end with 130, caught or not
+    try:
+        exec(code)
+    except KeyboardInterrupt:
+        print(verb, time.monotonic() - begin < 5)
+release.set()
+other.join()
+print(m.vcpus[0].regs.rax, m.memory.read(0x3000, 6))
+m.close()
+"""
+    )
+    assert (status, errors) == (0, "")
+    assert out.splitlines() == [*(f"{verb} True" for verb in REGISTERS), r"7 b'\xffAAAA\x00'"]
+
+
 @pytest.mark.fault(32)
 def test_detach_of_a_device_that_never_returns_hears_ctrl_c_and_is_done() -> None:
     status, out, errors = run(

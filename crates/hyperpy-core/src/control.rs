@@ -148,6 +148,8 @@ struct Inner {
     last: Option<Exit>,
     /// What the owner of the round is told if nothing is queued: that the time is over, or that someone paused it.
     aside: Option<Exit>,
+    /// How often someone has asked the machine to stop for something: a device, a script.
+    asked: u64,
     /// How many rounds and resets have ended, and how many of them by `pause()`.
     settled: u64,
     pauses: u64,
@@ -215,6 +217,7 @@ impl Default for Control {
             outcomes: VecDeque::new(),
             last: None,
             aside: None,
+            asked: 0,
             settled: 0,
             pauses: 0,
             forsaken: false,

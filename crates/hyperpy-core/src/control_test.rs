@@ -93,7 +93,7 @@ fn test_kick_storm_loses_no_exit_and_adds_none() {
     let rig = Rig::new(vec![values]);
     let device = Recorder::default();
     rig.attach(Space::Pio, 0x80, 1, device.clone());
-    rig.machine.regs(0).unwrap();
+    rig.machine.regs(0, &rig).unwrap();
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let kicker = scope.spawn(|| {
@@ -113,7 +113,7 @@ fn test_stop_before_any_run_is_what_wait_returns() {
     for prepared in [false, true] {
         let rig = Rig::new(vec![vec![]]);
         if prepared {
-            rig.machine.regs(0).unwrap();
+            rig.machine.regs(0, &rig).unwrap();
         }
         rig.machine.stop(text("never mind")).unwrap();
         rig.machine.stop(text("really")).unwrap();

@@ -257,6 +257,12 @@ pub enum RunError {
         /// What happened instead.
         exit: String,
     },
+    /// The machine was asked to stop while an access of many values was completed; what is left of it is still pending.
+    #[error("cannot {verb}: the machine was asked to stop while an access was completed")]
+    Asked {
+        /// The verb.
+        verb: &'static str,
+    },
     /// A register cannot have the value.
     #[error(transparent)]
     Register(#[from] Invalid),
@@ -296,6 +302,7 @@ impl RunError {
             Self::ControllersPlace { .. } => {
                 "attach it elsewhere; `irq=`, an operating system and a PC's devices want interrupt controllers"
             }
+            Self::Asked { .. } => "run() returns what it was asked for; then try again",
             Self::Completion { .. } => "run the machine on, then try again",
             Self::Register(invalid) => invalid.rule,
             Self::NoPageTable { .. } => "paging is on: put page tables into memory, or set cr3 and cr0 in one update()",

@@ -103,7 +103,7 @@ fn test_set_routes_reaches_the_vm() {
     routes.push(Route::Msi { gsi: 24, address: 0xfee0_0000, data: 0x30 });
     rig.machine.set_routes(&routes).unwrap();
     assert_eq!(rig.log().routes, [], "there are no controllers yet");
-    rig.machine.regs(0).unwrap();
+    rig.machine.regs(0, &rig).unwrap();
     assert_eq!(rig.log().routes, routes);
     routes.truncate(3);
     rig.machine.set_routes(&routes).unwrap();
@@ -119,7 +119,7 @@ fn test_route_of_one_gsi_replaces_its_own_and_no_others() {
     let of_5: Vec<_> = routes.iter().filter(|route| route.gsi() == 5).collect();
     assert_eq!(of_5, [&Route::IoApic { gsi: 5, pin: 11 }]);
     rig.machine.route(5, &[]).unwrap();
-    rig.machine.regs(0).unwrap();
+    rig.machine.regs(0, &rig).unwrap();
     assert_eq!(rig.log().routes, rig.machine.lines.routes());
     assert_eq!(rig.log().routes.len(), 38);
 }
@@ -177,6 +177,6 @@ fn test_line_wanted_after_the_vcpus_were_made_without_controllers_is_too_late() 
     let rig = Rig::new(vec![vec![]]);
     let line = rig.machine.line(4).unwrap();
     line.set(true);
-    rig.machine.regs(0).unwrap();
+    rig.machine.regs(0, &rig).unwrap();
     assert_eq!(rig.log().lines, [(4, true)]);
 }

@@ -24,7 +24,7 @@ use crate::arch::x86_64::cpuid::CpuidEdits;
 use crate::boot::Entry;
 use crate::bus::{Action, Bus, RegionId, Space};
 use crate::clock::{Clock, is_firing};
-use crate::control::Control;
+use crate::control::{Control, Host};
 use crate::debug::DebugRegisters;
 use crate::error::RunError;
 use crate::irq::LineHub;
@@ -194,8 +194,8 @@ impl Machine {
     /// Where vCPU 0 begins. Takes effect when the vCPUs are made, or now if they are.
     ///
     /// # Errors
-    /// The accelerator refuses the state, or the machine runs.
-    pub fn set_entry(&self, entry: Entry) -> Result<(), RunError> {
+    /// The accelerator refuses the state, the machine runs, or as for [`Self::with_vcpu`].
+    pub fn set_entry(&self, entry: Entry, host: &dyn Host) -> Result<(), RunError> {
         self.require_load()?;
         let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         if objects.is_none() {
@@ -204,7 +204,7 @@ impl Machine {
             return Ok(());
         }
         drop(objects);
-        self.with_vcpu(0, "load", true, |vcpu| enter_at(vcpu, &entry))?
+        self.with_vcpu(0, "load", true, host, |vcpu| enter_at(vcpu, &entry))?
     }
 }
 

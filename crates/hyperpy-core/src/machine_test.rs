@@ -22,12 +22,12 @@ const VERBS: [(&str, Verb); 9] = [
     ("run", |rig| rig.run().map(drop)),
     ("start", |rig| rig.machine.start(rig)),
     ("wait", |rig| rig.machine.wait(Some(LONG), rig).map(drop)),
-    ("read registers", |rig| rig.machine.regs(0).map(drop)),
-    ("write registers", |rig| rig.machine.set_regs(0, |_| ())),
-    ("write registers", |rig| rig.machine.set_sregs(0, |_| ())),
+    ("read registers", |rig| rig.machine.regs(0, rig).map(drop)),
+    ("write registers", |rig| rig.machine.set_regs(0, rig, |_| ())),
+    ("write registers", |rig| rig.machine.set_sregs(0, rig, |_| ())),
     ("answer", |rig| {
         let exit = IoExit { vcpu: 0, address: 0, size: 1, is_write: false, value: 0, ticket: 0 };
-        rig.machine.answer(&exit, 0).map(drop)
+        rig.machine.answer(&exit, 0, rig).map(drop)
     }),
     ("set interrupt routes", |rig| rig.machine.set_routes(&[])),
     ("close", |rig| rig.machine.close(None)),
@@ -47,7 +47,7 @@ fn test_verb_in_a_state_that_does_not_allow_it_is_refused() {
     let ended = Rig::new(vec![vec![Step::Exit(AccelExit::Shutdown, vec![])]]);
     ended.run().unwrap();
     [0, 1].into_iter().for_each(|verb| refused(&ended, verb, Phase::Stopped));
-    ended.machine.regs(0).unwrap();
+    ended.machine.regs(0, &ended).unwrap();
     let closed = Rig::new(vec![vec![]]);
     closed.machine.close(None).unwrap();
     [0, 1, 2, 3, 4, 5, 6].into_iter().for_each(|verb| refused(&closed, verb, Phase::Closed));
@@ -104,7 +104,7 @@ fn test_close_in_a_signal_handler_during_run_is_refused_instead_of_waiting_for_i
     assert!(matches!(rig.machine.run(None, &handler), Err(RunError::Host)));
     assert!(handler.1.load(Ordering::SeqCst));
     // A handler may run another machine meanwhile: only this one is refused.
-    rig.machine.regs(0).unwrap();
+    rig.machine.regs(0, &rig).unwrap();
 }
 
 #[test]
@@ -324,7 +324,7 @@ fn test_run_without_threads_to_be_had_leaves_the_machine_usable() {
     assert_eq!(io(rig.run()).value, 1);
     // Those threads serve the next round too; vCPU 0 wants one of its own to be started.
     assert!(matches!(rig.machine.start(&rig), Err(RunError::Host)));
-    rig.machine.regs(0).unwrap();
+    rig.machine.regs(0, &rig).unwrap();
 }
 
 // fault row 35
@@ -408,9 +408,9 @@ fn test_machine_without_vcpus_gets_one() {
 fn test_set_entry_before_the_vcpus_are_made_is_theirs() {
     let rig = Rig::new(vec![vec![]]);
     let entry = crate::boot::flat::flat(&rig.machine.memory, &[0xf4], 0x1000, crate::boot::flat::Mode::Real).unwrap();
-    rig.machine.set_entry(entry).unwrap();
-    assert_eq!(rig.machine.regs(0).unwrap().rip, 0x1000);
+    rig.machine.set_entry(entry, &rig).unwrap();
+    assert_eq!(rig.machine.regs(0, &rig).unwrap().rip, 0x1000);
     let entry = crate::boot::flat::flat(&rig.machine.memory, &[0xf4], 0x2000, crate::boot::flat::Mode::Real).unwrap();
-    rig.machine.set_entry(entry).unwrap();
-    assert_eq!(rig.machine.regs(0).unwrap().rip, 0x2000);
+    rig.machine.set_entry(entry, &rig).unwrap();
+    assert_eq!(rig.machine.regs(0, &rig).unwrap().rip, 0x2000);
 }

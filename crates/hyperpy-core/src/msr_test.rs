@@ -78,13 +78,13 @@ fn test_trapped_read_is_answered_or_faults_and_a_write_is_dropped() {
     let rig = Rig::new(vec![vec![rdmsr(CLOCK), rdmsr(CLOCK), wrmsr(CLOCK, 3)]]);
     rig.machine.trap_msr(range(CLOCK, 1), None).unwrap();
     let first = rig.run().unwrap();
-    assert_eq!(rig.machine.answer(&fields(&first), 0x1234).unwrap(), Ok(()));
+    assert_eq!(rig.machine.answer(&fields(&first), 0x1234, &rig).unwrap(), Ok(()));
     let second = rig.run().unwrap();
     assert!(matches!(second, Exit::Msr { vcpu: 0, index: CLOCK, is_write: false, value: 0, .. }));
-    assert_eq!(rig.machine.answer(&fields(&first), 1).unwrap(), Err(Refused::Stale));
+    assert_eq!(rig.machine.answer(&fields(&first), 1, &rig).unwrap(), Err(Refused::Stale));
     let third = rig.run().unwrap();
     assert!(matches!(third, Exit::Msr { is_write: true, value: 3, .. }));
-    assert_eq!(rig.machine.answer(&fields(&third), 1).unwrap(), Err(Refused::NotRead));
+    assert_eq!(rig.machine.answer(&fields(&third), 1, &rig).unwrap(), Err(Refused::NotRead));
     rig.run().unwrap();
     assert_eq!((rig.log().reads, rig.log().faults), (vec![(0, 0x1234)], vec![0]));
 }
@@ -94,11 +94,11 @@ fn test_pending_msr_is_completed_before_registers_are_written() {
     let rig = Rig::new(vec![vec![rdmsr(CLOCK), Step::Spin]]);
     rig.machine.trap_msr(range(CLOCK, 1), None).unwrap();
     let exit = rig.run().unwrap();
-    rig.machine.answer(&fields(&exit), 9).unwrap().unwrap();
+    rig.machine.answer(&fields(&exit), 9, &rig).unwrap().unwrap();
     assert_eq!(rig.log().reads, []);
-    rig.machine.set_regs(0, |regs| regs.rbx = 1).unwrap();
+    rig.machine.set_regs(0, &rig, |regs| regs.rbx = 1).unwrap();
     assert_eq!(rig.log().reads, [(0, 9)]);
-    assert_eq!(rig.machine.answer(&fields(&exit), 9).unwrap(), Err(Refused::Stale));
+    assert_eq!(rig.machine.answer(&fields(&exit), 9, &rig).unwrap(), Err(Refused::Stale));
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn test_hypercall_is_answered_or_unknown() {
     let rig = Rig::new(vec![vec![hypercall.clone(), hypercall]]);
     let exit = rig.run().unwrap();
     assert!(matches!(exit, Exit::Hypercall { vcpu: 0, number: 12, arguments: [1, 2, 3, 0, 0, 0], .. }));
-    rig.machine.answer(&fields(&exit), 0).unwrap().unwrap();
+    rig.machine.answer(&fields(&exit), 0, &rig).unwrap().unwrap();
     rig.run().unwrap();
     rig.run().unwrap();
     assert_eq!(rig.log().reads, [(0, 0), (0, 1000_u64.wrapping_neg())]);
@@ -150,7 +150,7 @@ fn test_ranges_that_cannot_be_trapped_are_refused() {
 #[test]
 fn test_trap_that_the_host_lacks_is_an_error_and_forgotten() {
     let rig = Rig::new(vec![vec![Step::Spin]]);
-    rig.machine.regs(0).unwrap();
+    rig.machine.regs(0, &rig).unwrap();
     let refused = rig.machine.trap_msr(range(REFUSED_MSR, 1), None).unwrap_err();
     assert_eq!(refused.to_string(), "/dev/kvm lacks KVM_CAP_X86_MSR_FILTER");
     assert!(rig.machine.trap_hypercalls().is_err());

@@ -73,7 +73,7 @@ fn test_posted_writes_are_served_by_a_step_and_by_a_completion() {
     let device = Recorder::default();
     rig.attach(Space::Pio, 0x80, 1, device.clone());
     assert_eq!(io(rig.run()).address, 0x99);
-    rig.machine.set_regs(0, |regs| regs.rbx = 1).unwrap();
+    rig.machine.set_regs(0, &rig, |regs| regs.rbx = 1).unwrap();
     assert_eq!(device.writes(), [(0, 1, 1)]);
     assert_eq!(rig.machine.step(0, 1, Some(LONG), &rig).unwrap(), Exit::Halt { vcpu: 0 });
     assert_eq!(device.writes(), [(0, 1, 1), (0, 1, 2)]);

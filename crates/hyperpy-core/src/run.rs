@@ -263,26 +263,34 @@ fn is_quiet(vcpu: &mut Vcpu) -> bool {
 }
 
 /// Completes the access that the guest waits for, and every further part of it, without running another instruction.
-/// Registers may be written after this (rule 7). Parts that nobody claims read as ones.
-pub(crate) fn complete(vcpu: &mut Vcpu, machine: &Machine) -> Result<(), RunError> {
+/// Registers may be written after this (rule 7). Parts that nobody claims read as ones. Python may take any time for a
+/// value: after one of its `goes_on` is asked, and what is left is pending if it says no.
+pub(crate) fn complete(
+    vcpu: &mut Vcpu,
+    machine: &Machine,
+    goes_on: &dyn Fn() -> Result<(), RunError>,
+) -> Result<(), RunError> {
     if vcpu.pending.is_none() && !vcpu.unfinished {
         return Ok(());
     }
     let shared = vcpu.shared.clone();
     shared.kick.arm();
-    let result = guarded(vcpu, |vcpu| finish(vcpu, machine));
+    let result = guarded(vcpu, |vcpu| finish(vcpu, machine, goes_on));
     vcpu.release_maps();
     shared.kick.clear();
     result?
 }
 
-fn finish(vcpu: &mut Vcpu, machine: &Machine) -> Result<(), RunError> {
+fn finish(vcpu: &mut Vcpu, machine: &Machine, goes_on: &dyn Fn() -> Result<(), RunError>) -> Result<(), RunError> {
     let mut access = vcpu.pending.take();
     loop {
         while let Some(part) = access {
             // An exit here would be one that the caller cannot answer any more: its read stays all ones.
-            let unclaimed = vcpu.serve_all(machine, part);
-            vcpu.record_answer(&part, unclaimed.is_none());
+            let unserved = vcpu.serve(machine, part);
+            vcpu.record_answer(&part, !matches!(unserved.as_deref(), Some(Unserved::Exit(_))));
+            if matches!(unserved.as_deref(), Some(Unserved::Rest)) {
+                goes_on()?;
+            }
             access = vcpu.pending.take();
         }
         match enter::<true>(vcpu, machine) {

@@ -93,6 +93,18 @@ impl Drop for Rig {
     }
 }
 
+/// A host that never wants its thread back, and has no others.
+pub(crate) struct Nobody;
+
+impl Host for Nobody {
+    fn poll(&self) -> bool {
+        false
+    }
+    fn spawn(&self, _: u32) -> Result<(), RunError> {
+        Err(RunError::Host)
+    }
+}
+
 impl Host for Rig {
     fn poll(&self) -> bool {
         self.wanted.load(Ordering::SeqCst)

@@ -140,7 +140,7 @@ fn test_machine_that_is_traced_tells_accesses_with_what_was_written_and_answered
     assert_eq!(facts()[..2], before);
     // Nobody answered yet; then somebody does.
     assert_eq!(facts()[2], ("mmio", 0xe000_0000, 0, false));
-    machine.answer(&open, 7).unwrap().unwrap();
+    machine.answer(&open, 7, &rig).unwrap().unwrap();
     assert_eq!(facts()[2], ("mmio", 0xe000_0000, 7, false));
     rig.run().unwrap();
     assert_eq!(facts()[3], ("halt", 0, 0, false));

@@ -268,19 +268,6 @@ impl Vcpu {
         None
     }
 
-    /// Serves what is left of an access to its end, or to a value that nobody claims, whoever wants something.
-    pub(crate) fn serve_all(&mut self, machine: &Machine, pending: Pending) -> Option<Exit> {
-        let mut rest = Some(pending);
-        while let Some(pending) = rest {
-            match self.serve(machine, pending).map(|unserved| *unserved) {
-                Some(Unserved::Exit(exit)) => return Some(exit),
-                Some(Unserved::Rest) => rest = self.pending.take(),
-                None => rest = None,
-            }
-        }
-        None
-    }
-
     #[inline]
     fn serve_one(&mut self, machine: &Machine, access: &Pending, index: u32) -> Option<IoExit> {
         let Pending { space, address, size, is_write, .. } = *access;

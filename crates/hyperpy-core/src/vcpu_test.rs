@@ -16,9 +16,9 @@ use crate::testing::{Closures, Rig, ins, io, mmio_read, outs};
 fn test_answer_in_time_reaches_the_guest_and_can_be_changed_until_it_runs() {
     let rig = Rig::new(vec![vec![Step::Exit(mmio_read(0xfe00_0000, 2), vec![])]]);
     let exit = io(rig.run());
-    rig.machine.answer(&exit, 0x1111).unwrap().unwrap();
-    rig.machine.answer(&exit, 0xffff).unwrap().unwrap();
-    rig.machine.answer(&exit, 0x2222).unwrap().unwrap();
+    rig.machine.answer(&exit, 0x1111, &rig).unwrap().unwrap();
+    rig.machine.answer(&exit, 0xffff, &rig).unwrap().unwrap();
+    rig.machine.answer(&exit, 0x2222, &rig).unwrap().unwrap();
     rig.run().unwrap();
     assert_eq!(rig.log().reads, [(0, 0x2222)]);
 }
@@ -26,7 +26,7 @@ fn test_answer_in_time_reaches_the_guest_and_can_be_changed_until_it_runs() {
 #[test]
 fn test_answer_that_cannot_be_is_refused() {
     let rig = Rig::new(vec![vec![ins(0x99, 1), ins(0x99, 1), outs(0x99, &[1])]]);
-    let answer = |exit: &IoExit, value| rig.machine.answer(exit, value).unwrap();
+    let answer = |exit: &IoExit, value| rig.machine.answer(exit, value, &rig).unwrap();
     let first = io(rig.run());
     assert_eq!(answer(&first, 0x100), Err(Refused::TooWide));
     assert_eq!(answer(&IoExit { size: 2, ..first }, 1), Err(Refused::Stale));
@@ -37,7 +37,7 @@ fn test_answer_that_cannot_be_is_refused() {
     let third = io(rig.run());
     assert_eq!(answer(&third, 1), Err(Refused::NotRead));
     assert_eq!(answer(&second, 8), Err(Refused::Stale));
-    assert!(matches!(rig.machine.answer(&IoExit { vcpu: 9, ..first }, 1), Err(RunError::NoVcpu { vcpu: 9 })));
+    assert!(matches!(rig.machine.answer(&IoExit { vcpu: 9, ..first }, 1, &rig), Err(RunError::NoVcpu { vcpu: 9 })));
     rig.run().unwrap();
     assert_eq!(rig.log().reads, [(0, 5), (0, 7)]);
 }
@@ -47,7 +47,7 @@ fn test_answer_within_a_string_instruction_reaches_its_own_value() {
     let rig = Rig::new(vec![vec![ins(0x99, 3)]]);
     for value in [1, 2, 3] {
         let exit = io(rig.run());
-        rig.machine.answer(&exit, value).unwrap().unwrap();
+        rig.machine.answer(&exit, value, &rig).unwrap().unwrap();
     }
     rig.run().unwrap();
     assert_eq!(rig.log().reads, [(0, 1), (0, 2), (0, 3)]);
@@ -134,7 +134,7 @@ fn test_current_inside_a_method_names_the_access_and_inside_native_nothing() {
 #[test]
 fn test_readings_of_processor_time_never_go_back_and_count_each_round_once() {
     let rig = Rig::new(vec![vec![Step::Spin; 1000]]);
-    rig.machine.regs(0).unwrap();
+    rig.machine.regs(0, &rig).unwrap();
     let shared = rig.machine.control.vcpus()[0].clone();
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -19,8 +19,9 @@ use crate::buffer::{LARGE, filled, with_bytes};
 use crate::errors;
 use crate::machine::Machine;
 
-fn enter(machine: &Core, entry: Entry) -> PyResult<()> {
-    machine.set_entry(entry).map_err(|error| errors::run(&error))
+fn enter(py: Python<'_>, machine: &Machine, entry: Result<Entry, BootError>) -> PyResult<()> {
+    let entry = entry.map_err(|error| errors::boot(&error))?;
+    machine.hosted(py, |host| machine.core().set_entry(entry, host))
 }
 
 /// Loads code as it is, to be entered at its first byte.
@@ -35,7 +36,7 @@ pub fn load_flat(machine: &Machine, image: &Bound<'_, PyAny>, at: u64, mode: &st
     machine.require_load()?;
     let core = machine.core();
     let entry = with_bytes(image, LARGE, |image| flat::flat(&core.memory, image, at, mode))?;
-    enter(core, entry.map_err(|error| errors::boot(&error))?)
+    enter(image.py(), machine, entry)
 }
 
 /// A device for the ACPI tables: hardware id, mmio ranges, port ranges, (gsi, level-triggered) pairs.
@@ -65,7 +66,7 @@ fn load_system(
     let platform = platform(core, listed);
     // Kernels are tens of megabytes: other threads go on meanwhile.
     let entry = py.detach(|| describe(&core.memory, &platform, |rsdp| load(&core.memory, rsdp)));
-    enter(core, entry.map_err(|error| errors::boot(&error))?)
+    enter(py, machine, entry)
 }
 
 /// Loads a Linux kernel, or another program of its boot protocol.
@@ -131,7 +132,7 @@ pub fn load_firmware(py: Python<'_>, machine: &Machine, image: &[u8]) -> PyResul
     machine.require_load()?;
     let core = machine.core();
     let entry = py.detach(|| core.load_firmware(image));
-    enter(core, entry.map_err(|error| errors::boot(&error))?)
+    enter(py, machine, entry)
 }
 
 /// The loader that a file is for: "linux", "multiboot" or "pvh".

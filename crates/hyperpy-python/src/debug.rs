@@ -20,7 +20,7 @@ type WalkFields = (u64, &'static str, Vec<LevelFields>, Option<PageFields>, Opti
 /// The page walk of a linear address: (gva, mode, levels, page, reserved bits that are set, in words).
 #[pyfunction]
 pub fn walk(py: Python<'_>, machine: &Machine, vcpu: u32, gva: u64) -> PyResult<WalkFields> {
-    let walk = py.detach(|| machine.core().walk(vcpu, gva)).map_err(|error| errors::run(&error))?;
+    let walk = machine.hosted(py, |host| machine.core().walk(vcpu, gva, host))?;
     let said = walk.to_string();
     let page = walk.page().map(|Page { gpa, size, is_writable, is_user, is_executable }| {
         (gpa, size, is_writable, is_user, is_executable)
@@ -35,11 +35,10 @@ pub fn walk(py: Python<'_>, machine: &Machine, vcpu: u32, gva: u64) -> PyResult<
 #[pyfunction]
 pub fn code_at(py: Python<'_>, machine: &Machine, vcpu: u32) -> PyResult<(u64, u32)> {
     let core = machine.core();
-    let found = py.detach(|| {
-        let sregs = core.sregs(vcpu)?;
-        Ok((sregs.linear_rip(core.regs(vcpu)?.rip), sregs.code_bits()))
-    });
-    found.map_err(|error| errors::run(&error))
+    machine.hosted(py, |host| {
+        let sregs = core.sregs(vcpu, host)?;
+        Ok((sregs.linear_rip(core.regs(vcpu, host)?.rip), sregs.code_bits()))
+    })
 }
 
 /// (address, length, text) of each instruction.

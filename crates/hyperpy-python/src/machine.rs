@@ -370,7 +370,7 @@ impl Machine {
     /// Answers an unclaimed read: the fields of its exit.
     fn answer(&self, py: Python<'_>, exit: (u32, u64, u8, bool, u64, u64), value: u64) -> PyResult<()> {
         let exit = convert::io_from_fields(exit);
-        let answered = py.detach(|| self.core.answer(&exit, value)).map_err(|error| errors::run(&error))?;
+        let answered = self.hosted(py, |host| self.core.answer(&exit, value, host))?;
         let limit = hyperpy_core::bus::ones(exit.size);
         answered.map_err(|refused| match refused {
             Refused::Stale => errors::Raise::new(
@@ -388,7 +388,7 @@ impl Machine {
     }
 
     fn regs<'py>(&self, py: Python<'py>, index: u32) -> PyResult<Bound<'py, PyDict>> {
-        let regs = py.detach(|| self.core.regs(index)).map_err(|error| errors::run(&error))?;
+        let regs = self.hosted(py, |host| self.core.regs(index, host))?;
         vcpu::regs_dict(py, &regs)
     }
 
@@ -404,20 +404,20 @@ impl Machine {
                 }
             }
         };
-        py.detach(|| self.core.set_regs(index, change)).map_err(|error| errors::run(&error))
+        self.hosted(py, |host| self.core.set_regs(index, host, change))
     }
 
     fn sregs<'py>(&self, py: Python<'py>, index: u32) -> PyResult<Bound<'py, PyDict>> {
-        let sregs = py.detach(|| self.core.sregs(index)).map_err(|error| errors::run(&error))?;
+        let sregs = self.hosted(py, |host| self.core.sregs(index, host))?;
         vcpu::sregs_dict(py, &sregs)
     }
 
     fn set_sregs(&self, py: Python<'_>, index: u32, values: &Bound<'_, PyDict>) -> PyResult<()> {
-        let mut sregs = py.detach(|| self.core.sregs(index)).map_err(|error| errors::run(&error))?;
+        let mut sregs = self.hosted(py, |host| self.core.sregs(index, host))?;
         for (name, value) in values {
             vcpu::set_sreg(&mut sregs, &name.extract::<String>()?, &value)?;
         }
-        py.detach(|| self.core.set_sregs(index, |now| *now = sregs)).map_err(|error| errors::run(&error))
+        self.hosted(py, |host| self.core.set_sregs(index, host, |now| *now = sregs))
     }
 
     /// How many processors' time the machine may use; `None` for no limit.

@@ -22,7 +22,7 @@ use crate::signals::attach;
 /// The x87 and vector registers of a vCPU, each as little-endian bytes.
 #[pyfunction]
 pub fn fpu(py: Python<'_>, machine: &Machine, index: u32) -> PyResult<Vec<(String, Vec<u8>)>> {
-    let fpu = py.detach(|| machine.core().fpu(index)).map_err(|error| errors::run(&error))?;
+    let fpu = machine.hosted(py, |host| machine.core().fpu(index, host))?;
     let bytes = |name: &str| {
         let (value, width) = fpu.get(name)?;
         Some([value.low.to_le_bytes(), value.high.to_le_bytes()].concat().get(..width)?.to_vec())
@@ -41,7 +41,7 @@ pub fn set_fpu(py: Python<'_>, machine: &Machine, index: u32, values: Vec<(Strin
             *fpu = before;
         }
     };
-    py.detach(|| machine.core().set_fpu(index, change)).map_err(|error| errors::run(&error))?;
+    machine.hosted(py, |host| machine.core().set_fpu(index, host, change))?;
     missing.map_or(Ok(()), |name| {
         let hint = "the processor has no AVX, or too few registers: `vcpu.fpu.all()` shows those it has";
         Err(PyAttributeError::new_err(format!("no such register: {name}\n\nhint: {hint}")))
@@ -66,13 +66,13 @@ pub fn msr_indices(py: Python<'_>, machine: &Machine) -> PyResult<Vec<u32>> {
 /// Model-specific registers of a vCPU, in the order of their indices.
 #[pyfunction]
 pub fn msrs(py: Python<'_>, machine: &Machine, index: u32, registers: Vec<u32>) -> PyResult<Vec<u64>> {
-    py.detach(|| machine.core().msrs(index, &registers)).map_err(|error| errors::run(&error))
+    machine.hosted(py, |host| machine.core().msrs(index, &registers, host))
 }
 
 /// Sets model-specific registers, one after the other.
 #[pyfunction]
 pub fn set_msrs(py: Python<'_>, machine: &Machine, index: u32, values: Vec<(u32, u64)>) -> PyResult<()> {
-    py.detach(|| machine.core().set_msrs(index, &values)).map_err(|error| errors::run(&error))
+    machine.hosted(py, |host| machine.core().set_msrs(index, &values, host))
 }
 
 type LeafFields = (u32, u32, bool, u32, u32, u32, u32);
@@ -80,7 +80,7 @@ type LeafFields = (u32, u32, bool, u32, u32, u32, u32);
 /// The CPUID table of a vCPU: (leaf, subleaf, whether the subleaf matters, eax, ebx, ecx, edx).
 #[pyfunction]
 pub fn cpuid(py: Python<'_>, machine: &Machine, index: u32) -> PyResult<Vec<LeafFields>> {
-    let table = py.detach(|| machine.core().cpuid(index)).map_err(|error| errors::run(&error))?;
+    let table = machine.hosted(py, |host| machine.core().cpuid(index, host))?;
     let fields = |leaf: Leaf| (leaf.leaf, leaf.subleaf, leaf.indexed, leaf.eax, leaf.ebx, leaf.ecx, leaf.edx);
     Ok(table.into_iter().map(fields).collect())
 }
@@ -90,14 +90,14 @@ pub fn cpuid(py: Python<'_>, machine: &Machine, index: u32) -> PyResult<Vec<Leaf
 pub fn set_cpuid(py: Python<'_>, machine: &Machine, index: u32, leaf: LeafFields) -> PyResult<()> {
     let (leaf, subleaf, indexed, eax, ebx, ecx, edx) = leaf;
     let change = CpuidChange::Set(Leaf { leaf, subleaf, indexed, eax, ebx, ecx, edx });
-    py.detach(|| machine.core().set_cpuid(index, change)).map_err(|error| errors::run(&error))
+    machine.hosted(py, |host| machine.core().set_cpuid(index, change, host))
 }
 
 /// Takes a leaf out of it.
 #[pyfunction]
 pub fn remove_cpuid(py: Python<'_>, machine: &Machine, index: u32, leaf: u32, subleaf: u32) -> PyResult<()> {
     let change = CpuidChange::Remove { leaf, subleaf };
-    py.detach(|| machine.core().set_cpuid(index, change)).map_err(|error| errors::run(&error))
+    machine.hosted(py, |host| machine.core().set_cpuid(index, change, host))
 }
 
 /// Traps model-specific registers; `handler` is called with (vcpu, index, is_write, value).

@@ -19,6 +19,7 @@ impl Control {
     /// `run()`.
     pub(crate) fn request(&self, cause: Cause, outcome: Option<Outcome>) {
         let mut inner = self.lock();
+        inner.asked += 1;
         if let Some(outcome) = outcome {
             inner.queue(outcome);
         }
@@ -28,6 +29,11 @@ impl Control {
         inner.ask(cause);
         drop(inner);
         self.kick_all();
+    }
+
+    /// Changes whenever someone asks the machine to stop for something, also while nothing runs.
+    pub(crate) fn asked(&self) -> u64 {
+        self.lock().asked
     }
 
     pub(super) fn kick_all(&self) {
@@ -61,6 +67,7 @@ impl Control {
     pub fn stop(&self, reason: StopReason) {
         let exit = Exit::Stopped { vcpu: None, reason };
         let mut inner = self.lock();
+        inner.asked += 1;
         match inner.phase {
             Phase::Created | Phase::Paused => {
                 inner.phase = Phase::Stopped;

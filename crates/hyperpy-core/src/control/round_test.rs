@@ -57,7 +57,7 @@ fn test_start_with_a_queued_exit_runs_nothing_before_wait_returned_it() {
     rig.start();
     let second = io(rig.wait());
     // It can still be answered.
-    rig.machine.answer(&second, 0x42).unwrap().unwrap();
+    rig.machine.answer(&second, 0x42, &rig).unwrap().unwrap();
     rig.start();
     assert!(matches!(rig.wait().unwrap(), Exit::Shutdown { .. }));
     let reads = rig.log().reads;
@@ -114,7 +114,7 @@ fn test_run_of_a_parked_vcpu_watches_the_time_and_the_host_of_the_others() {
     let rig = Rig::new(scripts());
     assert_eq!(rig.machine.run(Some(Duration::from_millis(60)), &rig).unwrap(), Exit::Timeout);
     let rig = Rig::new(scripts());
-    rig.machine.regs(0).unwrap();
+    rig.machine.regs(0, &rig).unwrap();
     std::thread::scope(|scope| {
         let runner = scope.spawn(|| rig.machine.run(None, &rig));
         while rig.machine.control.vcpus()[0].readings().exits == 0 {
@@ -171,7 +171,7 @@ fn test_run_while_another_vcpu_hangs_in_a_device_gives_the_thread_back() {
         assert!(matches!(runner.join().unwrap(), Err(RunError::Host)));
         // Not all stand still yet.
         assert_eq!(rig.machine.control.phase(), Phase::Running);
-        assert!(matches!(rig.machine.regs(0), Err(RunError::State(_))));
+        assert!(matches!(rig.machine.regs(0, &rig), Err(RunError::State(_))));
         rig.wanted.store(false, Ordering::SeqCst);
         release.set();
         // The last one out settles: there is nothing to return, and the machine can run on.

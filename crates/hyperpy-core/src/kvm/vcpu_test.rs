@@ -12,6 +12,7 @@ use crate::error::RunError;
 use crate::kvm::Kvm;
 use crate::machine::Machine;
 use crate::memory::Memory;
+use crate::testing::Nobody;
 
 /// A vCPU of KVM itself, in real mode at 0x1000.
 fn vcpu(code: &[u8]) -> (KvmVcpu, Arc<dyn crate::accel::Vm>, Memory) {
@@ -63,9 +64,9 @@ fn test_regs_before_the_first_run_are_kvms_own_and_then_what_was_set() {
     let accel = Arc::new(Kvm::open().unwrap());
     let machine = Arc::new(Machine::new(accel, memory, VmConfig { vcpus: 1, irqchip: false }));
     // The reset vector (SDM vol. 3, table 10-1).
-    assert_eq!(machine.regs(0).unwrap().rip, 0xfff0);
-    machine.set_regs(0, |regs| regs.r15 = 0x1234_5678_9abc_def0).unwrap();
-    assert_eq!(machine.regs(0).unwrap().r15, 0x1234_5678_9abc_def0);
+    assert_eq!(machine.regs(0, &Nobody).unwrap().rip, 0xfff0);
+    machine.set_regs(0, &Nobody, |regs| regs.r15 = 0x1234_5678_9abc_def0).unwrap();
+    assert_eq!(machine.regs(0, &Nobody).unwrap().r15, 0x1234_5678_9abc_def0);
     machine.close(None).unwrap();
 }
 
@@ -89,12 +90,12 @@ fn test_machine_refused_registers_can_still_be_used() {
     let memory = Memory::with_ram(1 << 20).unwrap();
     let accel = Arc::new(Kvm::open().unwrap());
     let machine = Arc::new(Machine::new(accel, memory, VmConfig { vcpus: 1, irqchip: false }));
-    let refused = machine.set_sregs(0, |sregs| sregs.cr0 = 1 << 31);
+    let refused = machine.set_sregs(0, &Nobody, |sregs| sregs.cr0 = 1 << 31);
     assert!(matches!(refused, Err(RunError::Register(Invalid { register: "cr0", .. }))), "{refused:?}");
-    let refused = machine.set_msrs(0, &[(0xdead_beef, 1)]);
+    let refused = machine.set_msrs(0, &[(0xdead_beef, 1)], &Nobody);
     let index = 0xdead_beef;
     assert!(matches!(refused, Err(RunError::Accel(AccelError::Msr { index: i, .. })) if i == index), "{refused:?}");
-    machine.set_sregs(0, |sregs| sregs.cs.base = 0).unwrap();
+    machine.set_sregs(0, &Nobody, |sregs| sregs.cs.base = 0).unwrap();
     machine.close(None).unwrap();
 }
 
@@ -149,7 +150,7 @@ fn test_close_leaves_no_descriptor_and_no_page_of_a_vcpu() {
             let memory = Memory::with_ram(1 << 20).unwrap();
             let accel = Arc::new(Kvm::open().unwrap());
             let machine = Arc::new(Machine::new(accel, memory, VmConfig { vcpus: 2, irqchip: true }));
-            machine.regs(0).unwrap();
+            machine.regs(0, &Nobody).unwrap();
             machine
         })
         .collect();

@@ -57,7 +57,7 @@ impl Machine {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut turn = loop {
             if let Some(outcome) = self.control.queued() {
-                return self.ended(outcome);
+                return self.ended(outcome, host);
             }
             if let Some(turn) = self.begin_round(verb, crew, STANDING, host)? {
                 break turn;
@@ -74,13 +74,14 @@ impl Machine {
             }
         };
         self.close_if_forsaken();
-        self.ended(outcome)
+        self.ended(outcome, host)
     }
 
-    /// A device that panicked is not entered again: the machine closes.
-    pub(super) fn ended<T>(&self, result: Result<T, RunError>) -> Result<T, RunError> {
+    /// A device that panicked is not entered again: the machine closes. A host that wants its thread back meanwhile is told
+    /// that instead, and the machine closes all the same.
+    pub(super) fn ended<T>(&self, result: Result<T, RunError>, host: &dyn Host) -> Result<T, RunError> {
         if matches!(result, Err(RunError::Panic { .. })) {
-            self.close_now();
+            self.close_now(Some(host))?;
         }
         result
     }
@@ -153,7 +154,8 @@ impl Machine {
     /// Nothing was started, or what stopped the machine was an error.
     pub fn wait(&self, timeout: Option<Duration>, host: &dyn Host) -> Outcome {
         self.check("wait")?;
-        self.ended(self.control.wait(timeout.and_then(|timeout| Instant::now().checked_add(timeout)), host))
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        self.ended(self.control.wait(deadline, host), host)
     }
 
     /// Sees to it that every vCPU which needs a thread is served by one; false if that is to be tried again.
@@ -193,10 +195,13 @@ impl Machine {
         let driven = catch_unwind(AssertUnwindSafe(|| {
             let _inside = Inside::enter(self.id);
             let objects = self.objects()?;
-            borrow(&objects, vcpu, || Ok(()), |vcpu| run::drive(vcpu, self, turn, watch))
+            borrow(&objects, vcpu, watch.host, || Ok(()), |vcpu| run::drive(vcpu, self, turn, watch))
         }));
         let driven = driven.unwrap_or_else(|panic| Err(run::panicked(None, panic.as_ref())));
-        driven.unwrap_or_else(|error| Leave::Outcome(Err(error)))
+        driven.unwrap_or_else(|error| match error {
+            RunError::Host => Leave::Host,
+            error => Leave::Outcome(Err(error)),
+        })
     }
 
     /// Asks every vCPU to stop for good, from anywhere, device callbacks included. Does not wait.
@@ -223,17 +228,14 @@ impl Machine {
             return Ok(()); // the parent's: nothing of it is touched
         }
         self.check("close")?;
+        self.close_now(host)
+    }
+
+    fn close_now(&self, host: Option<&dyn Host>) -> Result<(), RunError> {
         self.control.begin_close();
         self.control.wait_closed(host)?;
         self.give_back();
         Ok(())
-    }
-
-    fn close_now(&self) {
-        self.control.begin_close();
-        // Without a host nothing ends the wait.
-        let _ = self.control.wait_closed(None);
-        self.give_back();
     }
 
     /// Who leaves a machine last does what an interrupted `close()` left.

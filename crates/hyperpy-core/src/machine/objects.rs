@@ -17,6 +17,25 @@ pub(super) struct Slot {
     back: Condvar,
 }
 
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, Place> {
+        self.vcpu.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sleeps until whoever has the vCPU gives it back, or until the host is to be asked, which is done unlocked.
+    ///
+    /// # Errors
+    /// [`RunError::Host`]: it wants its thread back.
+    fn sleep<'a>(
+        &'a self,
+        place: MutexGuard<'a, Place>,
+        host: Option<&dyn Host>,
+    ) -> Result<MutexGuard<'a, Place>, RunError> {
+        drop(self.back.wait_timeout(place, POLL).unwrap_or_else(PoisonError::into_inner));
+        if host.is_some_and(Host::poll) { Err(RunError::Host) } else { Ok(self.lock()) }
+    }
+}
+
 enum Place {
     Here(Box<Vcpu>),
     /// Someone has it.
@@ -101,19 +120,14 @@ impl Machine {
         let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(objects) = objects else { return Ok(()) };
         for slot in &objects.slots {
-            let mut place = slot.vcpu.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut place = slot.lock();
             while matches!(*place, Place::Away) {
-                place = slot.back.wait_timeout(place, POLL).unwrap_or_else(PoisonError::into_inner).0;
-                drop(place);
-                if host.poll() {
-                    return Err(RunError::Host);
-                }
-                place = slot.vcpu.lock().unwrap_or_else(PoisonError::into_inner);
+                place = slot.sleep(place, Some(host))?;
             }
         }
         // None can go away again: `with_vcpu` looks at the state while it has the slot.
         for slot in &objects.slots {
-            let vcpu = std::mem::replace(&mut *slot.vcpu.lock().unwrap_or_else(PoisonError::into_inner), Place::Gone);
+            let vcpu = std::mem::replace(&mut *slot.lock(), Place::Gone);
             slot.back.notify_all();
             // Outside the lock: it may hold the last reference to a Python device.
             drop(vcpu);
@@ -124,15 +138,17 @@ impl Machine {
 }
 
 /// Runs `f` on a vCPU that is out of its slot, so that no lock is held while it runs; it goes back whatever happens.
-/// `allowed` is asked before it is taken, and before each wait for another thread that has it.
+/// `allowed` is asked before it is taken, and before each wait for another thread that has it; a host that wants its thread
+/// back ends that.
 pub(super) fn borrow<T>(
     objects: &Objects,
     id: u32,
+    host: Option<&dyn Host>,
     allowed: impl Fn() -> Result<(), RunError>,
     f: impl FnOnce(&mut Vcpu) -> T,
 ) -> Result<T, RunError> {
     let slot = objects.slots.get(id as usize).ok_or(RunError::NoVcpu { vcpu: id })?;
-    let mut place = slot.vcpu.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut place = slot.lock();
     let mut vcpu = loop {
         allowed()?;
         match std::mem::replace(&mut *place, Place::Away) {
@@ -143,11 +159,11 @@ pub(super) fn borrow<T>(
                 return Err(StateError::new("use the vcpus", Phase::Running).into());
             }
         }
-        place = slot.back.wait(place).unwrap_or_else(PoisonError::into_inner);
+        place = slot.sleep(place, host)?;
     };
     drop(place);
     let result = catch_unwind(AssertUnwindSafe(|| f(&mut vcpu)));
-    *slot.vcpu.lock().unwrap_or_else(PoisonError::into_inner) = Place::Here(vcpu);
+    *slot.lock() = Place::Here(vcpu);
     slot.back.notify_all();
     Ok(result.unwrap_or_else(|panic| resume_unwind(panic)))
 }

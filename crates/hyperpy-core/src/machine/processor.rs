@@ -10,7 +10,7 @@ use super::Machine;
 use crate::arch::x86_64::cpuid::{CpuidChange, CpuidEdits, Leaf};
 use crate::arch::x86_64::fpu::Fpu;
 use crate::arch::x86_64::valid::Invalid;
-use crate::control::Phase;
+use crate::control::{Host, Phase};
 use crate::error::RunError;
 use crate::vcpu::Vcpu;
 
@@ -19,16 +19,16 @@ impl Machine {
     ///
     /// # Errors
     /// As for [`Self::with_vcpu`].
-    pub fn fpu(&self, vcpu: u32) -> Result<Fpu, RunError> {
-        Ok(self.with_vcpu(vcpu, "read registers", false, |vcpu| vcpu.accel.fpu())??)
+    pub fn fpu(&self, vcpu: u32, host: &dyn Host) -> Result<Fpu, RunError> {
+        Ok(self.with_vcpu(vcpu, "read registers", false, host, |vcpu| vcpu.accel.fpu())??)
     }
 
     /// Changes x87, SSE and AVX registers of a vCPU.
     ///
     /// # Errors
     /// As for [`Self::with_vcpu`]; or a register cannot have the value.
-    pub fn set_fpu(&self, vcpu: u32, change: impl FnOnce(&mut Fpu)) -> Result<(), RunError> {
-        self.with_vcpu(vcpu, "write registers", true, |vcpu| {
+    pub fn set_fpu(&self, vcpu: u32, host: &dyn Host, change: impl FnOnce(&mut Fpu)) -> Result<(), RunError> {
+        self.with_vcpu(vcpu, "write registers", true, host, |vcpu| {
             let mut fpu = vcpu.accel.fpu()?;
             change(&mut fpu);
             if fpu.mxcsr & !fpu.mxcsr_mask != 0 {
@@ -53,23 +53,23 @@ impl Machine {
     ///
     /// # Errors
     /// As for [`Self::with_vcpu`]; or one is refused.
-    pub fn msrs(&self, vcpu: u32, indices: &[u32]) -> Result<Vec<u64>, RunError> {
-        Ok(self.with_vcpu(vcpu, "read msrs", false, |vcpu| vcpu.accel.msrs(indices))??)
+    pub fn msrs(&self, vcpu: u32, indices: &[u32], host: &dyn Host) -> Result<Vec<u64>, RunError> {
+        Ok(self.with_vcpu(vcpu, "read msrs", false, host, |vcpu| vcpu.accel.msrs(indices))??)
     }
 
     /// Sets model-specific registers of a vCPU, one after the other.
     ///
     /// # Errors
     /// As for [`Self::with_vcpu`]; or one is refused, and those before it are set.
-    pub fn set_msrs(&self, vcpu: u32, values: &[(u32, u64)]) -> Result<(), RunError> {
-        Ok(self.with_vcpu(vcpu, "write msrs", true, |vcpu| vcpu.accel.set_msrs(values))??)
+    pub fn set_msrs(&self, vcpu: u32, values: &[(u32, u64)], host: &dyn Host) -> Result<(), RunError> {
+        Ok(self.with_vcpu(vcpu, "write msrs", true, host, |vcpu| vcpu.accel.set_msrs(values))??)
     }
 
     /// The CPUID table of a vCPU: as it is, or as it will be made.
     ///
     /// # Errors
     /// As for [`Self::with_vcpu`].
-    pub fn cpuid(&self, vcpu: u32) -> Result<Vec<Leaf>, RunError> {
+    pub fn cpuid(&self, vcpu: u32, host: &dyn Host) -> Result<Vec<Leaf>, RunError> {
         let verb = "read cpuid";
         self.check(verb)?; // before the lock: in the child of a fork nobody gives it back
         let made = self.made();
@@ -77,14 +77,14 @@ impl Machine {
             return self.planned_cpuid(vcpu, verb);
         }
         drop(made);
-        Ok(self.with_vcpu(vcpu, verb, false, |vcpu| vcpu.accel.cpuid())??)
+        Ok(self.with_vcpu(vcpu, verb, false, host, |vcpu| vcpu.accel.cpuid())??)
     }
 
     /// Changes the CPUID table of a vCPU that has not run.
     ///
     /// # Errors
     /// The vCPU has run, the accelerator refuses the table, or as for [`Self::with_vcpu`].
-    pub fn set_cpuid(&self, vcpu: u32, change: CpuidChange) -> Result<(), RunError> {
+    pub fn set_cpuid(&self, vcpu: u32, change: CpuidChange, host: &dyn Host) -> Result<(), RunError> {
         let verb = "change cpuid";
         self.check(verb)?;
         self.control.require(verb, &[Phase::Created, Phase::Paused])?;
@@ -96,7 +96,7 @@ impl Machine {
             return Ok(());
         }
         drop(made);
-        self.with_vcpu(vcpu, verb, false, |vcpu| {
+        self.with_vcpu(vcpu, verb, false, host, |vcpu| {
             if vcpu.accel.has_run() {
                 return Err(RunError::CpuidFixed { vcpu: vcpu.id() });
             }

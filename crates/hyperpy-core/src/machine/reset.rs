@@ -43,7 +43,7 @@ impl Machine {
         let devices = self.reset_devices();
         let reloaded = reload();
         drop(ending);
-        self.ended(devices)?;
+        self.ended(devices, host)?;
         reloaded
     }
 

@@ -50,11 +50,11 @@ fn test_reset_from_each_standing_state_begins_again_from_power_on() {
             let exit = rig.run().unwrap();
             assert_eq!(exit == Exit::Shutdown { vcpu: 0 }, run == 1, "{exit:?}");
         }
-        rig.machine.set_regs(0, |regs| regs.rbx = 7).unwrap();
+        rig.machine.set_regs(0, &rig, |regs| regs.rbx = 7).unwrap();
         reset(&rig).unwrap();
         let mut bytes = [1; 4];
         rig.machine.memory.read(0x5000, &mut bytes).unwrap();
-        assert_eq!((bytes, rig.machine.regs(0).unwrap().rbx), ([0; 4], 0));
+        assert_eq!((bytes, rig.machine.regs(0, &rig).unwrap().rbx), ([0; 4], 0));
     }
 }
 
@@ -96,11 +96,11 @@ fn test_reset_forgets_what_was_queued_and_what_could_be_answered() {
     reset(&rig).unwrap();
     let new = io(rig.run());
     assert_eq!((new.address, new.ticket == old.ticket), (0x90, false));
-    assert_eq!(rig.machine.answer(&old, 1).unwrap(), Err(Refused::Stale));
-    rig.machine.answer(&new, 2).unwrap().unwrap();
+    assert_eq!(rig.machine.answer(&old, 1, &rig).unwrap(), Err(Refused::Stale));
+    rig.machine.answer(&new, 2, &rig).unwrap().unwrap();
     let other = Rig::new(vec![vec![ins(0x90, 1)]]);
     let theirs = io(other.run());
-    assert_eq!(rig.machine.answer(&theirs, 1).unwrap(), Err(Refused::Stale));
+    assert_eq!(rig.machine.answer(&theirs, 1, &rig).unwrap(), Err(Refused::Stale));
 }
 
 #[test]
@@ -108,11 +108,11 @@ fn test_reset_lowers_every_line_but_those_that_devices_raise_in_it() {
     let rig = Rig::with_irqchip(vec![vec![]], true);
     let (left, driven) = (rig.machine.line(5).unwrap(), rig.machine.line(6).unwrap());
     left.set(true);
-    rig.machine.regs(0).unwrap();
+    rig.machine.regs(0, &rig).unwrap();
     assert_eq!(rig.log().lines, [(5, true)]);
     rig.attach(Space::Pio, 0x80, 1, Resets(move || driven.set(true)));
     reset(&rig).unwrap();
-    rig.machine.regs(0).unwrap();
+    rig.machine.regs(0, &rig).unwrap();
     assert_eq!(rig.log().lines, [(5, true), (6, true)]);
     // It was low: what another drives onto its gsi is not hidden by it.
     let other = rig.machine.line(5).unwrap();
@@ -156,7 +156,9 @@ fn test_reset_inside_a_callback_or_a_reset_is_refused_and_stop_there_holds() {
         Resets(move || {
             let rig = weak.upgrade().unwrap();
             assert_eq!(rig.machine.control.phase(), Phase::Running);
-            for result in [reset(&rig), rig.machine.pause(&*rig), rig.run().map(drop), rig.machine.regs(0).map(drop)] {
+            for result in
+                [reset(&rig), rig.machine.pause(&*rig), rig.run().map(drop), rig.machine.regs(0, &*rig).map(drop)]
+            {
                 assert!(matches!(result, Err(RunError::WhileRunning { .. })), "{result:?}");
             }
             rig.machine.stop(StopReason::Text("in reset".into())).unwrap();
@@ -173,20 +175,20 @@ fn test_reset_inside_a_callback_or_a_reset_is_refused_and_stop_there_holds() {
 fn test_reset_lets_its_own_thread_load_and_no_other() {
     let rig = Rig::new(vec![vec![msr(1)]]);
     let entry = |rip| flat(&rig.machine.memory, &[0xf4], rip, Mode::Real).unwrap();
-    rig.machine.set_entry(entry(0x1000)).unwrap();
+    rig.machine.set_entry(entry(0x1000), &rig).unwrap();
     rig.run().unwrap();
     // Without a reload vCPU 0 is where the processor begins.
     reset(&rig).unwrap();
-    assert_eq!(rig.machine.regs(0).unwrap().rip, 0);
+    assert_eq!(rig.machine.regs(0, &rig).unwrap().rip, 0);
     let reload = || {
         std::thread::scope(|scope| {
-            let other = scope.spawn(|| rig.machine.set_entry(entry(0x3000)));
+            let other = scope.spawn(|| rig.machine.set_entry(entry(0x3000), &rig));
             assert!(matches!(other.join().unwrap(), Err(RunError::State(StateError { phase: Phase::Running, .. }))));
         });
-        rig.machine.set_entry(entry(0x2000))
+        rig.machine.set_entry(entry(0x2000), &rig)
     };
     rig.machine.reset(&rig, reload).unwrap();
-    assert_eq!(rig.machine.regs(0).unwrap().rip, 0x2000);
+    assert_eq!(rig.machine.regs(0, &rig).unwrap().rip, 0x2000);
     // One that fails is an error, and the machine is reset.
     rig.run().unwrap();
     assert!(matches!(rig.machine.reset(&rig, || Err(RunError::Device)), Err(RunError::Device)));
@@ -200,7 +202,7 @@ fn test_reset_waits_for_a_vcpu_in_other_hands_and_hears_its_host() {
     let (taken, release) = (Event::new(), Event::new());
     std::thread::scope(|scope| {
         let holder = scope.spawn(|| {
-            rig.machine.with_vcpu(0, "look", false, |_vcpu| {
+            rig.machine.with_vcpu(0, "look", false, &rig, |_vcpu| {
                 taken.set();
                 release.wait();
             })
@@ -216,13 +218,13 @@ fn test_reset_waits_for_a_vcpu_in_other_hands_and_hears_its_host() {
         while rig.machine.control.phase() != Phase::Running {
             std::thread::yield_now();
         }
-        assert!(matches!(rig.machine.regs(0), Err(RunError::State(_))));
+        assert!(matches!(rig.machine.regs(0, &rig), Err(RunError::State(_))));
         release.set();
         holder.join().unwrap().unwrap();
         resetter.join().unwrap().unwrap();
     });
     assert_eq!(rig.machine.control.phase(), Phase::Created);
-    rig.machine.regs(0).unwrap();
+    rig.machine.regs(0, &rig).unwrap();
 }
 
 // fault row 35
@@ -242,7 +244,7 @@ fn test_every_verb_from_many_threads_at_once_never_hangs() {
         |rig| drop(rig.machine.resume(rig)),
         |rig| drop(rig.machine.wait(Some(Duration::from_millis(1)), rig)),
         |rig| drop(reset(rig)),
-        |rig| drop(rig.machine.set_regs(1, |regs| regs.rbx += 1)),
+        |rig| drop(rig.machine.set_regs(1, rig, |regs| regs.rbx += 1)),
         |rig| drop(rig.machine.run_one(1, Some(Duration::from_millis(1)), rig)),
     ];
     std::thread::scope(|scope| {

@@ -123,7 +123,7 @@ fn step(
         return error.into();
     }
     if vcpu.unfinished {
-        return complete(vcpu, machine);
+        return complete(vcpu, machine, sitting, watch);
     }
     loop {
         match enter::<true>(vcpu, machine) {
@@ -135,7 +135,7 @@ fn step(
                 {
                     return Stepped::Left(leave);
                 }
-                return complete(vcpu, machine);
+                return complete(vcpu, machine, sitting, watch);
             }
             Entered::Exit(AccelExit::Debug { pc, dr6 }) => return done(vcpu, pc, dr6),
             Entered::Exit(AccelExit::Halt) => {
@@ -163,15 +163,20 @@ fn done(vcpu: &Vcpu, pc: u64, dr6: u64) -> Stepped {
 
 /// Ends a step by completing the access that its instruction has made. Requests that came meanwhile are looked at before
 /// the next entry, or by `report`.
-fn complete(vcpu: &mut Vcpu, machine: &Machine) -> Stepped {
+fn complete(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitting<'_>, watch: &Watch<'_>) -> Stepped {
     let shared = vcpu.shared.clone();
     shared.kick.arm();
     let stepped = loop {
         match enter::<true>(vcpu, machine) {
             Entered::Access(part) => {
-                if let Some(exit) = vcpu.serve_all(machine, part) {
-                    break Stepped::Left(Leave::Outcome(Ok(exit)));
+                let unserved = vcpu.serve(machine, part);
+                vcpu.record_answer(&part, !matches!(unserved.as_deref(), Some(Unserved::Exit(_))));
+                if let Some(unserved) = unserved
+                    && let Some(leave) = left(vcpu, machine, sitting, watch, *unserved)
+                {
+                    break Stepped::Left(leave);
                 }
+                shared.kick.arm(); // who looked for requests has cleared it
             }
             Entered::Exit(AccelExit::Nothing) => {}
             Entered::Exit(AccelExit::Debug { pc, dr6 }) => break done(vcpu, pc, dr6),

@@ -106,7 +106,7 @@ fn test_step_of_an_access_ends_where_it_is_complete_though_kvm_reports_no_step()
 fn test_step_of_an_access_that_nobody_claims_returns_it_and_the_next_step_completes_it() {
     let rig = Rig::new(vec![vec![ins(0x80, 1), Step::Part(debug(1, STEPPED), vec![]), to(2), ins(0x80, 2)]]);
     let read = io(Ok(step(&rig, 1)));
-    rig.machine.answer(&read, 0x42).unwrap().unwrap();
+    rig.machine.answer(&read, 0x42, &rig).unwrap().unwrap();
     assert_eq!(step(&rig, 1), at(0, 1, STEPPED));
     assert_eq!(rig.log().reads, [(0, 0x42)]);
     assert_eq!(step(&rig, 1), at(0, 2, STEPPED));
@@ -120,7 +120,7 @@ fn test_step_of_an_access_that_nobody_claims_returns_it_and_the_next_step_comple
 fn test_registers_written_in_the_middle_of_a_step_complete_its_access() {
     let rig = Rig::new(vec![vec![ins(0x80, 1), Step::Part(debug(1, STEPPED), vec![]), to(2)]]);
     io(Ok(step(&rig, 1)));
-    rig.machine.set_regs(0, |regs| regs.rax = 5).unwrap();
+    rig.machine.set_regs(0, &rig, |regs| regs.rax = 5).unwrap();
     assert_eq!(step(&rig, 1), at(0, 2, STEPPED));
 }
 
@@ -153,6 +153,31 @@ fn test_step_of_a_string_instruction_of_a_slow_device_leaves_between_two_values(
     assert_eq!(step(&rig, 1), stopped(None, "pause"));
     assert_eq!(step(&rig, 1), at(0, 1, STEPPED));
     assert_eq!(seen.writes(), [(0, 1, 1), (0, 1, 2), (0, 1, 3)]);
+}
+
+#[test]
+fn test_step_whose_further_part_is_of_a_slow_device_leaves_between_two_values() {
+    let later = crate::testing::Later::default();
+    let hook = later.clone();
+    let values = AccelExit::Pio { port: 0x80, size: 1, count: 3, is_write: true };
+    let rig = Rig::new(vec![vec![outs(0x81, &[5]), Step::Part(values, vec![1, 2, 3]), to(2)]]);
+    later.set(&rig);
+    let seen = Recorder::default();
+    let into = seen.clone();
+    let write = move |at, value| {
+        if value == 1 {
+            hook.control().request(crate::control::Cause::Pause, None);
+        }
+        crate::bus::Device::write(&into, at, value)
+    };
+    let device = std::sync::Arc::new(crate::testing::Closures(|_| 0, write));
+    rig.machine.attach(Space::Pio, 0x80, 1, "slow", crate::bus::Rung::Method, device).unwrap();
+    rig.attach(Space::Pio, 0x81, 1, Recorder::default());
+    assert_eq!(step(&rig, 1), stopped(None, "pause"));
+    assert_eq!(seen.writes(), [(0, 1, 1)]);
+    assert_eq!(step(&rig, 1), at(0, 1, STEPPED));
+    assert_eq!(seen.writes(), [(0, 1, 1), (0, 1, 2), (0, 1, 3)]);
+    assert_eq!(step(&rig, 1), at(0, 2, STEPPED));
 }
 
 #[test]
@@ -240,7 +265,7 @@ fn test_run_from_a_breakpoint_after_rip_was_written_steps_off_nothing() {
     let rig = Rig::new(vec![vec![hit(1), hit(1)]]);
     rig.machine.set_breakpoint(code(1), None).unwrap();
     rig.run().unwrap();
-    rig.machine.set_regs(0, |regs| regs.rip = 0).unwrap();
+    rig.machine.set_regs(0, &rig, |regs| regs.rip = 0).unwrap();
     assert_eq!(rig.run().unwrap(), at(0, 1, DR6_ONES | 1));
     assert_eq!(armed(&rig), [(false, 1)]);
 }

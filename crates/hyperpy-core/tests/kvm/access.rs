@@ -37,12 +37,12 @@ fn test_answer_of_each_part_of_an_access_across_a_page_reaches_the_guest() {
     for (gpa, value) in [(0x10_0ffe, 0x1122), (0x10_1000, 0x3344)] {
         let exit = io(&machine, &host);
         assert_eq!(place(&exit), (gpa, 2, false, 0));
-        machine.answer(&exit, value).unwrap().unwrap();
+        machine.answer(&exit, value, &host).unwrap().unwrap();
     }
     assert_eq!(place(&io(&machine, &host)), (0x10_0ffe, 2, true, 0x1122));
     assert_eq!(place(&io(&machine, &host)), (0x10_1000, 2, true, 0x3344));
     assert_eq!(machine.run(SECOND, &host).unwrap(), Exit::Halt { vcpu: 0 });
-    assert_eq!(machine.regs(0).unwrap().rax, 0x3344_1122);
+    assert_eq!(machine.regs(0, &host).unwrap().rax, 0x3344_1122);
 }
 
 #[test]
@@ -51,13 +51,13 @@ fn test_set_rip_during_a_pending_read_loses_neither() {
     let (machine, host) = machine(&[0xe4, 0x99, 0xf4], 1, false);
     machine.memory.write(0x1100, &[0xa2, 0x00, 0x20, 0xf4]).unwrap();
     let exit = io(&machine, &host);
-    machine.answer(&exit, 0x42).unwrap().unwrap();
-    assert_eq!(machine.regs(0).unwrap().rip, 0x1000);
-    machine.set_regs(0, |regs| regs.rip = 0x1100).unwrap();
+    machine.answer(&exit, 0x42, &host).unwrap().unwrap();
+    assert_eq!(machine.regs(0, &host).unwrap().rip, 0x1000);
+    machine.set_regs(0, &host, |regs| regs.rip = 0x1100).unwrap();
     assert_eq!(machine.run(SECOND, &host).unwrap(), Exit::Halt { vcpu: 0 });
     let mut byte = [0];
     machine.memory.read(0x2000, &mut byte).unwrap();
-    assert_eq!((byte, machine.regs(0).unwrap().rip), ([0x42], 0x1104));
+    assert_eq!((byte, machine.regs(0, &host).unwrap().rip), ([0x42], 0x1104));
 }
 
 #[test]
@@ -66,10 +66,10 @@ fn test_set_rip_during_a_pending_write_is_kept() {
     let (machine, host) = machine(&[0xe6, 0x99, 0x43, 0xf4], 1, false);
     machine.memory.write(0x1100, &[0xf4]).unwrap();
     assert!(io(&machine, &host).is_write);
-    assert_eq!(machine.regs(0).unwrap().rip, 0x1002);
-    machine.set_regs(0, |regs| regs.rip = 0x1100).unwrap();
+    assert_eq!(machine.regs(0, &host).unwrap().rip, 0x1002);
+    machine.set_regs(0, &host, |regs| regs.rip = 0x1100).unwrap();
     assert_eq!(machine.run(SECOND, &host).unwrap(), Exit::Halt { vcpu: 0 });
-    let regs = machine.regs(0).unwrap();
+    let regs = machine.regs(0, &host).unwrap();
     assert_eq!((regs.rip, regs.rbx), (0x1101, 0));
 }
 
@@ -78,17 +78,17 @@ fn test_set_regs_between_two_parts_completes_the_second_with_ones() {
     let code = [&ABOVE_1_MIB[..], &[0x66, 0xa1, 0x0e, 0x10, 0xf4]].concat();
     let (machine, host) = machine(&code, 1, false);
     let first = io(&machine, &host);
-    machine.answer(&first, 0x1122).unwrap().unwrap();
+    machine.answer(&first, 0x1122, &host).unwrap().unwrap();
     let mut seen = 0;
     machine
-        .set_regs(0, |regs| {
+        .set_regs(0, &host, |regs| {
             seen = regs.rax;
             regs.rbx = 9;
         })
         .unwrap();
     assert_eq!(seen, 0xffff_1122);
     assert_eq!(machine.run(SECOND, &host).unwrap(), Exit::Halt { vcpu: 0 });
-    assert_eq!(machine.regs(0).unwrap().rbx, 9);
+    assert_eq!(machine.regs(0, &host).unwrap().rbx, 9);
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn test_run_unclaimed_string_output_returns_each_value_and_a_late_device_gets_th
     assert_eq!(machine.run(SECOND, &host).unwrap(), Exit::Halt { vcpu: 0 });
     let rest: Vec<u64> = device.writes.lock().unwrap().iter().map(|write| write.2).collect();
     assert_eq!(rest, b"llo".map(u64::from));
-    assert_eq!(machine.regs(0).unwrap().rcx & 0xffff, 0);
+    assert_eq!(machine.regs(0, &host).unwrap().rcx & 0xffff, 0);
 }
 
 #[test]
@@ -113,13 +113,13 @@ fn test_set_regs_within_string_input_finishes_it_first() {
     let code = [0xbf, 0x00, 0x30, 0xba, 0x99, 0x00, 0xb9, 0x04, 0x00, 0xfc, 0xf3, 0x6c, 0xf4];
     let (machine, host) = machine(&code, 1, false);
     let exit = io(&machine, &host);
-    machine.answer(&exit, 0x41).unwrap().unwrap();
-    machine.set_regs(0, |regs| regs.rbx = 9).unwrap();
+    machine.answer(&exit, 0x41, &host).unwrap().unwrap();
+    machine.set_regs(0, &host, |regs| regs.rbx = 9).unwrap();
     assert_eq!(machine.run(SECOND, &host).unwrap(), Exit::Halt { vcpu: 0 });
     let mut filled = [0; 5];
     machine.memory.read(0x3000, &mut filled).unwrap();
     assert_eq!(filled, [0x41, 0xff, 0xff, 0xff, 0]);
-    assert_eq!((machine.regs(0).unwrap().rbx, machine.regs(0).unwrap().rcx & 0xffff), (9, 0));
+    assert_eq!((machine.regs(0, &host).unwrap().rbx, machine.regs(0, &host).unwrap().rcx & 0xffff), (9, 0));
 }
 
 #[test]
@@ -131,11 +131,11 @@ fn test_rom_is_read_without_an_exit_and_a_write_to_it_is_one() {
     memory.write(0x1000, &code).unwrap();
     memory.write(0x10_0000, &[0x5a]).unwrap();
     let (machine, host) = bare(memory, 1, false);
-    machine.set_sregs(0, |sregs| (sregs.cs.base, sregs.cs.selector) = (0, 0)).unwrap();
-    machine.set_regs(0, |regs| (regs.rip, regs.rflags) = (0x1000, 2)).unwrap();
+    machine.set_sregs(0, &host, |sregs| (sregs.cs.base, sregs.cs.selector) = (0, 0)).unwrap();
+    machine.set_regs(0, &host, |regs| (regs.rip, regs.rflags) = (0x1000, 2)).unwrap();
     assert_eq!(place(&io(&machine, &host)), (0x10_0000, 1, true, 0xa5));
     assert_eq!(machine.run(SECOND, &host).unwrap(), Exit::Halt { vcpu: 0 });
-    assert_eq!(machine.regs(0).unwrap().rbx & 0xff, 0x5a);
+    assert_eq!(machine.regs(0, &host).unwrap().rbx & 0xff, 0x5a);
     let mut byte = [0];
     machine.memory.read(0x10_0000, &mut byte).unwrap();
     assert_eq!(byte, [0x5a]);
@@ -165,8 +165,8 @@ fn test_machine_of_64_gib_runs_with_little_committed() {
     // mov byte [0x2000],1; hlt
     memory.write(0x1000, &[0xc6, 0x06, 0x00, 0x20, 0x01, 0xf4]).unwrap();
     let (machine, host) = bare(memory, 1, false);
-    machine.set_sregs(0, |sregs| (sregs.cs.base, sregs.cs.selector) = (0, 0)).unwrap();
-    machine.set_regs(0, |regs| (regs.rip, regs.rflags) = (0x1000, 2)).unwrap();
+    machine.set_sregs(0, &host, |sregs| (sregs.cs.base, sregs.cs.selector) = (0, 0)).unwrap();
+    machine.set_regs(0, &host, |regs| (regs.rip, regs.rflags) = (0x1000, 2)).unwrap();
     assert_eq!(machine.run(SECOND, &host).unwrap(), Exit::Halt { vcpu: 0 });
     let mut byte = [0];
     machine.memory.read(0x2000, &mut byte).unwrap();

@@ -46,13 +46,13 @@ fn machine(code: &[u8], vcpus: u32, irqchip: bool) -> (Arc<Machine>, Threads) {
     memory.write(0x1000, code).unwrap();
     let (machine, host) = bare(memory, vcpus, irqchip);
     machine
-        .set_sregs(0, |sregs| {
+        .set_sregs(0, &host, |sregs| {
             sregs.cs.base = 0;
             sregs.cs.selector = 0;
         })
         .unwrap();
     machine
-        .set_regs(0, |regs| {
+        .set_regs(0, &host, |regs| {
             regs.rip = 0x1000;
             regs.rsp = 0x8000;
             regs.rflags = 2;

@@ -23,7 +23,7 @@ fn test_run_port_writes_reach_the_device_and_hlt_ends() {
     assert_eq!(machine.run(SECOND, &host).unwrap(), Exit::Halt { vcpu: 0 });
     assert_eq!(*device.writes.lock().unwrap(), [(0, 1, 0x5a), (0, 2, 0x1234), (2, 1, 0x77)]);
     assert_eq!(*device.reads.lock().unwrap(), [(1, 1)]);
-    assert_eq!(machine.regs(0).unwrap().rip, 0x100e);
+    assert_eq!(machine.regs(0, &host).unwrap().rip, 0x100e);
     let readings = machine.control.vcpus()[0].readings();
     assert_eq!(readings.hits[Rung::Native as usize], 4);
     // Four accesses and the halt.
@@ -74,15 +74,15 @@ fn test_answer_unclaimed_read_reaches_the_guest_and_registers_wait_for_it() {
     let (machine, host) = machine(&code, 1, false);
     let Exit::Pio(io) = machine.run(SECOND, &host).unwrap() else { panic!() };
     assert_eq!((io.address, io.size, io.is_write), (0x99, 1, false));
-    machine.answer(&io, 0x42).unwrap().unwrap();
+    machine.answer(&io, 0x42, &host).unwrap().unwrap();
     // A register write completes the read first, so that neither is lost.
-    machine.set_regs(0, |regs| regs.rbx = 7).unwrap();
-    assert!(machine.answer(&io, 0x43).unwrap().is_err());
+    machine.set_regs(0, &host, |regs| regs.rbx = 7).unwrap();
+    assert!(machine.answer(&io, 0x43, &host).unwrap().is_err());
     assert_eq!(machine.run(SECOND, &host).unwrap(), Exit::Halt { vcpu: 0 });
     let mut byte = [0];
     machine.memory.read(0x2000, &mut byte).unwrap();
     assert_eq!(byte, [0x42]);
-    assert_eq!(machine.regs(0).unwrap().rbx, 7);
+    assert_eq!(machine.regs(0, &host).unwrap().rbx, 7);
 }
 
 // fault row 14
@@ -104,9 +104,9 @@ fn test_run_device_asks_to_stop_completes_the_write() {
     attach(&machine, Space::Pio, 0x80, 1 + 1);
     let exit = machine.run(SECOND, &host).unwrap();
     assert_eq!(exit, Exit::Stopped { vcpu: Some(0), reason: StopReason::Text("asked".into()) });
-    assert_eq!((machine.control.phase(), machine.regs(0).unwrap().rbx & 0xffff), (Phase::Paused, 0));
+    assert_eq!((machine.control.phase(), machine.regs(0, &host).unwrap().rbx & 0xffff), (Phase::Paused, 0));
     assert_eq!(machine.run(SECOND, &host).unwrap(), Exit::Halt { vcpu: 0 });
-    assert_eq!(machine.regs(0).unwrap().rbx & 0xffff, 1);
+    assert_eq!(machine.regs(0, &host).unwrap().rbx & 0xffff, 1);
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn test_run_two_vcpus_hand_over_through_memory_and_halt_together() {
     machine.memory.write(0x2000, &second).unwrap();
     let device = attach(&machine, Space::Pio, 0x80, 1);
     machine
-        .set_sregs(0, |sregs| {
+        .set_sregs(0, &host, |sregs| {
             sregs.ds.base = 0xfee0_0000;
             // Software-enabled APIC is not needed to send IPIs in xAPIC mode; the page must be there.
             sregs.es.base = 0;
@@ -222,7 +222,7 @@ fn test_run_triple_fault_is_a_shutdown() {
     let memory = Memory::with_ram(1 << 20).unwrap();
     let entry = flat(&memory, &[0x0f, 0x0b], 0x10000, Mode::Long).unwrap();
     let (machine, host) = bare(memory, 1, false);
-    machine.set_entry(entry).unwrap();
+    machine.set_entry(entry, &host).unwrap();
     assert_eq!(machine.run(SECOND, &host).unwrap(), Exit::Shutdown { vcpu: 0 });
     assert_eq!(machine.control.phase(), Phase::Stopped);
     assert!(matches!(machine.run(SECOND, &host), Err(RunError::State(_))));

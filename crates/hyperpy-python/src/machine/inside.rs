@@ -39,7 +39,7 @@ impl Machine {
     }
 
     /// A verb that waits, detached, and asks the interpreter meanwhile whether a signal has raised.
-    pub(super) fn hosted<T: Send>(
+    pub(crate) fn hosted<T: Send>(
         &self,
         py: Python<'_>,
         verb: impl FnOnce(&PyHost) -> Result<T, RunError> + Send,
