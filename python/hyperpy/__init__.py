@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hyperpy.boot import Firmware, Flat, Image, Linux, Multiboot, Pvh
+from hyperpy.clock import Clock, Timer
 from hyperpy.console import Console
 from hyperpy.device import DebugConsole, DebugExit, Device, IrqLine, Stop
 from hyperpy.errors import (
@@ -64,6 +65,7 @@ __all__ = [
     "BootError",
     "Budget",
     "BudgetError",
+    "Clock",
     "Console",
     "Counter",
     "DebugConsole",
@@ -116,6 +118,7 @@ __all__ = [
     "StateError",
     "Stats",
     "Stop",
+    "Timer",
     "Vcpu",
     "budget",
     "disassemble",

@@ -10,6 +10,7 @@ import operator
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hyperpy.clock import Clock
 from hyperpy.device import Device, DeviceLike, _Stock
 from hyperpy.errors import DeviceError
 from hyperpy.irq import Routing
@@ -42,6 +43,8 @@ class Attaching(Routing):
         name: str | None = None,
     ) -> _D:
         """Put a device on a bus, and return it.
+
+        `device.clock` becomes the machine's, where the device has that attribute and it is None or a `Clock`.
 
         Arguments:
             device: an object with `read(offset, size)` and `write(offset, size, value)`.
@@ -90,7 +93,7 @@ class Attaching(Routing):
             from hyperpy._layout import handlers  # noqa: PLC0415 - whoever declared has imported it
 
             registers = (device._register_file, handlers(device))
-        with self._line_for(device, irq):
+        with self._line_for(device, irq), self._clock_for(device, name):
             region = self._native.attach(native, is_pio, base, length, name, registers)
         facts = {"base": base, "size": length, "irq": irq, "name": name}
         self._attached[is_pio, region] = (device, facts)
@@ -120,10 +123,26 @@ class Attaching(Routing):
             device.irq = before
             raise
 
-    def detach(self, device: object) -> None:
-        """Take a device off its bus, wherever it is attached. Returns after every vcpu has left it.
+    @contextlib.contextmanager
+    def _clock_for(self, device: Any, name: str) -> Iterator[None]:
+        """Give a device that asks for it the clock, before the guest can reach it, and take it back if the guest will not."""
+        before, of = getattr(device, "clock", self), (self._native.id, id(device))
+        if not (before is None or isinstance(before, Clock)) or (before is not None and before._of == of):
+            yield
+            return
+        with contextlib.suppress(AttributeError):  # its class wants none
+            device.clock = Clock(self._native.clock(name), of)
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(AttributeError):
+                device.clock = before
+            raise
 
-        Ctrl-C ends the wait for a device that does not return; it is off the bus all the same.
+    def detach(self, device: object) -> None:
+        """Take a device off its bus, wherever it is attached, and its timers off the clock.
+
+        Returns after every vcpu has left it and no callback of its timers runs. Ctrl-C ends the wait for a device that does not return; it is off the bus all the same.
 
         Raises:
             DeviceError: it is not attached to this machine.
@@ -138,6 +157,9 @@ class Attaching(Routing):
             self._attached.pop(place, None)
         for place in mine:
             self._native.wait_until_left(*place)
+        clock = getattr(device, "clock", None)
+        if isinstance(clock, Clock) and clock._of == (self._native.id, id(device)):
+            clock._native.disarm()
 
     def attach_pc(self) -> None:
         """Give the machine a PC's stock devices, once: COM1 as `console`, RTC, i8042, debug console, ACPI power and reset.

@@ -48,7 +48,7 @@ def _close_all() -> None:
         import threading  # noqa: PLC0415 - vcpus had threads, so it is there
 
         for thread in threading.enumerate():
-            if thread.name.startswith("hyperpy-vcpu"):
+            if thread.name.startswith(("hyperpy-vcpu", "hyperpy-timers")):
                 _hyperpy.end_thread(thread.ident or 0)
         for machine in stuck:
             _closes(machine, left())

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias, final
 from typing_extensions import Buffer
 
 __all__ = [
+    "Clock",
     "Console",
     "IrqLine",
     "Machine",
@@ -14,6 +15,8 @@ __all__ = [
     "RegisterLayout",
     "Script",
     "StockDevice",
+    "Timer",
+    "TimerThread",
     "VcpuThread",
     "View",
     "capabilities",
@@ -51,6 +54,30 @@ __all__ = [
     "trap_msr",
     "walk",
 ]
+
+@final
+class Clock:
+    @staticmethod
+    def manual() -> Clock: ...
+    @property
+    def is_manual(self) -> bool: ...
+    @property
+    def now(self) -> int: ...
+    def step(self, ns: int) -> None: ...
+    @property
+    def scale(self) -> float: ...
+    @scale.setter
+    def scale(self, scale: float) -> None: ...
+    def arm(self, when: str, ns: int, callback: Callable[[], object]) -> Timer: ...
+    def disarm(self) -> None: ...
+
+@final
+class Timer:
+    @property
+    def deadline(self) -> int: ...
+    @property
+    def active(self) -> bool: ...
+    def cancel(self) -> bool: ...
 
 @final
 class Console:
@@ -138,6 +165,10 @@ class Script:
     def reads(self) -> list[int]: ...
 
 @final
+class TimerThread:
+    def __call__(self, *args: Any, **kwargs: Any) -> None: ...
+
+@final
 class VcpuThread:
     def __call__(self, *args: Any, **kwargs: Any) -> None: ...
 
@@ -176,6 +207,7 @@ class Machine:
     ) -> int: ...
     def detach(self, pio: bool, region: int) -> None: ...
     def wait_until_left(self, pio: bool, region: int) -> None: ...
+    def clock(self, device: str | None = None) -> Clock: ...
     def line(self, gsi: int) -> IrqLine: ...
     def attach_pc(self, console: Console) -> None: ...
     @property

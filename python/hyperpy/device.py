@@ -22,6 +22,7 @@ from typing import (
 
 from hyperpy import _hyperpy
 from hyperpy._value import Value
+from hyperpy.clock import Clock
 
 if TYPE_CHECKING:
     from hyperpy._layout import Placed
@@ -100,7 +101,8 @@ class Device:
         acpi_hid: hardware id (ACPI 6.5, 6.1.5) to list the device under, so that an operating system finds it.
         irq_level: whether its interrupt is level-triggered (True) or edge-triggered.
 
-    `irq` is the interrupt line that `Machine.attach(..., irq=n)` connects, or None.
+    `irq` is the interrupt line that `Machine.attach(..., irq=n)` connects, or None. `clock` is the machine's clock
+    once it is attached (`hyperpy.clock`): what is set by it are this device's timers, and `detach` takes them off.
 
     Example:
         >>> import hyperpy
@@ -125,6 +127,7 @@ class Device:
     acpi_hid: ClassVar[str | None] = None
     irq_level: ClassVar[bool] = False
     irq: IrqLine | None = None
+    clock: Clock | None = None
 
     _layout: ClassVar[_hyperpy.RegisterLayout | None] = None
     _cell_numbers: ClassVar[Mapping[Declared, int]] = {}

@@ -23,6 +23,7 @@ from hyperpy._debug import Debugging
 from hyperpy._ending import live
 from hyperpy._looking import Looking
 from hyperpy._traps import Trapping
+from hyperpy.clock import Clock
 from hyperpy.console import PATIENCE, Console
 from hyperpy.device import check_reason
 from hyperpy.errors import GuestFault, StateError
@@ -64,6 +65,7 @@ class Machine(Attaching, Answering, Trapping, Debugging, Looking):
         trace: how many of the last exits of each vcpu are recorded for `trace()` and for faults, from 0 (none) to 2**20.
 
     Attributes:
+        clock: the time since its start, which goes by while it runs, and timers on it.
         errors: what devices and callable sinks have raised since the machine was made or reset: the last 64.
         errors_dropped: how many more there were.
 
@@ -125,6 +127,7 @@ class Machine(Attaching, Answering, Trapping, Debugging, Looking):
         if limit is not None:
             self._native.set_cpu_limit(limit)
         self._cpu_limit = limit
+        self.clock = Clock(self._native.clock())
         self._owner = os.getpid()
         self.name = name or f"machine {self._native.id}"
         self._traced = trace
@@ -280,9 +283,9 @@ class Machine(Attaching, Answering, Trapping, Debugging, Looking):
         """Press the machine's reset button: restore the power-on state, from which it can run again.
 
         The vcpus are made anew. RAM is zeros, given back to the host; views of it stay valid. ROM keeps its contents.
-        Every attached device's `reset()` is called. Interrupt lines are low, nothing is queued, `errors` begins anew, and no
-        earlier exit can be answered. What `load` has put in is loaded again: of several images of one kind at one place,
-        the last one.
+        Every attached device's `reset()` is called. `clock` is 0, and no timer is left but those that they set. Interrupt lines
+        are low, nothing is queued, `errors` begins anew, and no earlier exit can be answered. What `load` has put in is loaded
+        again: of several images of one kind at one place, the last one.
         Statistics go on counting. While it works, the machine counts as running.
 
         Raises:

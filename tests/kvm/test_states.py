@@ -163,6 +163,16 @@ VERBS: dict[str, Callable[[Case], Any] | tuple[Callable[[Case], Any], ...]] = {
     "route": lambda case: case.m.route(5, hyperpy.IoApicPin(11)),
     "routes": lambda case: case.m.routes,
     "cpu_limit set": lambda case: setattr(case.m, "cpu_limit", 0.5),
+    "clock.after, every, at": (
+        lambda case: case.m.clock.after(1 << 60, print),
+        lambda case: case.m.clock.every(1 << 60, print),
+        lambda case: case.m.clock.at(1 << 60, print),
+    ),
+    "clock.step, scale set": (
+        lambda case: case.m.clock.step(1),
+        lambda case: setattr(case.m.clock, "scale", 2),
+    ),
+    "clock.now": lambda case: case.m.clock.now,
     "breakpoint, watchpoint": (lambda case: _removed_at_once(case.m), lambda case: _watched(case.m)),
     "memory.walk, translate": (
         lambda case: case.m.memory.walk(0x1000),
@@ -207,6 +217,7 @@ MEANING: dict[str, type[Exception] | Callable[[Any], bool]] = {
     "waits": lambda value: value == Exit.Timeout(),
     "the last exit": lambda value: value in {READ, STOPPED},
     "tracks": lambda value: hasattr(value, "__exit__"),
+    "a timer": lambda value: isinstance(value, hyperpy.Timer) and value.active,
     "a value": lambda value: value is not None,
     "bytes": lambda value: value == b"\0",
     "a view": lambda value: isinstance(value, memoryview) and value.tobytes() == b"\0",
@@ -244,6 +255,9 @@ TABLE = {
     "route": row("nothing", REFUSED, REFUSED, REFUSED, REFUSED),  # without interrupt controllers
     "routes": row(*["a value"] * 5),
     "cpu_limit set": row(*["nothing"] * 4, REFUSED),
+    "clock.after, every, at": row(*["a timer"] * 4, REFUSED),
+    "clock.step, scale set": row(*["nothing"] * 5),
+    "clock.now": row(*["a value"] * 5),
     "breakpoint, watchpoint": row("nothing", REFUSED, "nothing", "nothing", REFUSED),
     "memory.walk, translate": row("a value", REFUSED, "a value", "a value", REFUSED),
     "memory.read": row(*["bytes"] * 4, REFUSED),

@@ -65,7 +65,8 @@ def test_debug_console_on_what_is_no_console_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "native", ["Machine", "Memory", "IrqLine", "StockDevice", "View", "VcpuThread", "Console"]
+    "native",
+    ["Machine", "Memory", "IrqLine", "StockDevice", "View", "VcpuThread", "Console", "Clock", "Timer"],
 )
 def test_native_class_cannot_be_subclassed(native: str) -> None:
     kind = getattr(hyperpy._hyperpy, native)
@@ -73,7 +74,9 @@ def test_native_class_cannot_be_subclassed(native: str) -> None:
         type("Mine", (kind,), {})
 
 
-@pytest.mark.parametrize("native", ["Memory", "IrqLine", "StockDevice", "View", "VcpuThread"])
+@pytest.mark.parametrize(
+    "native", ["Clock", "Memory", "IrqLine", "StockDevice", "Timer", "TimerThread", "View", "VcpuThread"]
+)
 def test_native_class_that_is_made_inside_cannot_be_made_by_hand(native: str) -> None:
     with pytest.raises(TypeError):
         getattr(hyperpy._hyperpy, native)()

@@ -86,6 +86,7 @@ fn test_scale_sets_the_pace_from_now_on() {
 }
 
 /// Readers beside a writer that stops, starts, steps and scales: none sees a time before one that was seen.
+// fault row 45
 #[test]
 fn test_time_never_goes_back_for_readers_beside_changes() {
     let (clock, done) = (Arc::new(Clock::of_machine()), Arc::new(AtomicBool::new(false)));

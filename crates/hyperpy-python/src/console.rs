@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use hyperpy_core::clock::is_firing;
 use hyperpy_core::error::RunError;
 use hyperpy_core::kvm::thread::fork_generation;
 use hyperpy_core::machine::Machine;
@@ -59,7 +60,7 @@ impl Console {
         let verb = if to_interact { "interact" } else { "expect" };
         let checked = match self.machine.get().and_then(Weak::upgrade) {
             Some(machine) => machine.check(verb),
-            None if current().is_some() => Err(RunError::InCallback { verb }),
+            None if current().is_some() || is_firing() => Err(RunError::InCallback { verb }),
             None => Ok(()),
         };
         checked.map_err(|error| errors::run(&error))

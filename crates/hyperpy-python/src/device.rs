@@ -44,6 +44,10 @@ impl Faults {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    pub(crate) fn push(&self, raised: Py<PyBaseException>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(raised);
+    }
+
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         // As for devices: what is locked is being changed, and the collector comes again.
         self.0.try_lock().map_or(Ok(()), |errors| errors.iter().try_for_each(|error| visit.call(error)))
@@ -66,14 +70,18 @@ impl Report {
             // An exception that takes no notes is raised without.
             let _ = error.value(py).call_method1(intern!(py, "add_note"), (note,));
         }
-        // Kept apart from the exception by the interpreter until it is caught: what `run()` raises shows the device's line.
-        if let Some(traceback) = error.traceback(py) {
-            let _ = error.value(py).setattr(intern!(py, "__traceback__"), traceback);
-        }
-        self.faults.0.lock().unwrap_or_else(PoisonError::into_inner).push(error.into_value(py));
+        keep_traceback(py, &error);
+        self.faults.push(error.into_value(py));
         if let Some(control) = self.control.upgrade() {
             control.device_failed();
         }
+    }
+}
+
+/// Kept apart from the exception by the interpreter until it is caught: what `run()` raises shows the device's line.
+pub(crate) fn keep_traceback(py: Python<'_>, error: &PyErr) {
+    if let Some(traceback) = error.traceback(py) {
+        let _ = error.value(py).setattr(intern!(py, "__traceback__"), traceback);
     }
 }
 
@@ -280,7 +288,7 @@ fn no_answer(value: &Bound<'_, PyAny>, size: u8, device: &str) -> PyErr {
 }
 
 /// What is asked for by a `Stop("why")`; `None` for anything else.
-fn stop(answer: &Bound<'_, PyAny>) -> PyResult<Option<Action>> {
+pub(crate) fn stop(answer: &Bound<'_, PyAny>) -> PyResult<Option<Action>> {
     let py = answer.py();
     let class = py.import(intern!(py, "hyperpy.device"))?.getattr(intern!(py, "Stop"))?;
     if !answer.is_instance(&class)? {

@@ -1,4 +1,4 @@
-//! What the core asks of Python: whether a signal has raised an exception, and threads for vCPUs.
+//! What the core asks of Python: whether a signal has raised an exception, and threads for vCPUs and timers.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use hyperpy_core::control::{Control, Host};
 use hyperpy_core::error::RunError;
 use hyperpy_core::machine::Machine;
+use pyo3::PyTypeInfo;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -60,10 +61,26 @@ impl Host for PyHost {
 
     fn spawn(&self, vcpu: u32) -> Result<(), RunError> {
         let target = VcpuThread { machine: self.machine.clone(), control: self.control.clone(), vcpu };
-        let name = format!("hyperpy-vcpu{vcpu}");
+        self.thread(&format!("hyperpy-vcpu{vcpu}"), |py| Py::new(py, target))
+    }
+
+    fn spawn_timers(&self) -> Result<(), RunError> {
+        let Some(id) = self.machine.upgrade().map(|machine| machine.id) else { return Err(RunError::Host) };
+        let target = TimerThread { machine: self.machine.clone(), control: self.control.clone(), id };
+        self.thread("hyperpy-timers", |py| Py::new(py, target))
+    }
+}
+
+impl PyHost {
+    /// A daemon thread of Python's that calls what `target` makes.
+    fn thread<T: PyTypeInfo>(
+        &self,
+        name: &str,
+        target: impl FnOnce(Python<'_>) -> PyResult<Py<T>>,
+    ) -> Result<(), RunError> {
         let spawned = Python::attach(|py| {
             let options = PyDict::new(py);
-            options.set_item("target", target.into_pyobject(py)?)?;
+            options.set_item("target", target(py)?)?;
             options.set_item("name", name)?;
             options.set_item("daemon", true)?;
             py.import("threading")?.getattr("Thread")?.call((), Some(&options))?.call_method0("start").map(drop)
@@ -72,6 +89,21 @@ impl Host for PyHost {
             self.keep(error);
             RunError::Host
         })
+    }
+}
+
+/// The body of the thread that fires a machine's timers. It holds no strong reference to its machine.
+#[pyclass(frozen, module = "hyperpy._hyperpy")]
+pub struct TimerThread {
+    machine: Weak<Machine>,
+    control: Arc<Control>,
+    id: u64,
+}
+
+#[pymethods]
+impl TimerThread {
+    fn __call__(&self, py: Python<'_>) {
+        py.detach(|| Machine::serve_timers(&self.machine, self.id, &self.control));
     }
 }
 

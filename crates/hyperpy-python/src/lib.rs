@@ -6,6 +6,7 @@
 
 mod boot;
 mod buffer;
+mod clock;
 mod console;
 mod convert;
 mod debug;
@@ -37,13 +38,15 @@ mod _hyperpy {
     #[pymodule_export]
     use crate::buffer::{View, end_thread};
     #[pymodule_export]
+    use crate::clock::{Clock, Timer};
+    #[pymodule_export]
     use crate::console::Console;
     #[pymodule_export]
     use crate::debug::{clear_breakpoint, code_at, disassemble, run_until, set_breakpoint, step, trace, walk};
     #[pymodule_export]
     use crate::device::{IrqLine, StockDevice};
     #[pymodule_export]
-    use crate::host::VcpuThread;
+    use crate::host::{TimerThread, VcpuThread};
     #[pymodule_export]
     use crate::machine::Machine;
     #[pymodule_export]

@@ -25,6 +25,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use self::inside::duration;
+use crate::clock::{self, Clock};
 use crate::console::Console;
 use crate::device::{Faults, IrqLine, PyAnswerer, PyDevice, StockDevice};
 use crate::host::PyHost;
@@ -183,6 +184,12 @@ impl Machine {
     fn wait_until_left(&self, py: Python<'_>, pio: bool, region: u64) -> PyResult<()> {
         let detached = Attachment { space: space(pio), region: RegionId(region) };
         self.hosted(py, |host| self.core.wait_until_left(detached, host))
+    }
+
+    /// The machine's clock; timers that are set by it are the device's of this name.
+    #[pyo3(signature = (device = None))]
+    fn clock(&self, device: Option<String>) -> Clock {
+        Clock::of_machine(&self.core, &self.faults, device)
     }
 
     /// The interrupt line of a gsi.
@@ -458,6 +465,7 @@ impl Machine {
         if let Ok(answerer) = self.answerer.try_lock() {
             visit.call(answerer.as_ref().map(|answerer| &answerer.callable))?;
         }
+        clock::traverse(&self.core.clock, &visit)?;
         self.faults.traverse(&visit)?;
         self.handlers.traverse(&visit)
     }

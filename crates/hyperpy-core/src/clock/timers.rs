@@ -101,8 +101,8 @@ pub(super) struct Queue {
     is_closed: bool,
     /// Whose callback runs on the machine's thread.
     firing: Option<u64>,
-    /// Threads that wait for it to return.
-    waiters: u32,
+    /// Owners whose callbacks somebody waits for: none of theirs fires meanwhile.
+    barred: Vec<u64>,
 }
 
 impl Queue {
@@ -309,9 +309,12 @@ impl Clock {
     /// The next timer that is due while the machine runs. What was taken before has returned.
     pub(crate) fn take_due(&self) -> Option<Due> {
         let mut state = self.lock();
+        let barred = state.queue.barred.clone();
+        let off: Vec<_> = barred.into_iter().map(|owner| state.queue.take(owner)).collect();
         let now = self.now();
         let due = if state.is_running && !state.queue.is_closed { state.queue.pop(now, now) } else { None };
         self.returned(&mut state, due.as_ref().map(|(_, owner)| *owner));
+        drop((state, off)); // in this order
         due.map(|(due, _)| due)
     }
 
@@ -322,25 +325,30 @@ impl Clock {
 
     fn returned(&self, state: &mut State, next: Option<u64>) {
         state.queue.firing = next;
-        if state.queue.waiters > 0 {
+        if !state.queue.barred.is_empty() {
             self.returned.notify_all();
         }
     }
 
-    /// Waits until no callback of `owner` runs on the machine's thread; false if the host wants its thread back before.
-    pub(crate) fn wait_until_returned(&self, owner: u64, is_wanted: impl Fn() -> bool) -> bool {
+    /// Takes off every timer of an owner and waits until none of its callbacks runs on the machine's thread; what they have
+    /// set meanwhile is taken off too. False if the host wants its thread back before.
+    pub(crate) fn cancel_and_wait(&self, owner: u64, is_wanted: impl Fn() -> bool) -> bool {
         let mut state = self.lock();
-        while state.queue.firing == Some(owner) {
-            state.queue.waiters += 1;
+        let mut off = state.queue.take(owner);
+        state.queue.barred.push(owner);
+        let mut is_over = true;
+        while is_over && state.queue.firing == Some(owner) {
             state = self.returned.wait_timeout(state, POLL).unwrap_or_else(PoisonError::into_inner).0;
-            state.queue.waiters -= 1;
             drop(state);
-            if is_wanted() {
-                return false;
-            }
+            is_over = !is_wanted();
             state = self.lock();
         }
-        true
+        if let Some(at) = state.queue.barred.iter().position(|&barred| barred == owner) {
+            state.queue.barred.swap_remove(at);
+        }
+        off.extend(state.queue.take(owner));
+        drop((state, off)); // in this order
+        is_over
     }
 }
 

@@ -69,6 +69,7 @@ fn test_step_fires_in_order_of_deadline_then_of_creation_with_the_time_at_each()
     assert_eq!(rig.step(u64::MAX), []);
 }
 
+// fault row 45
 #[test]
 fn test_timer_in_the_past_fires_at_the_next_step_and_time_stays() {
     let rig = Rig::new();

@@ -43,12 +43,11 @@ impl Machine {
     /// # Errors
     /// [`RunError::Host`]: the host wants its thread back.
     pub fn disarm(&self, owner: u64, host: &dyn Host) -> Result<(), RunError> {
-        self.clock.cancel_of(owner);
-        if Inside::any() || self.clock.wait_until_returned(owner, || host.poll()) {
-            Ok(())
-        } else {
-            Err(RunError::Host)
+        if Inside::any() {
+            self.clock.cancel_of(owner);
+            return Ok(());
         }
+        if self.clock.cancel_and_wait(owner, || host.poll()) { Ok(()) } else { Err(RunError::Host) }
     }
 
     /// The life of the thread that fires timers, until the machine closes. Holds no reference to the machine.

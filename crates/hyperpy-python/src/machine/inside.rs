@@ -80,6 +80,7 @@ impl Machine {
         self.core.set_unclaimed(Unclaimed::Ones);
         drop(answerer);
         self.handlers.let_go();
+        self.core.clock.cancel_all();
         drop(self.faults.take());
     }
 }

@@ -1,0 +1,267 @@
+//! A machine's clock and its timers for Python, and what a timer calls.
+//!
+//! The callbacks of a machine's timers belong to the native machine, which shows them to the collector; those of a manual
+//! clock to the one object that stands for it. A timer's handle holds none.
+
+use std::any::Any;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use hyperpy_core::bus::Action;
+use hyperpy_core::clock::{self, Callback, Fired, Raised, When};
+use hyperpy_core::control::Phase;
+use hyperpy_core::error::{RunError, StateError};
+use hyperpy_core::exit::StopReason;
+use hyperpy_core::kvm::thread::fork_generation;
+use hyperpy_core::machine::Machine as Core;
+use pyo3::exceptions::{PyException, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use crate::device::{Faults, keep_traceback, stop};
+use crate::errors;
+use crate::host::PyHost;
+use crate::signals::attach;
+
+/// Whose timers they are.
+struct Owner {
+    /// Tells it from every other.
+    id: u64,
+    /// Its name, if it is a device.
+    device: Option<String>,
+    /// The machine that fires them and what its devices have raised; `None`: whoever steps the clock.
+    machine: Option<(Weak<Core>, Arc<Faults>)>,
+    /// The process that the machine belongs to.
+    forks: u64,
+    /// What ended a step.
+    raised: Mutex<Option<PyErr>>,
+}
+
+/// A clock, and by its means the timers of one owner.
+#[pyclass(frozen, module = "hyperpy._hyperpy")]
+pub struct Clock {
+    clock: Arc<clock::Clock>,
+    owner: Arc<Owner>,
+}
+
+impl Clock {
+    pub(crate) fn of_machine(core: &Arc<Core>, faults: &Arc<Faults>, device: Option<String>) -> Self {
+        Self::made(core.clock.clone(), device, Some((Arc::downgrade(core), faults.clone())))
+    }
+
+    fn made(clock: Arc<clock::Clock>, device: Option<String>, machine: Option<(Weak<Core>, Arc<Faults>)>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let (forks, raised) = (fork_generation(), Mutex::default());
+        Self { clock, owner: Arc::new(Owner { id, device, machine, forks, raised }) }
+    }
+
+    /// Refuses in the child of a fork, before any lock is taken. A manual clock belongs to nobody else.
+    fn ours(&self, verb: &'static str) -> PyResult<()> {
+        let mine = self.owner.machine.is_none() || self.owner.forks == fork_generation();
+        if mine { Ok(()) } else { Err(errors::run(&RunError::Forked { verb })) }
+    }
+
+    /// The machine whose clock it is, while it is there.
+    fn machine(&self) -> Option<Arc<Core>> {
+        self.owner.machine.as_ref().and_then(|(machine, _)| machine.upgrade())
+    }
+}
+
+#[pymethods]
+impl Clock {
+    /// One that stands still until it is stepped.
+    #[staticmethod]
+    fn manual() -> Self {
+        Self::made(Arc::new(clock::Clock::manual()), None, None)
+    }
+
+    #[getter]
+    fn is_manual(&self) -> bool {
+        self.clock.is_manual()
+    }
+
+    #[getter]
+    fn now(&self) -> PyResult<u64> {
+        self.ours("read the clock")?;
+        Ok(self.clock.now())
+    }
+
+    fn step(&self, ns: u64) -> PyResult<()> {
+        self.ours("step the clock")?;
+        self.clock.step(ns).map_err(|Raised| {
+            let raised = self.owner.raised.lock().unwrap_or_else(PoisonError::into_inner).take();
+            raised.unwrap_or_else(|| PyException::new_err("a timer failed on another thread"))
+        })
+    }
+
+    #[getter]
+    fn scale(&self) -> PyResult<f64> {
+        self.ours("read the clock")?;
+        Ok(self.clock.scale())
+    }
+
+    #[setter]
+    fn set_scale(&self, scale: f64) -> PyResult<()> {
+        self.ours("scale the clock")?;
+        if self.clock.set_scale(scale) {
+            return Ok(());
+        }
+        let hint = "a number from 0: 0 stops it, 1.0 is the host's pace";
+        Err(PyValueError::new_err(format!("scale of a clock is out of range: {scale}\n\nhint: {hint}")))
+    }
+
+    /// Sets a timer: "after" so many nanoseconds, "every" so many, or "at" a time.
+    fn arm(slf: &Bound<'_, Self>, when: &str, ns: u64, callback: &Bound<'_, PyAny>) -> PyResult<Timer> {
+        let this = slf.get();
+        let verb = "set a timer";
+        this.ours(verb)?;
+        let when = match when {
+            "after" => When::After(ns),
+            "every" => When::Every(ns),
+            _ => When::At(ns),
+        };
+        let object = Mutex::new(Some(callback.clone().unbind()));
+        let callback = Arc::new(PyCallback { object, owner: this.owner.clone() });
+        let closed = || errors::state(&StateError::new(verb, Phase::Closed));
+        let timer = match (this.machine(), &this.owner.machine) {
+            (Some(core), _) => {
+                let host = PyHost::new(&core);
+                let armed = core.arm(when, this.owner.id, callback, &host);
+                armed.map_err(|error| host.take().unwrap_or_else(|| errors::run(&error)))?
+            }
+            (None, Some(_)) => return Err(closed()),
+            (None, None) => this.clock.arm(when, this.owner.id, callback).ok_or_else(closed)?,
+        };
+        Ok(Timer { timer, clock: slf.clone().unbind() })
+    }
+
+    /// Takes off every timer that was set by this object, and returns when none of their callbacks runs.
+    fn disarm(&self, py: Python<'_>) -> PyResult<()> {
+        self.ours("take timers off")?;
+        let Some(core) = self.machine() else {
+            self.clock.cancel_of(self.owner.id);
+            return Ok(());
+        };
+        let host = PyHost::new(&core);
+        let done = py.detach(|| core.disarm(self.owner.id, &host));
+        done.map_err(|error| host.take().unwrap_or_else(|| errors::run(&error)))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if self.owner.machine.is_none() { traverse(&self.clock, &visit) } else { Ok(()) }
+    }
+
+    fn __clear__(&self) {
+        if self.owner.machine.is_none() {
+            self.clock.cancel_all();
+        }
+    }
+}
+
+/// A timer that was set.
+#[pyclass(frozen, module = "hyperpy._hyperpy")]
+pub struct Timer {
+    timer: clock::Timer,
+    clock: Py<Clock>,
+}
+
+#[pymethods]
+impl Timer {
+    #[getter]
+    fn deadline(&self) -> u64 {
+        self.timer.deadline()
+    }
+
+    #[getter]
+    fn active(&self) -> bool {
+        self.timer.is_active()
+    }
+
+    /// Takes it off; whether it was to fire.
+    fn cancel(&self) -> PyResult<bool> {
+        let clock = self.clock.get();
+        clock.ours("cancel a timer")?;
+        Ok(clock.clock.cancel(&self.timer))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.clock)
+    }
+}
+
+/// Shows the collector what the timers of a clock call.
+pub(crate) fn traverse(clock: &clock::Clock, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+    let mut result = Ok(());
+    clock.visit(&mut |callback: &dyn Any| {
+        // As for devices: what is locked is being changed, and the collector comes again.
+        let object = callback.downcast_ref::<PyCallback>().and_then(|callback| callback.object.try_lock().ok());
+        if let (Some(object), Ok(())) = (object, &result) {
+            result = visit.call(&*object);
+        }
+    });
+    result
+}
+
+/// A Python callable as what a timer calls.
+struct PyCallback {
+    object: Mutex<Option<Py<PyAny>>>,
+    owner: Arc<Owner>,
+}
+
+impl Callback for PyCallback {
+    /// Whatever it returns but `Stop("why")` is nobody's concern.
+    fn fire(&self, fired: Fired) -> Result<Option<StopReason>, Raised> {
+        attach(|py| {
+            let mut object = self.object.lock().unwrap_or_else(PoisonError::into_inner);
+            let callable = if fired.is_last { object.take() } else { object.as_ref().map(|it| it.clone_ref(py)) };
+            drop(object);
+            let Some(callable) = callable else { return Ok(None) };
+            let called = callable.bind(py).call0();
+            let action = called.and_then(|answer| if answer.is_none() { Ok(None) } else { stop(&answer) });
+            match action {
+                Ok(Some(Action::Stop(reason))) => Ok(Some(reason)),
+                Ok(_) => Ok(None),
+                Err(error) => {
+                    self.owner.keep(error, callable.bind(py), fired.deadline);
+                    Err(Raised)
+                }
+            }
+        })
+    }
+}
+
+impl Owner {
+    /// Keeps what a callback raised for `run()`, or for the step.
+    fn keep(&self, error: PyErr, callable: &Bound<'_, PyAny>, deadline: u64) {
+        let py = callable.py();
+        if error.is_instance_of::<PyException>(py) {
+            let name = callable.getattr(intern!(py, "__qualname__"));
+            let name = name.or_else(|_| callable.get_type().qualname().map(Bound::into_any));
+            let name = name.map_or_else(|_| "?".to_owned(), |name| name.to_string());
+            let device = self.device.as_ref().map(|device| format!("device {device}: ")).unwrap_or_default();
+            let note = format!("{device}timer {name}, due at {deadline} ns");
+            // An exception that takes no notes is raised without.
+            let _ = error.value(py).call_method1(intern!(py, "add_note"), (note,));
+        }
+        match &self.machine {
+            Some((_, faults)) => {
+                keep_traceback(py, &error);
+                faults.push(error.into_value(py));
+            }
+            None => *self.raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error),
+        }
+    }
+}
+
+impl Drop for PyCallback {
+    fn drop(&mut self) {
+        let object = self.object.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if object.is_some() {
+            // As for a device: the last reference may run any Python code.
+            let kept = Python::try_attach(|_| drop(object));
+            let _ = kept;
+        }
+    }
+}
