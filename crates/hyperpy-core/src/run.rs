@@ -170,7 +170,6 @@ enum Entered {
 #[inline]
 fn enter<const TRACED: bool>(vcpu: &mut Vcpu, machine: &Machine) -> Entered {
     let result = vcpu.accel.run();
-    let was_unfinished = std::mem::replace(&mut vcpu.unfinished, false);
     vcpu.open = None;
     vcpu.count_exit();
     if TRACED {
@@ -184,19 +183,27 @@ fn enter<const TRACED: bool>(vcpu: &mut Vcpu, machine: &Machine) -> Entered {
         Ok(AccelExit::Mmio { gpa, size, is_write }) => {
             Entered::Access(Pending { space: Space::Mmio, address: gpa, size, is_write, count: 1, next: 0 })
         }
-        // They come before what the guest was left for, which the next entry tells.
+        // Nobody knows how far it came: completing what is complete does nothing, and where nothing was to be completed, a
+        // step is still to be made.
+        Err(Interruption::Failed(error)) => Entered::Failed(error),
+        // An access is unfinished as soon as it is served; all else leaves nothing to complete.
         Ok(AccelExit::Posted) => {
+            vcpu.unfinished = false;
+            // They come before what the guest was left for, which the next entry tells.
             vcpu.serve_posted(machine);
             Entered::Exit(AccelExit::Nothing)
         }
-        Ok(other) => Entered::Exit(other),
-        Err(Interruption::Kicked) => Entered::Kicked,
-        Err(Interruption::Again) => Entered::Exit(AccelExit::Nothing),
-        Err(Interruption::Failed(error)) => {
-            // Nobody knows how far it came. Completing what is complete does nothing; where nothing was to be completed, a
-            // step is still to be made.
-            vcpu.unfinished = was_unfinished;
-            Entered::Failed(error)
+        Ok(other) => {
+            vcpu.unfinished = false;
+            Entered::Exit(other)
+        }
+        Err(Interruption::Kicked) => {
+            vcpu.unfinished = false;
+            Entered::Kicked
+        }
+        Err(Interruption::Again) => {
+            vcpu.unfinished = false;
+            Entered::Exit(AccelExit::Nothing)
         }
     }
 }

@@ -281,29 +281,27 @@ impl Vcpu {
             return self.unclaimed(machine, access, index);
         };
         let at = Access { offset: address - region.base, size, vcpu: self.id };
-        let (mut rung, mut before) = (region.rung, None);
-        if rung >= Rung::Declared {
-            if rung == Rung::Declared {
-                let is_served = if is_write {
-                    region.device.quick_write(at, self.accel.io_value(index))
-                } else {
-                    let value = region.device.quick_read(at);
-                    value.inspect(|&value| self.accel.set_io_value(index, value)).is_some()
-                };
-                if is_served {
-                    self.shared.presence.leave();
-                    self.shared.counters.hit(rung);
-                    return None;
-                }
-                rung = Rung::Method;
+        if region.rung == Rung::Declared {
+            let is_served = if is_write {
+                region.device.quick_write(at, self.accel.io_value(index))
+            } else {
+                let value = region.device.quick_read(at);
+                value.inspect(|&value| self.accel.set_io_value(index, value)).is_some()
+            };
+            if is_served {
+                self.shared.presence.leave();
+                self.shared.counters.hit(Rung::Declared);
+                return None;
             }
+        }
+        let is_method = region.rung >= Rung::Declared;
+        self.shared.counters.hit(if is_method { Rung::Method } else { Rung::Native });
+        let before = is_method.then(|| {
             let (machine, vcpu, rip) = (machine.id, self.id, self.accel.rip());
             self.slow = true;
             self.shared.presence.go_to(Place::of(space, region.id));
-            let current = Current { machine, vcpu, rip, space: Some(space), address, size, is_write };
-            before = Some(CURRENT.replace(Some(current)));
-        }
-        self.shared.counters.hit(rung);
+            CURRENT.replace(Some(Current { machine, vcpu, rip, space: Some(space), address, size, is_write }))
+        });
         let action = if is_write {
             region.device.write(at, self.accel.io_value(index))
         } else {

@@ -49,7 +49,11 @@ impl Description {
             "port" => {
                 Kind::Port { index: small(0), mask: number(1), first: small(2), count: small(3), step: number(4) }
             }
-            other => return Err(PyValueError::new_err(format!("no such kind of register: {other}\n\nhint: as declare.py has them"))),
+            other => {
+                return Err(PyValueError::new_err(format!(
+                    "no such kind of register: {other}\n\nhint: as declare.py has them"
+                )));
+            }
         };
         let [readable, stored, cleared_by_1, cleared_by_0, set_by_1, cleared_by_read, set_by_read] = self.bits;
         Ok(Cell {
@@ -89,12 +93,14 @@ impl RegisterLayout {
             "split" => Rule::Split,
             "widen" => Rule::Widen,
             "refuse" => Rule::Refuse,
-            other => return Err(PyValueError::new_err(format!("no such rule: {other}\n\nhint: exact, split, widen or refuse"))),
+            other => {
+                return Err(PyValueError::new_err(format!(
+                    "no such rule: {other}\n\nhint: exact, split, widen or refuse"
+                )));
+            }
         };
         let layout = Layout::new(cells, size, rule, plain);
-        let layout = layout.map_err(|error| {
-            PyValueError::new_err((error.to_string(), error.hint(), about(&error)))
-        })?;
+        let layout = layout.map_err(|error| PyValueError::new_err((error.to_string(), error.hint(), about(&error))))?;
         Ok(Self { layout: Arc::new(layout) })
     }
 }
