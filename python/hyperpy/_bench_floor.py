@@ -8,6 +8,7 @@ lies in hyperpy's cache folder, under a name made of the source and the compiler
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import hashlib
 import os
@@ -30,6 +31,7 @@ __all__ = ["BenchError", "Floor", "Start", "library", "lives", "start_of"]
 SOURCES = ("_floor.c", "_floor_more.c")
 HEADERS = ("_floor.h",)
 FLAGS = ("-std=c11", "-O2", "-shared", "-fPIC", "-pthread")
+LIBRARIES = ("-lrt",)  # timers, in a libc before 2.34
 COMPILERS = ("cc", "gcc", "clang")
 IRQCHIP = 1  # FLOOR_IRQCHIP
 _COMPILE_S = 120
@@ -97,7 +99,7 @@ def _compile(compiler: str, sources: Sequence[Path], kept: Path) -> None:
     )  # code that is loaded from here runs as the user
     with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
         made = Path(folder, "floor.so")
-        command = [compiler, *FLAGS, *map(str, sources), "-o", str(made)]
+        command = [compiler, *FLAGS, *map(str, sources), *LIBRARIES, "-o", str(made)]
         try:
             done = subprocess.run(
                 command,
@@ -202,6 +204,18 @@ class Floor:
             BenchError: KVM refuses, or the guest made an exit that it should not.
         """
         _check(name, getattr(self._library, f"floor_{name}")(self._handle, *arguments))
+
+    def drive(self) -> None:
+        """Run until the guest writes to the end port. Ctrl-C ends it: between two calls Python looks for signals.
+
+        Raises:
+            BenchError: the guest makes no exit within five seconds, or one that it should not; or KVM refuses.
+        """
+        while (result := self._library.floor_drive(self._handle)) < 0 and ctypes.get_errno() == errno.EINTR:
+            pass
+        if result < 0 and ctypes.get_errno() == errno.ETIMEDOUT:
+            raise BenchError("floor's guest does not end its batch", hint="see `hyperpy doctor`")
+        _check("drive", result)
 
     def times(self, name: str, *arguments: int, count: int) -> list[float]:
         """Call one that measures `count` times; nanoseconds each."""

@@ -29,7 +29,24 @@ from hyperpy.device import Device, Stop
 from hyperpy.exits import Exit
 from hyperpy.machine import Machine
 
-__all__ = ["END", "INTERRUPTS", "MOST", "FloorGuest", "Guest", "Loop", "code_of", "ns_per_tick"]
+__all__ = [
+    "CODE",
+    "COUNT",
+    "END",
+    "HANDLER",
+    "INTERRUPTS",
+    "INTERRUPTS_ON",
+    "MEMORY",
+    "MOST",
+    "STRING",
+    "VECTOR",
+    "FloorGuest",
+    "Guest",
+    "Loop",
+    "Side",
+    "code_of",
+    "ns_per_tick",
+]
 
 MEMORY = 2 << 20
 CODE, HANDLER, COUNT, IDTR, IDT, STRING, TICKS = 0x1000, 0x2000, 0x3000, 0x3010, 0x4000, 0x2_0000, 0x10_0000
@@ -37,7 +54,7 @@ END = 0x98
 MOST = (MEMORY - TICKS) // 8
 VECTOR = 0x40
 _BATCH = "batch"
-_PATIENCE_S = 60.0
+_PATIENCE_S = 10.0
 _CALIBRATE_S = 0.05
 
 _AGAIN = (
@@ -121,7 +138,7 @@ class _End(Device):
         return Stop(_BATCH)
 
 
-class _Side:
+class Side:
     """One side of a measurement; a context manager."""
 
     def batch(self, count: int) -> list[float]:
@@ -144,7 +161,7 @@ class _Side:
         self.close()
 
 
-class Guest(_Side):
+class Guest(Side):
     """A guest under hyperpy."""
 
     def __init__(self, loop: Loop, attach: Callable[[Machine], object] | None = None) -> None:
@@ -197,13 +214,13 @@ class Guest(_Side):
                     )
 
 
-class FloorGuest(_Side):
+class FloorGuest(Side):
     """The same guest under the C floor."""
 
     def __init__(self, loop: Loop, prepare: Callable[[Floor], object] | None = None) -> None:
         self.floor = loop.floor(prepare)
         try:
-            self.floor.tell("drive")
+            self.floor.drive()
         except BaseException:
             self.floor.close()
             raise
@@ -213,7 +230,7 @@ class FloorGuest(_Side):
     def batch(self, count: int) -> list[float]:
         """See the base."""
         self.floor.write(COUNT, struct.pack("<I", count))
-        self.floor.tell("drive")
+        self.floor.drive()
         self._batches += 1
         self._operations += count
         return _ns(self.floor.read(TICKS, 8 * count))

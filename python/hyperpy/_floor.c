@@ -149,7 +149,7 @@ int floor_run(struct floor *floor, uint64_t exits)
     struct kvm_run *run = floor->run;
     while (exits-- > 0) {
         while (ioctl(floor->vcpu, KVM_RUN, 0) != 0)
-            if (errno != EINTR)
+            if (errno != EINTR || floor->is_interruptible)
                 return -1;
         floor->exits++;
         uint8_t *data;

@@ -7,6 +7,7 @@
 #include <semaphore.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 /* How vCPU 0 begins; hyperpy/_bench_floor.py and benches/src/floor.rs have the same structure. */
 struct start {
@@ -29,7 +30,12 @@ struct floor {
     /* A write to this port ends `floor_run` early, with `ended` set; 0 for none. */
     uint16_t end_port;
     int ended;
-    /* The rest is _floor_more.c's. Whether there is a ring of writes, and the gsi that an access raises, 0 for none. */
+    /* Whether a signal ends `floor_run`, with EINTR. */
+    int is_interruptible;
+    /* The rest is _floor_more.c's. Ends a guest that makes no exit; whether there is one. */
+    timer_t patience;
+    int has_patience;
+    /* Whether there is a ring of writes, and the gsi that an access raises, 0 for none. */
     int has_ring;
     uint32_t raised_gsi;
     int event;

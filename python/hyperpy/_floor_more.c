@@ -7,13 +7,13 @@
 #include "_floor.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -112,6 +112,48 @@ static int pulse(struct floor *floor, uint32_t gsi)
     return ioctl(floor->vm, KVM_IRQ_LINE, &high) | ioctl(floor->vm, KVM_IRQ_LINE, &low);
 }
 
+/* -- signals: what ends a guest that makes no exit ------------------------------------------------------------------ */
+
+static void nothing(int signal)
+{
+    (void)signal;
+}
+
+/* A real-time signal that nobody handles, from the highest one down; -1 if there is none. Taken once. */
+static int take_signal(void)
+{
+    static int taken;
+    if (taken)
+        return taken;
+    struct sigaction old, mine = { .sa_handler = nothing };
+    for (int number = SIGRTMAX; number > SIGRTMIN; number--) {
+        if (sigaction(number, NULL, &old) != 0 || old.sa_handler != SIG_DFL)
+            continue;
+        return sigaction(number, &mine, NULL) == 0 ? (taken = number) : -1;
+    }
+    errno = EBUSY;
+    return -1;
+}
+
+/* Has this thread get a signal after PATIENCE_S, and then again and again: one can come just before KVM_RUN. */
+static int begin_patience(struct floor *floor)
+{
+    if (!floor->has_patience) {
+        struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = take_signal() };
+        event._sigev_un._tid = (pid_t)syscall(SYS_gettid);
+        if (event.sigev_signo < 0 || timer_create(CLOCK_MONOTONIC, &event, &floor->patience) != 0)
+            return -1;
+        floor->has_patience = 1;
+    }
+    struct itimerspec when = { .it_value = { .tv_sec = PATIENCE_S }, .it_interval = { .tv_nsec = GAP_NS } };
+    return timer_settime(floor->patience, 0, &when, NULL);
+}
+
+static void end_patience(struct floor *floor)
+{
+    timer_settime(floor->patience, 0, &(struct itimerspec){ 0 }, NULL);
+}
+
 /* -- a batch on this thread ----------------------------------------------------------------------------------------- */
 
 static void drain(struct floor *floor)
@@ -124,8 +166,7 @@ static void drain(struct floor *floor)
     __atomic_store_n(&ring->first, first, __ATOMIC_RELEASE);
 }
 
-/* Runs until the guest writes to the end port. 0, or the reason of another exit, or -1 with errno. */
-int floor_drive(struct floor *floor)
+static int drive(struct floor *floor)
 {
     const int by_one = floor->has_ring || floor->raised_gsi;
     floor->ended = 0;
@@ -158,6 +199,20 @@ int floor_drive(struct floor *floor)
     return 0;
 }
 
+/* Runs until the guest writes to the end port. 0, or the reason of another exit, or -1 with errno: EINTR after a signal,
+ * from which it can be called again, or ETIMEDOUT. */
+int floor_drive(struct floor *floor)
+{
+    const uint64_t began = now();
+    floor->is_interruptible = 1;
+    if (begin_patience(floor) != 0)
+        return -1;
+    int result = drive(floor), error = errno;
+    end_patience(floor);
+    errno = error == EINTR && now() - began >= PATIENCE_S * 1000000000ull ? ETIMEDOUT : error;
+    return result;
+}
+
 /* -- what is timed from outside ------------------------------------------------------------------------------------- */
 
 /* Lives of a guest: made, run to its first write to the end port, closed. */
@@ -170,7 +225,7 @@ int floor_lives(const uint8_t *image, size_t len, const struct start *start, uns
         if (!floor)
             return -1;
         floor->end_port = end_port;
-        int result = floor_drive(floor);
+        int result = drive(floor);
         floor_close(floor);
         if (result != 0)
             return result;
@@ -205,11 +260,6 @@ int floor_maps(struct floor *floor, uint64_t gpa, uint64_t size, uint64_t count,
 }
 
 /* -- a vCPU on a thread of its own ---------------------------------------------------------------------------------- */
-
-static void nothing(int signal)
-{
-    (void)signal;
-}
 
 static void *run_vcpu(void *argument)
 {
@@ -255,19 +305,6 @@ static void unpark(struct floor *floor)
     sem_post(&floor->go);
 }
 
-/* A real-time signal that nobody handles, from the highest one down; -1 if there is none. */
-static int take_signal(void)
-{
-    struct sigaction old, mine = { .sa_handler = nothing };
-    for (int number = SIGRTMAX; number > SIGRTMIN; number--) {
-        if (sigaction(number, NULL, &old) != 0 || old.sa_handler != SIG_DFL)
-            continue;
-        return sigaction(number, &mine, NULL) == 0 ? number : -1;
-    }
-    errno = EBUSY;
-    return -1;
-}
-
 int floor_start(struct floor *floor)
 {
     sem_init(&floor->parked, 0, 0);
@@ -281,16 +318,18 @@ int floor_start(struct floor *floor)
     return error ? -1 : 0;
 }
 
-/* Ends the thread of `floor_start`, if there is one. */
+/* Ends what `floor_drive` and `floor_start` have made. */
 void floor_stop(struct floor *floor)
 {
+    if (floor->has_patience)
+        timer_delete(floor->patience);
+    floor->has_patience = 0;
     if (!floor->has_thread)
         return;
     park(floor);
     __atomic_store_n(&floor->is_over, 1, __ATOMIC_SEQ_CST);
     unpark(floor);
     pthread_join(floor->thread, NULL);
-    signal(floor->kick_signal, SIG_DFL);
     floor->has_thread = 0;
 }
 
@@ -303,7 +342,7 @@ int floor_kicks(struct floor *floor, uint64_t counter, uint64_t count, uint64_t 
         while (*turns == before) {
             if (now() - began > PATIENCE_S * 1000000000ull)
                 return errno = ETIMEDOUT, -1;
-            sched_yield();
+            __builtin_ia32_pause();
         }
         began = now();
         if (park(floor) != 0)

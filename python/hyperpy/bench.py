@@ -23,7 +23,7 @@ from statistics import median
 
 from hyperpy._bench_cases import CASES, Case
 from hyperpy._bench_floor import BenchError
-from hyperpy._bench_guests import MOST, _Side
+from hyperpy._bench_guests import MOST, Side
 from hyperpy._bench_values import (
     MIN_ROUNDS,
     Comparison,
@@ -185,7 +185,7 @@ def _row(case: Case, rounds: int, count: int | None) -> Row:
         )
 
 
-def _opened(stack: contextlib.ExitStack, side: Callable[[], _Side] | str) -> tuple[_Side | None, str]:
+def _opened(stack: contextlib.ExitStack, side: Callable[[], Side] | str) -> tuple[Side | None, str]:
     """The side, warm, or None and why there is none."""
     if isinstance(side, str):
         return None, side
@@ -198,7 +198,7 @@ def _opened(stack: contextlib.ExitStack, side: Callable[[], _Side] | str) -> tup
     return opened, ""
 
 
-def _rounds(sides: list[_Side], rounds: int, count: int | None, most: int) -> list[Samples]:
+def _rounds(sides: list[Side], rounds: int, count: int | None, most: int) -> list[Samples]:
     """Rounds in which each side has two turns, so ordered that what one leaves behind meets the other as often."""
     if not sides:
         return []

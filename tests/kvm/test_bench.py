@@ -3,19 +3,58 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from hyperpy import bench
+from hyperpy import _bench_floor, bench
 from hyperpy._bench_cases import CASES
+from hyperpy._bench_guests import FloorGuest, Guest, Loop
+from hyperpy.doctor import flavour
 
 ROUNDS, COUNT = 2, 20
-# Exits of each operation, and who answers them.
-EXITS = {"clock": (0, "")} | {
-    f"{access}-{how}": (1, rung)
-    for access in ("pio-out", "pio-in", "mmio-write", "mmio-read")
-    for how, rung in (("rust", "rust"), ("python", "python"), ("ones", "unclaimed"), ("exit", "unclaimed"))
-}
+STRING = 32
+IS_INTERPRETED = flavour() == "page-table"
+# Of each operation: exits, and how many accesses which rung answers.
+EXITS: dict[str, tuple[float, str, float]] = (
+    {
+        f"{access}-{how}": (1, rung, 1)
+        for access in ("pio-out", "pio-in", "mmio-write", "mmio-read")
+        for how, rung in (
+            ("rust", "rust"),
+            ("python", "python"),
+            ("ones", "unclaimed"),
+            ("exit", "unclaimed"),
+        )
+    }
+    | {
+        "clock": (0, "", 0),
+        "pio-out-ring": (0, "kernel", 1),
+        # KVM's emulator gives an input's bytes in one exit, and takes an output's one by one.
+        "string-out": (STRING, "rust", STRING),
+        "string-in": (1, "rust", STRING),
+        "hlt": (1, "", 0),
+        "cpuid": (0, "", 0),
+        "msr-read-kernel": (0, "", 0),
+        "msr-read-python": (1, "python", 1),
+        "msr-write-python": (1, "python", 1),
+        "msr-read-exit": (1, "unclaimed", 1),
+        "irq-inject": (1, "python", 1),
+        "self-ipi": (0, "", 0),
+    }
+    | ({} if IS_INTERPRETED else {"hypercall-kernel": (0, "", 0), "hypercall-exit": (1, "", 0)})
+)
+ONLY_C = {"mmio-write-ring": 0, "pio-out-doorbell": 0, "mmio-write-doorbell": 0}
+VERBS = ("irq-wake", "kick", "create-close", "create-close-irqchip", "map-change")
+ONLY_HYPERPY = ("attach-detach", "python-call")
+
+
+def test_every_row_is_tested() -> None:
+    calls = {"hypercall-kernel", "hypercall-exit"}
+    assert {*EXITS, *ONLY_C, *VERBS, *ONLY_HYPERPY, *calls, "irqfd-wake"} == CASES.keys()
 
 
 @pytest.mark.parametrize("name", EXITS)
@@ -27,21 +66,55 @@ def test_row_makes_the_exits_that_it_is_about_on_both_sides(name: str) -> None:
     for samples in (row.hyperpy, row.floor):
         assert [len(each) for each in samples.rounds] == [COUNT] * ROUNDS
         assert min(map(min, samples.rounds)) > 0
-    exits, rung = EXITS[name]
+    exits, rung, hits = EXITS[name]
     assert row.rung == rung
     if rung:
-        assert row.per_operation[rung] == 1.0
+        assert row.per_operation[rung] == hits
     # The loop's tick is an exit too, 20 a second.
     assert exits <= row.per_operation["exits"] < exits + 0.5
 
 
-@pytest.mark.parametrize("name", EXITS)
+@pytest.mark.parametrize("name", [*EXITS, *ONLY_C])
 def test_floor_makes_as_many_exits(name: str) -> None:
     opened = CASES[name].floor
     assert not isinstance(opened, str)
     with opened() as side:
         side.batch(COUNT)
-        assert side.per_operation() == {"exits": EXITS[name][0]}
+        assert side.per_operation() == {"exits": ONLY_C[name] if name in ONLY_C else EXITS[name][0]}
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_verb_is_timed_on_both_sides(name: str) -> None:
+    row = bench.run(name, rounds=ROUNDS, count=4)[name]
+    assert (row.why, row.why_floor) == ("", "")
+    assert row.hyperpy is not None
+    assert row.floor is not None
+    for samples in (row.hyperpy, row.floor):
+        assert [len(each) for each in samples.rounds] == [4] * ROUNDS
+        assert min(map(min, samples.rounds)) > 0
+
+
+@pytest.mark.parametrize("name", [*ONLY_C, "irqfd-wake"])
+def test_row_that_hyperpy_lacks_says_so_and_has_c(name: str) -> None:
+    row = bench.run(name, rounds=ROUNDS, count=4)[name]
+    assert row.why
+    assert (row.hyperpy, row.ratio, row.why_floor) == (None, None, "")
+    assert row.floor is not None
+
+
+@pytest.mark.parametrize("name", ONLY_HYPERPY)
+def test_row_that_c_lacks_says_so(name: str) -> None:
+    row = bench.run(name, rounds=ROUNDS, count=4)[name]
+    assert (row.why, row.floor, row.why_floor) == ("", None, "nothing in C is like it")
+    assert row.hyperpy is not None
+
+
+@pytest.mark.skipif(not IS_INTERPRETED, reason="this KVM ends hypercalls: the rows are tested as others are")
+def test_what_a_kvm_lacks_is_a_row_that_says_so() -> None:
+    report = bench.run("hypercall", rounds=ROUNDS, count=4)
+    assert [row.name for row in report.rows] == ["hypercall-kernel", "hypercall-exit"]
+    assert all(row.why == row.why_floor != "" for row in report.rows)
+    assert "hypercall-exit: no hyperpy: this KVM interprets" in str(report)
 
 
 def test_run_leaves_the_thread_where_it_was_and_reports_progress() -> None:
@@ -49,3 +122,60 @@ def test_run_leaves_the_thread_where_it_was_and_reports_progress() -> None:
     bench.run("clock", "pio-in-rust", rounds=1, count=2, progress=lambda *told: said.append(told))
     assert os.sched_getaffinity(0) == before
     assert said == [("clock", 0, 2), ("pio-in-rust", 1, 2)]
+
+
+def test_run_gives_descriptors_back() -> None:
+    bench.run("pio-in-rust", "kick", rounds=1, count=2)
+    before = os.listdir("/proc/self/fd")
+    bench.run("pio-in-rust", "irq", "kick", "create", "map-change", rounds=1, count=2)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_guest_that_does_not_end_its_batch_is_an_error_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop(bytes.fromhex("fb ebfe"))  # sti; again: jmp again
+    monkeypatch.setattr("hyperpy._bench_guests._PATIENCE_S", 0.2)
+    with Guest(loop) as side, pytest.raises(bench.BenchError, match="ended before its batch did"):
+        side.batch(2)
+    with FloorGuest(loop) as side, pytest.raises(bench.BenchError, match="does not end its batch"):
+        side.batch(2)
+
+
+def test_guest_that_ends_otherwise_is_an_error_on_both_sides() -> None:
+    loop = Loop(b"\x0f\x0b")  # ud2, without a handler
+    for side in (Guest(loop), FloorGuest(loop)):
+        with side, pytest.raises(bench.BenchError):
+            side.batch(2)
+
+
+def test_floor_without_a_compiler_is_a_column_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    _bench_floor.library.cache_clear()
+    monkeypatch.setenv("CC", "no-such-compiler")
+    row = bench.run("pio-in-rust", rounds=1, count=2)["pio-in-rust"]
+    monkeypatch.undo()
+    _bench_floor.library.cache_clear()
+    assert row.hyperpy is not None
+    assert row.floor is None
+    assert row.why_floor.startswith("no C compiler for the floor: no-such-compiler (install one")
+
+
+def test_floor_that_does_not_compile_says_why_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HYPERPY_CACHE", str(tmp_path))
+    monkeypatch.setattr(_bench_floor, "FLAGS", (*_bench_floor.FLAGS, "-include", "no-such-header.h"))
+    _bench_floor.library.cache_clear()
+    with pytest.raises(bench.BenchError, match=r"cannot be compiled: .*no-such-header\.h"):
+        _bench_floor.library()
+    monkeypatch.undo()
+    _bench_floor.library.cache_clear()
+    assert list((tmp_path / "floor").iterdir()) == []
+
+
+def test_interrupt_ends_the_command_with_its_status() -> None:
+    command = [sys.executable, "-m", "hyperpy", "bench", "--rounds", "100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == f"measuring 1 of {len(CASES)}: clock\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "")
