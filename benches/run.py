@@ -81,6 +81,10 @@ def _python_figures() -> Iterator[Figure]:
         # What a busy thread costs is the interpreter's switch interval: shown, with twice that as a bound.
         bound = 400 if line["figure"].endswith("idle") else 10_000_000
         yield Figure(f"call of a Python device's {line['figure']}", "ns", line["ns"], bound)
+    for line in lines([sys.executable, "benches/python/device_bench.py"]):
+        name = f"DeviceBench, {line['how']}, a device of {line['registers']} registers"
+        bound = 5 if line["how"] == "batch" else 1
+        yield Figure(name, "million/s", line["millions"], bound, at_least=True)
     started = {line["figure"]: line["ms"] for line in lines([sys.executable, "benches/python/start.py"])}
     yield Figure("process start to first exit", "ms", started["first run"], 150)
     yield Figure("import over a bare interpreter", "ms", started["import"], 50)

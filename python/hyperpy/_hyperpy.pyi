@@ -6,10 +6,13 @@ from typing import Any, TypeAlias, final
 from typing_extensions import Buffer
 
 __all__ = [
+    "Batch",
+    "Bench",
     "Clock",
     "Console",
     "IrqLine",
     "Machine",
+    "ManualClock",
     "Memory",
     "RegisterFile",
     "RegisterLayout",
@@ -125,6 +128,34 @@ class RegisterFile:
     def write_window(self, cell: int, offset: int, bytes: bytes) -> None: ...
     def hits(self, cell: int) -> tuple[int, int, int]: ...
     def reset(self) -> None: ...
+
+@final
+class ManualClock:
+    """Time that goes by steps alone, in nanoseconds."""
+
+    def __new__(cls) -> ManualClock: ...
+    @property
+    def now(self) -> int: ...
+    def step(self, ns: int) -> None: ...
+
+@final
+class Batch: ...
+
+@final
+class Bench:
+    def __new__(
+        cls,
+        object: object,
+        size: int,
+        name: str,
+        clock: ManualClock,
+        registers: tuple[RegisterFile, list[_Handler]] | None = ...,
+    ) -> Bench: ...
+    def read(self, offset: int, size: int) -> int: ...
+    def write(self, offset: int, size: int, value: int) -> str | None: ...
+    def reset(self) -> None: ...
+    def compile(self, accesses: list[tuple[int, int, int | None]]) -> Batch: ...
+    def run(self, batch: Batch) -> tuple[list[int], str | None]: ...
 
 @final
 class StockDevice:

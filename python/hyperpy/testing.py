@@ -1,6 +1,7 @@
-"""Testing a device without a guest and without KVM: accesses are played to it from a list.
+"""Testing a device without a guest and without KVM.
 
-A `ScriptedMachine` is a `Machine` whose processor makes the accesses that a script gives, instead of running code. All
+A `DeviceBench` has one device: a test reads and writes its registers, steps its clock and looks at its interrupt line. A
+`ScriptedMachine` is a `Machine` whose processor makes the accesses that a script gives, instead of running code. All
 else is what it is under KVM: buses, dispatch, exceptions with their notes, exits, statistics.
 """
 
@@ -12,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hyperpy import _hyperpy
+from hyperpy._device_bench import Access, Batch, BenchLine, DeviceBench, IrqChange
 from hyperpy.machine import Machine
 
-__all__ = ["Read", "ScriptedMachine", "Write"]
+__all__ = ["Access", "Batch", "BenchLine", "DeviceBench", "IrqChange", "Read", "ScriptedMachine", "Write"]
 
 _PORTS = 0x10000
 _PIO_SIZES = (1, 2, 4)

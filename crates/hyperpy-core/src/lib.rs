@@ -4,12 +4,13 @@
 //! [`Device`](bus::Device). Around them: [`bus`] finds the device of an access, [`run`] drives a vCPU from exit
 //! to exit, [`control`] starts and stops vCPUs together, [`irq`] carries interrupts, [`boot`] puts a kernel into
 //! memory, [`arch`] names the processor's registers. [`accel`] is the seam below all of it: `kvm` is the one
-//! module that knows KVM, [`scripted`] plays a list of exits back for tests that need none.
+//! module that knows KVM, [`scripted`] plays a list of exits back for tests that need none. [`bench`] tests one device.
 //!
 //! What is not here: stock devices (crate `hyperpy-devices`) and anything that knows Python (crate `hyperpy-python`).
 
 pub mod accel;
 pub mod arch;
+pub mod bench;
 pub mod boot;
 pub mod bus;
 pub mod clock;

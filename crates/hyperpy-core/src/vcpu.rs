@@ -42,6 +42,11 @@ pub struct Current {
     pub is_write: bool,
 }
 
+impl Current {
+    /// Stands for a machine where there is none: [`crate::bench`]. The address is an offset then.
+    pub const NO_MACHINE: u64 = u64::MAX;
+}
+
 thread_local! {
     static CURRENT: Cell<Option<Current>> = const { Cell::new(None) };
 }
@@ -50,6 +55,18 @@ thread_local! {
 #[must_use]
 pub fn current() -> Option<Current> {
     CURRENT.get()
+}
+
+/// Runs what answers an access that no vCPU makes.
+pub(crate) fn alone<T>(access: Current, f: impl FnOnce() -> T) -> T {
+    struct Back(Option<Current>);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            CURRENT.set(self.0); // also when `f` panics
+        }
+    }
+    let _back = Back(CURRENT.replace(Some(access)));
+    f()
 }
 
 thread_local! {

@@ -95,6 +95,9 @@ fn note(device: &str, access: &Current, value: Option<u64>) -> String {
         Some(value) => format!("write of {value:#x} to"),
         None => "read of".to_owned(),
     };
+    if access.machine == Current::NO_MACHINE {
+        return format!("device {device}: {what} offset {:#x}, {} bytes", access.address, access.size);
+    }
     // KVM moves rip past a write to a bus, and past an msr access when it completes it.
     let when = if access.is_write && access.space.is_some() { "after the access" } else { "at the access" };
     format!(

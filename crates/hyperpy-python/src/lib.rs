@@ -4,6 +4,7 @@
 //! before they wait; a device's method attaches for its call alone. The classes here are private: the public ones in
 //! `python/hyperpy/` are made of them.
 
+mod bench;
 mod boot;
 mod buffer;
 mod clock;
@@ -31,6 +32,8 @@ use pyo3::prelude::*;
 mod _hyperpy {
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use crate::bench::{Batch, Bench, ManualClock};
     #[pymodule_export]
     use crate::boot::{
         gunzip, kernel_payload, load_firmware, load_flat, load_linux, load_multiboot, load_pvh, recognise,

@@ -1,0 +1,204 @@
+//! One device without a machine, for `hyperpy.testing.DeviceBench`.
+
+use std::sync::Arc;
+
+use hyperpy_core::bench::{Answer, Bench as Core, Play};
+use hyperpy_core::bus::{Action, Device, ones};
+use hyperpy_core::clock::Clock;
+use hyperpy_core::exit::StopReason;
+use pyo3::exceptions::{PyBaseException, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use crate::device::{Faults, PyDevice, Report, StockDevice};
+use crate::errors;
+use crate::regfile::{Declared, Handler, RegisterFile};
+
+/// Time that goes by steps alone.
+#[pyclass(frozen, module = "hyperpy._hyperpy")]
+pub struct ManualClock {
+    clock: Arc<Clock>,
+}
+
+#[pymethods]
+impl ManualClock {
+    #[new]
+    fn new() -> Self {
+        Self { clock: Arc::new(Clock::manual()) }
+    }
+
+    #[getter]
+    fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
+    fn step(&self, ns: u64) {
+        self.clock.step(ns);
+    }
+}
+
+/// Accesses that have been checked against a device's range.
+#[pyclass(frozen, module = "hyperpy._hyperpy")]
+pub struct Batch {
+    plays: Vec<Play>,
+    reads: usize,
+    size: u64,
+}
+
+/// A device, its range, and its time.
+#[pyclass(frozen, module = "hyperpy._hyperpy")]
+pub struct Bench {
+    core: Core,
+    /// Of a device in Python.
+    device: Option<Arc<PyDevice>>,
+    faults: Arc<Faults>,
+}
+
+/// Offset, size in bytes, what is written.
+type Access = (u64, u64, Option<u64>);
+
+/// After this many accesses of a batch it is seen whether a signal wants the thread.
+const SIGNALS_EVERY: usize = 1 << 16;
+
+#[pymethods]
+impl Bench {
+    #[new]
+    #[pyo3(signature = (object, size, name, clock, registers = None))]
+    fn new(
+        object: &Bound<'_, PyAny>,
+        size: u64,
+        name: &str,
+        clock: &ManualClock,
+        registers: Option<(Bound<'_, RegisterFile>, Vec<Handler>)>,
+    ) -> Self {
+        let faults = Arc::<Faults>::default();
+        let (device, python): (Arc<dyn Device>, _) = if let Ok(stock) = object.cast::<StockDevice>() {
+            (stock.get().device.clone(), None)
+        } else {
+            let declared = registers.map(|(file, handlers)| Declared::new(file.get(), handlers));
+            if let Some(declared) = &declared {
+                declared.file.set_clock(clock.clock.clone());
+            }
+            let report = Report { faults: faults.clone(), control: std::sync::Weak::new() };
+            let device = Arc::new(PyDevice::new(object.clone().unbind(), name, report, declared));
+            (device.clone(), Some(device))
+        };
+        Self { core: Core::new(device, name, size, clock.clock.clone()), device: python, faults }
+    }
+
+    /// What a read gives.
+    fn read(&self, py: Python<'_>, offset: u64, size: u64) -> PyResult<u64> {
+        match self.play(py, self.checked((offset, size, None))?)? {
+            Answer::Value(value) => Ok(value),
+            Answer::Asked(_) => Ok(0),
+        }
+    }
+
+    /// The reason of the stop that a write asks for.
+    fn write(&self, py: Python<'_>, offset: u64, size: u64, value: u64) -> PyResult<Option<String>> {
+        Ok(asked(&self.play(py, self.checked((offset, size, Some(value)))?)?))
+    }
+
+    fn reset(&self, py: Python<'_>) -> PyResult<()> {
+        let done = self.core.reset();
+        self.raise(py)?;
+        done.map_err(|error| errors::run(&error))
+    }
+
+    fn compile(&self, accesses: Vec<Access>) -> PyResult<Batch> {
+        let plays: Vec<_> = accesses.into_iter().map(|access| self.checked(access)).collect::<PyResult<_>>()?;
+        let reads = plays.iter().filter(|play| play.written.is_none()).count();
+        Ok(Batch { plays, reads, size: self.core.size() })
+    }
+
+    /// What the reads of a batch gave, and the last reason of a stop.
+    fn run<'py>(&self, py: Python<'py>, batch: &Batch) -> PyResult<(Bound<'py, PyList>, Option<String>)> {
+        if batch.size > self.core.size() {
+            return Err(PyValueError::new_err("batch is of a larger device\n\nhint: compile it on this bench"));
+        }
+        let (mut values, mut stop) = (Vec::with_capacity(batch.reads), None);
+        for (index, play) in batch.plays.iter().enumerate() {
+            if index % SIGNALS_EVERY == SIGNALS_EVERY - 1 {
+                py.check_signals()?;
+            }
+            match self.play(py, *play).map_err(|error| with_note(py, error, index))? {
+                Answer::Value(value) => values.push(value),
+                Answer::Asked(Action::Continue) => {}
+                answer @ Answer::Asked(_) => stop = asked(&answer),
+            }
+        }
+        Ok((PyList::new(py, values)?, stop))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.device.as_ref().map_or(Ok(()), |device| device.traverse(&visit))?;
+        self.faults.traverse(&visit)
+    }
+
+    fn __clear__(&self) {
+        drop(self.device.as_ref().map(|device| device.let_go()));
+        drop(self.faults.take());
+    }
+}
+
+impl Bench {
+    fn checked(&self, (offset, size, written): Access) -> PyResult<Play> {
+        let width = u8::try_from(size).unwrap_or(0);
+        if !self.core.holds(offset, width) {
+            let message = format!("access leaves the device: {offset:#x}, {size} bytes");
+            let hint = format!("it has {:#x} bytes; an access has 1 to 8", self.core.size());
+            return Err(PyValueError::new_err(format!("{message}\n\nhint: {hint}")));
+        }
+        if let Some(value) = written.filter(|&value| value > ones(width)) {
+            let hint = "give a larger size, or fewer bits";
+            return Err(PyValueError::new_err(format!(
+                "value is too wide for {size} bytes: {value:#x}\n\nhint: {hint}"
+            )));
+        }
+        Ok(Play { offset, size: width, written })
+    }
+
+    /// What the device raises is raised here.
+    #[inline]
+    fn play(&self, py: Python<'_>, play: Play) -> PyResult<Answer> {
+        if let Some(answer) = self.core.quick(play) {
+            return Ok(answer);
+        }
+        let answer = self.core.play(play);
+        self.raise(py)?;
+        answer.map_err(|error| errors::run(&error))
+    }
+
+    fn raise(&self, py: Python<'_>) -> PyResult<()> {
+        if self.faults.len() == 0 {
+            return Ok(());
+        }
+        let mut raised = self.faults.take().into_iter();
+        let Some(first) = raised.next() else { return Ok(()) };
+        // A wide access may be of several registers, whose methods all raise.
+        for other in raised {
+            let shown = other.bind(py).repr()?;
+            first.bind(py).call_method1(intern!(py, "add_note"), (format!("also raised: {shown}"),))?;
+        }
+        Err(PyErr::from_value(first.into_bound(py).into_any()))
+    }
+}
+
+fn with_note(py: Python<'_>, error: PyErr, index: usize) -> PyErr {
+    let value: &Bound<'_, PyBaseException> = error.value(py);
+    // One that takes no notes is raised without.
+    let _ = value.call_method1(intern!(py, "add_note"), (format!("access {index} of the batch"),));
+    error
+}
+
+fn asked(answer: &Answer) -> Option<String> {
+    match answer {
+        Answer::Value(_) | Answer::Asked(Action::Continue) => None,
+        Answer::Asked(Action::Reset) => Some("reset".to_owned()),
+        Answer::Asked(Action::Stop(StopReason::Text(text))) => Some(text.to_string()),
+        Answer::Asked(Action::Stop(StopReason::DebugExit { status })) => Some(format!("debug exit, status {status}")),
+        Answer::Asked(Action::Stop(StopReason::PowerOff)) => Some("power off".to_owned()),
+    }
+}

@@ -1,0 +1,334 @@
+"""A test bench for one device: accesses, time, an interrupt line and memory, without a guest and without KVM.
+
+Public as `hyperpy.testing.DeviceBench`. The accesses themselves are made in the core (crates/hyperpy-core/src/bench.rs).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import weakref
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, cast
+
+from hyperpy import _hyperpy
+from hyperpy.device import Device, DeviceLike, IrqLine, Stop, _Stock
+from hyperpy.memory import Memory, parse_size
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["Access", "Batch", "BenchLine", "DeviceBench", "IrqChange"]
+
+_D = TypeVar("_D")
+
+
+class Access(NamedTuple):
+    """An access to a device: a read, or with a `value` a write.
+
+    Arguments:
+        offset: bytes from the start of the device's range.
+        size: 1 to 8 bytes.
+        value: what is written; None for a read.
+    """
+
+    offset: int
+    size: int
+    value: int | None = None
+
+    def __repr__(self) -> str:
+        if self.value is None:
+            return f"Access({self.offset:#x}, {self.size})"
+        return f"Access({self.offset:#x}, {self.size}, {self.value:#x})"
+
+
+class IrqChange(NamedTuple):
+    """A change of an interrupt line.
+
+    Arguments:
+        time: nanoseconds of the bench's clock.
+        level: True when the line was asserted.
+    """
+
+    time: int
+    level: bool
+
+
+class BenchLine:
+    """What stands in for a device's interrupt line on a bench, and keeps what the device did to it.
+
+    `level` is where the line is now, `history` every change as an `IrqChange`; `rises` counts those to True: what an
+    edge-triggered input counts as interrupts.
+    """
+
+    gsi = 0
+
+    def __init__(self, clock: _hyperpy.ManualClock) -> None:
+        self._clock = clock
+        self.level = False
+        self.history: list[IrqChange] = []
+
+    def set(self, level: bool) -> None:
+        """Drive the line, as `IrqLine.set`."""
+        if bool(level) != self.level:
+            self.level = bool(level)
+            self.history.append(IrqChange(self._clock.now, self.level))
+
+    def pulse(self) -> None:
+        """Drive it up and down, as `IrqLine.pulse`."""
+        self.set(True)
+        self.set(False)
+
+    @property
+    def rises(self) -> int:
+        """How often it went up."""
+        return sum(change.level for change in self.history)
+
+    def clear(self) -> None:
+        """Forget what was, and take the line down."""
+        self.level = False
+        self.history.clear()
+
+    def __repr__(self) -> str:
+        return f"<line of a bench, {'high' if self.level else 'low'}, {self.rises} rises>"
+
+
+class Batch:
+    """Accesses that `DeviceBench.compile` has checked: `run` makes them all, as often as it is called."""
+
+    def __init__(self, bench: DeviceBench[Any], accesses: list[tuple[int, int, int | None]]) -> None:
+        self._bench, self._length = bench, len(accesses)
+        self._native = bench._native.compile(accesses)
+
+    def run(self) -> list[int]:
+        """Make the accesses in order, and return what the reads gave.
+
+        A write that returns `Stop` does not end it; `DeviceBench.stopped` is the last one.
+
+        Raises:
+            Exception: what the device raises, with a note of which access it was. Later ones are not made.
+        """
+        values, reason = self._bench._native.run(self._native)
+        if reason is not None:
+            self._bench.stopped = Stop(reason)
+        return values
+
+    def __len__(self) -> int:
+        return self._length
+
+
+class DeviceBench(Generic[_D]):
+    """A device on a bench: accesses to it come from the test, and are answered as a guest's are. Needs no KVM.
+
+    Any device will do: one with declared registers, one with `read` and `write`, or a stock device. What its methods
+    raise is raised by the access, with a note that says which one it was. An interrupt line (`irq`), a clock that the test
+    steps (`clock`) and, for a device whose attribute `memory` is None, guest memory (`memory`) stand in for a machine's:
+    `device.irq`, `device.clock` and `device.memory`. Counters count the bench's clock.
+
+    Arguments:
+        device: what is tested; `bench.device` is it.
+        size: length of its range in bytes, or "4K", if it does not know its own.
+        memory: size of the guest memory, from gpa 0 on.
+        name: for messages; the class's name if it is left out.
+
+    Raises:
+        TypeError: the object is no device, or its size is not known.
+
+    Example:
+        >>> from hyperpy import Counter, Device, Register, Stop
+        >>> from hyperpy.testing import DeviceBench
+        >>> class Alarm(Device):
+        ...     limit = Register(0x0, reset=5)
+        ...     ring = Register(0x4, access="wo")
+        ...     elapsed = Counter(0x8, hz=1000)
+        ...
+        ...     @ring.on_write
+        ...     def _ring(self, value: int) -> Stop | None:
+        ...         self.irq.pulse()
+        ...         return Stop("too loud") if value > self.limit else None
+        >>> bench = DeviceBench(Alarm())
+        >>> bench.write32(0x4, 3)
+        >>> bench.clock.step(2_000_000)
+        >>> bench.read64(0x8), bench.write32(0x4, 9)
+        (2, Stop(reason='too loud'))
+        >>> bench.irq.rises, bench.irq.history[0]
+        (2, IrqChange(time=0, level=True))
+    """
+
+    def __init__(
+        self,
+        device: _D,
+        *,
+        size: int | str | None = None,
+        memory: int | str = "1M",
+        name: str | None = None,
+    ) -> None:
+        if isinstance(device, type) or not isinstance(device, DeviceLike | _Stock):
+            hint = "give an instance of a Device, or of a class with read(offset, size) and write(offset, size, value)"
+            raise TypeError(f"not a device: {device!r}\n\nhint: {hint}")
+        length = getattr(device, "size", None) if size is None else parse_size(size)
+        if length is None:
+            hint = "give size=BYTES, or the class a `size`"
+            raise TypeError(f"size of {type(device).__name__} is not known\n\nhint: {hint}")
+        self.device = device
+        self.size: int = operator.index(length)
+        self.stopped: Stop | None = None
+        """The last `Stop` that a write returned, since the last `reset`."""
+        self.clock = _hyperpy.ManualClock()
+        self.irq = BenchLine(self.clock)
+        self._memory_size = parse_size(memory)
+        self._memory: Memory | None = None
+        registers = None
+        if isinstance(device, Device) and device._layout is not None:
+            from hyperpy._layout import handlers  # noqa: PLC0415 - whoever declared has imported it
+
+            registers = (device._register_file, handlers(device))
+        native = device._native if isinstance(device, _Stock) else device
+        self._native = _hyperpy.Bench(native, self.size, name or type(device).__name__, self.clock, registers)
+        self._lend()
+
+    def _lend(self) -> None:
+        device: Any = self.device
+        with contextlib.suppress(AttributeError):  # it wants none, or its class has no place for it
+            if hasattr(device, "irq"):
+                device.irq = cast(IrqLine, self.irq)
+        for name in ("clock", "memory"):
+            if getattr(device, name, self) is None:
+                with contextlib.suppress(AttributeError):
+                    setattr(device, name, getattr(self, name))
+
+    @property
+    def memory(self) -> Memory:
+        """Guest memory for the device's DMA, made when it is first wanted."""
+        if self._memory is None:
+            from hyperpy.testing import ScriptedMachine  # noqa: PLC0415 - it imports this
+
+            machine = ScriptedMachine((), memory=self._memory_size)
+            self._memory = machine.memory
+            # It goes with the bench.
+            weakref.finalize(self, machine.close)
+        return self._memory
+
+    def read(self, offset: int, size: int) -> int:
+        """Read `size` bytes at `offset`: 1 to 8, in the device's range.
+
+        Raises:
+            ValueError: the access is not in the range: no guest's would reach the device.
+            Exception: what the device raises; `DeviceError` for an answer that is no number of that size.
+        """
+        return self._native.read(offset, size)
+
+    def read8(self, offset: int) -> int:
+        """Read 1 byte, as `read`."""
+        return self._native.read(offset, 1)
+
+    def read16(self, offset: int) -> int:
+        """Read 2 bytes, as `read`."""
+        return self._native.read(offset, 2)
+
+    def read32(self, offset: int) -> int:
+        """Read 4 bytes, as `read`."""
+        return self._native.read(offset, 4)
+
+    def read64(self, offset: int) -> int:
+        """Read 8 bytes, as `read`."""
+        return self._native.read(offset, 8)
+
+    def write(self, offset: int, size: int, value: int) -> Stop | None:
+        """Write `size` bytes at `offset`, and return the `Stop` that the device asks for, or None.
+
+        A stock device's other wishes are told in the same way, such as `Stop("reset")`.
+
+        Raises:
+            ValueError: the access is not in the range, or the value does not fit; OverflowError if it is below 0.
+            Exception: what the device raises; `DeviceError` if it returns something else.
+        """
+        reason = self._native.write(offset, size, value)
+        return None if reason is None else self._stop(reason)
+
+    def write8(self, offset: int, value: int) -> Stop | None:
+        """Write 1 byte, as `write`."""
+        reason = self._native.write(offset, 1, value)
+        return None if reason is None else self._stop(reason)
+
+    def write16(self, offset: int, value: int) -> Stop | None:
+        """Write 2 bytes, as `write`."""
+        reason = self._native.write(offset, 2, value)
+        return None if reason is None else self._stop(reason)
+
+    def write32(self, offset: int, value: int) -> Stop | None:
+        """Write 4 bytes, as `write`."""
+        reason = self._native.write(offset, 4, value)
+        return None if reason is None else self._stop(reason)
+
+    def write64(self, offset: int, value: int) -> Stop | None:
+        """Write 8 bytes, as `write`."""
+        reason = self._native.write(offset, 8, value)
+        return None if reason is None else self._stop(reason)
+
+    def _stop(self, reason: str) -> Stop:
+        self.stopped = Stop(reason)
+        return self.stopped
+
+    def compile(self, accesses: Iterable[Access | tuple[int, int] | tuple[int, int, int | None]]) -> Batch:
+        """Check accesses once, to make them many times: `compile(...).run()`.
+
+        Arguments:
+            accesses: `Access`, or tuples: (offset, size) reads, (offset, size, value) writes.
+
+        Raises:
+            ValueError: an access is not in the device's range, or a value does not fit.
+
+        Example:
+            >>> from hyperpy import Device, Register
+            >>> from hyperpy.testing import Access, DeviceBench
+            >>> class Scratch(Device):
+            ...     kept = Register(0x0)
+            >>> bench = DeviceBench(Scratch())
+            >>> batch = bench.compile([Access(0x0, 4, 0x1234), Access(0x0, 4), (0x1, 1)])
+            >>> batch.run()
+            [4660, 18]
+        """
+        return Batch(self, [_fields(access) for access in accesses])
+
+    def batch(self, accesses: Iterable[Access | tuple[int, int] | tuple[int, int, int | None]]) -> list[int]:
+        """Make accesses in order, and return what the reads gave: `compile(accesses).run()`."""
+        return self.compile(accesses).run()
+
+    def reset(self) -> None:
+        """Press the reset button: the device's power-on state; clock at 0, line down, its history and `stopped` forgotten.
+
+        Declared registers go back before the device's own `reset` is called, as in a machine. Memory stays.
+        """
+        self._native.reset()
+        self.stopped = None
+        self.irq.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        """Take back what the device was lent."""
+        for name in ("irq", "clock", "memory"):
+            lent = self._memory if name == "memory" else getattr(self, name)
+            if lent is not None and getattr(self.device, name, None) is lent:
+                setattr(self.device, name, None)
+
+    def __repr__(self) -> str:
+        return f"<bench of {self.device!r}, {self.size:#x} bytes, {self.clock.now} ns>"
+
+
+def _fields(access: Any) -> tuple[int, int, int | None]:
+    match access:
+        case (offset, size):
+            return offset, size, None
+        case (offset, size, value):
+            return offset, size, value
+    hint = "Access(offset, size) or (offset, size) reads; Access(offset, size, value) writes"
+    raise TypeError(f"not an access: {access!r}\n\nhint: {hint}")
