@@ -6,7 +6,7 @@ use hyperpy_core::bench::{Answer, Bench as Core, Play};
 use hyperpy_core::bus::{Action, Device, ones};
 use hyperpy_core::clock::Clock;
 use hyperpy_core::exit::StopReason;
-use pyo3::exceptions::{PyBaseException, PyValueError};
+use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -34,8 +34,9 @@ impl ManualClock {
         self.clock.now()
     }
 
-    fn step(&self, ns: u64) {
-        self.clock.step(ns);
+    fn step(&self, ns: u64) -> PyResult<()> {
+        // It has no timers of a machine's devices, so nothing raises.
+        self.clock.step(ns).map_err(|_| PyRuntimeError::new_err("a timer failed\n\nhint: look at what it raised"))
     }
 }
 
