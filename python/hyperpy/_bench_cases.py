@@ -200,7 +200,10 @@ def _call_of_the_user() -> Loop:
 def _vmcall() -> bytes:
     """The instruction of this processor's maker: KVM would write the other one over in the guest's code."""
     if flavour() == "page-table":
-        raise BenchError("this KVM interprets kernel-mode code, in which no hypercall ends")
+        raise BenchError(
+            "this KVM interprets kernel-mode code, in which no hypercall ends",
+            hint="`hyperpy lab -- hyperpy bench` has a KVM that runs it",
+        )
     return bytes.fromhex("0f01d9" if flavour() == "amd" else "0f01c1")
 
 

@@ -191,7 +191,7 @@ class Report:
             if row.name == name:
                 return row
         raise KeyError(
-            f"not measured: {name}; {nearest(name, [row.name for row in self.rows]) or 'see report.rows'}"
+            f"not measured: {name}\n\nhint: {nearest(name, [row.name for row in self.rows]) or 'see report.rows'}"
         )
 
     def __str__(self) -> str:

@@ -92,7 +92,9 @@ impl Clock {
         self.ours("step the clock")?;
         self.clock.step(ns).map_err(|Raised| {
             let raised = self.owner.raised.lock().unwrap_or_else(PoisonError::into_inner).take();
-            raised.unwrap_or_else(|| PyException::new_err("a timer failed on another thread"))
+            raised.unwrap_or_else(|| {
+                PyException::new_err("a timer failed on another thread\n\nhint: `run` or `wait` raises what it met")
+            })
         })
     }
 
