@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, cast
 
 from hyperpy import _hyperpy
+from hyperpy.clock import Clock
 from hyperpy.device import Device, DeviceLike, IrqLine, Stop, _Stock
 from hyperpy.memory import Memory, parse_size
 
@@ -63,7 +64,7 @@ class BenchLine:
 
     gsi = 0
 
-    def __init__(self, clock: _hyperpy.ManualClock) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.level = False
         self.history: list[IrqChange] = []
@@ -122,8 +123,8 @@ class DeviceBench(Generic[_D]):
 
     Any device will do: one with declared registers, one with `read` and `write`, or a stock device. What its methods
     raise is raised by the access, with a note that says which one it was. An interrupt line (`irq`), a clock that the test
-    steps (`clock`) and, for a device whose attribute `memory` is None, guest memory (`memory`) stand in for a machine's:
-    `device.irq`, `device.clock` and `device.memory`. Counters count the bench's clock.
+    steps (`clock`; timers fire on the way) and, for a device whose attribute `memory` is None, guest memory (`memory`)
+    stand in for a machine's: `device.irq`, `device.clock` and `device.memory`. Counters count the bench's clock.
 
     Arguments:
         device: what is tested; `bench.device` is it.
@@ -174,7 +175,7 @@ class DeviceBench(Generic[_D]):
         self.size: int = operator.index(length)
         self.stopped: Stop | None = None
         """The last `Stop` that a write returned, since the last `reset`."""
-        self.clock = _hyperpy.ManualClock()
+        self.clock = Clock.manual()
         self.irq = BenchLine(self.clock)
         self._memory_size = parse_size(memory)
         self._memory: Memory | None = None
@@ -184,7 +185,9 @@ class DeviceBench(Generic[_D]):
 
             registers = (device._register_file, handlers(device))
         native = device._native if isinstance(device, _Stock) else device
-        self._native = _hyperpy.Bench(native, self.size, name or type(device).__name__, self.clock, registers)
+        self._native = _hyperpy.Bench(
+            native, self.size, name or type(device).__name__, self.clock._native, registers
+        )
         self._lend()
 
     def _lend(self) -> None:
@@ -192,10 +195,11 @@ class DeviceBench(Generic[_D]):
         with contextlib.suppress(AttributeError):  # it wants none, or its class has no place for it
             if hasattr(device, "irq"):
                 device.irq = cast(IrqLine, self.irq)
-        for name in ("clock", "memory"):
-            if getattr(device, name, self) is None:
-                with contextlib.suppress(AttributeError):
-                    setattr(device, name, getattr(self, name))
+            if isinstance(getattr(device, "clock", self), Clock | None):
+                device.clock = self.clock
+        if getattr(device, "memory", self) is None:
+            with contextlib.suppress(AttributeError):
+                device.memory = self.memory
 
     @property
     def memory(self) -> Memory:

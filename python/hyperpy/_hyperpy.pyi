@@ -12,7 +12,6 @@ __all__ = [
     "Console",
     "IrqLine",
     "Machine",
-    "ManualClock",
     "Memory",
     "RegisterFile",
     "RegisterLayout",
@@ -130,15 +129,6 @@ class RegisterFile:
     def reset(self) -> None: ...
 
 @final
-class ManualClock:
-    """Time that goes by steps alone, in nanoseconds."""
-
-    def __new__(cls) -> ManualClock: ...
-    @property
-    def now(self) -> int: ...
-    def step(self, ns: int) -> None: ...
-
-@final
 class Batch: ...
 
 @final
@@ -148,7 +138,7 @@ class Bench:
         object: object,
         size: int,
         name: str,
-        clock: ManualClock,
+        clock: Clock,
         registers: tuple[RegisterFile, list[_Handler]] | None = ...,
     ) -> Bench: ...
     def read(self, offset: int, size: int) -> int: ...

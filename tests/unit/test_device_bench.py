@@ -127,6 +127,28 @@ def test_counter_counts_the_clock_of_the_bench() -> None:
     assert (bench.read64(0x10), bench.clock.now, bench.device.now) == (2, 2_500_000, 2)
 
 
+def test_timers_of_the_device_fire_when_the_clock_is_stepped_and_are_gone_after_a_reset() -> None:
+    class Watchdog(Device):
+        limit = Register(0x0, access="wo")
+
+        @limit.on_write
+        def _limit(self, value: int) -> None:
+            assert self.clock is not None
+            self.clock.after(value, self.irq.pulse)  # type: ignore[union-attr]
+
+    with DeviceBench(Watchdog()) as bench:
+        bench.write32(0x0, 100)
+        bench.clock.step(99)
+        assert bench.irq.rises == 0
+        bench.clock.step(7)
+        assert bench.irq.history == [IrqChange(100, True), IrqChange(100, False)]
+        bench.write32(0x0, 100)
+        bench.reset()
+        bench.clock.step(1000)
+        assert bench.irq.history == []
+    assert bench.device.clock is None
+
+
 def test_reset_is_that_of_a_machine() -> None:
     bench = DeviceBench(Timer())
     bench.write32(0x0, 77)

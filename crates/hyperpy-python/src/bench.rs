@@ -4,41 +4,17 @@ use std::sync::Arc;
 
 use hyperpy_core::bench::{Answer, Bench as Core, Play};
 use hyperpy_core::bus::{Action, Device, ones};
-use hyperpy_core::clock::Clock;
 use hyperpy_core::exit::StopReason;
-use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyBaseException, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
+use crate::clock::Clock;
 use crate::device::{Faults, PyDevice, Report, StockDevice};
 use crate::errors;
 use crate::regfile::{Declared, Handler, RegisterFile};
-
-/// Time that goes by steps alone.
-#[pyclass(frozen, module = "hyperpy._hyperpy")]
-pub struct ManualClock {
-    clock: Arc<Clock>,
-}
-
-#[pymethods]
-impl ManualClock {
-    #[new]
-    fn new() -> Self {
-        Self { clock: Arc::new(Clock::manual()) }
-    }
-
-    #[getter]
-    fn now(&self) -> u64 {
-        self.clock.now()
-    }
-
-    fn step(&self, ns: u64) -> PyResult<()> {
-        // It has no timers of a machine's devices, so nothing raises.
-        self.clock.step(ns).map_err(|_| PyRuntimeError::new_err("a timer failed\n\nhint: look at what it raised"))
-    }
-}
 
 /// Accesses that have been checked against a device's range.
 #[pyclass(frozen, module = "hyperpy._hyperpy")]
@@ -71,7 +47,7 @@ impl Bench {
         object: &Bound<'_, PyAny>,
         size: u64,
         name: &str,
-        clock: &ManualClock,
+        clock: &Clock,
         registers: Option<(Bound<'_, RegisterFile>, Vec<Handler>)>,
     ) -> Self {
         let faults = Arc::<Faults>::default();
@@ -80,13 +56,13 @@ impl Bench {
         } else {
             let declared = registers.map(|(file, handlers)| Declared::new(file.get(), handlers));
             if let Some(declared) = &declared {
-                declared.file.set_clock(clock.clock.clone());
+                declared.file.set_clock(clock.core().clone());
             }
             let report = Report { faults: faults.clone(), control: std::sync::Weak::new() };
             let device = Arc::new(PyDevice::new(object.clone().unbind(), name, report, declared));
             (device.clone(), Some(device))
         };
-        Self { core: Core::new(device, name, size, clock.clock.clone()), device: python, faults }
+        Self { core: Core::new(device, name, size, clock.core().clone()), device: python, faults }
     }
 
     /// What a read gives.

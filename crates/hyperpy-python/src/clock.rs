@@ -57,6 +57,11 @@ impl Clock {
         Self { clock, owner: Arc::new(Owner { id, device, machine, forks, raised }) }
     }
 
+    /// The time itself.
+    pub(crate) fn core(&self) -> &Arc<clock::Clock> {
+        &self.clock
+    }
+
     /// Refuses in the child of a fork, before any lock is taken. A manual clock belongs to nobody else.
     fn ours(&self, verb: &'static str) -> PyResult<()> {
         let mine = self.owner.machine.is_none() || self.owner.forks == fork_generation();

@@ -33,7 +33,7 @@ mod _hyperpy {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use crate::bench::{Batch, Bench, ManualClock};
+    use crate::bench::{Batch, Bench};
     #[pymodule_export]
     use crate::boot::{
         gunzip, kernel_payload, load_firmware, load_flat, load_linux, load_multiboot, load_pvh, recognise,
