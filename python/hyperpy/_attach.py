@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperpy.clock import Clock
-from hyperpy.device import Device, DeviceLike, _Stock
+from hyperpy.device import prepared
 from hyperpy.errors import DeviceError
 from hyperpy.irq import Routing
-from hyperpy.memory import parse_size
 
 if TYPE_CHECKING:
     from hyperpy import _hyperpy
@@ -65,34 +64,11 @@ class Attaching(Routing):
             raise TypeError("a device sits on one bus\n\nhint: give pio=PORT or mmio=ADDRESS")
         is_pio, base = (True, pio) if pio is not None else (False, mmio)
         base = operator.index(base)  # type: ignore[arg-type]
-        if isinstance(device, type):
-            raise TypeError(
-                f"not a device but a class: {device.__name__}\n\nhint: give an instance, {device.__name__}()"
-            )
-        if not isinstance(device, DeviceLike | _Stock):
-            hint = "define read(self, offset, size) and write(self, offset, size, value)"
-            raise TypeError(f"not a device: {device!r}\n\nhint: {hint}")
-        length = (
-            parse_size(size)
-            if isinstance(size, str)
-            else size
-            if size is not None
-            else getattr(device, "size", None)
-        )
-        if length is None:
-            raise TypeError(
-                f"size of {type(device).__name__} is not known\n\nhint: give size=BYTES, or the class a `size`"
-            )
+        native, length, registers = prepared(device, size)
         if not 0 <= base < (_PORTS if is_pio else 1 << 64) or not 0 <= operator.index(length) < 1 << 64:
             hint = "ports go from 0 to 0xffff, addresses to 2**64 - 1"
             raise DeviceError(f"device region leaves the bus: {base:#x} + {length:#x}", hint=hint)
         name = name or type(device).__name__
-        native = device._native if isinstance(device, _Stock) else device
-        registers = None
-        if isinstance(device, Device) and device._layout is not None:
-            from hyperpy._layout import handlers  # noqa: PLC0415 - whoever declared has imported it
-
-            registers = (device._register_file, handlers(device))
         with self._line_for(device, irq), self._clock_for(device, name):
             region = self._native.attach(native, is_pio, base, length, name, registers)
         facts = {"base": base, "size": length, "irq": irq, "name": name}

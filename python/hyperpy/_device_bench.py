@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, cast
 
 from hyperpy import _hyperpy
 from hyperpy.clock import Clock
-from hyperpy.device import Device, DeviceLike, IrqLine, Stop, _Stock
+from hyperpy.device import IrqLine, Stop, prepared
 from hyperpy.memory import Memory, parse_size
 
 if TYPE_CHECKING:
@@ -164,13 +164,7 @@ class DeviceBench(Generic[_D]):
         memory: int | str = "1M",
         name: str | None = None,
     ) -> None:
-        if isinstance(device, type) or not isinstance(device, DeviceLike | _Stock):
-            hint = "give an instance of a Device, or of a class with read(offset, size) and write(offset, size, value)"
-            raise TypeError(f"not a device: {device!r}\n\nhint: {hint}")
-        length = getattr(device, "size", None) if size is None else parse_size(size)
-        if length is None:
-            hint = "give size=BYTES, or the class a `size`"
-            raise TypeError(f"size of {type(device).__name__} is not known\n\nhint: {hint}")
+        native, length, registers = prepared(device, None if size is None else parse_size(size))
         self.device = device
         self.size: int = operator.index(length)
         self.stopped: Stop | None = None
@@ -179,12 +173,6 @@ class DeviceBench(Generic[_D]):
         self.irq = BenchLine(self.clock)
         self._memory_size = parse_size(memory)
         self._memory: Memory | None = None
-        registers = None
-        if isinstance(device, Device) and device._layout is not None:
-            from hyperpy._layout import handlers  # noqa: PLC0415 - whoever declared has imported it
-
-            registers = (device._register_file, handlers(device))
-        native = device._native if isinstance(device, _Stock) else device
         self._native = _hyperpy.Bench(
             native, self.size, name or type(device).__name__, self.clock._native, registers
         )

@@ -28,7 +28,7 @@ from hyperpy.errors import DeclarationError
 if TYPE_CHECKING:
     from hyperpy.device import Device
 
-__all__ = ["Placed", "declare", "handlers", "make_blocks", "number_block", "placed"]
+__all__ = ["Placed", "declare", "handlers", "make_blocks", "number_cells", "placed"]
 
 RULES = ("exact", "split", "widen", "refuse")
 # Masks of the core's `Bits`, by number, that each kind of access puts a bit into.
@@ -53,7 +53,7 @@ Hooks: TypeAlias = dict[Hooked, tuple[str | None, str | None, int]]
 class Placed:
     """One register of a class: what declares it, its place, and how it is called."""
 
-    __slots__ = ("block", "cell", "declared", "index", "name", "offset", "owner")
+    __slots__ = ("cell", "declared", "first", "index", "name", "offset", "owner")
 
     def __init__(
         self,
@@ -63,10 +63,11 @@ class Placed:
         offset: int | None,
         index: int | None,
         owner: type,
-        block: tuple[Blocks[Any], int] | None,
+        first: int,
     ) -> None:
         self.cell, self.declared, self.name, self.offset = cell, declared, name, offset
-        self.index, self.owner, self.block = index, owner, block
+        self.index, self.owner = index, owner
+        self.first = first  # number of the first register of its block, or of the device
 
 
 def hooks_of(cls: type) -> Hooks:
@@ -107,9 +108,10 @@ def _numbers(cls: type) -> tuple[dict[Declared, int], int]:
     return numbers, cell
 
 
-def number_block(cls: type[Block]) -> None:
-    """Give the registers of a block's class their numbers in it."""
+def number_cells(cls: type[Block | Device]) -> None:
+    """Give the registers of a device's or a block's class their numbers in it, and find its marked methods."""
     cls._cell_numbers, cls._cells = _numbers(cls)
+    cls._told = hooks_of(cls)
     _check_members(cls)
 
 
@@ -142,29 +144,24 @@ def _stride(blocks: Blocks[Any]) -> int:
     return end_of(blocks.kind) if blocks.asked_stride is None else blocks.asked_stride
 
 
-def placed(cls: type, first: int = 0, base: int = 0, prefix: str = "", block: Any = None) -> Iterator[Placed]:
+def placed(cls: type, first: int = 0, base: int = 0, prefix: str = "") -> Iterator[Placed]:
     """Yield every register of a class by ascending number."""
     for declared, number in cls._cell_numbers.items():  # type: ignore[attr-defined]
         cell, name = first + number, prefix + declared.name
-        if isinstance(declared, Blocks):
-            for index in range(declared.count or 1):
-                label = f"{name}[{index}]." if declared.count is not None else f"{name}."
-                offset = base + (declared.offset or 0) + index * _stride(declared)
-                at = cell + index * declared.kind._cells
-                yield from placed(
-                    declared.kind, at, offset, label, (declared, index) if block is None else block
-                )
-        else:
-            for index in range(declared.count or 1):
+        for index in range(declared.count or 1):
+            label = name if declared.count is None else f"{name}[{index}]"
+            if isinstance(declared, Blocks):
+                start = base + (declared.offset or 0) + index * _stride(declared)
+                yield from placed(declared.kind, cell + index * declared.kind._cells, start, f"{label}.")
+            else:
                 place = None if declared.offset is None else base + declared.offset + index * declared.stride
-                if declared.count is None:
-                    yield Placed(cell, declared, name, place, None, cls, block)
-                else:
-                    yield Placed(cell + index, declared, f"{name}[{index}]", place, index, cls, block)
+                at = None if declared.count is None else index
+                yield Placed(cell + index, declared, label, place, at, cls, first)
 
 
-def _describe(place: Placed, first: int, hooks: Hooks) -> dict[str, Any]:
-    declared = place.declared
+def _describe(place: Placed) -> dict[str, Any]:
+    declared, first = place.declared, place.first
+    hooks: Hooks = place.owner._told  # type: ignore[attr-defined]
     read, write, mask = (
         hooks.get(declared, (None, None, 0)) if isinstance(declared, Hooked) else (None, None, 0)
     )
@@ -234,51 +231,34 @@ def masks(register: Register) -> list[int]:
 
 def declare(cls: type[Device]) -> None:
     """Number and check what a device's class declares, and make its layout."""
-    numbers, count = _numbers(cls)
-    cls._cell_numbers, cls._cells = numbers, count
-    _check_members(cls)
-    if not numbers:
+    number_cells(cls)
+    if not cls._cell_numbers:
         cls._layout = None
         return
-    asked: int | None = cls.size if cls._has_own_size() else None
-    end = end_of(cls)
-    cls.size = end if asked is None else asked
+    end, is_asked = end_of(cls), "size" in cls.__dict__ or cls.size != cls._computed_size
+    cls._computed_size = None if is_asked else end
+    if cls.size is None or not is_asked:
+        cls.size = end
     if cls.access_rule not in RULES:
         raise DeclarationError(
             f"no such rule: {cls.access_rule!r}", hint=f"access_rule is one of {', '.join(RULES)}"
         )
-    places = list(placed(cls))
-    hooks: dict[type, Hooks] = {}
-    firsts = _firsts(cls)
-    described = []
-    for place in places:
-        mine = hooks.setdefault(place.owner, hooks_of(place.owner))
-        described.append(_describe(place, firsts[place.cell], mine))
+    places = tuple(placed(cls))
     try:
-        cls._layout = _hyperpy.RegisterLayout(described, cls.size, cls.access_rule, cls._has_own_accesses())
+        cls._layout = _hyperpy.RegisterLayout(
+            [_describe(place) for place in places], cls.size, cls.access_rule, cls._has_own_accesses()
+        )
     except ValueError as error:
         text, hint, about = error.args
         names = " and ".join(
             f"{place.name} ({_at(place)}{place.declared.where})" for place in (places[cell] for cell in about)
         )
         raise DeclarationError(f"{cls.__name__}: {text}: {names}", hint=hint) from None
-    cls._places = tuple(places)
+    cls._places = places
 
 
 def _at(place: Placed) -> str:
     return "" if place.offset is None else f"{place.offset:#x}, "
-
-
-def _firsts(cls: type, first: int = 0) -> dict[int, int]:
-    """Return for each number the first one of the block that it is in."""
-    found: dict[int, int] = {}
-    for declared, number in cls._cell_numbers.items():  # type: ignore[attr-defined]
-        if isinstance(declared, Blocks):
-            for index in range(declared.count or 1):
-                found |= _firsts(declared.kind, first + number + index * declared.kind._cells)
-        else:
-            found |= dict.fromkeys(range(first + number, first + number + _length(declared)), first)
-    return found
 
 
 def make_blocks(owner: Any, device: Any) -> dict[Blocks[Any], list[Any]]:
@@ -309,7 +289,7 @@ def handlers(device: Device) -> list[Handler]:
 
 
 def _collect(owner: Any, found: list[Handler]) -> None:
-    hooks = hooks_of(type(owner))
+    hooks: Hooks = type(owner)._told
     numbers: Mapping[Declared, int] = type(owner)._cell_numbers
     for declared, (read, write, _) in hooks.items():
         if declared not in numbers:

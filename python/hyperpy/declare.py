@@ -22,6 +22,7 @@ from hyperpy.memory import parse_size
 
 if TYPE_CHECKING:
     from hyperpy import _hyperpy
+    from hyperpy._layout import Hooks
 
 __all__ = ["AccessKind", "Block", "Counter", "Field", "Fifo", "Indexed", "Ram", "Register"]
 
@@ -475,6 +476,7 @@ class Block:
     _first_cell: int
     _cell_numbers: ClassVar[Mapping[Declared, int]] = {}
     _cells: ClassVar[int] = 0
+    _told: ClassVar[Hooks] = {}
     _blocks: Mapping[Blocks[Any], list[Any]]
 
     @classmethod
@@ -485,10 +487,10 @@ class Block:
         return Blocks(cls, offset, count, stride, doc)
 
     def __init_subclass__(cls, **more: Any) -> None:
-        from hyperpy._layout import number_block  # noqa: PLC0415 - it imports this
+        from hyperpy._layout import number_cells  # noqa: PLC0415 - it imports this
 
         super().__init_subclass__(**more)
-        number_block(cls)
+        number_cells(cls)
 
 
 class Blocks(Declared, Generic[_B]):

@@ -23,9 +23,10 @@ from typing import (
 from hyperpy import _hyperpy
 from hyperpy._value import Value
 from hyperpy.clock import Clock
+from hyperpy.memory import parse_size
 
 if TYPE_CHECKING:
-    from hyperpy._layout import Placed
+    from hyperpy._layout import Handler, Hooks, Placed
     from hyperpy.declare import Declared
 
 __all__ = ["DebugConsole", "DebugExit", "Device", "DeviceLike", "IrqLine", "Stop"]
@@ -132,7 +133,9 @@ class Device:
     _layout: ClassVar[_hyperpy.RegisterLayout | None] = None
     _cell_numbers: ClassVar[Mapping[Declared, int]] = {}
     _cells: ClassVar[int] = 0
+    _told: ClassVar[Hooks] = {}
     _places: ClassVar[tuple[Placed, ...]] = ()
+    _computed_size: ClassVar[int | None] = None
     _first_cell: ClassVar[int] = 0
     _register_file = _Made(lambda device: _hyperpy.RegisterFile(device._layout))
     _blocks = _Made(_make_blocks)
@@ -145,15 +148,6 @@ class Device:
             from hyperpy._layout import declare  # noqa: PLC0415 - most programs declare nothing
 
             declare(cls)
-
-    @classmethod
-    def _has_own_size(cls) -> bool:
-        """Whether `size` is said by a class, not computed."""
-        return any(
-            "size" in base.__dict__ and "_layout" not in base.__dict__
-            for base in cls.__mro__
-            if base is not Device
-        )
 
     @classmethod
     def _has_own_accesses(cls) -> bool:
@@ -257,3 +251,34 @@ class DebugConsole(_Stock):
         if not isinstance(native, _hyperpy.Console):
             raise TypeError(f"not a console: {console!r}\n\nhint: give m.console")
         super().__init__(_hyperpy.StockDevice.debug_console(native))
+
+
+def prepared(
+    device: object, size: int | str | None
+) -> tuple[object, int, tuple[_hyperpy.RegisterFile, list[Handler]] | None]:
+    """Return what the native half takes of a device: its object, the length of its range, and its declared registers.
+
+    Raises:
+        TypeError: it is no device, or no length is given and it does not know its own.
+    """
+    if isinstance(device, type):
+        raise TypeError(
+            f"not a device but a class: {device.__name__}\n\nhint: give an instance, {device.__name__}()"
+        )
+    if not isinstance(device, DeviceLike | _Stock):
+        hint = "define read(self, offset, size) and write(self, offset, size, value)"
+        raise TypeError(f"not a device: {device!r}\n\nhint: {hint}")
+    length = parse_size(size) if isinstance(size, str) else size
+    if length is None:
+        length = getattr(device, "size", None)
+    if length is None:
+        raise TypeError(
+            f"size of {type(device).__name__} is not known\n\nhint: give size=BYTES, or the class a `size`"
+        )
+    if isinstance(device, _Stock):
+        return device._native, length, None
+    if not isinstance(device, Device) or device._layout is None:
+        return device, length, None
+    from hyperpy._layout import handlers  # noqa: PLC0415 - whoever declared has imported it
+
+    return device, length, (device._register_file, handlers(device))

@@ -432,6 +432,20 @@ def test_subclass_adds_replaces_and_overrides() -> None:
     assert bell.log == []  # the base has stayed as it was
 
 
+def test_size_that_a_class_says_holds_for_its_subclasses_and_one_that_was_computed_grows() -> None:
+    class Wide(Device):
+        size = 0x10
+        one = Register(0x0)
+
+    class Wider(Wide):
+        two = Register(0x4)
+
+    class Grown(Bell):
+        more = Register(0x20)
+
+    assert (Wider.size, Wide.size, Grown.size, Bell.size) == (0x10, 0x10, 0x24, 0x18)
+
+
 def test_function_that_makes_classes_parametrises_a_device() -> None:
     def bank(count: int) -> type[Device]:
         class Bank(Device):
