@@ -10,19 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hyperpy import _hyperpy
-from hyperpy.declare import (
-    Bits,
-    Block,
-    Blocks,
-    Counter,
-    Declared,
-    Fifo,
-    Hooked,
-    Indexed,
-    Ram,
-    Register,
-    declarations,
-)
+from hyperpy._declaration import Declared, Hooked, Register, declarations
+from hyperpy.declare import Block, Blocks, Counter, Fifo, Indexed, Ram
 from hyperpy.errors import DeclarationError
 
 if TYPE_CHECKING:
@@ -46,7 +35,7 @@ _MASKS: dict[str, tuple[int, ...]] = {
 _WRITABLE = (_STORED, _CLEARED_BY_1, _CLEARED_BY_0, _SET_BY_1)
 _MOST_CELLS = 1 << 20
 
-Hooks: TypeAlias = dict[Hooked, tuple[str | None, str | None, int]]
+Hooks: TypeAlias = dict[Hooked[Any], tuple[str | None, str | None, int]]
 """By declaration: names of the methods for reads and for writes, and the mask of `on_write_if` or 0."""
 
 
@@ -58,7 +47,7 @@ class Placed:
     def __init__(
         self,
         cell: int,
-        declared: Declared,
+        declared: Declared[Any],
         name: str,
         offset: int | None,
         index: int | None,
@@ -81,7 +70,7 @@ def hooks_of(cls: type) -> Hooks:
     return found
 
 
-def _length(declared: Declared) -> int:
+def _length(declared: Declared[Any]) -> int:
     """How many numbers a declaration takes."""
     if isinstance(declared, Blocks):
         cells: int = declared.kind._cells
@@ -91,9 +80,9 @@ def _length(declared: Declared) -> int:
     return declared.count or 1
 
 
-def _numbers(cls: type) -> tuple[dict[Declared, int], int]:
+def _numbers(cls: type) -> tuple[dict[Declared[Any], int], int]:
     found = declarations([base.__dict__ for base in reversed(cls.__mro__)])
-    numbers: dict[Declared, int] = {}
+    numbers: dict[Declared[Any], int] = {}
     cell = 0
     for declared in found.values():
         numbers[declared] = cell
@@ -117,7 +106,7 @@ def number_cells(cls: type[Block | Device]) -> None:
 
 def _check_members(cls: type) -> None:
     for declared in cls._cell_numbers:  # type: ignore[attr-defined]
-        when = getattr(declared, "when", None)
+        when = declared.when
         for other in filter(None, (when.register if when else None, getattr(declared, "register", None))):
             if other not in cls._cell_numbers:  # type: ignore[attr-defined]
                 raise DeclarationError(
@@ -131,12 +120,12 @@ def end_of(cls: type) -> int:
     return max((_end(declared) for declared in cls._cell_numbers), default=0)  # type: ignore[attr-defined]
 
 
-def _end(declared: Declared) -> int:
+def _end(declared: Declared[Any]) -> int:
     if declared.offset is None:
         return 0
     if isinstance(declared, Blocks):
         return declared.offset + ((declared.count or 1) - 1) * _stride(declared) + end_of(declared.kind)
-    size: int = declared.size if isinstance(declared, Ram) else declared.width  # type: ignore[attr-defined]
+    size: int = declared.size if isinstance(declared, Ram) else declared.width
     return declared.offset + ((declared.count or 1) - 1) * declared.stride + size
 
 
@@ -196,14 +185,13 @@ def _describe(place: Placed) -> dict[str, Any]:
             kind, details = "port", [index, declared.bits, at, declared.behind.count or 0, declared.step]
     if place.offset is None:
         sides = (False, False)
-    when: Bits | None = getattr(declared, "when", None)
-    condition = None
+    when, condition = declared.when, None
     if when is not None:
         field = when.field
         condition = (first + numbers[when.register], field.mask, (when.equals << field.low) & field.mask)
     return {
         "offset": place.offset,
-        "width": getattr(declared, "width", 1),
+        "width": declared.width,
         "kind": kind,
         "numbers": details,
         "bits": bits,
@@ -290,7 +278,7 @@ def handlers(device: Device) -> list[Handler]:
 
 def _collect(owner: Any, found: list[Handler]) -> None:
     hooks: Hooks = type(owner)._told
-    numbers: Mapping[Declared, int] = type(owner)._cell_numbers
+    numbers: Mapping[Declared[Any], int] = type(owner)._cell_numbers
     for declared, (read, write, _) in hooks.items():
         if declared not in numbers:
             continue  # a subclass has replaced it

@@ -26,8 +26,8 @@ from hyperpy.clock import Clock
 from hyperpy.memory import parse_size
 
 if TYPE_CHECKING:
+    from hyperpy._declaration import Declared
     from hyperpy._layout import Handler, Hooks, Placed
-    from hyperpy.declare import Declared
 
 __all__ = ["DebugConsole", "DebugExit", "Device", "DeviceLike", "IrqLine", "Stop"]
 
@@ -131,7 +131,7 @@ class Device:
     clock: Clock | None = None
 
     _layout: ClassVar[_hyperpy.RegisterLayout | None] = None
-    _cell_numbers: ClassVar[Mapping[Declared, int]] = {}
+    _cell_numbers: ClassVar[Mapping[Declared[Any], int]] = {}
     _cells: ClassVar[int] = 0
     _told: ClassVar[Hooks] = {}
     _places: ClassVar[tuple[Placed, ...]] = ()

@@ -14,7 +14,7 @@ use pyo3::types::PyList;
 use crate::clock::Clock;
 use crate::device::{Faults, PyDevice, Report, StockDevice};
 use crate::errors;
-use crate::regfile::{Declared, Handler, RegisterFile};
+use crate::regfile::Registers;
 
 /// Accesses that have been checked against a device's range.
 #[pyclass(frozen, module = "hyperpy._hyperpy")]
@@ -43,23 +43,13 @@ const SIGNALS_EVERY: usize = 1 << 16;
 impl Bench {
     #[new]
     #[pyo3(signature = (object, size, name, clock, registers = None))]
-    fn new(
-        object: &Bound<'_, PyAny>,
-        size: u64,
-        name: &str,
-        clock: &Clock,
-        registers: Option<(Bound<'_, RegisterFile>, Vec<Handler>)>,
-    ) -> Self {
+    fn new(object: &Bound<'_, PyAny>, size: u64, name: &str, clock: &Clock, registers: Option<Registers<'_>>) -> Self {
         let faults = Arc::<Faults>::default();
         let (device, python): (Arc<dyn Device>, _) = if let Ok(stock) = object.cast::<StockDevice>() {
             (stock.get().device.clone(), None)
         } else {
-            let declared = registers.map(|(file, handlers)| Declared::new(file.get(), handlers));
-            if let Some(declared) = &declared {
-                declared.file.set_clock(clock.core().clone());
-            }
             let report = Report { faults: faults.clone(), control: std::sync::Weak::new() };
-            let device = Arc::new(PyDevice::new(object.clone().unbind(), name, report, declared));
+            let device = PyDevice::of(object, name, report, registers, clock.core());
             (device.clone(), Some(device))
         };
         Self { core: Core::new(device, name, size, clock.core().clone()), device: python, faults }

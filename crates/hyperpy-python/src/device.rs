@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use hyperpy_core::boot::firmware::e820;
 use hyperpy_core::bus::{Access, Action, Device, Space, ones};
+use hyperpy_core::clock::Clock;
 use hyperpy_core::control::Control;
 use hyperpy_core::error::RunError;
 use hyperpy_core::exit::StopReason;
@@ -27,7 +28,7 @@ use pyo3::types::{PyInt, PyString};
 use crate::console::Console;
 use crate::errors::{self, Raise};
 use crate::machine::Machine;
-use crate::regfile::{Declared, Served};
+use crate::regfile::{Declared, Registers, Served};
 use crate::signals::attach;
 
 /// Exceptions that devices of one machine raised, first one first. By way of its traceback each may hold the machine:
@@ -131,10 +132,21 @@ pub(crate) struct PyDevice {
 }
 
 impl PyDevice {
-    pub(crate) fn new(object: Py<PyAny>, name: &str, report: Report, declared: Option<Declared>) -> Self {
+    /// An object with its declared registers, if it has some: they count the time of `clock`.
+    pub(crate) fn of(
+        object: &Bound<'_, PyAny>,
+        name: &str,
+        report: Report,
+        registers: Option<Registers<'_>>,
+        clock: &Arc<Clock>,
+    ) -> Arc<Self> {
+        let declared = registers.map(|(file, handlers)| Declared::new(file.get(), handlers));
         let file = declared.as_ref().map(|declared| declared.file.clone());
-        let declared = Mutex::new(declared.map(Arc::new));
-        Self { object: Mutex::new(Some(object)), name: name.to_owned(), report, declared, file }
+        if let Some(file) = &file {
+            file.set_clock(clock.clone());
+        }
+        let (object, declared) = (Mutex::new(Some(object.clone().unbind())), Mutex::new(declared.map(Arc::new)));
+        Arc::new(Self { object, name: name.to_owned(), report, declared, file })
     }
 
     fn object(&self, py: Python<'_>) -> Option<Py<PyAny>> {

@@ -31,7 +31,7 @@ use crate::device::{Faults, IrqLine, PyAnswerer, PyDevice, StockDevice};
 use crate::host::PyHost;
 use crate::memory::{Memory, pages};
 use crate::processor::Handlers;
-use crate::regfile::{Declared, Handler, RegisterFile};
+use crate::regfile::Registers;
 use crate::script::Script;
 use crate::signals::attach;
 use crate::{convert, errors, vcpu};
@@ -141,7 +141,7 @@ impl Machine {
         base: u64,
         size: u64,
         name: &str,
-        registers: Option<(Bound<'_, RegisterFile>, Vec<Handler>)>,
+        registers: Option<Registers<'_>>,
     ) -> PyResult<u64> {
         self.ours("attach")?;
         let space = space(pio);
@@ -149,12 +149,8 @@ impl Machine {
             let device = stock.get().device.clone();
             (self.core.attach(space, base, size, name, Rung::Native, device), None)
         } else {
-            let declared = registers.map(|(file, handlers)| Declared::new(file.get(), handlers));
-            if let Some(declared) = &declared {
-                declared.file.set_clock(self.core.clock.clone());
-            }
-            let rung = if declared.is_some() { Rung::Declared } else { Rung::Method };
-            let device = Arc::new(PyDevice::new(object.clone().unbind(), name, self.report(), declared));
+            let device = PyDevice::of(object, name, self.report(), registers, &self.core.clock);
+            let rung = if device.file.is_some() { Rung::Declared } else { Rung::Method };
             (self.core.attach(space, base, size, name, rung, device.clone()), Some(device))
         };
         let attachment = attachment.map_err(|error| errors::attach(&error))?;

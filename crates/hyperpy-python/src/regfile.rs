@@ -198,6 +198,9 @@ impl RegisterFile {
 /// first argument of both, for one of an array.
 pub(crate) type Handler = (u32, Option<Py<PyAny>>, Option<Py<PyAny>>, Option<u32>);
 
+/// What Python gives of a device that declares registers.
+pub(crate) type Registers<'py> = (Bound<'py, RegisterFile>, Vec<Handler>);
+
 #[derive(Default)]
 struct Methods {
     on_read: Option<Py<PyAny>>,

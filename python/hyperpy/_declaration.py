@@ -1,0 +1,326 @@
+"""What every declaration is made of: its place and name, its fields, the methods that want to know; and the plain register.
+
+The public module is `hyperpy.declare`, which has the other kinds and tells what they are for.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeAlias, TypeVar, overload
+
+from hyperpy._register_views import ArrayView, Value, checked
+from hyperpy.errors import DeclarationError
+
+__all__ = ["MOST", "AccessKind", "Bits", "Declared", "Field", "Hooked", "Register", "declarations"]
+
+AccessKind: TypeAlias = Literal["rw", "ro", "wo", "w1c", "w0c", "w1s", "rc", "rs"]
+MOST = 1 << 16
+_KINDS = ("rw", "ro", "wo", "w1c", "w0c", "w1s", "rc", "rs")
+_WIDTHS = (1, 2, 4, 8)
+# Modules whose lines are not where a declaration was written.
+_OURS = ("hyperpy._declaration", "hyperpy.declare")
+_F = TypeVar("_F", bound=Callable[..., Any])
+_V = TypeVar("_V")
+
+
+class Field:
+    """Bits of a register that have a name.
+
+    Arguments:
+        low: number of its lowest bit.
+        width: how many bits.
+        access: what accesses do to it, if not what the register says: see `Register`.
+        reset: what it holds at power-on.
+        enum: an IntEnum of its values: reading the attribute gives its members.
+        doc: what it is for.
+
+    Example:
+        >>> from hyperpy import Device, Field, Register
+        >>> class Timer(Device):
+        ...     control = Register(0x0, enable=Field(0), mode=Field(4, width=2, reset=1))
+        >>> timer = Timer()
+        >>> timer.control.enable = 1
+        >>> timer.control.mode, hex(timer.control)
+        (1, '0x11')
+    """
+
+    def __init__(
+        self,
+        low: int,
+        width: int = 1,
+        *,
+        access: AccessKind | None = None,
+        reset: int = 0,
+        enum: type[IntEnum] | None = None,
+        doc: str = "",
+    ) -> None:
+        self.low, self.width = operator.index(low), operator.index(width)
+        self.access, self.reset, self.enum, self.doc = access, operator.index(reset), enum, doc
+        if self.low < 0 or not 1 <= self.width <= 64:
+            raise DeclarationError(
+                f"no such bits: {low} and {width} of them", hint="from bit 0, 1 or more of them"
+            )
+        if not 0 <= self.reset < 1 << self.width:
+            raise DeclarationError(
+                f"reset value is wider than its {width} bits: {reset:#x}",
+                hint="give more bits, or a smaller value",
+            )
+        _check_access(access)
+
+    @property
+    def mask(self) -> int:
+        """Its bits in the register."""
+        return ((1 << self.width) - 1) << self.low
+
+
+def _check_access(access: object) -> None:
+    if access is not None and access not in _KINDS:
+        raise DeclarationError(f"no such access: {access!r}", hint=f"one of {', '.join(_KINDS)}")
+
+
+class Bits:
+    """A field of a register in a class body, for `when=`."""
+
+    def __init__(self, register: Register, field: Field, equals: int) -> None:
+        self.register, self.field, self.equals = register, field, equals
+
+    def __eq__(self, other: object) -> Bits:  # type: ignore[override] # as in SQL builders: `when=lcr.dlab == 1`
+        return Bits(self.register, self.field, operator.index(other))  # type: ignore[arg-type]
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Declared(Generic[_V]):
+    """What all declarations have: a name, a place, the line where they were made, and an attribute's value in a device."""
+
+    name: str = ""
+    count: int | None = None
+    stride: int = 0
+    _is_declaration: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        offset: int | None,
+        width: int,
+        doc: str,
+        *,
+        count: int | None = None,
+        when: Bits | None = None,
+    ) -> None:
+        if width not in _WIDTHS:
+            raise DeclarationError(f"no register has this width: {width!r}", hint="1, 2, 4 or 8 bytes")
+        if offset is not None and not 0 <= operator.index(offset) < 1 << 63:
+            raise DeclarationError(
+                f"offset is out of range: {offset}", hint="bytes from the start of the device, from 0"
+            )
+        if count is not None and not 1 <= operator.index(count) <= MOST:
+            raise DeclarationError(f"number of registers is out of range: {count}", hint=f"from 1 to {MOST}")
+        if when is not None and not isinstance(when, Bits):
+            raise DeclarationError(
+                f"not a condition: {when!r}", hint="when=control.bank, or when=control.bank == 2"
+            )
+        self.offset, self.width, self.doc, self.when = offset, width, doc, when
+        self.count = None if count is None else operator.index(count)
+        frame = sys._getframe(1)
+        while frame.f_back is not None and frame.f_globals.get("__name__") in _OURS:
+            frame = frame.f_back
+        self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = self.name or name
+
+    def __repr__(self) -> str:
+        place = "" if self.offset is None else f" at {self.offset:#x}"
+        return f"<{type(self).__name__} {self.name or '?'}{place}>"
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(self, device: None, owner: type) -> Self: ...
+        @overload
+        def __get__(self, device: object, owner: type) -> _V: ...
+
+    def __get__(self, device: Any, owner: type) -> Any:
+        return self if device is None else self._view(device, self._cell(device))
+
+    def _cell(self, device: Any) -> int:
+        """The number of its first register in a device, or in a block of one."""
+        cell: int = device._first_cell + type(device)._cell_numbers[self]
+        return cell
+
+    def _view(self, device: Any, cell: int) -> _V:
+        """What its attribute is."""
+        raise NotImplementedError
+
+
+class Hooked(Declared[_V]):
+    """A declaration whose accesses a device's methods can want to know of."""
+
+    def on_read(self, method: _F) -> _F:
+        """Mark the method that is asked when a guest reads it: `method(self)`, for an array `method(self, index)`.
+
+        What it returns the guest reads; None: what the register holds. Whatever a read does to the register is done
+        before.
+        """
+        return self._hook(method, "read", 0)
+
+    def on_write(self, method: _F) -> _F:
+        """Mark the method that is told of a guest's writes: `method(self, value)`, for an array `(self, index, value)`.
+
+        The register holds already what the write makes of it. `value` is what a write of the whole register that does
+        the same would be: of a narrower one the other bits are what leaves them as they are. Return `Stop("why")` to
+        stop the machine.
+        """
+        return self._hook(method, "write", 0)
+
+    def on_write_if(self, mask: int) -> Callable[[_F], _F]:
+        """Mark the method that is told of writes which have one of these bits as 1; all others call no Python."""
+        if operator.index(mask) <= 0:
+            raise DeclarationError(f"no bits to look for: {mask:#x}", hint="a mask of bits, such as 0x1")
+        return lambda method: self._hook(method, "write", mask)
+
+    def _hook(self, method: _F, kind: str, mask: int) -> _F:
+        if not callable(method):
+            raise DeclarationError(
+                f"not a method: {method!r}", hint=f"@{self.name or 'name'}.on_{kind} above a `def`"
+            )
+        hooks: list[tuple[Hooked[Any], str, int]] = method.__dict__.setdefault("_hooks", [])
+        hooks.append((self, kind, mask))
+        return method
+
+
+class Register(Hooked[Any]):
+    """A register: its attribute is the value that guests see, and can be set while they run.
+
+    Arguments:
+        offset: where it is, in bytes from the start of the device's range.
+        width: 1, 2, 4 or 8 bytes.
+        reset: what it holds at power-on.
+        access: what a guest's accesses do to its bits. "rw": reads show and writes store them; "ro": writes are dropped;
+            "wo": reads as 0; "w1c", "w0c", "w1s": written ones clear, zeros clear, ones set; "rc", "rs": a read clears,
+            sets them. Fields can each have their own.
+        mask: bits that exist; others read as 0 and are not written. All of them, or those of the fields if there are any.
+        count: for an array of them: how many.
+        stride: bytes from one of the array to the next; its width if it is left out.
+        order: "big" if its first byte is the most significant.
+        when: a field that must be set for it to be here: `when=line_control.dlab`, or `when=mode.bank == 2`. Others can
+            share the place; one without `when` is there for all other values.
+        doc: what it is for.
+        fields: each a name and its `Field`; those whose names are no argument can be given by name.
+
+    Raises:
+        DeclarationError: it cannot be: a field outside the width, a reset value outside the mask.
+
+    Example:
+        >>> from hyperpy import Device, Field, Register
+        >>> class Doorbell(Device):
+        ...     count = Register(0x0, access="ro")
+        ...     ring = Register(0x4, access="wo")
+        ...
+        ...     @ring.on_write
+        ...     def _ring(self, value: int) -> None:
+        ...         self.count += 1
+        >>> bell = Doorbell()
+        >>> bell.count, bell.size
+        (0, 8)
+    """
+
+    def __init__(
+        self,
+        offset: int | None,
+        *,
+        width: int = 4,
+        reset: int = 0,
+        access: AccessKind = "rw",
+        mask: int | None = None,
+        count: int | None = None,
+        stride: int | None = None,
+        order: Literal["little", "big"] = "little",
+        when: Bits | None = None,
+        doc: str = "",
+        fields: Mapping[str, Field] | None = None,
+        **named: Field,
+    ) -> None:
+        super().__init__(offset, width, doc, count=count, when=when)
+        self.access, self.order = access, order
+        self.fields = {**(fields or {}), **named}
+        _check_access(access)
+        self.stride = width if stride is None else operator.index(stride)
+        if order not in ("little", "big"):
+            raise DeclarationError(f"no such byte order: {order!r}", hint='"little" or "big"')
+        if self.count is not None and self.stride < width:
+            raise DeclarationError(
+                f"registers of the array overlap: stride {stride}", hint=f"at least {width}"
+            )
+        self._check_fields()
+        union = 0
+        for field in self.fields.values():
+            union |= field.mask
+        everything = (1 << 8 * width) - 1
+        self.mask = operator.index(mask) if mask is not None else union or everything
+        if not 0 <= self.mask <= everything or union & ~self.mask:
+            raise DeclarationError(
+                f"mask is wider than the register, or lacks a field: {self.mask:#x}", hint="leave it out"
+            )
+        self.reset = operator.index(reset)
+        for field in self.fields.values():
+            self.reset |= field.reset << field.low
+        if self.reset & ~self.mask or self.reset < 0:
+            raise DeclarationError(
+                f"reset value has bits outside the mask: {self.reset:#x} of {self.mask:#x}",
+                hint="give these bits a field, or a wider mask",
+            )
+
+    def _check_fields(self) -> None:
+        taken = 0
+        for name, field in self.fields.items():
+            if not isinstance(field, Field):
+                raise DeclarationError(
+                    f"not a field or an argument: {name}={field!r}", hint="fields are Field(low, width)"
+                )
+            if field.low + field.width > 8 * self.width:
+                raise DeclarationError(
+                    f"field leaves the register: {name}, bits {field.low} to {field.low + field.width - 1}",
+                    hint=f"it has {8 * self.width} bits",
+                )
+            if taken & field.mask:
+                raise DeclarationError(
+                    f"field overlaps another: {name}, bit {field.low}", hint="give it other bits"
+                )
+            taken |= field.mask
+
+    def __getattr__(self, name: str) -> Bits:
+        fields: dict[str, Field] = self.__dict__.get("fields", {})
+        if name not in fields:
+            own = self.__dict__.get("name") or "?"
+            raise AttributeError(
+                f"register has no field {name!r}: {own}\n\nhint: its fields: {', '.join(fields) or 'none'}"
+            )
+        return Bits(self, fields[name], (1 << fields[name].width) - 1)
+
+    def _view(self, device: Any, cell: int) -> Any:
+        if self.count is not None:
+            return ArrayView(device._register_file, cell, self)
+        value = device._register_file.get(cell)
+        return Value(value, device._register_file, cell, self) if self.fields else value
+
+    def __set__(self, device: Any, value: int) -> None:
+        if self.count is not None:
+            raise AttributeError(
+                f"{self.name} is an array of registers\n\nhint: set one: {self.name}[0] = ..."
+            )
+        device._register_file.set(self._cell(device), checked(self, value), self.mask)
+
+
+def declarations(namespaces: Iterable[Mapping[str, Any]]) -> dict[str, Declared[Any]]:
+    """Return what class bodies declare, those of later ones in place of earlier ones of the same name."""
+    found: dict[str, Declared[Any]] = {}
+    for namespace in namespaces:
+        for name, value in namespace.items():
+            found.pop(name, None)
+            if isinstance(value, Declared):
+                found[name] = value
+    return found
