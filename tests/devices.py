@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hyperpy import Device
+from hyperpy import Device, Stop
 
 
 class Recorder(Device):
@@ -34,3 +34,20 @@ class Plain:
 
     def write(self, offset: int, size: int, value: int) -> None:
         self.written.append(value)
+
+
+class Notes(Device):
+    """Answers with the offset, keeps what it is asked, and stops the machine at a write of 0xff."""
+
+    size = 16
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, ...]] = []
+
+    def read(self, offset: int, size: int, /) -> int:
+        self.seen.append((offset, size))
+        return offset
+
+    def write(self, offset: int, size: int, value: int, /) -> Stop | None:
+        self.seen.append((offset, size, value))
+        return Stop("last") if value == 0xFF else None

@@ -7,6 +7,7 @@ import weakref
 from typing import Any
 
 import pytest
+from tests.devices import Notes
 
 from hyperpy import Counter, DebugExit, Device, DeviceError, Memory, MemoryAccessError, Register, Stop
 from hyperpy._hyperpy import StockDevice
@@ -37,23 +38,6 @@ class Timer(Device):
 
     def reset(self) -> None:
         self.resets += 1
-
-
-class Notes(Device):
-    """Keeps what it is asked."""
-
-    size = 16
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[int, ...]] = []
-
-    def read(self, offset: int, size: int, /) -> int:
-        self.seen.append((offset, size))
-        return offset
-
-    def write(self, offset: int, size: int, value: int, /) -> Stop | None:
-        self.seen.append((offset, size, value))
-        return Stop("last") if value == 0xFF else None
 
 
 def test_declared_registers_are_accessed_as_a_guest_does() -> None:

@@ -5,28 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.devices import Notes
 
-from hyperpy import Device, Exit, Stop
+from hyperpy import Device, Exit
 from hyperpy.testing import Read, ScriptedMachine, Write
 
 MMIO = 0xFE00_0000
-
-
-class Notes(Device):
-    """Answers with the offset, and keeps what it is asked."""
-
-    size = 16
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[int, ...]] = []
-
-    def read(self, offset: int, size: int, /) -> int:
-        self.seen.append((offset, size))
-        return offset
-
-    def write(self, offset: int, size: int, value: int, /) -> Stop | None:
-        self.seen.append((offset, size, value))
-        return Stop("last") if value == 0xFF else None
 
 
 def test_script_reaches_the_device_in_order_and_ends_in_a_halt() -> None:

@@ -331,5 +331,8 @@ pub(crate) fn panicked(device: Option<Arc<str>>, panic: &(dyn Any + Send)) -> Ru
 }
 
 #[cfg(test)]
+#[path = "run/completion_test.rs"]
+mod completion_tests;
+#[cfg(test)]
 #[path = "run_test.rs"]
 mod tests;

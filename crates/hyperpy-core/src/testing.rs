@@ -74,6 +74,27 @@ impl Rig {
         self.machine.wait(Some(LONG), self)
     }
 
+    /// A device whose accesses cost what a Python method costs: any time.
+    pub(crate) fn attach_slow(&self, port: u64, device: impl Device + 'static) {
+        self.machine.attach(Space::Pio, port, 1, "slow", Rung::Method, Arc::new(device)).unwrap();
+    }
+
+    /// Runs `f` while another thread has vCPU 0; the event lets it go, which `f` does at the latest at its end.
+    pub(crate) fn holding(&self, f: impl FnOnce(&Event)) {
+        let (taken, release) = (Event::new(), Event::new());
+        std::thread::scope(|scope| {
+            let holder = scope.spawn(|| {
+                self.machine.with_vcpu(0, "look", false, self, |_vcpu| {
+                    taken.set();
+                    release.wait();
+                })
+            });
+            taken.wait();
+            f(&release);
+            holder.join().unwrap().unwrap();
+        });
+    }
+
     pub(crate) fn start(&self) {
         self.machine.start(self).unwrap();
     }

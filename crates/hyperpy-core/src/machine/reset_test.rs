@@ -11,7 +11,7 @@ use crate::bus::{Access, Action, Device, Rung, Space};
 use crate::error::StateError;
 use crate::exit::{Exit, StopReason};
 use crate::scripted::Step;
-use crate::testing::{Event, Rig, ins, io, outs, stopped};
+use crate::testing::{Rig, ins, io, outs, stopped};
 use crate::vcpu::Refused;
 
 fn reset(rig: &Rig) -> Result<(), RunError> {
@@ -199,29 +199,22 @@ fn test_reset_lets_its_own_thread_load_and_no_other() {
 fn test_reset_waits_for_a_vcpu_in_other_hands_and_hears_its_host() {
     let rig = Rig::new(vec![vec![msr(1)]]);
     rig.run().unwrap();
-    let (taken, release) = (Event::new(), Event::new());
-    std::thread::scope(|scope| {
-        let holder = scope.spawn(|| {
-            rig.machine.with_vcpu(0, "look", false, &rig, |_vcpu| {
-                taken.set();
-                release.wait();
-            })
-        });
-        taken.wait();
+    rig.holding(|release| {
         rig.wanted.store(true, Ordering::SeqCst);
         assert!(matches!(reset(&rig), Err(RunError::Host)));
         // Nothing was done.
         assert_eq!(rig.machine.control.phase(), Phase::Paused);
         assert!(matches!(rig.wait().unwrap(), Exit::Msr { index: 1, .. }));
         rig.wanted.store(false, Ordering::SeqCst);
-        let resetter = scope.spawn(|| reset(&rig));
-        while rig.machine.control.phase() != Phase::Running {
-            std::thread::yield_now();
-        }
-        assert!(matches!(rig.machine.regs(0, &rig), Err(RunError::State(_))));
-        release.set();
-        holder.join().unwrap().unwrap();
-        resetter.join().unwrap().unwrap();
+        std::thread::scope(|scope| {
+            let resetter = scope.spawn(|| reset(&rig));
+            while rig.machine.control.phase() != Phase::Running {
+                std::thread::yield_now();
+            }
+            assert!(matches!(rig.machine.regs(0, &rig), Err(RunError::State(_))));
+            release.set();
+            resetter.join().unwrap().unwrap();
+        });
     });
     assert_eq!(rig.machine.control.phase(), Phase::Created);
     rig.machine.regs(0, &rig).unwrap();
