@@ -1,4 +1,4 @@
-//! No allocation between two exits. A file, and so a process, of its own: the counter is the process's.
+//! No allocation between two exits. A file, and so a process, of its own: the allocator is the process's.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use hyperpy_benches::alloc::{Counting, allocations};
