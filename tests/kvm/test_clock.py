@@ -14,7 +14,7 @@ from hyperpy import Device, Exit, IrqLine, Stop
 RUN = 20.0
 MS = 1_000_000
 LOOP = "again: jmp again"
-# Interrupts of input 5 come to `handler`, which reads port 0x80.
+# Interrupts of input 5 come to `handler`, which writes port 0x80.
 HEARS = """
     xor ax, ax
     mov ds, ax
@@ -36,7 +36,7 @@ wait:
     hlt
     jmp wait
 handler:
-    in al, 0x80
+    out 0x80, al
     mov al, 0x20
     out 0x20, al
     iret
@@ -44,7 +44,10 @@ handler:
 
 
 class Ticks(Device):
-    """Interrupts `count` times, `period` nanoseconds apart, from the write on; stops the machine at the last one."""
+    """Interrupts every `period` nanoseconds from the write of port 1 on; stops the machine at `count` writes of port 0.
+
+    That write is what stops it: an edge that the timer had left in the interrupt controller is not heard any more.
+    """
 
     size = 2
     irq: IrqLine
@@ -53,25 +56,24 @@ class Ticks(Device):
         self.period, self.count = period, count
         self.heard: list[int] = []
 
-    def write(self, offset: int, size: int, value: int, /) -> None:
+    def write(self, offset: int, size: int, value: int, /) -> Stop | None:
         assert self.clock is not None
-        self.begin = self.clock.now
-        self.timer = self.clock.every(self.period, self.irq.pulse)
-
-    def read(self, offset: int, size: int, /) -> int:
-        assert self.clock is not None
+        if offset == 1:
+            self.begin = self.clock.now
+            self.timer = self.clock.every(self.period, self.irq.pulse)
+            return None
         self.heard.append(self.clock.now)
-        if len(self.heard) == self.count:
-            self.clock.after(0, lambda: Stop("heard"))
-            self.timer.cancel()
-        return 0
+        if len(self.heard) < self.count:
+            return None
+        self.timer.cancel()
+        return Stop("heard")
 
 
 @pytest.mark.core
 def test_guest_that_waits_is_interrupted_by_a_timer_each_time(boot: Any) -> None:
     m = boot(HEARS, irqchip=True)
     ticks = m.attach(Ticks(2 * MS, 10), pio=0x80, irq=5)
-    assert m.run(RUN) == Exit.Stopped(vcpu=None, reason="heard")
+    assert m.run(RUN) == Exit.Stopped(vcpu=0, reason="heard")
     assert len(ticks.heard) == 10
     # None came before its time.
     assert all(at >= ticks.begin + n * 2 * MS for n, at in enumerate(ticks.heard, start=1))

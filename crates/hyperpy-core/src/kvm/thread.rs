@@ -24,6 +24,8 @@ struct Seat {
     tid: AtomicI32,
     /// The byte that makes KVM_RUN return, or null. Only the thread `tid` sets it and the handler on that thread reads it.
     flag: AtomicPtr<u8>,
+    /// The thread that was signalled since the flag was last cleared, or 0: it gets no second signal before.
+    signalled: AtomicI32,
     ticked: AtomicBool,
     /// Processor time of that thread when it sat down, in nanoseconds.
     since: AtomicU64,
@@ -34,6 +36,7 @@ impl Seat {
         Self {
             tid: AtomicI32::new(0),
             flag: AtomicPtr::new(null_mut()),
+            signalled: AtomicI32::new(0),
             ticked: AtomicBool::new(false),
             since: AtomicU64::new(0),
         }
@@ -180,10 +183,17 @@ impl Kick {
     }
 
     /// Makes the present KVM_RUN, or else the next, return at once. Store what you want of the vCPU before.
+    ///
+    /// A thread gets one signal until it has cleared the flag: the kernel queues every real-time signal, and callers
+    /// that kick faster than one is handled would keep it in the handler, and use up what its user may have pending.
     pub fn kick(&self) {
         self.set_flag(1);
-        let tid = seat(self.index).map_or(0, |seat| seat.tid.load(Ordering::SeqCst));
-        if let (Ok(signal), 1..) = (signal(), tid) {
+        let Some(seat) = seat(self.index) else { return };
+        let tid = seat.tid.load(Ordering::SeqCst);
+        if tid <= 0 || seat.signalled.swap(tid, Ordering::SeqCst) == tid {
+            return;
+        }
+        if let Ok(signal) = signal() {
             // SAFETY: plain system call. A thread that is gone gives ESRCH; one that took its number meanwhile runs a
             // handler that does nothing.
             unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, signal) };
@@ -201,8 +211,12 @@ impl Kick {
     }
 
     /// Clears the flag. The vCPU's own thread calls it, and then looks for requests, and then enters the guest: a
-    /// request made after the look has set the flag again.
+    /// request made after the look has set the flag again, and one whose kick still found the thread signalled was made
+    /// before it.
     pub fn clear(&self) {
+        if let Some(seat) = seat(self.index) {
+            seat.signalled.store(0, Ordering::SeqCst);
+        }
         self.set_flag(0);
         fence(Ordering::SeqCst);
     }
@@ -243,6 +257,7 @@ impl Kick {
         let tid = unsafe { libc::gettid() };
         let flag = self.flag().map_or(null_mut(), |flag| flag.byte().as_ptr());
         seat.ticked.store(false, Ordering::Relaxed);
+        seat.signalled.store(0, Ordering::SeqCst);
         seat.flag.store(flag, Ordering::Relaxed);
         seat.since.store(thread_time(tid).unwrap_or(0), Ordering::SeqCst);
         seat.tid.store(tid, Ordering::SeqCst);

@@ -79,12 +79,38 @@ fn test_kick_interrupts_a_system_call_and_is_no_tick() {
             std::thread::yield_now();
         }
         while !sleeper.is_finished() {
+            kick.clear(); // the one before may have come before the call
             kick.kick();
             std::thread::yield_now();
         }
         assert_eq!(sleeper.join().unwrap(), (-1, Some(libc::EINTR), false));
     });
     assert!(is_set(&flag));
+}
+
+#[test]
+fn test_kicks_of_a_thread_that_has_not_heard_the_first_queue_one_signal() {
+    let (flag, kick) = kick();
+    let _sitting = kick.sit(Duration::from_secs(60)).unwrap();
+    let signal = signal().unwrap();
+    // SAFETY: the set is initialised before use; the calls are of this thread's mask and pending signals.
+    let (set, take) = unsafe {
+        let mut set = MaybeUninit::uninit();
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), signal);
+        let set = set.assume_init();
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, null_mut());
+        (set, |set: &libc::sigset_t| libc::sigtimedwait(set, null_mut(), &timespec(Duration::ZERO)))
+    };
+    for _ in 0..2 {
+        for _ in 0..10_000 {
+            kick.kick();
+        }
+        assert_eq!(take(&set), signal);
+        assert_eq!(take(&set), -1);
+        assert!(is_set(&flag));
+        kick.clear();
+    }
 }
 
 #[test]
