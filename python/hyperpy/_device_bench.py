@@ -9,17 +9,19 @@ import contextlib
 import operator
 import weakref
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 from hyperpy import _hyperpy
+from hyperpy._bench_lines import BenchLine, IrqChange, MessageSent, lend_lines
 from hyperpy.clock import Clock
-from hyperpy.device import IrqLine, Stop, prepared
+from hyperpy.device import Stop, prepared
+from hyperpy.line import take_back
 from hyperpy.memory import Memory, parse_size
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Access", "Batch", "BenchLine", "DeviceBench", "IrqChange"]
+__all__ = ["Access", "Batch", "BenchLine", "DeviceBench", "IrqChange", "MessageSent"]
 
 _D = TypeVar("_D")
 
@@ -41,57 +43,6 @@ class Access(NamedTuple):
         if self.value is None:
             return f"Access({self.offset:#x}, {self.size})"
         return f"Access({self.offset:#x}, {self.size}, {self.value:#x})"
-
-
-class IrqChange(NamedTuple):
-    """A change of an interrupt line.
-
-    Arguments:
-        time: nanoseconds of the bench's clock.
-        level: True when the line was asserted.
-    """
-
-    time: int
-    level: bool
-
-
-class BenchLine:
-    """What stands in for a device's interrupt line on a bench, and keeps what the device did to it.
-
-    `level` is where the line is now, `history` every change as an `IrqChange`; `rises` counts those to True: what an
-    edge-triggered input counts as interrupts.
-    """
-
-    gsi = 0
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self.level = False
-        self.history: list[IrqChange] = []
-
-    def set(self, level: bool) -> None:
-        """Drive the line, as `IrqLine.set`."""
-        if bool(level) != self.level:
-            self.level = bool(level)
-            self.history.append(IrqChange(self._clock.now, self.level))
-
-    def pulse(self) -> None:
-        """Drive it up and down, as `IrqLine.pulse`."""
-        self.set(True)
-        self.set(False)
-
-    @property
-    def rises(self) -> int:
-        """How often it went up."""
-        return sum(change.level for change in self.history)
-
-    def clear(self) -> None:
-        """Forget what was, and take the line down."""
-        self.level = False
-        self.history.clear()
-
-    def __repr__(self) -> str:
-        return f"<line of a bench, {'high' if self.level else 'low'}, {self.rises} rises>"
 
 
 class Batch:
@@ -122,7 +73,8 @@ class DeviceBench(Generic[_D]):
     """A device on a bench: accesses to it come from the test, and are answered as a guest's are. Needs no KVM.
 
     Any device will do: one with declared registers, one with `read` and `write`, or a stock device. What its methods
-    raise is raised by the access, with a note that says which one it was. An interrupt line (`irq`), a clock that the test
+    raise is raised by the access, with a note that says which one it was. An interrupt line (`irq`; `lines` of a
+    device with several, `messages` that it sends), a clock that the test
     steps (`clock`; timers fire on the way) and, for a device whose attribute `memory` is None, guest memory (`memory`)
     stand in for a machine's: `device.irq`, `device.clock` and `device.memory`. Counters count the bench's clock.
 
@@ -170,7 +122,11 @@ class DeviceBench(Generic[_D]):
         self.stopped: Stop | None = None
         """The last `Stop` that a write returned, since the last `reset`."""
         self.clock = Clock.manual()
-        self.irq = BenchLine(self.clock)
+        self.messages: list[MessageSent] = []
+        """The messages that the device sent (`hyperpy.Messages`), since the last `reset`."""
+        self.lines, self._given = lend_lines(device, self.clock, self.messages)
+        """A line for each that the device has, by name; `irq` is `lines["irq"]`."""
+        self.irq = self.lines["irq"]
         self._memory_size = parse_size(memory)
         self._memory: Memory | None = None
         self._native = _hyperpy.Bench(
@@ -181,8 +137,6 @@ class DeviceBench(Generic[_D]):
     def _lend(self) -> None:
         device: Any = self.device
         with contextlib.suppress(AttributeError):  # it wants none, or its class has no place for it
-            if hasattr(device, "irq"):
-                device.irq = cast(IrqLine, self.irq)
             if isinstance(getattr(device, "clock", self), Clock | None):
                 device.clock = self.clock
         if getattr(device, "memory", self) is None:
@@ -288,13 +242,15 @@ class DeviceBench(Generic[_D]):
         return self.compile(accesses).run()
 
     def reset(self) -> None:
-        """Press the reset button: the device's power-on state; clock at 0, line down, its history and `stopped` forgotten.
+        """Press the reset button: the device's power-on state; clock at 0, lines down, their history and `stopped` forgotten.
 
         Declared registers go back before the device's own `reset` is called, as in a machine. Memory stays.
         """
         self._native.reset()
         self.stopped = None
-        self.irq.clear()
+        for line in self.lines.values():
+            line.clear()
+        self.messages.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -307,7 +263,8 @@ class DeviceBench(Generic[_D]):
         /,
     ) -> None:
         """Take back what the device was lent."""
-        for name in ("irq", "clock", "memory"):
+        take_back(self.device, self._given)
+        for name in ("clock", "memory"):
             lent = self._memory if name == "memory" else getattr(self, name)
             if lent is not None and getattr(self.device, name, None) is lent:
                 setattr(self.device, name, None)

@@ -23,6 +23,7 @@ from typing import (
 from hyperpy import _hyperpy
 from hyperpy._value import Value
 from hyperpy.clock import Clock
+from hyperpy.line import IrqLine, Line
 from hyperpy.memory import parse_size
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DebugConsole", "DebugExit", "Device", "DeviceLike", "IrqLine", "Stop"]
 
-IrqLine: TypeAlias = _hyperpy.IrqLine
 AccessRule: TypeAlias = Literal["exact", "split", "widen", "refuse"]
 
 
@@ -102,7 +102,8 @@ class Device:
         acpi_hid: hardware id (ACPI 6.5, 6.1.5) to list the device under, so that an operating system finds it.
         irq_level: whether its interrupt is level-triggered (True) or edge-triggered.
 
-    `irq` is the interrupt line that `Machine.attach(..., irq=n)` connects, or None. `clock` is the machine's clock
+    `irq` is its interrupt line, which `Machine.attach(..., irq=n)` connects: `self.irq.pulse()`, or `raise_()` and
+    `lower()`. A device with several declares them (`hyperpy.line`). `clock` is the machine's clock
     once it is attached (`hyperpy.clock`): what is set by it are this device's timers, and `detach` takes them off.
 
     Example:
@@ -127,7 +128,10 @@ class Device:
     schema: ClassVar[int] = 1
     acpi_hid: ClassVar[str | None] = None
     irq_level: ClassVar[bool] = False
-    irq: IrqLine | None = None
+    if TYPE_CHECKING:
+        irq: IrqLine
+    else:
+        irq = Line()
     clock: Clock | None = None
 
     _layout: ClassVar[_hyperpy.RegisterLayout | None] = None

@@ -13,10 +13,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hyperpy import _hyperpy
-from hyperpy._device_bench import Access, Batch, BenchLine, DeviceBench, IrqChange
+from hyperpy._bench_lines import BenchLine, IrqChange, MessageSent
+from hyperpy._device_bench import Access, Batch, DeviceBench
 from hyperpy.machine import Machine
 
-__all__ = ["Access", "Batch", "BenchLine", "DeviceBench", "IrqChange", "Read", "ScriptedMachine", "Write"]
+__all__ = [
+    "Access",
+    "Batch",
+    "BenchLine",
+    "DeviceBench",
+    "IrqChange",
+    "MessageSent",
+    "Read",
+    "ScriptedMachine",
+    "Write",
+]
 
 _PORTS = 0x10000
 _PIO_SIZES = (1, 2, 4)
