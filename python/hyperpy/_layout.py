@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hyperpy import _hyperpy
 from hyperpy._declaration import Declared, Hooked, Register, declarations
+from hyperpy._delivery import NOW, Delivery
 from hyperpy.declare import Block, Blocks, Counter, Fifo, Indexed, Ram
 from hyperpy.errors import DeclarationError
 
@@ -201,12 +202,25 @@ def _describe(place: Placed) -> dict[str, Any]:
         "when": condition,
         "on_read": read is not None,
         "on_write": None if write is None else mask,
+        "delivery": _delivery(place, mask),
     }
+
+
+def _delivery(place: Placed, mask: int) -> Delivery:
+    kind, values = getattr(place.declared, "delivery", NOW)
+    if kind == "doorbell" and mask:
+        raise DeclarationError(
+            f"a doorbell has no bits to look for: {place.name} ({place.declared.where})",
+            hint="mark the method by on_write",
+        )
+    return kind, values
 
 
 def masks(register: Register) -> list[int]:
     """Return what accesses do to the bits of a register, as the core's masks."""
     found = [0] * 7
+    if register.delivery == ("doorbell", ()):
+        return found  # nobody knows what was written
     rest = register.mask
     for field in register.fields.values():
         rest &= ~field.mask

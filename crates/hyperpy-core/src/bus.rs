@@ -7,10 +7,13 @@
 //!
 //! Not here: what a device does (crate `hyperpy-devices`), and what happens when nobody answers (`run`).
 
+mod shortcut;
+
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+pub use self::shortcut::{BellAt, Shortcuts, Spot};
 use crate::control::POLL;
 use crate::error::BusError;
 use crate::exit::StopReason;
@@ -83,6 +86,22 @@ pub trait Device: Send + Sync {
     fn quick_write(&self, at: Access, value: u64) -> bool {
         let _ = (at, value);
         false
+    }
+    /// Which writes need not be served one by one. Asked when it is attached.
+    fn shortcuts(&self) -> Shortcuts {
+        Shortcuts::default()
+    }
+    /// Takes a write that waited in the kernel's ring: at once, or it keeps it for [`Self::flush`]. It must wait for nobody.
+    fn defer(&self, at: Access, value: u64) -> Action {
+        self.write(at, value)
+    }
+    /// Whether it keeps writes that were made before, or is being told of them.
+    fn has_late(&self) -> bool {
+        false
+    }
+    /// Serves the writes that it keeps, in order, before anything else of it is called; `asked` gets what they ask for.
+    fn flush(&self, spot: Spot, asked: &dyn Fn(u32, Action)) {
+        let _ = (spot, asked);
     }
     /// Returns to the power-on state.
     fn reset(&self) {}

@@ -158,7 +158,7 @@ impl Machine {
     }
 
     /// Takes a device off its bus; vCPUs may still be in it.
-    fn detach(&self, pio: bool, region: u64) -> PyResult<()> {
+    fn detach(&self, py: Python<'_>, pio: bool, region: u64) -> PyResult<()> {
         self.ours("detach")?;
         let space = space(pio);
         let mut devices = lock(&self.devices);
@@ -170,7 +170,7 @@ impl Machine {
         };
         let (attachment, kept) = devices.swap_remove(at);
         drop(devices);
-        let region = self.core.detach(attachment).map_err(|error| errors::attach(&error))?;
+        let region = py.detach(|| self.core.detach(attachment)).map_err(|error| errors::attach(&error))?;
         drop((region, kept));
         Ok(())
     }

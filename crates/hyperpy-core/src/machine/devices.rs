@@ -1,5 +1,6 @@
 //! What hangs on a machine: devices on its two buses, and its interrupt lines.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::{Attachment, Machine};
@@ -7,9 +8,10 @@ use crate::accel::Route;
 use crate::arch::x86_64::layout::kernels_at;
 use crate::bus::{Bus, Device, Map, Place, Region, Rung, Space};
 use crate::control::{Host, Phase};
-use crate::error::{AttachError, RouteError, RunError};
+use crate::error::{AttachError, BusError, RouteError, RunError};
 use crate::irq::{GSIS, Line, check_routes};
 use crate::memory::Kind;
+use crate::posted::Range;
 use crate::vcpu::{Inside, Shared};
 
 impl Machine {
@@ -130,17 +132,37 @@ impl Machine {
         if let Some(own) = kernels_at(space, base, len, self.config().irqchip) {
             return Err(AttachError::Kernel { base, len, other: own.base, name: own.name });
         }
-        let region = self.bus(space).attach(base, len, name.into(), rung, device)?;
+        let shortcuts = device.shortcuts();
+        // Before the guest can write to it.
+        self.keepers.fetch_add(usize::from(shortcuts.late), Ordering::SeqCst);
+        let attached = self.bus(space).attach(base, len, name.into(), rung, device);
+        let region = attached.inspect_err(|_| {
+            self.keepers.fetch_sub(usize::from(shortcuts.late), Ordering::SeqCst);
+        })?;
+        for (offset, len) in shortcuts.streams {
+            self.posts.set(Range { space, base: base.saturating_add(offset), len }, true);
+        }
         Ok(Attachment { space, region })
     }
 
-    /// Takes a device off its bus. vCPUs may still be in it: see [`Self::wait_until_left`].
+    /// Takes a device off its bus. vCPUs may still be in it: see [`Self::wait_until_left`]. Of one that keeps writes they are
+    /// taken out of the guest first, so that it has seen all that were made; inside a device callback that cannot be.
     ///
     /// # Errors
     /// It is not attached.
     pub fn detach(&self, attachment: Attachment) -> Result<Region, AttachError> {
-        let region = self.bus(attachment.space).detach(attachment.region)?;
-        self.posts.forget(attachment.space, region.base, region.len);
+        let Attachment { space, region } = attachment;
+        let map = self.bus(space).map();
+        let there = map.regions().iter().find(|it| it.id == region).ok_or(BusError::NotAttached)?;
+        let keeps = there.device.shortcuts().late;
+        self.posts.forget(space, there.base, there.len);
+        let held = if keeps && !Inside::any() { self.control.hold() } else { None };
+        let region = self.bus(space).detach(region)?;
+        drop(held);
+        if keeps {
+            self.keepers.fetch_sub(1, Ordering::SeqCst);
+            self.flush(&region, space);
+        }
         Ok(region)
     }
 

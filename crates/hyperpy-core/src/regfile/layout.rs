@@ -6,6 +6,7 @@
 use thiserror::Error;
 
 use super::bits::Bits;
+use super::delivery::{self, Delivery};
 use crate::bus::ones;
 
 /// How accesses that are not exactly one register are served.
@@ -128,6 +129,8 @@ pub struct Cell {
     pub on_read: bool,
     /// The owner is told of writes.
     pub on_write: Tell,
+    /// When it is told of them, and how they come.
+    pub delivery: Delivery,
 }
 
 impl Cell {
@@ -200,6 +203,16 @@ pub enum LayoutError {
         /// The other.
         other: u32,
     },
+    /// The kernel takes its writes, whatever else is at its place.
+    #[error("register whose writes bypass its device shares a place: {offset:#x}")]
+    Shared {
+        /// Which.
+        cell: u32,
+        /// The other, or itself if it is there only at times.
+        other: u32,
+        /// Where it is.
+        offset: u64,
+    },
     /// A queue or window of no length, or too long.
     #[error("length is out of range: {len}")]
     Length {
@@ -219,6 +232,7 @@ impl LayoutError {
             Self::Outside { .. } => "a larger `size`, or none: then it is computed",
             Self::Value { .. } => "fewer bits, or a wider register",
             Self::Overlap { .. } => "give them other offsets, or a `when` each",
+            Self::Shared { .. } => "give it a place of its own: no `when` goes with `stream` or `doorbell`",
             Self::Reference { .. } => "`when` and `index` name a plain register of the same class",
             Self::Length { .. } => "queues and windows of a device have up to 256 MiB together",
         }
@@ -264,6 +278,10 @@ impl Side {
         }
     }
 
+    pub(super) fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
     /// The first place after `offset` where a register begins.
     pub(super) fn next_after(&self, offset: u64) -> Option<u64> {
         self.starts.get(self.starts.partition_point(|&start| start <= offset)).copied()
@@ -305,6 +323,7 @@ impl Layout {
         }
         let reads = sorted(&cells, |cell| cell.sides.0)?;
         let writes = sorted(&cells, |cell| cell.sides.1)?;
+        delivery::check(&cells, &writes)?;
         Ok(Self { cells, rule, size, reads, writes, plain })
     }
 

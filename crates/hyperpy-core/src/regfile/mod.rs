@@ -4,9 +4,12 @@
 //! [`quick_read`](RegisterFile::quick_read) and [`quick_write`](RegisterFile::quick_write), which do all that needs nobody else,
 //! without a lock or an allocation; what the owner wants to know of goes through [`read`](RegisterFile::read) and
 //! [`write`](RegisterFile::write) with its [`Owner`]. The owner sees the same state by `get` and `set` (`state`), while guests run.
-//! How an access falls onto registers is in `parts`; what it does to one register is in `touch`.
+//! How an access falls onto registers is in `parts`; what it does to one register is in `touch`. Writes that the owner is told of
+//! later wait in `late`.
 
 mod bits;
+mod delivery;
+mod late;
 mod layout;
 mod parts;
 mod queue;
@@ -17,6 +20,9 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 pub use self::bits::Bits;
+pub use self::delivery::Delivery;
+pub use self::late::{Batch, DEPTH};
+use self::late::{Item, Late};
 pub use self::layout::{Cell, Kind, Layout, LayoutError, Overflow, Rule, Tell, When};
 use self::parts::Parts;
 use self::queue::Queue;
@@ -64,6 +70,7 @@ pub struct RegisterFile {
     queues: Box<[Mutex<Queue>]>,
     ram: Box<[AtomicU8]>,
     clock: RwLock<Arc<Clock>>,
+    late: Late,
 }
 
 impl RegisterFile {
@@ -89,7 +96,7 @@ impl RegisterFile {
         }
         let ram = std::iter::repeat_with(AtomicU8::default).take(ram).collect();
         let clock = RwLock::new(Arc::new(Clock::manual()));
-        Self { layout, slots: slots.into(), queues: queues.into(), ram, clock }
+        Self { layout, slots: slots.into(), queues: queues.into(), ram, clock, late: Late::default() }
     }
 
     /// The time that counters count from now on.
@@ -153,7 +160,7 @@ impl RegisterFile {
             return false;
         }
         // Nobody is told, so nobody asks for anything.
-        let _ = self.write_parts(&parts, value, None);
+        let _ = self.write_parts(&parts, at, value, None);
         true
     }
 
@@ -180,7 +187,7 @@ impl RegisterFile {
         if parts.is_empty() && self.layout.plain {
             return owner.plain_write(at, value);
         }
-        self.write_parts(&parts, value, Some(owner))
+        self.write_parts(&parts, at, value, Some(owner))
     }
 
     fn is_elsewhere(&self, parts: &Parts) -> bool {
@@ -192,10 +199,10 @@ impl RegisterFile {
     }
 
     /// The first thing that was asked for is done.
-    fn write_parts(&self, parts: &Parts, value: u64, owner: Option<&dyn Owner>) -> Action {
+    fn write_parts(&self, parts: &Parts, at: Access, value: u64, owner: Option<&dyn Owner>) -> Action {
         let mut asked = Action::Continue;
         for part in parts.iter() {
-            let action = self.write_part(part, part.given(value), owner);
+            let action = self.write_part(part, at, part.given(value), owner);
             if asked == Action::Continue {
                 asked = action;
             }

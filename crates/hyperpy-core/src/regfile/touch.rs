@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 
 use super::layout::{Cell, Kind, Tell};
 use super::parts::Part;
-use super::{Owner, RegisterFile, Slot};
-use crate::bus::{Action, ones};
+use super::{Delivery, Item, Owner, RegisterFile, Slot};
+use crate::bus::{Access, Action, ones};
 
 /// Nanoseconds of a second.
 const SECOND: u128 = 1_000_000_000;
@@ -43,9 +43,10 @@ impl RegisterFile {
         self.target(part).is_some_and(|(cell, _)| cell.on_read)
     }
 
-    /// Whether the owner may have to be told when this is written.
+    /// Whether the owner may have to be told at once when this is written.
     pub(super) fn is_told_write(&self, part: &Part, given: u64) -> bool {
         self.target(part).is_some_and(|(cell, _)| match cell.on_write {
+            _ if cell.delivery == Delivery::Posted && self.late.has_room() => false,
             // What it holds decides: `write` looks.
             Tell::If(_) if part.whole => true,
             tell => tell.wants(in_order(cell, (given << (8 * part.from)) & cell.all())),
@@ -101,7 +102,7 @@ impl RegisterFile {
         }
     }
 
-    pub(super) fn write_part(&self, part: &Part, given: u64, owner: Option<&dyn Owner>) -> Action {
+    pub(super) fn write_part(&self, part: &Part, at: Access, given: u64, owner: Option<&dyn Owner>) -> Action {
         let Some((cell, slot)) = self.target(part) else {
             self.step(part);
             return Action::Continue;
@@ -139,12 +140,21 @@ impl RegisterFile {
         };
         self.step(part);
         match owner {
-            Some(owner) if cell.on_write.wants(value & told) => {
-                slot.hits.told.fetch_add(1, Ordering::Relaxed);
-                owner.write(part.cell, value)
+            _ if !cell.on_write.wants(value & told) => Action::Continue,
+            Some(owner) => self.tell(part.cell, value, owner),
+            None => {
+                self.late.push(Item { at, value, cell: Some(part.cell) });
+                Action::Continue
             }
-            _ => Action::Continue,
         }
+    }
+
+    /// Tells the owner of a write.
+    pub(super) fn tell(&self, id: u32, value: u64, owner: &dyn Owner) -> Action {
+        if let Some(slot) = self.slots.get(id as usize) {
+            slot.hits.told.fetch_add(1, Ordering::Relaxed);
+        }
+        owner.write(id, value)
     }
 
     /// What a counter shows now. Its slot holds what is added to the time.
@@ -170,7 +180,7 @@ impl RegisterFile {
 }
 
 /// A register's value as its bytes lie in the guest's view, and back.
-fn in_order(cell: &Cell, value: u64) -> u64 {
+pub(super) fn in_order(cell: &Cell, value: u64) -> u64 {
     if cell.big_endian { value.swap_bytes() >> (64 - 8 * u32::from(cell.width)) } else { value }
 }
 
