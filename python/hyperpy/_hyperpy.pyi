@@ -7,6 +7,7 @@ from typing_extensions import Buffer
 
 __all__ = [
     "Batch",
+    "BellThread",
     "Bench",
     "Clock",
     "Console",
@@ -198,6 +199,10 @@ class Memory:
 class Script:
     def __new__(cls, accesses: list[tuple[bool, int, int, int | None, int]], keep_reads: bool) -> Script: ...
     def reads(self) -> list[int]: ...
+
+@final
+class BellThread:
+    def __call__(self, *args: Any, **kwargs: Any) -> None: ...
 
 @final
 class TimerThread:

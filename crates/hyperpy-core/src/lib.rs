@@ -10,6 +10,7 @@
 
 pub mod accel;
 pub mod arch;
+pub mod bells;
 pub mod bench;
 pub mod boot;
 pub mod bus;

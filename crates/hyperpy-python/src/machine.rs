@@ -133,8 +133,10 @@ impl Machine {
     /// Puts an object with `read` and `write` on a bus; returns a number that `detach` takes.
     /// `registers` are its declared ones, with the methods that want to know of accesses to them.
     #[pyo3(signature = (object, pio, base, size, name, registers = None))]
+    #[allow(clippy::too_many_arguments)]
     fn attach(
         &self,
+        py: Python<'_>,
         object: &Bound<'_, PyAny>,
         pio: bool,
         base: u64,
@@ -154,6 +156,9 @@ impl Machine {
         };
         let attachment = attachment.map_err(|error| errors::attach(&error))?;
         lock(&self.devices).push((attachment, device));
+        self.hosted(py, |host| self.core.spawn_ringer(host)).inspect_err(|_| {
+            let _ = self.detach(py, pio, attachment.region.0);
+        })?;
         Ok(attachment.region.0)
     }
 

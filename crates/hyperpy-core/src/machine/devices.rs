@@ -3,10 +3,11 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
+use super::bells::ring;
 use super::{Attachment, Machine};
 use crate::accel::Route;
 use crate::arch::x86_64::layout::kernels_at;
-use crate::bus::{Bus, Device, Map, Place, Region, Rung, Space};
+use crate::bus::{Bus, Device, Map, Place, Region, Rung, Space, Spot};
 use crate::control::{Host, Phase};
 use crate::error::{AttachError, BusError, RouteError, RunError};
 use crate::irq::{GSIS, Line, check_routes};
@@ -135,18 +136,22 @@ impl Machine {
         let shortcuts = device.shortcuts();
         // Before the guest can write to it.
         self.keepers.fetch_add(usize::from(shortcuts.late), Ordering::SeqCst);
-        let attached = self.bus(space).attach(base, len, name.into(), rung, device);
+        let attached = self.bus(space).attach(base, len, name.into(), rung, device.clone());
         let region = attached.inspect_err(|_| {
             self.keepers.fetch_sub(usize::from(shortcuts.late), Ordering::SeqCst);
         })?;
         for (offset, len) in shortcuts.streams {
             self.posts.set(Range { space, base: base.saturating_add(offset), len }, true);
         }
+        if !shortcuts.bells.is_empty() {
+            let spot = Spot { machine: self.id, space, base };
+            self.control.bells.add(&shortcuts.bells, spot, region, &device);
+        }
         Ok(Attachment { space, region })
     }
 
     /// Takes a device off its bus. vCPUs may still be in it: see [`Self::wait_until_left`]. Of one that keeps writes they are
-    /// taken out of the guest first, so that it has seen all that were made; inside a device callback that cannot be.
+    /// taken out of the guest first, so that it has seen all that were made; inside a device callback that cannot be. Doorbells that have rung are served.
     ///
     /// # Errors
     /// It is not attached.
@@ -156,12 +161,16 @@ impl Machine {
         let there = map.regions().iter().find(|it| it.id == region).ok_or(BusError::NotAttached)?;
         let keeps = there.device.shortcuts().late;
         self.posts.forget(space, there.base, there.len);
+        let bells = self.control.bells.remove(attachment);
         let held = if keeps && !Inside::any() { self.control.hold() } else { None };
         let region = self.bus(space).detach(region)?;
         drop(held);
         if keeps {
             self.keepers.fetch_sub(1, Ordering::SeqCst);
             self.flush(&region, space);
+        }
+        for bell in bells {
+            ring(&bell, &self.control);
         }
         Ok(region)
     }
@@ -178,7 +187,9 @@ impl Machine {
         }
         let place = Place::of(detached.space, detached.region);
         let has_left = |vcpu: &Arc<Shared>| vcpu.presence.wait_until_left(place, || host.poll());
-        if self.control.vcpus().iter().all(has_left) { Ok(()) } else { Err(RunError::Host) }
+        let is_left = self.control.vcpus().iter().all(has_left);
+        let is_left = is_left && self.control.bells.wait_until_left(detached, || host.poll());
+        if is_left { Ok(()) } else { Err(RunError::Host) }
     }
 
     fn bus(&self, space: Space) -> &Bus {
