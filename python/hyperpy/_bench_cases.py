@@ -36,6 +36,7 @@ from hyperpy._bench_verbs import (
     kicked,
     woken,
 )
+from hyperpy.declare import Register
 from hyperpy.device import DebugConsole, DebugExit, Device
 from hyperpy.doctor import flavour
 from hyperpy.exits import Exit
@@ -82,6 +83,8 @@ def _guest(
     attach: Callable[[Machine], object] | str | None = None,
     prepare: Callable[[Floor], object] | str | None = None,
     most: int = 1000,
+    *,
+    alone: bool = True,
 ) -> Case:
     """A row of a guest's operation. A text in place of `attach` or `prepare` says why that side has none.
 
@@ -96,6 +99,7 @@ def _guest(
         title,
         attach if isinstance(attach, str) else lambda: Guest(made(), attach),
         prepare if isinstance(prepare, str) else lambda: FloorGuest(made(), prepare),
+        alone=alone,
         most=most,
     )
 
@@ -148,9 +152,26 @@ _STRING_LENGTH = 32
 _TO_STRING = STRING.to_bytes(4, "little") + bytes.fromhex("b920000000 ba80000000 f3")
 _COM1 = 0x3F8
 _INTERRUPTED = bytes.fromhex("4585e4 74fb")  # 1: test r12d, r12d; jz 1b
-_NO_BELL = "no device of hyperpy's rings a doorbell yet"
-_NO_STREAM = "no device of hyperpy's has a ring in mmio yet"
-_NO_EVENT = "hyperpy raises lines by KVM_IRQ_LINE"
+
+
+class _Stream(Device):
+    """A register whose writes wait in the kernel's ring; each is told to a method."""
+
+    data = Register(0x0, width=1, access="wo", stream=True)
+
+    @data.on_write
+    def _data(self, value: int) -> None:
+        pass
+
+
+class _Bell(Device):
+    """A doorbell."""
+
+    bell = Register(0x0, width=1, access="wo", doorbell=True)
+
+    @bell.on_write
+    def _bell(self, value: None) -> None:
+        pass
 
 
 class _Raising(Device):
@@ -234,22 +255,24 @@ def _special_cases() -> list[Case]:
             "mmio-write-ring",
             "write to mmio that waits in the kernel's ring",
             _STORE,
-            _NO_STREAM,
+            lambda m: _put(m, _Stream(), False),
             lambda f: f.tell("ring", False, _GPA, 8),
         ),
         _guest(
             "pio-out-doorbell",
-            "write to a port that signals an ioeventfd",
+            "write to a port that signals an ioeventfd, which a thread reads",
             _OUT,
-            _NO_BELL,
+            lambda m: _put(m, _Bell(), True),
             lambda f: f.tell("ioeventfd", True, _PORT, 1),
+            alone=False,
         ),
         _guest(
             "mmio-write-doorbell",
-            "write to mmio that signals an ioeventfd",
+            "write to mmio that signals an ioeventfd, which a thread reads",
             Loop(doorbell, prologue=_AT),
-            _NO_BELL,
+            lambda m: _put(m, _Bell(), False),
             lambda f: f.tell("ioeventfd", False, _GPA, 1),
+            alone=False,
         ),
         _guest(
             "string-out",
@@ -311,11 +334,14 @@ def _verb_cases() -> list[Case]:
         thread(
             "irq-wake",
             "line raised while the guest sleeps; until its handler's access is out",
-            Wake,
+            lambda: Wake(by_pulse=False),
             lambda: FloorThread(woken, "wakes", GSI, _message),
         ),
         thread(
-            "irqfd-wake", "the same by an irqfd", _NO_EVENT, lambda: FloorThread(woken, "wakes", GSI, _event)
+            "irqfd-wake",
+            "the same by an irqfd",
+            lambda: Wake(by_pulse=True),
+            lambda: FloorThread(woken, "wakes", GSI, _event),
         ),
         thread(
             "kick",

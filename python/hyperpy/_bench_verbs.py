@@ -220,8 +220,9 @@ class Kick(Timed):
 class Wake(Side):
     """A line is raised while the guest sleeps in HLT; until its handler's access has reached a Python device."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_pulse: bool) -> None:
         self._machine = woken.machine()
+        self._by_pulse = by_pulse
         try:
             self._machine.route(GSI, Msi(MESSAGE, VECTOR))
             self._device = self._machine.attach(_Served(), pio=_SERVED, irq=GSI)
@@ -236,7 +237,11 @@ class Wake(Side):
         for _ in range(count):
             time.sleep(_GAP_S)  # until it sleeps again
             began = time.perf_counter_ns()
-            line.pulse()
+            if self._by_pulse:  # by an irqfd, since the line leads to a message
+                line.pulse()
+            else:
+                line.raise_()
+                line.lower()
             if not device.served.acquire(timeout=_PATIENCE_S):
                 raise BenchError("guest does not take its interrupt", hint="see `hyperpy doctor`")
             samples.append(float(device.at_ns - began))
