@@ -46,7 +46,7 @@ impl RegisterFile {
     /// Whether the owner may have to be told at once when this is written.
     pub(super) fn is_told_write(&self, part: &Part, given: u64) -> bool {
         self.target(part).is_some_and(|(cell, _)| match cell.on_write {
-            _ if cell.delivery == Delivery::Posted && self.late.has_room() => false,
+            _ if matches!(cell.delivery, Delivery::Posted) && self.late.has_room() => false,
             // What it holds decides: `write` looks.
             Tell::If(_) if part.whole => true,
             tell => tell.wants(in_order(cell, (given << (8 * part.from)) & cell.all())),
