@@ -58,9 +58,9 @@ _SMALL = 0x1_0000  # of a machine that lives for one exit: the floor copies all 
 _WRITE_END = bytes.fromhex(f"e6{END:02x}")
 # sti (for emulators in which no interrupt ends code that has them off); again: inc qword ptr [COUNT]; jmp again
 _COUNTING = b"\xfb\x48\xff\x04\x25" + struct.pack("<I", COUNT) + b"\xeb\xf6"
-# out END, al; again: hlt; jmp again. The handler: push rax; out 0x80, al; mov eax, 0xfee000b0 (end of interrupt);
+# inc qword ptr [COUNT]; again: hlt; jmp again. The handler: push rax; out 0x80, al; mov eax, 0xfee000b0 (end of interrupt);
 # mov dword ptr [rax], 0; pop rax; iretq.
-_SLEEPING = INTERRUPTS_ON + b"\xf4\xeb\xfd"
+_SLEEPING = INTERRUPTS_ON + b"\x48\xff\x04\x25" + struct.pack("<I", COUNT) + b"\xf4\xeb\xfd"
 _SERVE = bytes.fromhex("50 e680 b8b000e0fe c70000000000 58 48cf")
 
 kicked = Loop(b"", whole=_COUNTING)
@@ -227,6 +227,7 @@ class Wake(Side):
             self._machine.route(GSI, Msi(MESSAGE, VECTOR))
             self._device = self._machine.attach(_Served(), pio=_SERVED, irq=GSI)
             self._machine.start()
+            _wait_until_it_counts(self._machine.memory.read)
         except BaseException:
             self._machine.close()
             raise
@@ -276,6 +277,7 @@ class FloorThread(Side):
         self._floor = loop.floor(prepare)
         try:
             self._floor.tell("start")
+            _wait_until_it_counts(self._floor.read)
         except BaseException:
             self._floor.close()
             raise
@@ -287,6 +289,15 @@ class FloorThread(Side):
     def close(self) -> None:
         """See the base."""
         self._floor.close()
+
+
+def _wait_until_it_counts(read: Callable[[int, int], bytes]) -> None:
+    """Until a guest has got somewhere: before it enables its local APIC, an interrupt is lost."""
+    until = time.monotonic() + _PATIENCE_S
+    while read(COUNT, 8) == bytes(8):
+        if time.monotonic() > until:
+            raise BenchError("guest does not begin", hint="see `hyperpy doctor`")
+        time.sleep(0)
 
 
 def _halted() -> Machine:

@@ -150,7 +150,7 @@ fn test_posted_writes_are_told_before_a_run_returns_whatever_it_ends_with() {
     let (rig, log, _) = attached(vec![vec![write(0, 1), ins(0x99, 1), write(0, 2), Step::Spin, write(0, 3)]]);
     assert_eq!(io(rig.run()).address, 0x99);
     assert_eq!(seen(&log), [("posted", 1)]);
-    assert_eq!(rig.machine.run(Some(Duration::from_millis(1)), &rig).unwrap(), Exit::Timeout);
+    assert_eq!(rig.machine.run(Some(Duration::from_millis(50)), &rig).unwrap(), Exit::Timeout);
     assert_eq!(seen(&log), [("posted", 1), ("posted", 2)]);
     rig.start();
     assert_eq!(rig.wait().unwrap(), Exit::Halt { vcpu: 0 });
@@ -191,7 +191,7 @@ fn test_posted_writes_of_a_completion_are_told_when_it_is_complete() {
 fn test_streamed_writes_are_told_in_order_before_the_exit_that_they_came_with() {
     let (rig, log, _) =
         attached(vec![vec![streamed(&[1, 2]), write(4, 3), streamed(&[4]), Step::Spin, streamed(&[5])]]);
-    assert_eq!(rig.machine.run(Some(Duration::from_millis(1)), &rig).unwrap(), Exit::Timeout);
+    assert_eq!(rig.machine.run(Some(Duration::from_millis(50)), &rig).unwrap(), Exit::Timeout);
     assert_eq!(seen(&log), [("stream", 1), ("stream", 2), ("now", 3), ("stream", 4)]);
     assert_eq!(rig.run().unwrap(), Exit::Halt { vcpu: 0 });
     assert_eq!(seen(&log).last(), Some(&("stream", 5)));
