@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, cast
 from hyperpy import _hyperpy
 from hyperpy.clock import Clock
 from hyperpy.device import IrqLine, Stop, prepared
-from hyperpy.memory import Memory, parse_size
+from hyperpy.dma import wants_dma
+from hyperpy.memory import parse_size
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from hyperpy._bench_memory import BenchMemory
+    from hyperpy.dma import DmaMemory
 
 __all__ = ["Access", "Batch", "BenchLine", "DeviceBench", "IrqChange"]
 
@@ -123,13 +127,13 @@ class DeviceBench(Generic[_D]):
 
     Any device will do: one with declared registers, one with `read` and `write`, or a stock device. What its methods
     raise is raised by the access, with a note that says which one it was. An interrupt line (`irq`), a clock that the test
-    steps (`clock`; timers fire on the way) and, for a device whose attribute `memory` is None, guest memory (`memory`)
+    steps (`clock`; timers fire on the way) and, for a device whose class says `dma = True`, guest memory (`memory`)
     stand in for a machine's: `device.irq`, `device.clock` and `device.memory`. Counters count the bench's clock.
 
     Arguments:
         device: what is tested; `bench.device` is it.
         size: length of its range in bytes, or "4K", if it does not know its own.
-        memory: size of the guest memory, from gpa 0 on.
+        memory: size of the guest memory, in bytes or "64G"; where it lies, `Machine` tells. It costs what is touched.
         name: for messages; the class's name if it is left out.
 
     Raises:
@@ -172,7 +176,7 @@ class DeviceBench(Generic[_D]):
         self.clock = Clock.manual()
         self.irq = BenchLine(self.clock)
         self._memory_size = parse_size(memory)
-        self._memory: Memory | None = None
+        self._memory: BenchMemory | None = None
         self._native = _hyperpy.Bench(
             native, self.size, name or type(device).__name__, self.clock._native, registers
         )
@@ -185,18 +189,19 @@ class DeviceBench(Generic[_D]):
                 device.irq = cast(IrqLine, self.irq)
             if isinstance(getattr(device, "clock", self), Clock | None):
                 device.clock = self.clock
-        if getattr(device, "memory", self) is None:
-            with contextlib.suppress(AttributeError):
-                device.memory = self.memory
+        self._lent: DmaMemory | None = None
+        if wants_dma(device):
+            device.memory = self._lent = self.memory._for_device(device)
 
     @property
-    def memory(self) -> Memory:
+    def memory(self) -> BenchMemory:
         """Guest memory for the device's DMA, made when it is first wanted."""
         if self._memory is None:
+            from hyperpy._bench_memory import BenchMemory  # noqa: PLC0415 - few devices have memory
             from hyperpy.testing import ScriptedMachine  # noqa: PLC0415 - it imports this
 
             machine = ScriptedMachine((), memory=self._memory_size)
-            self._memory = machine.memory
+            self._memory = BenchMemory(machine)
             # It goes with the bench.
             weakref.finalize(self, machine.close)
         return self._memory
@@ -308,7 +313,7 @@ class DeviceBench(Generic[_D]):
     ) -> None:
         """Take back what the device was lent."""
         for name in ("irq", "clock", "memory"):
-            lent = self._memory if name == "memory" else getattr(self, name)
+            lent = self._lent if name == "memory" else getattr(self, name)
             if lent is not None and getattr(self.device, name, None) is lent:
                 setattr(self.device, name, None)
 
