@@ -18,6 +18,7 @@ from hyperpy.irq import Routing
 
 if TYPE_CHECKING:
     from hyperpy import _hyperpy
+    from hyperpy._acpi import Listed
     from hyperpy.console import Console
 
 _D = TypeVar("_D")
@@ -146,7 +147,11 @@ class Attaching(Routing):
     def attach_pc(self) -> None:
         """Give the machine a PC's stock devices, once: COM1 as `console`, RTC, i8042, debug console, ACPI power and reset.
 
-        Loading an operating system does it by itself.
+        Loading an operating system does it by itself. A device of yours that is attached before, and takes all ports of a
+        stock one, stands in its place.
+
+        Raises:
+            DeviceError: a device has some of the ports of a stock one.
         """
         self._native.attach_pc(self.console._native)
 
@@ -174,19 +179,8 @@ class Attaching(Routing):
                 self._native.detach_pc(had_irqchip)
             raise
 
-    def _listed(
-        self,
-    ) -> list[tuple[str, list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, bool]]]]:
-        """Devices for the ACPI tables: hardware id, mmio ranges, port ranges, interrupts."""
-        listed: dict[
-            int, tuple[str, list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, bool]]]
-        ] = {}
-        for (is_pio, _), (device, facts) in list(self._attached.items()):
-            hid = getattr(device, "acpi_hid", None)
-            if hid is None:
-                continue
-            _, mmio, pio, irqs = listed.setdefault(id(device), (hid, [], [], []))
-            (pio if is_pio else mmio).append((facts["base"], facts["size"]))
-            if facts["irq"] is not None:
-                irqs.append((facts["irq"], bool(getattr(device, "irq_level", False))))
-        return list(listed.values())
+    def _listed(self) -> list[Listed]:
+        """Devices for the ACPI tables."""
+        from hyperpy._acpi import listed  # noqa: PLC0415 - only for an operating system
+
+        return listed(self._attached)

@@ -5,6 +5,8 @@ from typing import Any, TypeAlias, final
 
 from typing_extensions import Buffer
 
+from hyperpy._acpi import Listed
+
 __all__ = [
     "Batch",
     "Bench",
@@ -280,7 +282,7 @@ def load_linux(
     setup: bytes | None,
     initrd: bytes | None,
     cmdline: bytes,
-    listed: list[tuple[str, list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, bool]]]],
+    listed: list[Listed],
 ) -> None: ...
 def route(machine: Machine, gsi: int, targets: list[tuple[str, int, int]]) -> None: ...
 def routes(machine: Machine) -> list[tuple[int, str, int, int]]: ...
@@ -289,14 +291,14 @@ def load_pvh(
     kernel: bytes,
     given: list[tuple[bytes, bytes]],
     cmdline: bytes,
-    listed: list[tuple[str, list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, bool]]]],
+    listed: list[Listed],
 ) -> None: ...
 def load_multiboot(
     machine: Machine,
     kernel: bytes,
     given: list[tuple[bytes, bytes]],
     cmdline: bytes,
-    listed: list[tuple[str, list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, bool]]]],
+    listed: list[Listed],
 ) -> None: ...
 def load_firmware(machine: Machine, image: bytes) -> None: ...
 def recognise(image: bytes) -> str: ...

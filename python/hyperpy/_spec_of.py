@@ -7,7 +7,6 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from hyperpy import _hyperpy
 from hyperpy._spec_check import ram_of
 from hyperpy.boot import Firmware, Flat, Linux, Multiboot, Pvh
 from hyperpy.device import DebugConsole, DebugExit
@@ -39,7 +38,7 @@ def spec_of(machine: Machine) -> MachineSpec:
     """See `Machine.spec`."""
     base, base_image, base_devices = machine._made_from or (MachineSpec(), None, [])
     image = base.image if machine._image is base_image else _image(machine._image)
-    has_pc = bool(_hyperpy.stock_lines(machine._native))
+    has_pc = machine._native.has_pc
     unclaimed: Any = machine.unclaimed
     if callable(unclaimed):
         raise SpecError(f"a callable has no spec: {unclaimed!r}", path="unclaimed", hint=_HINT)

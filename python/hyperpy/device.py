@@ -7,7 +7,7 @@ are attached, and how the machine reacts, is in `hyperpy.machine`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -34,6 +34,7 @@ __all__ = ["DebugConsole", "DebugExit", "Device", "DeviceLike", "IrqLine", "Stop
 
 IrqLine: TypeAlias = _hyperpy.IrqLine
 AccessRule: TypeAlias = Literal["exact", "split", "widen", "refuse"]
+_IDS = {"acpi_hid", "acpi_cid", "acpi_uid"}
 
 
 class Stop(Value):
@@ -100,7 +101,10 @@ class Device:
 
     Class attributes:
         size: length of the device's range in bytes, if every instance has the same.
-        acpi_hid: hardware id (ACPI 6.5, 6.1.5) to list the device under, so that an operating system finds it.
+        acpi_hid: hardware id (ACPI 6.5, 6.1.5) to list the device under, so that an operating system finds it: an EISA
+            id ("PNP0501") or an ACPI id ("QEMU0002").
+        acpi_cid: one id, or several, of what it is compatible with, for drivers that do not know `acpi_hid`.
+        acpi_uid: a number or text that tells it from others of its `acpi_hid`; None: they are numbered.
         irq_level: whether its interrupt is level-triggered (True) or edge-triggered.
         dma: whether it reads and writes guest memory: True gives it `memory`.
         dma_limit: most bytes that it reads from guest memory at once.
@@ -130,6 +134,8 @@ class Device:
     access_rule: ClassVar[AccessRule] = "split"
     schema: ClassVar[int] = 1
     acpi_hid: ClassVar[str | None] = None
+    acpi_cid: ClassVar[str | Sequence[str] | None] = None
+    acpi_uid: ClassVar[int | str | None] = None
     irq_level: ClassVar[bool] = False
     dma: ClassVar[bool] = False
     dma_limit: ClassVar[int] = 64 << 20
@@ -149,6 +155,10 @@ class Device:
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
+        if not _IDS.isdisjoint(cls.__dict__):
+            from hyperpy._acpi import check  # noqa: PLC0415 - few devices are listed
+
+            check(cls)
         if cls._cell_numbers or any(
             getattr(value, "_is_declaration", False) for value in cls.__dict__.values()
         ):

@@ -197,7 +197,7 @@ class Machine(Attaching, Answering, Trapping, Debugging, Looking):
 
         Raises:
             BootError: the image cannot be loaded.
-            DeviceError: a device is where the image brings one of its own.
+            DeviceError: a device has some of the ports of one that the image brings; one that has all stands in its place.
             StateError: the machine runs, has ended, or is closed.
             TypeError: it is no image.
         """

@@ -198,6 +198,14 @@ impl Map {
         self.regions.get(self.find(address, size)?)
     }
 
+    /// Whether one region has every address of a range.
+    #[must_use]
+    pub fn is_one_region(&self, base: u64, len: u64) -> bool {
+        // Written without sums, so that no address can wrap.
+        let within = |region: &Region| region.base <= base && region.len.saturating_sub(base - region.base) >= len;
+        self.regions.iter().any(within)
+    }
+
     /// Index of the region that holds the whole access. An access that leaves its region belongs to nobody.
     fn find(&self, address: u64, size: u8) -> Option<usize> {
         let index = self.bases.partition_point(|&base| base <= address).checked_sub(1)?;
