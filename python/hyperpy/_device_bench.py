@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from hyperpy._bench_memory import BenchMemory
     from hyperpy.dma import DmaMemory
 
-__all__ = ["Access", "Batch", "BenchLine", "DeviceBench", "IrqChange"]
+__all__ = ["Access", "Batch", "BenchLine", "DeviceBench", "IrqChange", "Step"]
 
 _D = TypeVar("_D")
+# An access has at most so many bytes.
+_WIDEST = 8
 
 
 class Access(NamedTuple):
@@ -45,6 +47,19 @@ class Access(NamedTuple):
         if self.value is None:
             return f"Access({self.offset:#x}, {self.size})"
         return f"Access({self.offset:#x}, {self.size}, {self.value:#x})"
+
+
+class Step(NamedTuple):
+    """A step of a bench's clock, among accesses: see `DeviceBench.play`.
+
+    Arguments:
+        ns: nanoseconds, 0 to 2**64 - 1.
+    """
+
+    ns: int
+
+    def __repr__(self) -> str:
+        return f"Step({self.ns})"
 
 
 class IrqChange(NamedTuple):
@@ -291,6 +306,38 @@ class DeviceBench(Generic[_D]):
     def batch(self, accesses: Iterable[Access | tuple[int, int] | tuple[int, int, int | None]]) -> list[int]:
         """Make accesses in order, and return what the reads gave: `compile(accesses).run()`."""
         return self.compile(accesses).run()
+
+    def play(self, sequence: Iterable[Access | Step]) -> list[int]:
+        """Make accesses and steps of the clock in order, and return what the reads gave.
+
+        It is as on a bus: an access that is not all in the device's range reaches nobody, and reads as all ones.
+
+        Raises:
+            ValueError: an access has not 1 to 8 bytes, or a value does not fit.
+            Exception: what the device or a timer raises. What is left is not done.
+
+        Example:
+            >>> from hyperpy import Counter, Device
+            >>> from hyperpy.testing import Access, DeviceBench, Step
+            >>> class Watch(Device):
+            ...     ms = Counter(0x0, hz=1000)
+            >>> DeviceBench(Watch()).play([Access(0x0, 8), Step(5_000_000), Access(0x0, 8), Access(0x4, 8)])
+            [0, 5, 18446744073709551615]
+        """
+        given = []
+        for step in sequence:
+            if isinstance(step, Step):
+                self.clock.step(step.ns)
+                continue
+            offset, size, value = _fields(step)
+            is_inside = 0 <= offset <= self.size - size
+            if is_inside or not 1 <= size <= _WIDEST:
+                given += [self.read(offset, size)] if value is None else []
+                if value is not None:
+                    self.write(offset, size, value)
+            elif value is None:
+                given.append((1 << 8 * size) - 1)
+        return given
 
     def reset(self) -> None:
         """Press the reset button: the device's power-on state; clock at 0, line down, its history and `stopped` forgotten.
