@@ -17,6 +17,7 @@ mod errors;
 mod host;
 mod machine;
 mod memory;
+mod places;
 mod probe;
 mod processor;
 mod regfile;
@@ -57,6 +58,8 @@ mod _hyperpy {
     use crate::machine::Machine;
     #[pymodule_export]
     use crate::memory::Memory;
+    #[pymodule_export]
+    use crate::places::{attach, change, detach};
     #[pymodule_export]
     use crate::probe::capabilities;
     #[pymodule_export]
