@@ -16,15 +16,14 @@ use hyperpy_core::kvm::thread::fork_generation;
 use hyperpy_core::machine::{Attachment, Machine as Core, Unclaimed};
 use hyperpy_core::memory::Memory as CoreMemory;
 use hyperpy_core::vcpu::Refused;
-use hyperpy_devices::clock::HostClock;
-use hyperpy_devices::pc::{Board, Parts};
+use hyperpy_devices::pc::Board;
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use self::inside::duration;
+use self::inside::{BoardError, duration};
 use crate::clock::{self, Clock};
 use crate::console::Console;
 use crate::device::{Faults, IrqLine, PyAnswerer};
@@ -153,25 +152,10 @@ impl Machine {
     /// Puts the stock devices of a PC onto the port bus, with interrupt controllers.
     fn attach_pc(&self, console: &Console) -> PyResult<()> {
         self.ours("attach")?;
-        let mut board = lock(&self.board);
-        if board.is_some() {
-            return Ok(());
-        }
-        let open = [Phase::Created, Phase::Running, Phase::Paused, Phase::Stopped];
-        self.core.control.require("attach", &open).map_err(|error| errors::state(&error))?;
-        let had_irqchip = self.core.config().irqchip;
-        self.core.want_irqchip().map_err(|error| errors::run(&error))?;
-        let lines = |gsi| self.core.lines.line(gsi);
-        let memory_size = self.core.memory.pc_ram();
-        let (clock, posts) = (Arc::new(HostClock::default()), self.core.posts.clone());
-        let console = console.inner.clone();
-        let parts = Parts { lines: &lines, clock, console, memory_size, posts, debug_exit: None };
-        let made = Board::attach(&self.core.pio, parts).map_err(|error| {
-            self.core.unwant_irqchip(had_irqchip);
-            errors::attach(&error.into())
-        })?;
-        *board = Some(made);
-        Ok(())
+        self.make_board(console).map_err(|failed| match failed {
+            BoardError::Run(error) => errors::run(&error),
+            BoardError::Attach(error) => errors::attach(&error),
+        })
     }
 
     /// Whether the stock devices of a PC are there.
@@ -183,7 +167,9 @@ impl Machine {
     /// Takes the stock devices of a PC away again; `irqchip` is whether interrupt controllers were asked for before.
     fn detach_pc(&self, py: Python<'_>, irqchip: bool) -> PyResult<()> {
         self.ours("detach")?;
-        if let Some(board) = lock(&self.board).take() {
+        // Nothing is locked where the interpreter is taken again.
+        let board = lock(&self.board).take();
+        if let Some(board) = board {
             py.detach(|| {
                 for &region in board.regions() {
                     // One that is no longer there was detached by somebody else: nothing is left to do.

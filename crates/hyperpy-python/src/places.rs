@@ -1,17 +1,19 @@
 //! Where a machine's devices are: attaching all windows of one, and moving, disabling and detaching them while it runs.
 //!
 //! Each window of a device is a place with a number of its own, which it keeps wherever it is moved. What is disabled is off
-//! its bus and keeps its place. Changes of several places are one change of the buses.
+//! its bus and keeps its place. Changes of several places are one change of the buses. While the list is locked no Python
+//! runs, and even making an exception would be that.
 
 use std::sync::Arc;
 
 use hyperpy_core::bus::{Access, Action, Device, Placement, Rung, Space};
-use hyperpy_core::machine::Attachment;
+use hyperpy_core::error::{AttachError, BusError};
+use hyperpy_core::machine::{Attachment, Machine as Core};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use crate::device::{PyDevice, StockDevice};
-use crate::errors::{self, Raise};
+use crate::errors;
 use crate::machine::{Machine, lock, space};
 use crate::regfile::Registers;
 
@@ -50,11 +52,64 @@ impl Places {
         }
     }
 
-    fn find(&mut self, number: u64) -> PyResult<&mut Placed> {
+    fn find(&mut self, number: u64) -> Result<&mut Placed, AttachError> {
         // Another thread may just have taken it away.
-        let hint = "`m.map` shows what is attached";
-        let gone = || Raise::new("DeviceError", "device is not attached any more", hint).into();
-        self.all.iter_mut().find(|placed| placed.number == number).ok_or_else(gone)
+        self.all.iter_mut().find(|placed| placed.number == number).ok_or(AttachError::Bus(BusError::NotAttached))
+    }
+
+    fn attach(
+        &mut self,
+        core: &Core,
+        wanted: &[(Space, Placement)],
+        python: Option<&Arc<PyDevice>>,
+    ) -> Result<Vec<u64>, AttachError> {
+        let (_, added) = core.rearrange(&[], wanted)?;
+        let mut numbers = Vec::with_capacity(added.len());
+        for ((space, placement), attachment) in wanted.iter().zip(added) {
+            self.last += 1;
+            let (number, placement, python) = (self.last, placement.clone(), python.cloned());
+            self.all.push(Placed { number, space: *space, placement, python, attachment: Some(attachment) });
+            numbers.push(number);
+        }
+        Ok(numbers)
+    }
+
+    fn change(&mut self, core: &Core, changes: &[Change]) -> Result<Vec<Attachment>, AttachError> {
+        let (mut off, mut on, mut after) = (Vec::new(), Vec::new(), Vec::new());
+        for &(number, base, enabled) in changes {
+            let placed = self.find(number)?;
+            let (was_on, old) = (placed.attachment.is_some(), placed.placement.base);
+            let (base, is_on) = (base.unwrap_or(old), enabled.unwrap_or(was_on));
+            if (base, is_on) == (old, was_on) {
+                continue;
+            }
+            off.extend(placed.attachment);
+            let placement = Placement { base, ..placed.placement.clone() };
+            if is_on {
+                on.push((placed.space, placement));
+            }
+            after.push((number, base, is_on));
+        }
+        let (_, added) = core.rearrange(&off, &on)?;
+        let mut added = added.into_iter();
+        for (number, base, is_on) in after {
+            let placed = self.find(number)?;
+            placed.placement.base = base;
+            placed.attachment = if is_on { added.next() } else { None };
+        }
+        Ok(off)
+    }
+
+    /// What was taken off is perhaps the last that keeps Python objects: it is dropped where no lock is held.
+    fn detach(&mut self, core: &Core, numbers: &[u64]) -> Result<(Vec<Attachment>, Vec<Placed>), AttachError> {
+        let mut off = Vec::new();
+        for number in numbers {
+            off.extend(self.find(*number)?.attachment);
+        }
+        core.rearrange(&off, &[])?;
+        let (gone, kept) = self.all.drain(..).partition(|placed| numbers.contains(&placed.number));
+        self.all = kept;
+        Ok((off, gone))
     }
 }
 
@@ -121,16 +176,8 @@ pub(crate) fn attach(
         (space(*is_pio), Placement { base: *base, len: *len, name: name.as_str().into(), rung, device })
     });
     let wanted: Vec<_> = wanted.collect();
-    let mut places = lock(&machine.places);
-    let (_, added) = machine.core().rearrange(&[], &wanted).map_err(|error| errors::attach(&error))?;
-    let mut numbers = Vec::with_capacity(added.len());
-    for ((space, placement), attachment) in wanted.into_iter().zip(added) {
-        places.last += 1;
-        let (number, python) = (places.last, python.clone());
-        places.all.push(Placed { number, space, placement, python, attachment: Some(attachment) });
-        numbers.push(number);
-    }
-    Ok(numbers)
+    let added = lock(&machine.places).attach(machine.core(), &wanted, python.as_ref());
+    added.map_err(|error| errors::attach(&error))
 }
 
 /// What becomes of a window: its number, its new address, whether it is on its bus; `None` leaves it as it is.
@@ -141,30 +188,8 @@ type Change = (u64, Option<u64>, Option<bool>);
 #[allow(clippy::needless_pass_by_value)]
 pub(crate) fn change(machine: &Machine, changes: Vec<Change>) -> PyResult<Vec<Left>> {
     machine.ours("move a device")?;
-    let mut places = lock(&machine.places);
-    let (mut off, mut on, mut after) = (Vec::new(), Vec::new(), Vec::new());
-    for (number, base, enabled) in changes {
-        let placed = places.find(number)?;
-        let (was_on, old) = (placed.attachment.is_some(), placed.placement.base);
-        let (base, is_on) = (base.unwrap_or(old), enabled.unwrap_or(was_on));
-        if (base, is_on) == (old, was_on) {
-            continue;
-        }
-        off.extend(placed.attachment);
-        let placement = Placement { base, ..placed.placement.clone() };
-        if is_on {
-            on.push((placed.space, placement));
-        }
-        after.push((number, base, is_on));
-    }
-    let (_removed, added) = machine.core().rearrange(&off, &on).map_err(|error| errors::attach(&error))?;
-    let mut added = added.into_iter();
-    for (number, base, is_on) in after {
-        let placed = places.find(number)?;
-        placed.placement.base = base;
-        placed.attachment = if is_on { added.next() } else { None };
-    }
-    Ok(off.iter().map(left).collect())
+    let left = lock(&machine.places).change(machine.core(), &changes);
+    left.map(seen).map_err(|error| errors::attach(&error))
 }
 
 /// Takes windows off their buses for good; where vCPUs may still be in them.
@@ -172,19 +197,10 @@ pub(crate) fn change(machine: &Machine, changes: Vec<Change>) -> PyResult<Vec<Le
 #[allow(clippy::needless_pass_by_value)]
 pub(crate) fn detach(machine: &Machine, numbers: Vec<u64>) -> PyResult<Vec<Left>> {
     machine.ours("detach")?;
-    let mut places = lock(&machine.places);
-    let mut off = Vec::new();
-    for number in &numbers {
-        off.extend(places.find(*number)?.attachment);
-    }
-    let removed = machine.core().rearrange(&off, &[]).map_err(|error| errors::attach(&error))?;
-    let (gone, kept): (Vec<_>, _) = places.all.drain(..).partition(|placed| numbers.contains(&placed.number));
-    places.all = kept;
-    drop(places);
-    drop((removed, gone)); // perhaps the last references to Python objects
-    Ok(off.iter().map(left).collect())
+    let done = lock(&machine.places).detach(machine.core(), &numbers);
+    done.map(|(left, _gone)| seen(left)).map_err(|error| errors::attach(&error))
 }
 
-fn left(attachment: &Attachment) -> Left {
-    (attachment.space == Space::Pio, attachment.region.0)
+fn seen(left: Vec<Attachment>) -> Vec<Left> {
+    left.into_iter().map(|attachment| (attachment.space == Space::Pio, attachment.region.0)).collect()
 }

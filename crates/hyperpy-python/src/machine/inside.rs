@@ -4,20 +4,64 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyperpy_core::control::{Outcome, Phase};
-use hyperpy_core::error::{RunError, StateError};
+use hyperpy_core::error::{AttachError, RunError, StateError};
 use hyperpy_core::machine::{Machine as Core, Unclaimed};
+use hyperpy_devices::clock::HostClock;
+use hyperpy_devices::pc::{Board, Parts};
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use super::{Machine, lock};
+use crate::console::Console;
 use crate::device::Report;
 use crate::host::PyHost;
 use crate::{convert, errors};
 
+/// Why there are no stock devices.
+pub(super) enum BoardError {
+    Run(RunError),
+    Attach(AttachError),
+}
+
+impl From<RunError> for BoardError {
+    fn from(error: RunError) -> Self {
+        Self::Run(error)
+    }
+}
+
+impl From<AttachError> for BoardError {
+    fn from(error: AttachError) -> Self {
+        Self::Attach(error)
+    }
+}
+
 impl Machine {
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
+    }
+
+    /// Puts the stock devices of a PC onto the port bus, once. No exception is made while the board is locked: that is Python.
+    pub(super) fn make_board(&self, console: &Console) -> Result<(), BoardError> {
+        let mut board = lock(&self.board);
+        if board.is_some() {
+            return Ok(());
+        }
+        let open = [Phase::Created, Phase::Running, Phase::Paused, Phase::Stopped];
+        self.core.control.require("attach", &open).map_err(RunError::from)?;
+        let had_irqchip = self.core.config().irqchip;
+        self.core.want_irqchip()?;
+        let lines = |gsi| self.core.lines.line(gsi);
+        let memory_size = self.core.memory.pc_ram();
+        let (clock, posts) = (Arc::new(HostClock::default()), self.core.posts.clone());
+        let console = console.inner.clone();
+        let parts = Parts { lines: &lines, clock, console, memory_size, posts, debug_exit: None };
+        let made = Board::attach(&self.core.pio, parts);
+        *board = Some(made.map_err(|error| {
+            self.core.unwant_irqchip(had_irqchip);
+            AttachError::from(error)
+        })?);
+        Ok(())
     }
 
     /// Whether the stock devices of a PC are attached.
