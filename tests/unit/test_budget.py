@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import math
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -126,3 +128,45 @@ def test_budget_in_the_child_of_a_fork_begins_anew() -> None:
         os._exit(0 if (budget().memory_used, budget().cpu_used) == (0, 0) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     share.give_back()
+
+
+def test_budget_counts_while_the_collector_gives_shares_back() -> None:
+    class Owner:
+        """As a machine in a cycle, which is closed when it is collected."""
+
+        def __init__(self) -> None:
+            self.share, self.me = Share(MIB, 1), self
+
+        def __del__(self) -> None:
+            self.share.give_back()
+
+    before, asks, other = budget().memory_used, Share(MIB, 1), Share(MIB, 1)
+    gc.disable()
+    try:
+        for line in range(60):
+            Owner()
+            _collecting_at(line, asks.ask)
+    finally:
+        gc.enable()
+    del asks, other
+    gc.collect()
+    assert budget().memory_used == before
+
+
+def _collecting_at(line: int, do: Callable[[], None]) -> None:
+    """Call it, and have the collector run at its so many-th line."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal lines
+        lines += 1
+        if lines == line:
+            gc.collect()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        do()
+    finally:
+        sys.settrace(before)
