@@ -19,6 +19,7 @@ from hyperpy.boot import Firmware, Flat, Image, Linux, Multiboot, Pvh
 from hyperpy.clock import Clock, Timer
 from hyperpy.console import Console
 from hyperpy.device import DebugConsole, DebugExit, Device, IrqLine, Stop
+from hyperpy.dma import DmaMemory
 from hyperpy.errors import (
     BootError,
     BudgetError,
@@ -75,6 +76,7 @@ __all__ = [
     "Device",
     "DeviceError",
     "DeviceSpec",
+    "DmaMemory",
     "Exit",
     "Field",
     "Fifo",

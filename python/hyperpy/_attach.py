@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperpy.clock import Clock
 from hyperpy.device import prepared
+from hyperpy.dma import lent
 from hyperpy.errors import DeviceError
 from hyperpy.irq import Routing
 
@@ -44,7 +45,8 @@ class Attaching(Routing):
     ) -> _D:
         """Put a device on a bus, and return it.
 
-        `device.clock` becomes the machine's, where the device has that attribute and it is None or a `Clock`.
+        `device.clock` becomes the machine's, where the device has that attribute and it is None or a `Clock`;
+        `device.memory` guest memory for it, where its class says `dma = True`.
 
         Arguments:
             device: an object with `read(offset, size)` and `write(offset, size, value)`.
@@ -57,7 +59,8 @@ class Attaching(Routing):
 
         Raises:
             DeviceError: the range is taken, or empty, or memory is there, or the kernel answers there itself (with
-                interrupt controllers: 8259s, PIT, APICs); or there is no such interrupt line.
+                interrupt controllers: 8259s, PIT, APICs); or there is no such interrupt line; or it has `dma` and is
+                attached to another machine.
             TypeError: the object is no device, or no size or place is given.
             StateError: it wants an interrupt line, and the vcpus exist already without interrupt controllers.
         """
@@ -70,9 +73,10 @@ class Attaching(Routing):
             hint = "ports go from 0 to 0xffff, addresses to 2**64 - 1"
             raise DeviceError(f"device region leaves the bus: {base:#x} + {length:#x}", hint=hint)
         name = name or type(device).__name__
-        with self._line_for(device, irq), self._clock_for(device, name):
+        lend = lent(device, self._native.memory, self._native.id)
+        with self._line_for(device, irq), self._clock_for(device, name), lend as memory:
             region = self._native.attach(native, is_pio, base, length, name, registers)
-        facts = {"base": base, "size": length, "irq": irq, "name": name}
+        facts = {"base": base, "size": length, "irq": irq, "name": name, "memory": memory}
         self._attached[is_pio, region] = (device, facts)
         return device
 
@@ -117,7 +121,7 @@ class Attaching(Routing):
             raise
 
     def detach(self, device: object) -> None:
-        """Take a device off its bus, wherever it is attached, and its timers off the clock.
+        """Take a device off its bus, wherever it is attached, its timers off the clock, and its memory from it.
 
         Returns after every vcpu has left it and no callback of its timers runs. Ctrl-C ends the wait for a device that does not return; it is off the bus all the same.
 
@@ -131,7 +135,9 @@ class Attaching(Routing):
             )
         for place in mine:
             self._native.detach(*place)
-            self._attached.pop(place, None)
+            _, facts = self._attached.pop(place, (None, {}))
+            if (memory := facts.get("memory")) is not None:
+                memory._native.revoke()
         for place in mine:
             self._native.wait_until_left(*place)
         clock = getattr(device, "clock", None)

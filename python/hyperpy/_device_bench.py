@@ -14,14 +14,20 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, cast
 from hyperpy import _hyperpy
 from hyperpy.clock import Clock
 from hyperpy.device import IrqLine, Stop, prepared
-from hyperpy.memory import Memory, parse_size
+from hyperpy.dma import wants_dma
+from hyperpy.memory import parse_size
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Access", "Batch", "BenchLine", "DeviceBench", "IrqChange"]
+    from hyperpy._bench_memory import BenchMemory
+    from hyperpy.dma import DmaMemory
+
+__all__ = ["Access", "Batch", "BenchLine", "DeviceBench", "IrqChange", "Step"]
 
 _D = TypeVar("_D")
+# An access has at most so many bytes.
+_WIDEST = 8
 
 
 class Access(NamedTuple):
@@ -41,6 +47,19 @@ class Access(NamedTuple):
         if self.value is None:
             return f"Access({self.offset:#x}, {self.size})"
         return f"Access({self.offset:#x}, {self.size}, {self.value:#x})"
+
+
+class Step(NamedTuple):
+    """A step of a bench's clock, among accesses: see `DeviceBench.play`.
+
+    Arguments:
+        ns: nanoseconds, 0 to 2**64 - 1.
+    """
+
+    ns: int
+
+    def __repr__(self) -> str:
+        return f"Step({self.ns})"
 
 
 class IrqChange(NamedTuple):
@@ -123,13 +142,13 @@ class DeviceBench(Generic[_D]):
 
     Any device will do: one with declared registers, one with `read` and `write`, or a stock device. What its methods
     raise is raised by the access, with a note that says which one it was. An interrupt line (`irq`), a clock that the test
-    steps (`clock`; timers fire on the way) and, for a device whose attribute `memory` is None, guest memory (`memory`)
+    steps (`clock`; timers fire on the way) and, for a device whose class says `dma = True`, guest memory (`memory`)
     stand in for a machine's: `device.irq`, `device.clock` and `device.memory`. Counters count the bench's clock.
 
     Arguments:
         device: what is tested; `bench.device` is it.
         size: length of its range in bytes, or "4K", if it does not know its own.
-        memory: size of the guest memory, from gpa 0 on.
+        memory: size of the guest memory, in bytes or "64G"; where it lies, `Machine` tells. It costs what is touched.
         name: for messages; the class's name if it is left out.
 
     Raises:
@@ -172,7 +191,7 @@ class DeviceBench(Generic[_D]):
         self.clock = Clock.manual()
         self.irq = BenchLine(self.clock)
         self._memory_size = parse_size(memory)
-        self._memory: Memory | None = None
+        self._memory: BenchMemory | None = None
         self._native = _hyperpy.Bench(
             native, self.size, name or type(device).__name__, self.clock._native, registers
         )
@@ -185,18 +204,19 @@ class DeviceBench(Generic[_D]):
                 device.irq = cast(IrqLine, self.irq)
             if isinstance(getattr(device, "clock", self), Clock | None):
                 device.clock = self.clock
-        if getattr(device, "memory", self) is None:
-            with contextlib.suppress(AttributeError):
-                device.memory = self.memory
+        self._lent: DmaMemory | None = None
+        if wants_dma(device):
+            device.memory = self._lent = self.memory._for_device(device)
 
     @property
-    def memory(self) -> Memory:
+    def memory(self) -> BenchMemory:
         """Guest memory for the device's DMA, made when it is first wanted."""
         if self._memory is None:
+            from hyperpy._bench_memory import BenchMemory  # noqa: PLC0415 - few devices have memory
             from hyperpy.testing import ScriptedMachine  # noqa: PLC0415 - it imports this
 
             machine = ScriptedMachine((), memory=self._memory_size)
-            self._memory = machine.memory
+            self._memory = BenchMemory(machine)
             # It goes with the bench.
             weakref.finalize(self, machine.close)
         return self._memory
@@ -287,6 +307,38 @@ class DeviceBench(Generic[_D]):
         """Make accesses in order, and return what the reads gave: `compile(accesses).run()`."""
         return self.compile(accesses).run()
 
+    def play(self, sequence: Iterable[Access | Step]) -> list[int]:
+        """Make accesses and steps of the clock in order, and return what the reads gave.
+
+        It is as on a bus: an access that is not all in the device's range reaches nobody, and reads as all ones.
+
+        Raises:
+            ValueError: an access has not 1 to 8 bytes, or a value does not fit.
+            Exception: what the device or a timer raises. What is left is not done.
+
+        Example:
+            >>> from hyperpy import Counter, Device
+            >>> from hyperpy.testing import Access, DeviceBench, Step
+            >>> class Watch(Device):
+            ...     ms = Counter(0x0, hz=1000)
+            >>> DeviceBench(Watch()).play([Access(0x0, 8), Step(5_000_000), Access(0x0, 8), Access(0x4, 8)])
+            [0, 5, 18446744073709551615]
+        """
+        given = []
+        for step in sequence:
+            if isinstance(step, Step):
+                self.clock.step(step.ns)
+                continue
+            offset, size, value = _fields(step)
+            is_inside = 0 <= offset <= self.size - size
+            if is_inside or not 1 <= size <= _WIDEST:
+                given += [self.read(offset, size)] if value is None else []
+                if value is not None:
+                    self.write(offset, size, value)
+            elif value is None:
+                given.append((1 << 8 * size) - 1)
+        return given
+
     def reset(self) -> None:
         """Press the reset button: the device's power-on state; clock at 0, line down, its history and `stopped` forgotten.
 
@@ -308,7 +360,7 @@ class DeviceBench(Generic[_D]):
     ) -> None:
         """Take back what the device was lent."""
         for name in ("irq", "clock", "memory"):
-            lent = self._memory if name == "memory" else getattr(self, name)
+            lent = self._lent if name == "memory" else getattr(self, name)
             if lent is not None and getattr(self.device, name, None) is lent:
                 setattr(self.device, name, None)
 

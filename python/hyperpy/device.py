@@ -28,6 +28,7 @@ from hyperpy.memory import parse_size
 if TYPE_CHECKING:
     from hyperpy._declaration import Declared
     from hyperpy._layout import Handler, Hooks, Placed
+    from hyperpy.dma import DmaMemory
 
 __all__ = ["DebugConsole", "DebugExit", "Device", "DeviceLike", "IrqLine", "Stop"]
 
@@ -105,9 +106,12 @@ class Device:
         acpi_cid: one id, or several, of what it is compatible with, for drivers that do not know `acpi_hid`.
         acpi_uid: a number or text that tells it from others of its `acpi_hid`; None: they are numbered.
         irq_level: whether its interrupt is level-triggered (True) or edge-triggered.
+        dma: whether it reads and writes guest memory: True gives it `memory`.
+        dma_limit: most bytes that it reads from guest memory at once.
 
     `irq` is the interrupt line that `Machine.attach(..., irq=n)` connects, or None. `clock` is the machine's clock
-    once it is attached (`hyperpy.clock`): what is set by it are this device's timers, and `detach` takes them off.
+    once it is attached (`hyperpy.clock`): what is set by it are this device's timers, and `detach` takes them off. `memory` is
+    guest memory as the device reaches it, from `attach` to `detach`, if its class says `dma = True` (`hyperpy.dma`).
 
     Example:
         >>> import hyperpy
@@ -133,7 +137,10 @@ class Device:
     acpi_cid: ClassVar[str | Sequence[str] | None] = None
     acpi_uid: ClassVar[int | str | None] = None
     irq_level: ClassVar[bool] = False
+    dma: ClassVar[bool] = False
+    dma_limit: ClassVar[int] = 64 << 20
     irq: IrqLine | None = None
+    memory: DmaMemory | None = None
     clock: Clock | None = None
 
     _layout: ClassVar[_hyperpy.RegisterLayout | None] = None

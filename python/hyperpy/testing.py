@@ -3,24 +3,54 @@
 A `DeviceBench` has one device: a test reads and writes its registers, steps its clock and looks at its interrupt line. A
 `ScriptedMachine` is a `Machine` whose processor makes the accesses that a script gives, instead of running code. All
 else is what it is under KVM: buses, dispatch, exceptions with their notes, exits, statistics.
+
+From a device's declaration come Hypothesis strategies of `accesses` to it and of `sequences` of them: legal, nearly legal and
+hostile ones. They want Hypothesis: `pip install 'hyperpy[testing]'`.
 """
 
 from __future__ import annotations
 
+import importlib
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hyperpy import _hyperpy
-from hyperpy._device_bench import Access, Batch, BenchLine, DeviceBench, IrqChange
+from hyperpy._device_bench import Access, Batch, BenchLine, DeviceBench, IrqChange, Step
 from hyperpy.machine import Machine
 
-__all__ = ["Access", "Batch", "BenchLine", "DeviceBench", "IrqChange", "Read", "ScriptedMachine", "Write"]
+if TYPE_CHECKING:
+    from hyperpy._strategies import accesses, sequences
+
+__all__ = [
+    "Access",
+    "Batch",
+    "BenchLine",
+    "DeviceBench",
+    "IrqChange",
+    "Read",
+    "ScriptedMachine",
+    "Step",
+    "Write",
+    "accesses",
+    "sequences",
+]
+# Where what needs Hypothesis is.
+_DRAWN = {"accesses": "_strategies", "sequences": "_strategies"}
 
 _PORTS = 0x10000
 _PIO_SIZES = (1, 2, 4)
 _MMIO_SIZES = range(1, 9)
+
+
+def __getattr__(name: str) -> object:
+    """Import what needs Hypothesis when it is first wanted."""
+    if name not in _DRAWN:
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}\n\nhint: `{__name__}.__all__` lists what there is"
+        )
+    return getattr(importlib.import_module(f"hyperpy.{_DRAWN[name]}"), name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ mod console;
 mod convert;
 mod debug;
 mod device;
+mod dma;
 mod errors;
 mod host;
 mod machine;
@@ -48,6 +49,8 @@ mod _hyperpy {
     use crate::debug::{clear_breakpoint, code_at, disassemble, run_until, set_breakpoint, step, trace, walk};
     #[pymodule_export]
     use crate::device::{IrqLine, StockDevice};
+    #[pymodule_export]
+    use crate::dma::Dma;
     #[pymodule_export]
     use crate::host::{TimerThread, VcpuThread};
     #[pymodule_export]
