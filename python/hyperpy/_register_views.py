@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -115,6 +115,11 @@ class FifoView:
                 f"item is too wide for {self._fifo.width} bytes: {number:#x}\n\nhint: declare a wider queue"
             )
         return self._file.push(self._cell, number)
+
+    def extend(self, items: Iterable[int]) -> bool:
+        """Put items in, such as bytes; False if any was lost because the queue was full."""
+        kept = [self.push(item) for item in items]
+        return all(kept)
 
     def pop(self) -> int | None:
         """Take the oldest item; None if there is none."""

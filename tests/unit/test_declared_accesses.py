@@ -210,6 +210,13 @@ def test_on_write_that_raises_keeps_the_value_and_is_raised_by_run() -> None:
 # -- other kinds -----------------------------------------------------------------------------------------------------
 
 
+def test_queue_takes_several_items_in_order_and_says_whether_all_fitted() -> None:
+    link = Link()
+    assert link.received.extend(b"ab")
+    assert not link.received.extend([3])
+    assert (list(link.received), link.received.lost) == ([0x61, 0x62], 1)
+
+
 def test_queues_of_both_directions_share_an_offset() -> None:
     link = Link()
     assert (link.received.push(1), link.received.push(2), link.received.push(3)) == (True, True, False)
