@@ -152,6 +152,7 @@ def _typed(loaded: ctypes.CDLL) -> ctypes.CDLL:
         ),
         "maps": (whole, pointer, number, number, number, numbers),
         "start": (whole, pointer),
+        "await_access": (whole, pointer),
         "stop": (None, pointer),
         "kicks": (whole, pointer, number, number, numbers),
         "wakes": (whole, pointer, ctypes.c_uint32, number, numbers),
