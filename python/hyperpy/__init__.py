@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from hyperpy.boot import Firmware, Flat, Image, Linux, Multiboot, Pvh
 from hyperpy.clock import Clock, Timer
 from hyperpy.console import Console
-from hyperpy.device import DebugConsole, DebugExit, Device, IrqLine, Stop
+from hyperpy.device import DebugConsole, DebugExit, Device, Stop
 from hyperpy.dma import DmaMemory
 from hyperpy.errors import (
     BootError,
@@ -38,6 +38,7 @@ from hyperpy.errors import (
 )
 from hyperpy.exits import AnyExit, Exit
 from hyperpy.irq import IoApicPin, Msi, PicInput
+from hyperpy.line import IrqLine, Line, Messages
 from hyperpy.machine import Machine
 from hyperpy.memory import Memory
 from hyperpy.resources import Budget, budget
@@ -94,6 +95,7 @@ __all__ = [
     "KernelSpec",
     "KvmError",
     "KvmUnavailable",
+    "Line",
     "Linux",
     "LinuxSpec",
     "Machine",
@@ -101,6 +103,7 @@ __all__ = [
     "Map",
     "Memory",
     "MemoryAccessError",
+    "Messages",
     "ModuleSpec",
     "Msi",
     "Multiboot",

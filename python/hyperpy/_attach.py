@@ -10,14 +10,16 @@ import operator
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hyperpy import _hyperpy
+from hyperpy._connect import Irq, connected
 from hyperpy.clock import Clock
 from hyperpy.device import prepared
 from hyperpy.dma import lent
 from hyperpy.errors import DeviceError
 from hyperpy.irq import Routing
+from hyperpy.line import take_back
 
 if TYPE_CHECKING:
-    from hyperpy import _hyperpy
     from hyperpy._acpi import Listed
     from hyperpy.console import Console
 
@@ -40,7 +42,7 @@ class Attaching(Routing):
         pio: int | None = None,
         mmio: int | None = None,
         size: int | str | None = None,
-        irq: int | None = None,
+        irq: Irq = None,
         name: str | None = None,
     ) -> _D:
         """Put a device on a bus, and return it.
@@ -53,15 +55,16 @@ class Attaching(Routing):
             pio: first port, 0 to 0xffff. Exactly one of `pio` and `mmio` is given.
             mmio: first gpa.
             size: length of its range in bytes, or "4K"; a device whose class has `size` knows its own.
-            irq: gsi of an interrupt line for it, 0 to 23, or one that `route` leads somewhere; `device.irq` is set to
-                the line.
+            irq: gsi of an interrupt line for it, 0 to 23, or one that `route` leads somewhere; or an `Msi` that it sends.
+                `device.irq` becomes the line. Of a device with several, by name: `irq={"rx": 5, "tx": 6}`.
             name: shown in maps and messages; the class's name if it is left out.
 
         Raises:
             DeviceError: the range is taken, or empty, or memory is there, or the kernel answers there itself (with
-                interrupt controllers: 8259s, PIT, APICs); or there is no such interrupt line; or it has `dma` and is
-                attached to another machine.
+                interrupt controllers: 8259s, PIT, APICs); or there is no such interrupt line, or the device has none
+                of that name; or it has `dma` and is attached to another machine.
             TypeError: the object is no device, or no size or place is given.
+            ValueError: no local APIC gets such a message.
             StateError: it wants an interrupt line, and the vcpus exist already without interrupt controllers.
         """
         if (pio is None) == (mmio is None):
@@ -74,35 +77,11 @@ class Attaching(Routing):
             raise DeviceError(f"device region leaves the bus: {base:#x} + {length:#x}", hint=hint)
         name = name or type(device).__name__
         lend = lent(device, self._native.memory, self._native.id)
-        with self._line_for(device, irq), self._clock_for(device, name), lend as memory:
+        with connected(self, device, irq) as lines, self._clock_for(device, name), lend as memory:
             region = self._native.attach(native, is_pio, base, length, name, registers)
-        facts = {"base": base, "size": length, "irq": irq, "name": name, "memory": memory}
+        facts = {"base": base, "size": length, "irq": irq, "name": name, "memory": memory, "lines": lines}
         self._attached[is_pio, region] = (device, facts)
         return device
-
-    @contextlib.contextmanager
-    def _line_for(self, device: Any, irq: int | None) -> Iterator[None]:
-        """Give a device its line before the guest can reach it, and take it back if the guest will not."""
-        if irq is None:
-            yield
-            return
-        if operator.index(irq) not in self.routes:
-            hint = "gsi 0 to 23 lead somewhere by themselves; lead others with m.route(gsi, ...)"
-            raise DeviceError(f"no such interrupt line: {irq}", hint=hint)
-        before = getattr(device, "irq", None)
-        try:
-            device.irq = before
-        except AttributeError as error:
-            hint = "give its class `irq = None`, or name it in __slots__"
-            raise TypeError(
-                f"{type(device).__name__} takes no attribute `irq`: {error}\n\nhint: {hint}"
-            ) from None
-        device.irq = self._native.line(irq)
-        try:
-            yield
-        except BaseException:
-            device.irq = before
-            raise
 
     @contextlib.contextmanager
     def _clock_for(self, device: Any, name: str) -> Iterator[None]:
@@ -121,14 +100,16 @@ class Attaching(Routing):
             raise
 
     def detach(self, device: object) -> None:
-        """Take a device off its bus, wherever it is attached, its timers off the clock, and its memory from it.
+        """Take a device off its bus, wherever it is attached: its timers off the clock, its lines down, its memory from it.
 
         Returns after every vcpu has left it and no callback of its timers runs. Ctrl-C ends the wait for a device that does not return; it is off the bus all the same.
 
         Raises:
             DeviceError: it is not attached to this machine.
         """
-        mine = [place for place, (attached, _) in list(self._attached.items()) if attached is device]
+        mine = {
+            place: facts for place, (attached, facts) in list(self._attached.items()) if attached is device
+        }
         if not mine:
             raise DeviceError(
                 f"device is not attached to {self.name}: {device!r}", hint="`m.map` shows what is"
@@ -143,6 +124,11 @@ class Attaching(Routing):
         clock = getattr(device, "clock", None)
         if isinstance(clock, Clock) and clock._of == (self._native.id, id(device)):
             clock._native.disarm()
+        for facts in mine.values():
+            for line in facts["lines"].values():
+                if isinstance(line, _hyperpy.IrqLine):
+                    line.lower()
+            take_back(device, facts["lines"])
 
     def attach_pc(self) -> None:
         """Give the machine a PC's stock devices, once: COM1 as `console`, RTC, i8042, debug console, ACPI power and reset.

@@ -233,7 +233,6 @@ class Wake(Side):
     def batch(self, count: int) -> list[float]:
         """See the base."""
         line, device, samples = self._device.irq, self._device, []
-        assert line is not None  # attach set it
         for _ in range(count):
             time.sleep(_GAP_S)  # until it sleeps again
             began = time.perf_counter_ns()

@@ -23,6 +23,7 @@ from typing import (
 from hyperpy import _hyperpy
 from hyperpy._value import Value
 from hyperpy.clock import Clock
+from hyperpy.line import IrqLine, Line
 from hyperpy.memory import parse_size
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DebugConsole", "DebugExit", "Device", "DeviceLike", "IrqLine", "Stop"]
 
-IrqLine: TypeAlias = _hyperpy.IrqLine
 AccessRule: TypeAlias = Literal["exact", "split", "widen", "refuse"]
 _IDS = {"acpi_hid", "acpi_cid", "acpi_uid"}
 
@@ -109,7 +109,8 @@ class Device:
         dma: whether it reads and writes guest memory: True gives it `memory`.
         dma_limit: most bytes that it reads from guest memory at once.
 
-    `irq` is the interrupt line that `Machine.attach(..., irq=n)` connects, or None. `clock` is the machine's clock
+    `irq` is its interrupt line, which `Machine.attach(..., irq=n)` connects: `self.irq.pulse()`, or `raise_()` and
+    `lower()`. A device with several declares them (`hyperpy.line`). `clock` is the machine's clock
     once it is attached (`hyperpy.clock`): what is set by it are this device's timers, and `detach` takes them off. `memory` is
     guest memory as the device reaches it, from `attach` to `detach`, if its class says `dma = True` (`hyperpy.dma`).
 
@@ -139,7 +140,10 @@ class Device:
     irq_level: ClassVar[bool] = False
     dma: ClassVar[bool] = False
     dma_limit: ClassVar[int] = 64 << 20
-    irq: IrqLine | None = None
+    if TYPE_CHECKING:
+        irq: IrqLine
+    else:
+        irq = Line()
     memory: DmaMemory | None = None
     clock: Clock | None = None
 

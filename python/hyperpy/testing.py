@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hyperpy import _hyperpy
-from hyperpy._device_bench import Access, Batch, BenchLine, DeviceBench, IrqChange, Step
+from hyperpy._bench_lines import BenchLine, IrqChange, MessageSent
+from hyperpy._device_bench import Access, Batch, DeviceBench, Step
 from hyperpy.machine import Machine
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "DeviceBench",
     "DeviceMachine",
     "IrqChange",
+    "MessageSent",
     "Read",
     "ScriptedMachine",
     "Step",

@@ -170,4 +170,4 @@ def test_device_alone_is_accessed_as_often_as_it_says_and_gets_back_what_it_was_
         assert min(times) > 0
         assert bell.rung - before == 3 * side._calls  # type: ignore[attr-defined]
         assert side._bench.irq.history == []  # type: ignore[attr-defined]
-    assert bell.irq is None
+    assert not bell.irq

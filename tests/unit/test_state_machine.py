@@ -228,7 +228,7 @@ def test_invariant_that_does_not_hold_is_named() -> None:
 
 def test_what_a_device_may_raise_is_allowed_and_its_twins_raise_it_too() -> None:
     class Copier(Device):
-        memory: Any = None
+        dma = True
         source = Register(0x0, width=8)
         copied = Register(0x8, access="ro")
 

@@ -9,10 +9,7 @@ use hyperpy_core::boot::firmware::e820;
 use hyperpy_core::bus::{Access, Action, Device, Space, ones};
 use hyperpy_core::clock::Clock;
 use hyperpy_core::control::Control;
-use hyperpy_core::error::RunError;
 use hyperpy_core::exit::StopReason;
-use hyperpy_core::irq::Line;
-use hyperpy_core::kvm::thread::fork_generation;
 use hyperpy_core::machine::Answerer;
 use hyperpy_core::regfile::RegisterFile;
 use hyperpy_core::vcpu::{Current, current};
@@ -26,7 +23,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyString};
 
 use crate::console::Console;
-use crate::errors::{self, Raise};
+use crate::errors::Raise;
 use crate::machine::Machine;
 use crate::regfile::{Declared, Registers, Served};
 use crate::signals::attach;
@@ -369,44 +366,6 @@ impl Answerer for PyAnswerer {
     fn write(&self, access: &Current, value: u64) -> Action {
         let made = |answer: &Bound<'_, PyAny>| Ok(stop(answer)?.unwrap_or(Action::Continue));
         self.ask(access, Some(value), made).unwrap_or(Action::Continue)
-    }
-}
-
-/// An interrupt line of a machine, as a Python device holds it.
-#[pyclass(frozen, module = "hyperpy._hyperpy")]
-pub struct IrqLine {
-    pub(crate) line: Arc<dyn Line>,
-    #[pyo3(get)]
-    pub(crate) gsi: u32,
-    /// The process that it belongs to.
-    pub(crate) forks: u64,
-}
-
-#[pymethods]
-impl IrqLine {
-    /// Drives the line: True is asserted. Level-triggered devices keep it asserted until they are served.
-    fn set(&self, py: Python<'_>, level: bool) -> PyResult<()> {
-        self.ours()?;
-        py.detach(|| self.line.set(level));
-        Ok(())
-    }
-
-    /// One rising edge.
-    fn pulse(&self, py: Python<'_>) -> PyResult<()> {
-        self.ours()?;
-        py.detach(|| self.line.pulse());
-        Ok(())
-    }
-
-    fn __repr__(&self) -> String {
-        format!("IrqLine(gsi={})", self.gsi)
-    }
-}
-
-impl IrqLine {
-    fn ours(&self) -> PyResult<()> {
-        let mine = self.forks == fork_generation();
-        if mine { Ok(()) } else { Err(errors::run(&RunError::Forked { verb: "drive an interrupt line" })) }
     }
 }
 

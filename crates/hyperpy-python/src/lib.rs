@@ -15,6 +15,7 @@ mod device;
 mod dma;
 mod errors;
 mod host;
+mod line;
 mod machine;
 mod memory;
 mod probe;
@@ -48,11 +49,13 @@ mod _hyperpy {
     #[pymodule_export]
     use crate::debug::{clear_breakpoint, code_at, disassemble, run_until, set_breakpoint, step, trace, walk};
     #[pymodule_export]
-    use crate::device::{IrqLine, StockDevice};
+    use crate::device::StockDevice;
     #[pymodule_export]
     use crate::dma::Dma;
     #[pymodule_export]
     use crate::host::{TimerThread, VcpuThread};
+    #[pymodule_export]
+    use crate::line::{IrqLine, MessageSender, line, message_line, message_sender};
     #[pymodule_export]
     use crate::machine::Machine;
     #[pymodule_export]

@@ -65,6 +65,16 @@ impl Machine {
         Ok(self.lines.line(gsi))
     }
 
+    /// A line that sends a message whenever it is driven high.
+    ///
+    /// # Errors
+    /// No local APIC gets such a message; and as for [`Self::want_irqchip`].
+    pub fn message_line(&self, address: u64, data: u32) -> Result<Arc<dyn Line>, RouteError> {
+        check_routes(&[Route::Msi { gsi: 0, address, data }])?;
+        self.want_irqchip()?;
+        Ok(self.lines.message_line(address, data))
+    }
+
     /// Replaces the table from gsi to controller pin or message: now, or when there are controllers.
     ///
     /// # Errors
