@@ -46,7 +46,7 @@ from hyperpy.stats import Map, Stats
 from hyperpy.vcpu import DescriptorTable, Registers, Segment, SpecialRegisters, Vcpu
 
 if TYPE_CHECKING:
-    from hyperpy.declare import Block, Counter, Field, Fifo, Indexed, Ram, Register
+    from hyperpy.declare import Block, Counter, Field, Fifo, FifoLevel, Indexed, Ram, Register
     from hyperpy.disassembly import disassemble
     from hyperpy.spec import (
         DeviceSpec,
@@ -81,6 +81,7 @@ __all__ = [
     "Exit",
     "Field",
     "Fifo",
+    "FifoLevel",
     "Firmware",
     "FirmwareSpec",
     "Flat",
@@ -129,7 +130,7 @@ __all__ = [
     "disassemble",
 ]
 __version__ = "0.1.0"
-_DECLARATIONS = ("Block", "Counter", "Field", "Fifo", "Indexed", "Ram", "Register")
+_DECLARATIONS = ("Block", "Counter", "Field", "Fifo", "FifoLevel", "Indexed", "Ram", "Register")
 
 
 def __getattr__(name: str) -> object:

@@ -139,6 +139,18 @@ class FifoView:
         return self._file.level(self._cell)[0]
 
     @property
+    def threshold(self) -> int:
+        """Which accesses call a method: see `Fifo`. Setting it holds until the next reset."""
+        return self._file.threshold(self._cell)
+
+    @threshold.setter
+    def threshold(self, items: int) -> None:
+        number = operator.index(items)
+        if not 0 <= number <= self.depth:
+            raise ValueError(f"threshold is out of range: {number}\n\nhint: from 0 to {self.depth}")
+        self._file.set_threshold(self._cell, number)
+
+    @property
     def depth(self) -> int:
         """How many fit."""
         return self._fifo.depth

@@ -133,7 +133,7 @@ impl Bench {
         if let Some(answer) = self.core.quick(play) {
             return Ok(answer);
         }
-        let answer = self.core.play(play);
+        let answer = self.core.call(play);
         self.raise(py)?;
         answer.map_err(|error| errors::run(&error))
     }
