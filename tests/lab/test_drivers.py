@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hyperpy import packages
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -44,3 +46,12 @@ def test_pvpanic_driver_tells_a_python_pvpanic_of_a_panic_and_the_machine_stops_
     assert "Exit.Stopped(vcpu=0, reason='the guest panicked', status=None)" in said
     assert "the driver knows of events: 3" in said
     assert "Kernel panic - not syncing: sysrq triggered crash" in said
+
+
+def test_qemu_fw_cfg_driver_shows_files_of_a_python_fw_cfg_and_writes_one_by_dma() -> None:
+    said = run("python_fw_cfg")
+    assert "kind='power-off'" in said
+    assert "revision 3, files: opt/org.hyperpy/motto etc/vmcoreinfo" in said
+    assert "motto: real drivers, Python devices" in said
+    release = packages.kernel().release
+    assert re.search(rf"the kernel at 0x[0-9a-f]+: OSRELEASE={re.escape(release)}\n", said), said

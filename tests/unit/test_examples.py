@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,3 +154,74 @@ def test_pvpanic_told_of_an_event_stops_the_machine(event: int, reason: str) -> 
     bench = DeviceBench(example("python_pvpanic").PvPanic())
     assert bench.read(0, 1) == 3
     assert bench.write(0, 1, event) == Stop(reason)
+
+
+Fw = tuple[Callable[..., int], Callable[[int], bytes], DeviceBench]
+AT, BUFFER = 0x1000, 0x2000
+READ, SKIP, SELECT, WRITE = 0x02, 0x04, 0x08, 0x10
+
+
+@pytest.fixture
+def fw() -> Fw:
+    bench = DeviceBench(example("python_fw_cfg").FwCfg({"opt/motto": b"hello"}))
+
+    def dma(control: int, length: int, address: int = BUFFER, at: int = AT) -> int:
+        """Make a request, and return what its first word is then."""
+        if at == AT:
+            bench.memory.write(AT, struct.pack(">IIQ", control, length, address))
+        for offset, half in ((4, at >> 32), (8, at & 0xFFFF_FFFF)):
+            bench.write(offset, 4, int.from_bytes(struct.pack(">I", half), "little"))
+        return int.from_bytes(bench.memory.read(AT, 4), "big")
+
+    def item(number: int) -> bytes:
+        bench.write(0, 2, number)
+        return bytes(bench.read(1, 1) for _ in range(8))
+
+    return dma, item, bench
+
+
+def test_fw_cfg_read_by_ports_shows_signature_revision_and_files(fw: Fw) -> None:
+    _, item, bench = fw
+    assert item(0) == b"QEMU\0\0\0\0"
+    assert item(1) == b"\3\0\0\0\0\0\0\0"
+    assert item(0x21) == b"hello\0\0\0"
+    assert item(0x22) == bytes(8)
+    assert bench.read(4, 8).to_bytes(8, "little") == b"QEMU CFG"
+
+
+def test_fw_cfg_asked_by_dma_reads_skips_and_lists(fw: Fw) -> None:
+    dma, _, bench = fw
+    assert dma(0x19 << 16 | SELECT | READ, 4 + 2 * 64) == 0
+    listed = bench.memory.read(BUFFER, 4 + 2 * 64)
+    count, *entries = struct.unpack(">I" + "IHH56s" * 2, listed)
+    assert (count, entries[1], entries[5]) == (2, 0x20, 0x21)
+    assert [entries[3].rstrip(b"\0"), entries[7].rstrip(b"\0")] == [b"etc/vmcoreinfo", b"opt/motto"]
+    assert dma(0x21 << 16 | SELECT | SKIP, 1) == 0
+    assert dma(READ, 2) == 0
+    assert bench.memory.read(BUFFER, 2) == b"el"
+    assert [bench.read(1, 1) for _ in range(3)] == [*b"lo", 0]  # one place in the item, by either way
+
+
+def test_fw_cfg_written_by_dma_takes_the_one_file_and_refuses_the_rest(fw: Fw) -> None:
+    dma, item, bench = fw
+    bench.memory.write(BUFFER, bytes(range(16)))
+    assert dma(0x20 << 16 | SELECT | WRITE, 16) == 0
+    assert bench.device.items[0x20] == bytes(range(16))
+    assert dma(0x20 << 16 | SELECT | WRITE, 17) == 1
+    assert dma(0x21 << 16 | SELECT | WRITE, 1) == 1
+    assert item(0x21)[:5] == b"hello"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        (0x21 << 16 | SELECT | READ, 0xFFFF_FFFF, (1 << 64) - 2),
+        (0x20 << 16 | SELECT | WRITE, 16, 1 << 50),
+        (0x21 << 16 | SELECT | READ, 8, 1 << 50),
+    ],
+)
+def test_fw_cfg_asked_for_what_is_no_memory_tells_so(fw: Fw, request_: tuple[int, int, int]) -> None:
+    dma, _, bench = fw
+    assert dma(*request_) == 1
+    assert dma(0, 0, at=(1 << 64) - 1) == 1  # nowhere to tell it: the last word stays
+    assert bench.device.items[0x20] == bytes(16)
