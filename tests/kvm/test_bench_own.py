@@ -21,7 +21,7 @@ class Timer(Device):
     @go.on_write
     def _go(self, value: int) -> None:
         self.started += 1
-        if self.irq is not None:
+        if self.irq:
             self.irq.pulse()
 
 

@@ -152,7 +152,6 @@ class Bell(Device):
 
     @ring.on_write
     def _ring(self, value: int) -> Stop | None:
-        assert self.irq is not None
         self.irq.pulse()
         self.rung += 1
         return Stop("loud") if value else None
