@@ -346,8 +346,10 @@ def narrow_table(head: Sequence[str], rows: Sequence[list[str]]) -> str:
 
 
 def microseconds(ns: float) -> str:
-    """Nanoseconds as microseconds, with three digits that count or more."""
+    """Nanoseconds as microseconds, to the nanosecond where there are few of them."""
     us = ns / 1000
+    if us < 1:
+        return f"{us:.3f}"
     return f"{us:.2f}" if us < 10 else f"{us:.1f}" if us < 1000 else f"{us:.0f}"
 
 

@@ -112,7 +112,7 @@ def test_row_tells_its_ratio_verdict_and_rung() -> None:
 def test_row_with_one_side_has_no_ratio_and_no_verdict() -> None:
     told = Row("a", "", samples(1), why_floor="no compiler")
     assert (told.ratio, told.verdict, told.ratios, told.rung) == (None, "", (), "")
-    assert "0.00" in str(told)
+    assert "0.001" in str(told)
 
 
 def test_report_prints_the_flavour_first_and_why_figures_are_missing() -> None:
@@ -177,7 +177,7 @@ def test_target_is_met_or_missed_only_where_all_rounds_agree(
 
 def test_target_in_nanoseconds_is_about_the_time_itself() -> None:
     told = Row("a", "", samples(*[390] * 6, 410), target_ns=400)
-    assert (told.kept, told.bound) == ("undecided", "≤ 0.40 µs")
+    assert (told.kept, told.bound) == ("undecided", "≤ 0.400 µs")
     assert replace(told, target_ns=420).kept == "met"
     assert replace(told, target_ns=380).kept == "missed"
 
