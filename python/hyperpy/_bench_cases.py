@@ -18,6 +18,7 @@ from hyperpy._bench_verbs import (
     MESSAGE,
     Attach,
     Call,
+    FloorCall,
     FloorLife,
     FloorMaps,
     FloorThread,
@@ -101,22 +102,35 @@ def _machines() -> list[Case]:
 
 
 def _python() -> list[Case]:
+    """Each sample is the mean of so many: a single one is shorter than what reads the clock can tell."""
     read, write = Read(pio=_PORT, size=1, times=_CALLS), Write(7, pio=_PORT, size=1, times=_CALLS)
+    # What is called, the device and the access, and the method that C calls: how many numbers it takes, and whether it answers.
     rows = (
-        ("read", "a device's read()", Plain, read, None),
-        ("write", "a device's write()", Plain, write, None),
-        ("on-read", "a declared register's on_read method", Hooked, read, None),
-        ("on-write", "a declared register's on_write method", Hooked, write, _NS_OF_HOOK),
+        ("read", "a device's read()", Plain, read, Plain().read, 2, True, None),
+        ("write", "a device's write()", Plain, write, Plain().write, 3, False, None),
+        ("on-read", "a declared register's on_read method", Hooked, read, Hooked()._read, 0, True, None),
+        (
+            *("on-write", "a declared register's on_write method", Hooked, write),
+            *(Hooked()._written, 1, False, _NS_OF_HOOK),
+        ),
     )
 
-    def call(name: str, what: str, kind: type, access: Read | Write, target_ns: float | None) -> Case:
-        title = f"dispatch, attach to the interpreter, and call of {what}: mean of {_CALLS:,}"
+    def call(
+        name: str,
+        what: str,
+        kind: type,
+        access: Read | Write,
+        method: Callable[..., object],
+        arguments: int,
+        has_answer: bool,
+        target_ns: float | None,
+    ) -> Case:
         return Case(
             PYTHON,
             f"python-call-{name}",
-            title,
+            f"attach to the interpreter and call of {what}, with dispatch; C without: mean of {_CALLS:,}",
             lambda: Call(kind(), access),
-            _NOTHING,
+            lambda: FloorCall(method, arguments, has_answer=has_answer, times=_CALLS),
             target_ns=target_ns,
             most=50,
         )

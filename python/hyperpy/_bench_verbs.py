@@ -9,8 +9,9 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
-from hyperpy._bench_floor import BenchError, Floor, lives, start_of
+from hyperpy._bench_floor import BenchError, Floor, calls, library, lives, start_of
 from hyperpy._bench_guests import (
     CODE,
     COUNT,
@@ -35,6 +36,7 @@ __all__ = [
     "MESSAGE",
     "Attach",
     "Call",
+    "FloorCall",
     "FloorLife",
     "FloorMaps",
     "FloorThread",
@@ -180,6 +182,21 @@ class Call(Side):
             began = time.perf_counter_ns()
             machine.run()
             return (time.perf_counter_ns() - began) / self._access.times
+
+
+class FloorCall(Side):
+    """A method is called by C, from a thread that attaches to the interpreter for each call: each sample is the mean of `times`."""
+
+    def __init__(
+        self, method: Callable[..., object], arguments: int, *, has_answer: bool, times: int
+    ) -> None:
+        self._call = partial(calls, method, arguments, has_answer=has_answer, calls=times)
+        self._times = times
+        library()  # a missing compiler is told now
+
+    def batch(self, count: int) -> list[float]:
+        """See the base."""
+        return [ns / self._times for ns in self._call(count=count)]
 
 
 class Kick(Timed):

@@ -54,8 +54,9 @@ EXITS: dict[str, tuple[float, str, float]] = (
     | ({} if IS_INTERPRETED else {"hypercall-kernel": (0, "", 0), "hypercall-exit": (1, "", 0)})
 )
 ONLY_C = {"mmio-write-ring": 0, "pio-out-doorbell": 0, "mmio-write-doorbell": 0}
-VERBS = ("irq-wake", "kick", "create-close", "create-close-irqchip", "map-change")
-ONLY_HYPERPY = ("attach-detach", *(f"python-call-{how}" for how in ("read", "write", "on-read", "on-write")))
+CALLS = tuple(f"python-call-{how}" for how in ("read", "write", "on-read", "on-write"))
+VERBS = ("irq-wake", "kick", "create-close", "create-close-irqchip", "map-change", *CALLS)
+ONLY_HYPERPY = ("attach-detach",)
 
 
 def test_every_row_is_tested() -> None:
@@ -157,6 +158,28 @@ def test_guest_that_ends_otherwise_is_an_error_on_both_sides() -> None:
     for side in (Guest(loop), FloorGuest(loop)):
         with side, pytest.raises(bench.BenchError):
             side.batch(2)
+
+
+def test_floor_calls_a_method_as_often_as_it_says_with_small_numbers() -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def answer(*numbers: int) -> int:
+        asked.append(numbers)
+        return 2**64 - 1
+
+    times = _bench_floor.calls(answer, 2, has_answer=True, calls=5, count=3)
+    assert len(times) == 3
+    assert min(times) > 0
+    assert asked == [(0, 1)] * 15
+
+
+def test_floor_of_a_method_that_raises_raises_it() -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("broken")
+
+    with pytest.raises(ZeroDivisionError, match="broken"):
+        _bench_floor.calls(broken, 0, has_answer=False, calls=5, count=3)
+    assert _bench_floor.calls(int, 0, has_answer=True, calls=1, count=1)[0] > 0  # and the next one works
 
 
 def test_floor_without_a_compiler_is_a_column_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
