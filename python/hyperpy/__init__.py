@@ -44,6 +44,7 @@ from hyperpy.memory import Memory
 from hyperpy.resources import Budget, budget
 from hyperpy.stats import Map, Stats
 from hyperpy.vcpu import DescriptorTable, Registers, Segment, SpecialRegisters, Vcpu
+from hyperpy.window import Window
 
 if TYPE_CHECKING:
     from hyperpy.declare import Block, Counter, Field, Fifo, FifoLevel, Indexed, Ram, Register
@@ -126,6 +127,7 @@ __all__ = [
     "Stop",
     "Timer",
     "Vcpu",
+    "Window",
     "budget",
     "disassemble",
 ]

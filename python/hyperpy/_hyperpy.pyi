@@ -25,10 +25,13 @@ __all__ = [
     "TimerThread",
     "VcpuThread",
     "View",
+    "attach",
     "capabilities",
+    "change",
     "clear_breakpoint",
     "code_at",
     "cpuid",
+    "detach",
     "disassemble",
     "end_thread",
     "fpu",
@@ -251,16 +254,6 @@ class Machine:
     def irqchip(self) -> bool: ...
     @property
     def memory(self) -> Memory: ...
-    def attach(
-        self,
-        object: object,
-        pio: bool,
-        base: int,
-        size: int,
-        name: str,
-        registers: tuple[RegisterFile, list[_Handler]] | None = None,
-    ) -> int: ...
-    def detach(self, pio: bool, region: int) -> None: ...
     def wait_until_left(self, pio: bool, region: int) -> None: ...
     def clock(self, device: str | None = None) -> Clock: ...
     def attach_pc(self, console: Console) -> None: ...
@@ -359,4 +352,16 @@ def trap_msr(
     name: str,
 ) -> None: ...
 def trap_hypercalls(machine: Machine) -> None: ...
+def attach(
+    machine: Machine,
+    object: object,
+    name: str,
+    windows: list[tuple[bool, int, int, int, str]],
+    named: list[tuple[int, str]],
+    registers: tuple[RegisterFile, list[_Handler]] | None = None,
+) -> list[int]: ...
+def change(
+    machine: Machine, changes: list[tuple[int, int | None, bool | None]]
+) -> list[tuple[bool, int]]: ...
+def detach(machine: Machine, numbers: list[int]) -> list[tuple[bool, int]]: ...
 def capabilities() -> dict[str, Any]: ...

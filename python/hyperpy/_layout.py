@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hyperpy import _hyperpy
+from hyperpy import window as windows
 from hyperpy._declaration import Declared, Hooked, Register, declarations
 from hyperpy.declare import Block, Blocks, Counter, Fifo, FifoLevel, Indexed, Ram
 from hyperpy.errors import DeclarationError
+from hyperpy.window import parts_of, place_of
 
 if TYPE_CHECKING:
     from hyperpy.device import Device
@@ -127,12 +129,15 @@ def end_of(cls: type) -> int:
 
 
 def _end(declared: Declared[Any]) -> int:
-    if declared.offset is None:
-        return 0
+    return 0 if declared.offset is None else declared.offset + _span(declared)
+
+
+def _span(declared: Declared[Any]) -> int:
+    """How many bytes it takes."""
     if isinstance(declared, Blocks):
-        return declared.offset + ((declared.count or 1) - 1) * _stride(declared) + end_of(declared.kind)
+        return ((declared.count or 1) - 1) * _stride(declared) + end_of(declared.kind)
     size: int = declared.size if isinstance(declared, Ram) else declared.width
-    return declared.offset + ((declared.count or 1) - 1) * declared.stride + size
+    return ((declared.count or 1) - 1) * declared.stride + size
 
 
 def _stride(blocks: Blocks[Any]) -> int:
@@ -141,15 +146,17 @@ def _stride(blocks: Blocks[Any]) -> int:
 
 def placed(cls: type, first: int = 0, base: int = 0, prefix: str = "") -> Iterator[Placed]:
     """Yield every register of a class by ascending number."""
+    parts = getattr(cls, "_windows", ())
     for declared, number in cls._cell_numbers.items():  # type: ignore[attr-defined]
         cell, name = first + number, prefix + declared.name
+        offset = None if declared.offset is None else base + place_of(declared.offset, parts)
         for index in range(declared.count or 1):
             label = name if declared.count is None else f"{name}[{index}]"
             if isinstance(declared, Blocks):
-                start = base + (declared.offset or 0) + index * _stride(declared)
+                start = (offset or 0) + index * _stride(declared)
                 yield from placed(declared.kind, cell + index * declared.kind._cells, start, f"{label}.")
             else:
-                place = None if declared.offset is None else base + declared.offset + index * declared.stride
+                place = None if offset is None else offset + index * declared.stride
                 at = None if declared.count is None else index
                 yield Placed(cell + index, declared, label, place, at, cls, first)
 
@@ -237,10 +244,12 @@ def masks(register: Register) -> list[int]:
 def declare(cls: type[Device]) -> None:
     """Number and check what a device's class declares, and make its layout."""
     number_cells(cls)
-    if not cls._cell_numbers:
+    cls._windows = parts_of(cls, cls._cell_numbers, _span)
+    if not (cls._cell_numbers or cls._windows):
         cls._layout = None
         return
-    end, is_asked = end_of(cls), "size" in cls.__dict__ or cls.size != cls._computed_size
+    end = windows.end_of(cls._windows) if cls._windows else end_of(cls)
+    is_asked = "size" in cls.__dict__ or cls.size != cls._computed_size
     cls._computed_size = None if is_asked else end
     if cls.size is None or not is_asked:
         cls.size = end
@@ -249,6 +258,11 @@ def declare(cls: type[Device]) -> None:
             f"{cls.__name__}: registers reach beyond every device: {end:#x}",
             hint="smaller offsets or strides",
         )
+    if cls._windows:
+        windows.check(cls, is_asked)
+    if not cls._cell_numbers:
+        cls._layout = None
+        return
     if cls.access_rule not in RULES:
         raise DeclarationError(
             f"no such rule: {cls.access_rule!r}", hint=f"access_rule is one of {', '.join(RULES)}"
@@ -261,14 +275,15 @@ def declare(cls: type[Device]) -> None:
     except ValueError as error:
         text, hint, about = error.args
         names = " and ".join(
-            f"{place.name} ({_at(place)}{place.declared.where})" for place in (places[cell] for cell in about)
+            f"{place.name} ({_at(cls, place)}{place.declared.where})"
+            for place in (places[cell] for cell in about)
         )
         raise DeclarationError(f"{cls.__name__}: {text}: {names}", hint=hint) from None
     cls._places = places
 
 
-def _at(place: Placed) -> str:
-    return "" if place.offset is None else f"{place.offset:#x}, "
+def _at(cls: type[Device], place: Placed) -> str:
+    return "" if place.offset is None else f"{windows.shown(place.offset, cls._windows)}, "
 
 
 def make_blocks(owner: Any, device: Any) -> dict[Blocks[Any], list[Any]]:

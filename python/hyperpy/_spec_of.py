@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hyperpy._spec_check import ram_of
@@ -46,11 +47,11 @@ def spec_of(machine: Machine) -> MachineSpec:
     if unclaimed == usual:  # said only where it is not clear by itself, or was said before
         unclaimed = base.unclaimed if base.unclaimed == usual else None
     known = {
-        (id(device), spec.pio is not None, spec.mmio if spec.pio is None else spec.pio): spec
+        (id(device), spec.pio is not None): spec
         for device, spec in zip(base_devices, base.devices, strict=True)
     }
     devices = [
-        known.get((id(device), is_pio, facts["base"])) or _device(index, device, is_pio, facts)
+        _placed(known.get((id(device), is_pio)) or _device(index, device, is_pio, facts), facts)
         for index, ((is_pio, region), (device, facts)) in enumerate(machine._attached.items())
         if (is_pio, region) not in machine._brought
     ]
@@ -111,8 +112,20 @@ def _image(image: object) -> ImageSpec | None:
             raise SpecError(f"an image without a spec: {type(image).__name__}", path="image", hint=_HINT)
 
 
+def _placed(spec: DeviceSpec, facts: dict[str, Any]) -> DeviceSpec:
+    """A device's spec with the place where it is by now."""
+    bus = "mmio" if spec.pio is None else "pio"
+    return spec if getattr(spec, bus) == facts["base"] else replace(spec, **{bus: facts["base"]})
+
+
 def _device(index: int, device: object, is_pio: bool, facts: dict[str, Any]) -> DeviceSpec:
     kind = type(device)
+    if facts["window"] is not None:
+        raise SpecError(
+            f"a device with windows has no spec: {facts['name']}",
+            path=f"devices[{index}]",
+            hint="attach it after make()",
+        )
     match device:
         case DebugExit():
             model = "debug-exit"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hyperpy._declaration import Declared
     from hyperpy._layout import Handler, Hooks, Placed
     from hyperpy.dma import DmaMemory
+    from hyperpy.window import Part
 
 __all__ = ["DebugConsole", "DebugExit", "Device", "DeviceLike", "IrqLine", "Stop"]
 
@@ -153,6 +154,7 @@ class Device:
     _told: ClassVar[Hooks] = {}
     _places: ClassVar[tuple[Placed, ...]] = ()
     _computed_size: ClassVar[int | None] = None
+    _windows: ClassVar[tuple[Part, ...]] = ()
     _first_cell: ClassVar[int] = 0
     _register_file = _Made(lambda device: _hyperpy.RegisterFile(device._layout))
     _blocks = _Made(_make_blocks)
@@ -163,8 +165,10 @@ class Device:
             from hyperpy._acpi import check  # noqa: PLC0415 - few devices are listed
 
             check(cls)
-        if cls._cell_numbers or any(
-            getattr(value, "_is_declaration", False) for value in cls.__dict__.values()
+        if (
+            cls._cell_numbers
+            or cls._windows
+            or any(getattr(value, "_is_declaration", False) for value in cls.__dict__.values())
         ):
             from hyperpy._layout import declare  # noqa: PLC0415 - most programs declare nothing
 

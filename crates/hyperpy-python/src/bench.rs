@@ -49,7 +49,7 @@ impl Bench {
             (stock.get().device.clone(), None)
         } else {
             let report = Report { faults: faults.clone(), control: std::sync::Weak::new() };
-            let device = PyDevice::of(object, name, report, registers, clock.core());
+            let device = PyDevice::of(object, name, report, registers, Vec::new(), clock.core());
             (device.clone(), Some(device))
         };
         Self { core: Core::new(device, name, size, clock.core().clone()), device: python, faults }

@@ -126,6 +126,8 @@ pub(crate) struct PyDevice {
     pub(crate) declared: Mutex<Option<Arc<Declared>>>,
     /// The same registers, for what calls no method.
     pub(crate) file: Option<Arc<RegisterFile>>,
+    /// Where the windows of its range begin, by descending address, and their names: for messages.
+    pub(crate) windows: Vec<(u64, String)>,
 }
 
 impl PyDevice {
@@ -135,6 +137,7 @@ impl PyDevice {
         name: &str,
         report: Report,
         registers: Option<Registers<'_>>,
+        windows: Vec<(u64, String)>,
         clock: &Arc<Clock>,
     ) -> Arc<Self> {
         let declared = registers.map(|(file, handlers)| Declared::new(file.get(), handlers));
@@ -143,7 +146,7 @@ impl PyDevice {
             file.set_clock(clock.clone());
         }
         let (object, declared) = (Mutex::new(Some(object.clone().unbind())), Mutex::new(declared.map(Arc::new)));
-        Arc::new(Self { object, name: name.to_owned(), report, declared, file })
+        Arc::new(Self { object, name: name.to_owned(), report, declared, file, windows })
     }
 
     fn object(&self, py: Python<'_>) -> Option<Py<PyAny>> {
@@ -199,8 +202,12 @@ impl PyDevice {
     /// An access that its declaration refuses is an error of the driver's.
     pub(crate) fn refused(&self, at: Access, written: Option<u64>) {
         let what = if written.is_some() { "write" } else { "read" };
-        let message =
-            format!("device {}: no register takes this {what}: {:#x}, {} bytes", self.name, at.offset, at.size);
+        let window = self.windows.iter().find(|(origin, _)| *origin <= at.offset);
+        let place = match window {
+            Some((origin, name)) => format!("{name}[{:#x}]", at.offset - origin),
+            None => format!("{:#x}", at.offset),
+        };
+        let message = format!("device {}: no register takes this {what}: {place}, {} bytes", self.name, at.size);
         let hint = "its registers are accessed one at a time at their width: `access_rule` is \"refuse\"";
         attach(|py| self.report.raised(py, Raise::new("DeviceError", message, hint).into(), &self.name, written));
     }

@@ -18,6 +18,7 @@ mod host;
 mod line;
 mod machine;
 mod memory;
+mod places;
 mod probe;
 mod processor;
 mod regfile;
@@ -60,6 +61,8 @@ mod _hyperpy {
     use crate::machine::Machine;
     #[pymodule_export]
     use crate::memory::Memory;
+    #[pymodule_export]
+    use crate::places::{attach, change, detach};
     #[pymodule_export]
     use crate::probe::capabilities;
     #[pymodule_export]

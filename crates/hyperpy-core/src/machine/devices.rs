@@ -5,9 +5,9 @@ use std::sync::{Arc, PoisonError};
 use super::{Attachment, Machine};
 use crate::accel::Route;
 use crate::arch::x86_64::layout::kernels_at;
-use crate::bus::{Bus, Device, Map, Place, Region, Rung, Space};
+use crate::bus::{Device, Map, Place, Placement, Region, Rung, Space};
 use crate::control::{Host, Phase};
-use crate::error::{AttachError, RouteError, RunError};
+use crate::error::{AttachError, BusError, RouteError, RunError};
 use crate::irq::{GSIS, Line, check_routes};
 use crate::memory::Kind;
 use crate::vcpu::{Inside, Shared};
@@ -120,18 +120,9 @@ impl Machine {
         rung: Rung,
         device: Arc<dyn Device>,
     ) -> Result<Attachment, AttachError> {
-        self.control.require("attach", &[Phase::Created, Phase::Running, Phase::Paused, Phase::Stopped])?;
-        let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
-        if space == Space::Mmio
-            && let Some(region) = self.memory.overlapping(base, len)
-        {
-            return Err(AttachError::Memory { base, len, other: region.gpa, name: region.name.to_string() });
-        }
-        if let Some(own) = kernels_at(space, base, len, self.config().irqchip) {
-            return Err(AttachError::Kernel { base, len, other: own.base, name: own.name });
-        }
-        let region = self.bus(space).attach(base, len, name.into(), rung, device)?;
-        Ok(Attachment { space, region })
+        let placement = Placement { base, len, name: name.into(), rung, device };
+        let (_, added) = self.rearrange(&[], &[(space, placement)])?;
+        Ok(added.first().copied().ok_or(BusError::NotAttached)?)
     }
 
     /// Takes a device off its bus. vCPUs may still be in it: see [`Self::wait_until_left`].
@@ -139,9 +130,8 @@ impl Machine {
     /// # Errors
     /// It is not attached.
     pub fn detach(&self, attachment: Attachment) -> Result<Region, AttachError> {
-        let region = self.bus(attachment.space).detach(attachment.region)?;
-        self.posts.forget(attachment.space, region.base, region.len);
-        Ok(region)
+        let (removed, _) = self.rearrange(&[attachment], &[])?;
+        Ok(removed.into_iter().next().ok_or(BusError::NotAttached)?)
     }
 
     /// Waits until every vCPU has left a device that is detached; inside a device callback it does not wait.
@@ -157,13 +147,6 @@ impl Machine {
         let place = Place::of(detached.space, detached.region);
         let has_left = |vcpu: &Arc<Shared>| vcpu.presence.wait_until_left(place, || host.poll());
         if self.control.vcpus().iter().all(has_left) { Ok(()) } else { Err(RunError::Host) }
-    }
-
-    fn bus(&self, space: Space) -> &Bus {
-        match space {
-            Space::Pio => &self.pio,
-            Space::Mmio => &self.mmio,
-        }
     }
 }
 

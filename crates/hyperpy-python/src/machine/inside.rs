@@ -82,10 +82,8 @@ impl Machine {
 
     /// Drops every reference to Python objects.
     pub(super) fn let_go(&self) {
-        let devices = std::mem::take(&mut *lock(&self.devices));
-        for (_, device) in &devices {
-            drop(device.as_ref().map(|device| device.let_go()));
-        }
+        let places = std::mem::take(&mut *lock(&self.places));
+        places.let_go();
         let answerer = lock(&self.answerer).take();
         self.core.set_unclaimed(Unclaimed::Ones);
         drop(answerer);
