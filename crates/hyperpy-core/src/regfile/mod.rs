@@ -25,7 +25,7 @@ pub use self::check::{Contradiction, LayoutError};
 pub use self::layout::{Cell, Kind, Layout, Overflow, Rule, Tell, When};
 use self::parts::Fall;
 use self::queue::Queue;
-use self::side::Place;
+use self::side::{Place, Whole};
 pub use self::state::HitCounts;
 use self::window::Window;
 use crate::bus::{Access, Action};
@@ -61,6 +61,22 @@ struct Slot {
     hits: Hits,
     /// Which queue, or which window.
     extra: usize,
+}
+
+impl Slot {
+    /// Reads the bits in `lanes` of a register that holds its value, and returns what it held.
+    #[inline]
+    fn take(&self, bits: &Bits, lanes: u64) -> u64 {
+        let after = |held| Some(bits.after_read(held, lanes));
+        self.value.fetch_update(Ordering::AcqRel, Ordering::Acquire, after).unwrap_or_default()
+    }
+
+    /// Writes the bits in `lanes` of a register that holds its value, and returns what it held.
+    #[inline]
+    fn put(&self, bits: &Bits, given: u64, lanes: u64) -> u64 {
+        let after = |held| Some(bits.after_write(held, given, lanes));
+        self.value.fetch_update(Ordering::AcqRel, Ordering::Acquire, after).unwrap_or_default()
+    }
 }
 
 /// One device's registers.
@@ -115,11 +131,16 @@ impl RegisterFile {
         // Nearly always it is one register that needs nothing.
         let first = self.layout.reads.find(at.offset, |when| self.holds(when));
         if let Some(place) = first
-            && place.is_direct(at)
-            && let Some(slot) = self.slots.get(place.cell as usize)
+            && let whole @ (Whole::Value | Whole::Bits) = place.whole(at)
+            && let Some((cell, slot)) = self.target(place.cell)
         {
             slot.hits.reads.fetch_add(1, Ordering::Relaxed);
-            return Some(slot.value.load(Ordering::Acquire) & place.mask);
+            let held = if whole == Whole::Value {
+                slot.value.load(Ordering::Acquire)
+            } else {
+                slot.take(&cell.bits, u64::MAX)
+            };
+            return Some(held & place.mask);
         }
         self.read_as(at, first, None)
     }
@@ -129,11 +150,15 @@ impl RegisterFile {
     pub fn quick_write(&self, at: Access, value: u64) -> bool {
         let first = self.layout.writes.find(at.offset, |when| self.holds(when));
         if let Some(place) = first
-            && place.is_direct(at)
-            && let Some(slot) = self.slots.get(place.cell as usize)
+            && let whole @ (Whole::Value | Whole::Bits) = place.whole(at)
+            && let Some((cell, slot)) = self.target(place.cell)
         {
             slot.hits.writes.fetch_add(1, Ordering::Relaxed);
-            slot.value.store(value & place.mask, Ordering::Release);
+            if whole == Whole::Value {
+                slot.value.store(value & place.mask, Ordering::Release);
+            } else {
+                slot.put(&cell.bits, value, u64::MAX);
+            }
             return true;
         }
         self.write_as(at, value, first, None).is_some()

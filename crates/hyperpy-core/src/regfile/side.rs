@@ -13,37 +13,53 @@ pub(super) struct Place {
     len: u64,
     pub(super) cell: u32,
     pub(super) when: Option<When>,
-    /// An access to all of it needs nothing but its value: it is plain, nobody wants to know, and a read leaves it as it is.
-    is_direct: bool,
+    /// What an access to all of it comes to.
+    whole: Whole,
     /// A window: it has no width of its own.
     is_window: bool,
     /// Its bits that a read shows, or that a write stores.
     pub(super) mask: u64,
 }
 
+/// What an access to all of a register comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whole {
+    /// Its value is read and stays, or is replaced.
+    Value,
+    /// What becomes of its value depends on what it is.
+    Bits,
+    /// It is not only about a value: of another kind, in another order, or somebody wants to know.
+    More,
+}
+
 impl Place {
     fn new(cell: &Cell, id: u32, offset: u64, is_read: bool) -> Self {
-        let is_quiet = if is_read {
-            !cell.on_read && !cell.bits.changes_when_read()
+        let (is_told, is_value) = if is_read {
+            (cell.on_read, !cell.bits.changes_when_read())
         } else {
-            // Other bits depend on what it holds.
-            cell.on_write == Tell::Never && cell.bits.stored == cell.all()
+            (cell.on_write != Tell::Never, cell.bits.stored == cell.all())
+        };
+        let whole = match cell.kind {
+            Kind::Plain if is_told || cell.big_endian && cell.width > 1 => Whole::More,
+            Kind::Plain if is_value => Whole::Value,
+            Kind::Plain => Whole::Bits,
+            _ => Whole::More,
         };
         Self {
             offset,
             len: cell.len(),
             cell: id,
             when: cell.when,
-            is_direct: is_quiet && cell.kind == Kind::Plain && !(cell.big_endian && cell.width > 1),
+            whole,
             is_window: matches!(cell.kind, Kind::Ram { .. }),
             mask: if is_read { cell.bits.readable } else { cell.bits.stored },
         }
     }
 
-    /// Whether an access is to all of it and nothing else, and needs nothing but its value.
+    /// What an access comes to if it is to all of this and nothing else.
     #[inline]
-    pub(super) fn is_direct(&self, at: Access) -> bool {
-        self.is_direct && self.offset == at.offset && self.len == u64::from(at.size)
+    pub(super) fn whole(&self, at: Access) -> Whole {
+        if self.offset == at.offset && self.len == u64::from(at.size) { self.whole } else { Whole::More }
     }
 
     /// Whether an access that begins here ends here.
@@ -64,11 +80,18 @@ impl Place {
     }
 }
 
+/// Most entries of a side's table: 128 KiB for a class of devices.
+const MOST_UNITS: u64 = 1 << 16;
+
 /// Places by ascending offset. Of those that share one the register without a condition is first.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Side {
-    starts: Vec<u64>,
     places: Vec<Place>,
+    /// How many places begin in each unit of the device's range or before it; each begins at the start of one. As long as
+    /// there are not too many: what is beyond the table is searched for.
+    begun: Box<[u16]>,
+    /// A unit is two to this power of bytes.
+    shift: u32,
 }
 
 impl Side {
@@ -95,13 +118,33 @@ impl Side {
                 }
             }
         }
-        Ok(Self { starts: places.iter().map(|place| place.offset).collect(), places })
+        let mut side = Self { places, ..Self::default() };
+        side.index();
+        Ok(side)
+    }
+
+    /// Makes the table.
+    fn index(&mut self) {
+        let Some(last) = self.places.last().filter(|_| u16::try_from(self.places.len()).is_ok()) else { return };
+        self.shift = self.places.iter().fold(last.offset, |all, place| all | place.offset).trailing_zeros().min(63);
+        let units = (last.offset >> self.shift) + 1;
+        if units <= MOST_UNITS {
+            let begun = (0..units).map(|unit| u16::try_from(self.begun_by(unit << self.shift)).unwrap_or(u16::MAX));
+            self.begun = begun.collect();
+        }
+    }
+
+    /// How many places begin at or before an offset.
+    fn begun_by(&self, offset: u64) -> usize {
+        self.places.partition_point(|place| place.offset <= offset)
     }
 
     /// The register whose bytes hold `offset`, of those whose condition `holds`.
     #[inline]
     pub(super) fn find(&self, offset: u64, holds: impl Fn(&When) -> bool) -> Option<&Place> {
-        let mut at = self.starts.partition_point(|&start| start <= offset).checked_sub(1)?;
+        let unit = usize::try_from(offset >> self.shift).unwrap_or(usize::MAX);
+        let begun = self.begun.get(unit).map_or_else(|| self.begun_by(offset), |&begun| begun.into());
+        let mut at = begun.checked_sub(1)?;
         loop {
             let place = self.places.get(at)?;
             if offset - place.offset >= place.len {
@@ -110,7 +153,8 @@ impl Side {
             if place.when.as_ref().is_none_or(&holds) {
                 return Some(place);
             }
-            at = at.checked_sub(1).filter(|&before| self.starts.get(before) == Some(&place.offset))?;
+            at = at.checked_sub(1)?;
+            self.places.get(at).filter(|before| before.offset == place.offset)?;
         }
     }
 
@@ -118,9 +162,9 @@ impl Side {
     pub(super) fn touched(&self, at: Access) -> impl Iterator<Item = &Place> {
         let end = at.offset.saturating_add(at.size.into());
         // Those that share the last place before it may reach into it.
-        let inside = self.starts.partition_point(|&start| start < at.offset);
-        let before = inside.checked_sub(1).and_then(|last| self.starts.get(last));
-        let first = before.map_or(inside, |&start| self.starts.partition_point(|&other| other < start));
+        let inside = self.places.partition_point(|place| place.offset < at.offset);
+        let before = inside.checked_sub(1).and_then(|last| self.places.get(last));
+        let first = before.map_or(inside, |last| self.places.partition_point(|place| place.offset < last.offset));
         let places = self.places.get(first..).unwrap_or_default().iter();
         places.take_while(move |place| place.offset < end).filter(move |place| place.offset + place.len > at.offset)
     }

@@ -13,7 +13,8 @@ use crate::bus::{Action, ones};
 const SECOND: u128 = 1_000_000_000;
 
 impl RegisterFile {
-    fn target(&self, id: u32) -> Option<(&Cell, &Slot)> {
+    #[inline]
+    pub(super) fn target(&self, id: u32) -> Option<(&Cell, &Slot)> {
         Some((self.layout.cells.get(id as usize)?, self.slots.get(id as usize)?))
     }
 
@@ -84,12 +85,8 @@ impl RegisterFile {
 
     /// Reads a register that holds its value, as far as a guest sees it; the bits in `lanes` are those that are read.
     fn read_plain(&self, cell: &Cell, slot: &Slot, lanes: u64) -> u64 {
-        let held = if cell.bits.changes_when_read() {
-            let after = |held| Some(cell.bits.after_read(held, lanes));
-            slot.value.fetch_update(Ordering::AcqRel, Ordering::Acquire, after).unwrap_or_default()
-        } else {
-            slot.value.load(Ordering::Acquire)
-        };
+        let changes = cell.bits.changes_when_read();
+        let held = if changes { slot.take(&cell.bits, lanes) } else { slot.value.load(Ordering::Acquire) };
         held & cell.bits.readable
     }
 
@@ -122,8 +119,7 @@ impl RegisterFile {
             Kind::Counter { .. } => self.set_count(cell, slot, given_bits, lanes),
             Kind::Level { .. } | Kind::Ram { .. } => given_bits,
             Kind::Plain => {
-                let after = |held| Some(cell.bits.after_write(held, given_bits, lanes));
-                let held = slot.value.fetch_update(Ordering::AcqRel, Ordering::Acquire, after).unwrap_or_default();
+                let held = slot.put(&cell.bits, given_bits, lanes);
                 // As if all of it had been written.
                 given_bits | (cell.bits.neutral(held) & !lanes)
             }
