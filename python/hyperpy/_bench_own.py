@@ -180,6 +180,7 @@ def rows_of_guest(
             if machine is None:
                 assert callable(guest)
                 machine = stack.enter_context(_checked(guest()))
+            _ = machine.vcpus[0].regs.rip  # makes KVM's objects, which is no part of a round
             before, began = machine.stats, time.perf_counter_ns()
             ended = _drive(machine, seconds)
             took, after = time.perf_counter_ns() - began, machine.stats
