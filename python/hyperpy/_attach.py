@@ -64,14 +64,14 @@ class Attaching(Routing):
             raise TypeError("a device sits on one bus\n\nhint: give pio=PORT or mmio=ADDRESS")
         is_pio, base = (True, pio) if pio is not None else (False, mmio)
         base = operator.index(base)  # type: ignore[arg-type]
-        native, length, registers = prepared(device, size)
+        native, length, registers, calls = prepared(device, size)
         if not 0 <= base < (_PORTS if is_pio else 1 << 64) or not 0 <= operator.index(length) < 1 << 64:
             hint = "ports go from 0 to 0xffff, addresses to 2**64 - 1"
             raise DeviceError(f"device region leaves the bus: {base:#x} + {length:#x}", hint=hint)
         name = name or type(device).__name__
         with self._line_for(device, irq), self._clock_for(device, name):
-            region = self._native.attach(native, is_pio, base, length, name, registers)
-        facts = {"base": base, "size": length, "irq": irq, "name": name}
+            region = self._native.attach(native, is_pio, base, length, name, registers, calls)
+        facts = {"base": base, "size": length, "irq": irq, "name": name, "calls": calls}
         self._attached[is_pio, region] = (device, facts)
         return device
 

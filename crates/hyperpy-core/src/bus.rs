@@ -14,6 +14,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use crate::control::POLL;
 use crate::error::BusError;
 use crate::exit::StopReason;
+use crate::kvm::thread::monotonic_ns;
+use crate::names::{Known, Names, Past};
 
 /// Which of the two buses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,6 +93,10 @@ pub trait Device: Send + Sync {
     fn identity(&self) -> Option<usize> {
         None
     }
+    /// What its registers are called.
+    fn names(&self) -> Option<Arc<dyn Names>> {
+        None
+    }
 }
 
 /// The same as [`Device`] for state that one vCPU at a time may touch.
@@ -101,6 +107,10 @@ pub trait DeviceMut: Send {
     fn write(&mut self, at: Access, value: u64) -> Action;
     /// Returns to the power-on state.
     fn reset(&mut self) {}
+    /// What its registers are called.
+    fn names(&self) -> Option<Arc<dyn Names>> {
+        None
+    }
 }
 
 /// Serves a [`DeviceMut`] as a [`Device`] behind a mutex.
@@ -130,6 +140,9 @@ impl<D: DeviceMut> Device for Exclusive<D> {
     }
     fn reset(&self) {
         self.with(DeviceMut::reset);
+    }
+    fn names(&self) -> Option<Arc<dyn Names>> {
+        self.with(|device| device.names())
     }
 }
 
@@ -171,6 +184,10 @@ pub struct Region {
     pub rung: Rung,
     /// The device.
     pub device: Arc<dyn Device>,
+    /// What its registers are called.
+    pub names: Option<Arc<dyn Names>>,
+    /// Since when it is there, CLOCK_MONOTONIC in nanoseconds.
+    pub since_ns: u64,
 }
 
 impl fmt::Debug for Region {
@@ -218,19 +235,34 @@ pub struct Bus {
     /// Counts changes of `map`; a cursor whose generation is older fetches the map again.
     generation: AtomicU64,
     map: Mutex<Arc<Map>>,
+    /// What was on it. Locked after `map`.
+    past: Mutex<Past>,
 }
 
 impl Bus {
     /// An empty bus whose last address is `limit`: 0xffff for ports.
     #[must_use]
     pub fn new(limit: u64) -> Self {
-        Self { limit, next_id: AtomicU64::new(1), generation: AtomicU64::new(1), map: Mutex::default() }
+        Self {
+            limit,
+            next_id: AtomicU64::new(1),
+            generation: AtomicU64::new(1),
+            map: Mutex::default(),
+            past: Mutex::default(),
+        }
     }
 
     /// The map as it is now.
     #[must_use]
     pub fn map(&self) -> Arc<Map> {
         self.map.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is on it, and was.
+    pub(crate) fn known(&self) -> Known {
+        let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let past = self.past.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Known { map: map.clone(), past }
     }
 
     /// Puts a device at `base..base + len`.
@@ -250,6 +282,7 @@ impl Bus {
             Some(Some(last)) if last <= self.limit => last,
             Some(_) => return Err(BusError::OutsideBus { base, len, limit: self.limit }),
         };
+        let names = device.names();
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         let at = map.bases.partition_point(|&other| other <= base);
         let before = at.checked_sub(1).and_then(|i| map.regions.get(i));
@@ -261,7 +294,7 @@ impl Bus {
         }
         let id = RegionId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let mut regions = map.regions.clone();
-        regions.insert(at, Region { id, base, len, name, rung, device });
+        regions.insert(at, Region { id, base, len, name, rung, device, names, since_ns: monotonic_ns() });
         self.publish(&mut map, regions);
         Ok(id)
     }
@@ -275,6 +308,7 @@ impl Bus {
         let at = map.regions.iter().position(|region| region.id == id).ok_or(BusError::NotAttached)?;
         let mut regions = map.regions.clone();
         let region = regions.remove(at);
+        self.past.lock().unwrap_or_else(PoisonError::into_inner).remember(&region, monotonic_ns());
         self.publish(&mut map, regions);
         Ok(region)
     }

@@ -25,6 +25,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use self::inside::duration;
+use crate::calls::Calls;
 use crate::clock::{self, Clock};
 use crate::console::Console;
 use crate::device::{Faults, IrqLine, PyAnswerer, PyDevice, StockDevice};
@@ -132,8 +133,9 @@ impl Machine {
     }
 
     /// Puts an object with `read` and `write` on a bus; returns a number that `detach` takes.
-    /// `registers` are its declared ones, with the methods that want to know of accesses to them.
-    #[pyo3(signature = (object, pio, base, size, name, registers = None))]
+    /// `registers` are its declared ones, with the methods that want to know of accesses to them; `calls` counts these.
+    #[pyo3(signature = (object, pio, base, size, name, registers = None, calls = None))]
+    #[allow(clippy::too_many_arguments)]
     fn attach(
         &self,
         object: &Bound<'_, PyAny>,
@@ -142,6 +144,7 @@ impl Machine {
         size: u64,
         name: &str,
         registers: Option<Registers<'_>>,
+        calls: Option<&Calls>,
     ) -> PyResult<u64> {
         self.ours("attach")?;
         let space = space(pio);
@@ -149,7 +152,7 @@ impl Machine {
             let device = stock.get().device.clone();
             (self.core.attach(space, base, size, name, Rung::Native, device), None)
         } else {
-            let device = PyDevice::of(object, name, self.report(), registers, &self.core.clock);
+            let device = PyDevice::of(object, name, self.report(), registers, calls, &self.core.clock);
             let rung = if device.file.is_some() { Rung::Declared } else { Rung::Method };
             (self.core.attach(space, base, size, name, rung, device.clone()), Some(device))
         };

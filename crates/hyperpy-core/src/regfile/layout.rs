@@ -264,6 +264,14 @@ impl Side {
         }
     }
 
+    /// All that share the place whose bytes hold `offset`.
+    pub(super) fn all_at(&self, offset: u64) -> &[Slot] {
+        let Some(last) = self.last_at(offset) else { return &[] };
+        let slots = self.slots.get(..=last).unwrap_or_default();
+        let Some(slot) = slots.last().filter(|slot| offset - slot.offset < slot.len) else { return &[] };
+        slots.get(slots.partition_point(|other| other.offset < slot.offset)..).unwrap_or_default()
+    }
+
     /// The first place after `offset` where a register begins.
     pub(super) fn next_after(&self, offset: u64) -> Option<u64> {
         self.starts.get(self.starts.partition_point(|&start| start <= offset)).copied()
@@ -283,6 +291,8 @@ pub struct Layout {
     pub(super) writes: Side,
     /// What is at no register is the owner's.
     pub(super) plain: bool,
+    /// What they are called, where that was said.
+    pub(super) names: Vec<Box<str>>,
 }
 
 impl Layout {
@@ -305,7 +315,7 @@ impl Layout {
         }
         let reads = sorted(&cells, |cell| cell.sides.0)?;
         let writes = sorted(&cells, |cell| cell.sides.1)?;
-        Ok(Self { cells, rule, size, reads, writes, plain })
+        Ok(Self { cells, rule, size, reads, writes, plain, names: Vec::new() })
     }
 
     /// The registers as declared.

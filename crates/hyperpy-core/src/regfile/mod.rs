@@ -7,7 +7,10 @@
 //! How an access falls onto registers is in `parts`; what it does to one register is in `touch`.
 
 mod bits;
+mod counts;
 mod layout;
+mod measure;
+mod names;
 mod parts;
 mod queue;
 mod state;
@@ -17,6 +20,8 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 pub use self::bits::Bits;
+pub use self::counts::StrayCounts;
+use self::counts::Strays;
 pub use self::layout::{Cell, Kind, Layout, LayoutError, Overflow, Rule, Tell, When};
 use self::parts::Parts;
 use self::queue::Queue;
@@ -61,6 +66,7 @@ struct Slot {
 pub struct RegisterFile {
     layout: Arc<Layout>,
     slots: Box<[Slot]>,
+    strays: Strays,
     queues: Box<[Mutex<Queue>]>,
     ram: Box<[AtomicU8]>,
     clock: RwLock<Arc<Clock>>,
@@ -89,7 +95,7 @@ impl RegisterFile {
         }
         let ram = std::iter::repeat_with(AtomicU8::default).take(ram).collect();
         let clock = RwLock::new(Arc::new(Clock::manual()));
-        Self { layout, slots: slots.into(), queues: queues.into(), ram, clock }
+        Self { layout, slots: slots.into(), strays: Strays::default(), queues: queues.into(), ram, clock }
     }
 
     /// The time that counters count from now on.
@@ -161,6 +167,7 @@ impl RegisterFile {
     pub fn read(&self, at: Access, owner: &dyn Owner) -> u64 {
         let parts = self.parts(&self.layout.reads, at);
         if parts.refused {
+            self.strays.refuse(false);
             owner.refused(at, None);
             return 0;
         }
@@ -174,6 +181,7 @@ impl RegisterFile {
     pub fn write(&self, at: Access, value: u64, owner: &dyn Owner) -> Action {
         let parts = self.parts(&self.layout.writes, at);
         if parts.refused {
+            self.strays.refuse(true);
             owner.refused(at, Some(value));
             return Action::Continue;
         }
@@ -188,11 +196,17 @@ impl RegisterFile {
     }
 
     fn read_parts(&self, parts: &Parts, owner: Option<&dyn Owner>) -> u64 {
+        if parts.is_empty() {
+            self.strays.miss(false);
+        }
         parts.iter().fold(0, |value, part| value | (self.read_part(part, owner) << part.shift))
     }
 
     /// The first thing that was asked for is done.
     fn write_parts(&self, parts: &Parts, value: u64, owner: Option<&dyn Owner>) -> Action {
+        if parts.is_empty() {
+            self.strays.miss(true);
+        }
         let mut asked = Action::Continue;
         for part in parts.iter() {
             let action = self.write_part(part, part.given(value), owner);

@@ -66,6 +66,7 @@ impl RegisterFile {
 
     pub(super) fn read_part(&self, part: &Part, owner: Option<&dyn Owner>) -> u64 {
         let Some((cell, slot)) = self.target(part) else {
+            self.strays.miss(false);
             self.step(part);
             return 0;
         };
@@ -103,6 +104,7 @@ impl RegisterFile {
 
     pub(super) fn write_part(&self, part: &Part, given: u64, owner: Option<&dyn Owner>) -> Action {
         let Some((cell, slot)) = self.target(part) else {
+            self.strays.miss(true);
             self.step(part);
             return Action::Continue;
         };
