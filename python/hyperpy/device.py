@@ -99,6 +99,9 @@ class Device:
 
     Class attributes:
         size: length of the device's range in bytes, if every instance has the same.
+        access_rule: what becomes of accesses that fit no declared register: "split", "widen", "exact" or "refuse". Each is
+            told in the guide to devices, "Accesses that fit no register".
+        schema: number of the form of what `save` returns.
         acpi_hid: hardware id (ACPI 6.5, 6.1.5) to list the device under, so that an operating system finds it.
         irq_level: whether its interrupt is level-triggered (True) or edge-triggered.
 
