@@ -103,6 +103,9 @@ class Device:
 
     Class attributes:
         size: length of the device's range in bytes, if every instance has the same.
+        access_rule: what becomes of accesses that fit no declared register: "split", "widen", "exact" or "refuse". Each is
+            told in the guide to devices, "Accesses that fit no register".
+        schema: number of the form of what `save` returns.
         acpi_hid: hardware id (ACPI 6.5, 6.1.5) to list the device under, so that an operating system finds it: an EISA
             id ("PNP0501") or an ACPI id ("QEMU0002").
         acpi_cid: one id, or several, of what it is compatible with, for drivers that do not know `acpi_hid`.
