@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from hyperpy.boot import Firmware, Flat, Image, Linux, Multiboot, Pvh
 from hyperpy.clock import Clock, Timer
 from hyperpy.console import Console
-from hyperpy.device import DebugConsole, DebugExit, Device, IrqLine, Stop
+from hyperpy.device import DebugConsole, DebugExit, Device, Stop
 from hyperpy.dma import DmaMemory
 from hyperpy.errors import (
     BootError,
@@ -38,6 +38,7 @@ from hyperpy.errors import (
 )
 from hyperpy.exits import AnyExit, Exit
 from hyperpy.irq import IoApicPin, Msi, PicInput
+from hyperpy.line import IrqLine, Line, Messages
 from hyperpy.machine import Machine
 from hyperpy.memory import Memory
 from hyperpy.resources import Budget, budget
@@ -46,7 +47,7 @@ from hyperpy.vcpu import DescriptorTable, Registers, Segment, SpecialRegisters, 
 from hyperpy.window import Window
 
 if TYPE_CHECKING:
-    from hyperpy.declare import Block, Counter, Field, Fifo, Indexed, Ram, Register
+    from hyperpy.declare import Block, Counter, Field, Fifo, FifoLevel, Indexed, Ram, Register
     from hyperpy.disassembly import disassemble
     from hyperpy.spec import (
         DeviceSpec,
@@ -81,6 +82,7 @@ __all__ = [
     "Exit",
     "Field",
     "Fifo",
+    "FifoLevel",
     "Firmware",
     "FirmwareSpec",
     "Flat",
@@ -95,6 +97,7 @@ __all__ = [
     "KernelSpec",
     "KvmError",
     "KvmUnavailable",
+    "Line",
     "Linux",
     "LinuxSpec",
     "Machine",
@@ -102,6 +105,7 @@ __all__ = [
     "Map",
     "Memory",
     "MemoryAccessError",
+    "Messages",
     "ModuleSpec",
     "Msi",
     "Multiboot",
@@ -128,7 +132,7 @@ __all__ = [
     "disassemble",
 ]
 __version__ = "0.1.0"
-_DECLARATIONS = ("Block", "Counter", "Field", "Fifo", "Indexed", "Ram", "Register")
+_DECLARATIONS = ("Block", "Counter", "Field", "Fifo", "FifoLevel", "Indexed", "Ram", "Register")
 
 
 def __getattr__(name: str) -> object:

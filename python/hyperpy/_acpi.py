@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from hyperpy._connect import gsis_of
 from hyperpy.errors import DeclarationError
 
 __all__ = ["Listed", "check", "compatible", "listed"]
@@ -79,14 +80,13 @@ def listed(attached: Mapping[tuple[bool, int], tuple[object, dict[str, Any]]]) -
     found: dict[int, Listed] = {}
     for (is_pio, _), (device, facts) in list(attached.items()):  # others attach and detach meanwhile
         hid = getattr(device, "acpi_hid", None)
-        if hid is None:
+        if hid is None or not facts["enabled"]:
             continue
         if id(device) not in found:
             cids, uid = compatible(getattr(device, "acpi_cid", None)), getattr(device, "acpi_uid", None)
             found[id(device)] = Listed(hid, cids, uid, [], [], [])
         mine = found[id(device)]
         (mine.pio if is_pio else mine.mmio).append((facts["base"], facts["size"]))
-        irq = facts["irq"]
-        if irq is not None and all(irq != gsi for gsi, _ in mine.irqs):  # one line, though at several places
-            mine.irqs.append((irq, bool(getattr(device, "irq_level", False))))
+        # One line, though at several places.
+        mine.irqs.extend(line for line in gsis_of(device, facts["irq"]) if line not in mine.irqs)
     return list(found.values())

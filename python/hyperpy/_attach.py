@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperpy import _hyperpy
+from hyperpy._connect import Irq, connected
 from hyperpy._places import Placing, check_range
 from hyperpy.clock import Clock
 from hyperpy.device import prepared
 from hyperpy.dma import lent
-from hyperpy.errors import DeviceError
+from hyperpy.line import take_back
 from hyperpy.window import named
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Attaching(Placing):
         pio: int | Mapping[str, int] | None = None,
         mmio: int | Mapping[str, int] | None = None,
         size: int | str | None = None,
-        irq: int | None = None,
+        irq: Irq = None,
         name: str | None = None,
     ) -> _D:
         """Put a device on a bus, or its windows on both, and return it.
@@ -54,15 +55,16 @@ class Attaching(Placing):
                 names, `mmio={"regs": 0xFE00_0000}, pio={"ports": 0x300}`. Those that are left out are not attached.
             mmio: first gpa.
             size: length of its range in bytes, or "4K"; a device whose class has `size` knows its own.
-            irq: gsi of an interrupt line for it, 0 to 23, or one that `route` leads somewhere; `device.irq` is set to
-                the line.
+            irq: gsi of an interrupt line for it, 0 to 23, or one that `route` leads somewhere; or an `Msi` that it sends.
+                `device.irq` becomes the line. Of a device with several, by name: `irq={"rx": 5, "tx": 6}`.
             name: shown in maps and messages; the class's name if it is left out.
 
         Raises:
             DeviceError: a range is taken, or empty, or memory is there, or the kernel answers there itself (with
-                interrupt controllers: 8259s, PIT, APICs); or there is no such interrupt line; or it has `dma` and is
-                attached to another machine. No window is attached then.
+                interrupt controllers: 8259s, PIT, APICs); or there is no such interrupt line, or the device has none
+                of that name; or it has `dma` and is attached to another machine. No window is attached then.
             TypeError: the object is no device, or no size or place is given, or one that its class has not.
+            ValueError: no local APIC gets such a message.
             StateError: it wants an interrupt line, and the vcpus exist already without interrupt controllers.
         """
         parts = getattr(type(device), "_windows", ())
@@ -77,7 +79,7 @@ class Attaching(Placing):
         ]
         if not wanted:
             raise TypeError("no window is given\n\nhint: mmio={...} names those to attach")
-        native, length, registers = prepared(device, size)
+        native, length, registers, calls = prepared(device, size)
         name = name or type(device).__name__
         windows, facts = [], []
         for is_pio, part, base in wanted:
@@ -86,40 +88,21 @@ class Attaching(Placing):
             label = name if part is None else f"{name}.{part.name}"
             windows.append((is_pio, base, length, 0 if part is None else part.origin, label))
             facts.append(
-                {"base": base, "size": length, "irq": irq, "name": name, "enabled": True}
+                {"base": base, "size": length, "irq": irq, "name": name, "enabled": True, "calls": calls}
                 | {"window": None if part is None else part.name}
             )
         by_origin = [(part.origin, part.name) for part in reversed(parts)]
         lend = lent(device, self._native.memory, self._native.id)
-        with self._line_for(device, irq), self._clock_for(device, name), lend as memory, self._placing:
-            numbers = _hyperpy.attach(self._native, native, name, windows, by_origin, registers)
+        with (
+            connected(self, device, irq) as lines,
+            self._clock_for(device, name),
+            lend as memory,
+            self._placing,
+        ):
+            numbers = _hyperpy.attach(self._native, native, name, windows, by_origin, registers, calls)
             for (is_pio, *_), number, fact in zip(windows, numbers, facts, strict=True):
-                self._attached[is_pio, number] = (device, fact | {"memory": memory})
+                self._attached[is_pio, number] = (device, fact | {"memory": memory, "lines": lines})
         return device
-
-    @contextlib.contextmanager
-    def _line_for(self, device: Any, irq: int | None) -> Iterator[None]:
-        """Give a device its line before the guest can reach it, and take it back if the guest will not."""
-        if irq is None:
-            yield
-            return
-        if operator.index(irq) not in self.routes:
-            hint = "gsi 0 to 23 lead somewhere by themselves; lead others with m.route(gsi, ...)"
-            raise DeviceError(f"no such interrupt line: {irq}", hint=hint)
-        before = getattr(device, "irq", None)
-        try:
-            device.irq = before
-        except AttributeError as error:
-            hint = "give its class `irq = None`, or name it in __slots__"
-            raise TypeError(
-                f"{type(device).__name__} takes no attribute `irq`: {error}\n\nhint: {hint}"
-            ) from None
-        device.irq = self._native.line(irq)
-        try:
-            yield
-        except BaseException:
-            device.irq = before
-            raise
 
     @contextlib.contextmanager
     def _clock_for(self, device: Any, name: str) -> Iterator[None]:
@@ -138,18 +121,24 @@ class Attaching(Placing):
             raise
 
     def detach(self, device: object) -> None:
-        """Take a device off its bus, wherever it is attached, its timers off the clock, and its memory from it.
+        """Take a device off its bus, wherever it is attached: its timers off the clock, its lines down, its memory from it.
 
         Returns after every vcpu has left it and no callback of its timers runs. Ctrl-C ends the wait for a device that does not return; it is off the bus all the same.
 
         Raises:
             DeviceError: it is not attached to this machine.
         """
-        left = self._take_off([place for place, _ in self._places_of(device)])
+        places = self._places_of(device)
+        left = self._take_off([place for place, _ in places])
         self._wait_until_left(left)
         clock = getattr(device, "clock", None)
         if isinstance(clock, Clock) and clock._of == (self._native.id, id(device)):
             clock._native.disarm()
+        for _, facts in places:
+            for line in facts["lines"].values():
+                if isinstance(line, _hyperpy.IrqLine):
+                    line.lower()
+            take_back(device, facts["lines"])
 
     def attach_pc(self) -> None:
         """Give the machine a PC's stock devices, once: COM1 as `console`, RTC, i8042, debug console, ACPI power and reset.

@@ -9,19 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
-try:
-    from hypothesis import strategies as st
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "hypothesis is not installed: strategies are made of it\n\nhint: pip install 'hyperpy[testing]'",
-        name=error.name,
-    ) from None
+from hypothesis import strategies as st
 
 from hyperpy._device_bench import Access
 from hyperpy._legal import Need, Reach, Target, as_written, writable
 from hyperpy.declare import Field, Fifo, Indexed, Ram, Register
 
-__all__ = ["WIDEST", "Do", "breakable", "broken", "legal", "st"]
+__all__ = ["WIDEST", "Do", "breakable", "broken", "legal"]
 
 # An access has at most so many bytes.
 WIDEST = 8
@@ -38,10 +32,12 @@ class Do(NamedTuple):
 
 
 @st.composite
-def legal(draw: st.DrawFn, reach: Reach) -> Do:
-    """An access as the declaration has it."""
-    target = draw(st.sampled_from(reach.targets))
-    is_write = target.writes and (not target.reads or draw(st.booleans()))
+def legal(draw: st.DrawFn, reach: Reach, side: str = "any") -> Do:
+    """An access as the declaration has it: a "read", a "write" or "any"."""
+    target = draw(st.sampled_from(reach.on(side)))
+    is_write = side == "write" or (
+        target.writes and side == "any" and (not target.reads or draw(st.booleans()))
+    )
     declared, needs = target.declared, target.needs
     if isinstance(declared, Ram):
         size = draw(st.sampled_from([size for size in _SIZES if size <= target.length]))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from hyperpy import _hyperpy
 from hyperpy import window as windows
 from hyperpy._declaration import Declared, Hooked, Register, declarations
-from hyperpy.declare import Block, Blocks, Counter, Fifo, Indexed, Ram
+from hyperpy.declare import Block, Blocks, Counter, Fifo, FifoLevel, Indexed, Ram
 from hyperpy.errors import DeclarationError
 from hyperpy.window import parts_of, place_of
 
@@ -36,6 +36,7 @@ _MASKS: dict[str, tuple[int, ...]] = {
 }
 _WRITABLE = (_STORED, _CLEARED_BY_1, _CLEARED_BY_0, _SET_BY_1)
 _MOST_CELLS = 1 << 20
+_MOST_BYTES = 1 << 63
 
 Hooks: TypeAlias = dict[Hooked[Any], tuple[str | None, str | None, int]]
 """By declaration: names of the methods for reads and for writes, and the mask of `on_write_if` or 0."""
@@ -115,6 +116,11 @@ def _check_members(cls: type) -> None:
                     f"{declared.name} ({declared.where}) refers to a register of another class: {other.name}",
                     hint="declare it in the same class, or use the one that replaces it",
                 )
+            if other.count is not None:
+                raise DeclarationError(
+                    f"{declared.name} ({declared.where}) refers to an array of registers: {other.name}",
+                    hint="only one can hold a bank or an index",
+                )
 
 
 def end_of(cls: type) -> int:
@@ -165,20 +171,23 @@ def _describe(place: Placed) -> dict[str, Any]:
     bits, sides, reset, kind, details = [0] * 7, (True, True), 0, "plain", [0]
     match declared:
         case Register():
-            bits = masks(declared)
-            reset = declared.reset
-            readable = bits[_READABLE] | bits[_CLEARED_BY_READ] | bits[_SET_BY_READ]
-            sides = (
-                bool(readable) or read is not None,
-                any(bits[at] for at in _WRITABLE) or write is not None,
-            )
+            bits, reset = masks(declared), declared.reset
+            sides = _sides(declared, hooks)
         case Fifo():
             takes = declared.access == "ro"
             sides = (takes, not takes)
             kind, details = (
                 "fifo",
-                [declared.depth, int(takes), int(declared.overflow == "overwrite"), declared.empty],
+                [
+                    declared.depth,
+                    int(takes),
+                    int(declared.overflow == "overwrite"),
+                    declared.empty,
+                    declared.threshold,
+                ],
             )
+        case FifoLevel():
+            sides, kind, details = (True, False), "level", [first + numbers[declared.register]]
         case Counter():
             sides = (True, declared.access == "rw" or write is not None)
             kind, details = "counter", [declared.hz]
@@ -186,10 +195,10 @@ def _describe(place: Placed) -> dict[str, Any]:
             sides = (declared.access != "wo", declared.access != "ro")
             kind, details = "ram", [declared.size]
         case Indexed():
-            behind = masks(declared.behind)
-            sides = (bool(behind[_READABLE]), any(behind[at] for at in _WRITABLE))
+            sides = _sides(declared.behind, hooks)
             index, at = first + numbers[declared.register], first + numbers[declared.behind]
-            kind, details = "port", [index, declared.bits, at, declared.behind.count or 0, declared.step]
+            step = declared.step % (1 << 64)
+            kind, details = "port", [index, declared.bits, at, declared.behind.count or 0, step]
     if place.offset is None:
         sides = (False, False)
     when, condition = declared.when, None
@@ -197,6 +206,7 @@ def _describe(place: Placed) -> dict[str, Any]:
         field = when.field
         condition = (first + numbers[when.register], field.mask, (when.equals << field.low) & field.mask)
     return {
+        "name": place.name,
         "offset": place.offset,
         "width": declared.width,
         "kind": kind,
@@ -209,6 +219,14 @@ def _describe(place: Placed) -> dict[str, Any]:
         "on_read": read is not None,
         "on_write": None if write is None else mask,
     }
+
+
+def _sides(register: Register, hooks: Hooks) -> tuple[bool, bool]:
+    """Whether guests can read it, and write it: there is something to see or to do, or somebody wants to know."""
+    bits = masks(register)
+    read, write, _ = hooks.get(register, (None, None, 0))
+    readable = bits[_READABLE] | bits[_CLEARED_BY_READ] | bits[_SET_BY_READ]
+    return bool(readable) or read is not None, any(bits[at] for at in _WRITABLE) or write is not None
 
 
 def masks(register: Register) -> list[int]:
@@ -236,6 +254,11 @@ def declare(cls: type[Device]) -> None:
     cls._computed_size = None if is_asked else end
     if cls.size is None or not is_asked:
         cls.size = end
+    if end > _MOST_BYTES:
+        raise DeclarationError(
+            f"{cls.__name__}: registers reach beyond every device: {end:#x}",
+            hint="smaller offsets or strides",
+        )
     if cls._windows:
         windows.check(cls, is_asked)
     if not cls._cell_numbers:

@@ -84,6 +84,11 @@ class Reach:
         self._windows: list[Target] = []
         self._banked = [place for place in self._visible if place.declared.when is not None]
         self.targets = [self._target(place) for place in self._visible]
+        self._on = {
+            "read": [target for target in self.targets if target.reads],
+            "write": [target for target in self.targets if target.writes],
+            "any": self.targets,
+        }
         for target in self.targets:
             if isinstance(target.declared, Ram):
                 self._windows.append(target)
@@ -149,6 +154,10 @@ class Reach:
         """The register that holds the number of those behind a port."""
         port: Any = target.declared
         return self._of(target.place, port.register)
+
+    def on(self, side: str) -> list[Target]:
+        """Where guests read ("read"), write ("write"), or do either ("any")."""
+        return self._on[side]
 
     def selectors(self) -> list[Placed]:
         """Registers that say which others are there."""

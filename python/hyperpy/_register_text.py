@@ -6,7 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from hyperpy import window as windows
-from hyperpy.declare import Counter, Fifo, Indexed, Ram, Register
+from hyperpy.declare import Counter, Fifo, FifoLevel, Indexed, Ram, Register
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ def shown(device: Device, place: Placed) -> str:
             return f"{value:#x}" + (f" ({' '.join(named)})" if named else "")
         case Fifo() as fifo:
             return f"{file.level(place.cell)[0]} of {fifo.depth}"
-        case Counter():
+        case Counter() | FifoLevel():
             return f"{file.get(place.cell):#x}"
         case Ram() as ram:
             return f"{ram.size:#x} bytes"

@@ -145,6 +145,8 @@ def _device(index: int, device: object, is_pio: bool, facts: dict[str, Any]) -> 
     place = {"pio" if is_pio else "mmio": facts["base"]}
     size = None if facts["size"] == getattr(device, "size", None) else facts["size"]
     name = None if facts["name"] == kind.__name__ else facts["name"]
+    if not isinstance(facts["irq"], int | None):
+        raise SpecError(f"its lines have no spec: {facts['irq']}", path=f"devices[{index}].irq", hint=_HINT)
     return DeviceSpec(model=model, size=size, irq=facts["irq"], name=name, **place)
 
 

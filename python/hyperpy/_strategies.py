@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeAlias
 
+from hypothesis import strategies as st
+
 from hyperpy._device_bench import Access, Step
-from hyperpy._drawing import WIDEST, Do, breakable, broken, legal, st
+from hyperpy._drawing import WIDEST, Do, breakable, broken, legal
 from hyperpy._legal import Need, Reach, as_written
 from hyperpy.memory import parse_size
 
-__all__ = ["Kind", "accesses", "clock_steps", "reach_of", "sequences"]
+__all__ = ["LONGEST_STEP", "Kind", "accesses", "clock_steps", "hostile", "reach_of", "selected", "sequences"]
 
 Kind: TypeAlias = Literal["legal", "nearly", "hostile"]
 
@@ -92,22 +94,22 @@ def sequences(
     drawn = st.lists(st.one_of(*mixed, *([clock_steps(max_step)] if max_step else [])), max_size=max_size)
     if kind == "nearly":
         drawn = _spiced(drawn, _steps(reach, kind))
-    return drawn.map(lambda steps: _selected(reach, steps))
+    return drawn.map(lambda steps: selected(reach, steps))
 
 
 @st.composite
 def clock_steps(draw: st.DrawFn, max_step: int = LONGEST_STEP) -> Step:
-    """Steps of the clock: short ones too, which end before anything is due."""
-    spans = sorted({min(span, max_step) for span in (1000, 1_000_000, max_step)})
-    return Step(draw(st.integers(1, draw(st.sampled_from(spans)))))
+    """Steps of the clock: short ones, which end before anything is due, and the longest."""
+    span = draw(st.sampled_from(sorted({min(span, max_step) for span in (1000, 1_000_000, max_step)})))
+    return Step(draw(st.integers(1, span) | st.just(span)))
 
 
-def reach_of(device: Any, kind: Kind) -> Reach:
+def reach_of(device: Any, kind: Kind, size: int | str | None = None) -> Reach:
     """What is reached of a device or a class, checked for a kind of accesses."""
     if kind not in ("legal", "nearly", "hostile"):
         raise ValueError(f'no such kind of accesses: {kind!r}\n\nhint: "legal", "nearly" or "hostile"')
     cls = device if isinstance(device, type) else type(device)
-    size = getattr(device, "size", None)
+    size = getattr(device, "size", None) if size is None else size
     if not isinstance(size, int | str):
         raise TypeError(f"size of {cls.__name__} is not known\n\nhint: give its class a `size`")
     reach = Reach(cls, parse_size(size))
@@ -120,7 +122,7 @@ def _steps(reach: Reach, kind: Kind, *, is_single: bool = False) -> st.SearchStr
     if kind == "legal":
         return legal(reach)
     rules = breakable(reach, is_single) if kind == "nearly" else {}
-    return broken(reach, rules) if rules else _hostile(reach)
+    return broken(reach, rules) if rules else hostile(reach)
 
 
 @st.composite
@@ -136,7 +138,8 @@ def _spiced(draw: st.DrawFn, legal: Any, broken: Any) -> list[Any]:
 
 
 @st.composite
-def _hostile(draw: st.DrawFn, reach: Reach) -> Do:
+def hostile(draw: st.DrawFn, reach: Reach) -> Do:
+    """Anything at all."""
     anywhere = st.integers(-WIDEST, reach.size + WIDEST - 1)
     inside = st.integers(0, max(0, reach.size - 1))
     declared = [st.sampled_from([target.offset for target in reach.targets])] if reach.targets else []
@@ -148,9 +151,12 @@ def _hostile(draw: st.DrawFn, reach: Reach) -> Do:
 # -- sequences -----------------------------------------------------------------------------------------------------------
 
 
-def _selected(reach: Reach, steps: list[Any]) -> list[Access | Step]:
-    """Lay steps out as accesses, with what selects a register before each that needs it and has it not by what was written."""
-    laid = _Laid(reach)
+def selected(reach: Reach, steps: list[Any], *, is_new: bool = True) -> list[Access | Step]:
+    """Lay steps out as accesses, with what selects a register before each that needs it and has it not by what was written.
+
+    `is_new`: the device is as at power-on; else nothing is known of it.
+    """
+    laid = _Laid(reach, is_new)
     for step in steps:
         if isinstance(step, Step):
             laid.made.append(step)
@@ -165,11 +171,11 @@ def _selected(reach: Reach, steps: list[Any]) -> list[Access | Step]:
 class _Laid:
     """A sequence as far as it is laid out, and what is known of the registers that select others."""
 
-    def __init__(self, reach: Reach) -> None:
+    def __init__(self, reach: Reach, is_new: bool) -> None:
         self.made: list[Access | Step] = []
         self._selectors = reach.selectors()
         self._held: dict[int, int | None] = {
-            place.cell: getattr(place.declared, "reset", 0) for place in self._selectors
+            place.cell: getattr(place.declared, "reset", 0) if is_new else None for place in self._selectors
         }
         self._moving = reach.moving()
 

@@ -126,7 +126,7 @@ class Share:
     """What one machine has asked for. It counts for as long as it lives and is not given back."""
 
     _lock: ClassVar[RLock] = RLock()  # a finalizer may come in between
-    _living: ClassVar[weakref.WeakSet[Share]] = weakref.WeakSet()
+    _living: ClassVar[weakref.WeakValueDictionary[int, Share]] = weakref.WeakValueDictionary()
     _memory: ClassVar[int | None] = None
     _cpu: ClassVar[float | None] = None
 
@@ -134,7 +134,7 @@ class Share:
         self.memory, self.cpu = 0, 0.0
         with Share._lock:
             self.ask(memory, cpu)
-            Share._living.add(self)
+            Share._living[id(self)] = self
 
     def ask(self, memory: int = 0, cpu: float = 0.0) -> None:
         """Ask for more, or with a negative number give some back.
@@ -143,37 +143,39 @@ class Share:
             BudgetError: it is more than all may have together; nothing has changed then.
         """
         with Share._lock:
-            used_memory, used_cpu = Share._used()
-            if memory > 0:
-                _check("memory", memory, used_memory, Share._memory, "bytes")
-            if cpu > 0:
-                _check("cpu", cpu, used_cpu, Share._cpu, "processors")
+            # What others have asked for is added up only where there is a limit: each machine would look at all others.
+            if memory > 0 and Share._memory is not None:
+                _check("memory", memory, Share._used()[0], Share._memory, "bytes")
+            if cpu > 0 and Share._cpu is not None:
+                _check("cpu", cpu, Share._used()[1], Share._cpu, "processors")
             self.memory += memory
             self.cpu += cpu
 
     def give_back(self) -> None:
         """Count no more."""
         with Share._lock:
-            Share._living.discard(self)
+            Share._living.pop(id(self), None)
 
     @classmethod
     def _used(cls) -> tuple[int, float]:
-        shares = list(cls._living)
+        # A copy that is made at once: the collector may run a finalizer at any line, and that gives a share back.
+        references = cls._living.valuerefs()
+        shares = [share for share in (reference() for reference in references) if share is not None]
         return sum(share.memory for share in shares), sum(share.cpu for share in shares)
 
     @classmethod
     def _after_fork(cls) -> None:
         """Begin anew in a child: the machines are the parent's."""
         cls._lock = RLock()
-        cls._living = weakref.WeakSet()
+        cls._living = weakref.WeakValueDictionary()
 
 
 os.register_at_fork(after_in_child=Share._after_fork)
 
 
-def _check(what: str, asked: float, used: float, allowed: float | None, unit: str) -> None:
+def _check(what: str, asked: float, used: float, allowed: float, unit: str) -> None:
     # Sums of fractions of a processor are not exact.
-    if allowed is None or used + asked <= allowed + 1e-9:
+    if used + asked <= allowed + 1e-9:
         return
     raise BudgetError(
         f"{what} budget is exceeded: {_shown(asked)} {unit} asked, {_shown(used)} of {_shown(allowed)} used",

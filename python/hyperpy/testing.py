@@ -4,8 +4,8 @@ A `DeviceBench` has one device: a test reads and writes its registers, steps its
 `ScriptedMachine` is a `Machine` whose processor makes the accesses that a script gives, instead of running code. All
 else is what it is under KVM: buses, dispatch, exceptions with their notes, exits, statistics.
 
-From a device's declaration come Hypothesis strategies of `accesses` to it and of `sequences` of them: legal, nearly legal and
-hostile ones. They want Hypothesis: `pip install 'hyperpy[testing]'`.
+From a device's declaration come Hypothesis strategies of `accesses` to it and of `sequences` of them, legal, nearly legal and
+hostile ones, and a `state_machine` that looks for a way to break it. They want Hypothesis: `pip install 'hyperpy[testing]'`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hyperpy import _hyperpy
-from hyperpy._device_bench import Access, Batch, BenchLine, DeviceBench, IrqChange, Step
+from hyperpy._bench_lines import BenchLine, IrqChange, MessageSent
+from hyperpy._device_bench import Access, Batch, DeviceBench, Step
 from hyperpy.machine import Machine
 
 if TYPE_CHECKING:
+    from hyperpy._state_machine import DeviceMachine, state_machine
     from hyperpy._strategies import accesses, sequences
 
 __all__ = [
@@ -28,16 +30,24 @@ __all__ = [
     "Batch",
     "BenchLine",
     "DeviceBench",
+    "DeviceMachine",
     "IrqChange",
+    "MessageSent",
     "Read",
     "ScriptedMachine",
     "Step",
     "Write",
     "accesses",
     "sequences",
+    "state_machine",
 ]
 # Where what needs Hypothesis is.
-_DRAWN = {"accesses": "_strategies", "sequences": "_strategies"}
+_DRAWN = {
+    "DeviceMachine": "_state_machine",
+    "accesses": "_strategies",
+    "sequences": "_strategies",
+    "state_machine": "_state_machine",
+}
 
 _PORTS = 0x10000
 _PIO_SIZES = (1, 2, 4)
@@ -50,7 +60,15 @@ def __getattr__(name: str) -> object:
         raise AttributeError(
             f"module {__name__!r} has no attribute {name!r}\n\nhint: `{__name__}.__all__` lists what there is"
         )
-    return getattr(importlib.import_module(f"hyperpy.{_DRAWN[name]}"), name)
+    try:
+        return getattr(importlib.import_module(f"hyperpy.{_DRAWN[name]}"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "hypothesis":
+            raise
+        raise ModuleNotFoundError(
+            f"hypothesis is not installed, of which {name} is made\n\nhint: pip install 'hyperpy[testing]'",
+            name="hypothesis",
+        ) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

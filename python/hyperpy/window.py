@@ -133,6 +133,9 @@ class Part(NamedTuple):
     doc: str
 
 
+_NOBODYS = Part("", 0, 0, None, None, "")
+
+
 class BoundWindow:
     """A window of a device: `name` and `size`, and places in it for `DeviceBench`.
 
@@ -268,26 +271,28 @@ def shown(offset: int, parts: tuple[Part, ...]) -> str:
     return f"{offset:#x}"
 
 
-def _at(device: Any, offset: int) -> Part:
-    found: Part = next(part for part in reversed(device._windows) if part.origin <= offset)
-    return found
+def _at(device: Any, offset: int, size: int) -> tuple[Part, int]:
+    """The window of an access and the place in it; no access of a guest leaves it, but a bench has the room between."""
+    part: Part = next(part for part in reversed(device._windows) if part.origin <= offset)
+    offset -= part.origin
+    return (part if offset + size <= part.size else _NOBODYS), offset
 
 
 def read(self: Any, offset: int, size: int, /) -> int:
     """`Device.read` of a class with windows: what no register takes."""
-    part = _at(self, offset)
+    part, place = _at(self, offset, size)
     if part.on_read is None:
         return (1 << (8 * size)) - 1
-    value: int = getattr(self, part.on_read)(offset - part.origin, size)
+    value: int = getattr(self, part.on_read)(place, size)
     return value
 
 
 def write(self: Any, offset: int, size: int, value: int, /) -> Stop | None:
     """`Device.write` of a class with windows."""
-    part = _at(self, offset)
+    part, place = _at(self, offset, size)
     if part.on_write is None:
         return None
-    asked: Stop | None = getattr(self, part.on_write)(offset - part.origin, size, value)
+    asked: Stop | None = getattr(self, part.on_write)(place, size, value)
     return asked
 
 

@@ -232,6 +232,20 @@ def test_bench_reaches_windows_by_their_places() -> None:
         card.ports = 5  # type: ignore[assignment]
 
 
+def test_room_between_windows_on_a_bench_is_nobodys() -> None:
+    bench = DeviceBench(Plain())
+    plain = bench.device
+    first, last = plain.low[0x0], plain.high[0xFFF]
+    assert (bench.read32(first + 0x10), bench.read16(first + 0xF), bench.read16(last)) == (
+        2**32 - 1,
+        0xFFFF,
+        0xFFFF,
+    )
+    bench.write32(last, 1)
+    assert plain.log == []
+    assert (bench.read8(last), plain.log) == (0x22, [("high", 0xFFF, 1)])
+
+
 def test_attach_of_windows_is_all_or_nothing() -> None:
     with ScriptedMachine([]) as m:
         m.attach(Device(), pio=PORTS + 4, size=2, name="other")

@@ -12,7 +12,6 @@ use hyperpy_core::error::RunError;
 use hyperpy_core::exit::StopReason;
 use hyperpy_core::kvm::Kvm;
 use hyperpy_core::kvm::affinity::CpuSet;
-use hyperpy_core::kvm::thread::fork_generation;
 use hyperpy_core::machine::{Attachment, Machine as Core, Unclaimed};
 use hyperpy_core::memory::Memory as CoreMemory;
 use hyperpy_core::vcpu::Refused;
@@ -26,7 +25,7 @@ use pyo3::types::PyDict;
 use self::inside::{BoardError, duration};
 use crate::clock::{self, Clock};
 use crate::console::Console;
-use crate::device::{Faults, IrqLine, PyAnswerer};
+use crate::device::{Faults, PyAnswerer};
 use crate::host::PyHost;
 use crate::memory::{Memory, pages};
 use crate::places::Places;
@@ -140,13 +139,6 @@ impl Machine {
     #[pyo3(signature = (device = None))]
     fn clock(&self, device: Option<String>) -> Clock {
         Clock::of_machine(&self.core, &self.faults, device)
-    }
-
-    /// The interrupt line of a gsi.
-    fn line(&self, gsi: u32) -> PyResult<IrqLine> {
-        self.ours("use an interrupt line")?;
-        let line = self.core.line(gsi).map_err(|error| errors::run(&error))?;
-        Ok(IrqLine { line, gsi, forks: fork_generation() })
     }
 
     /// Puts the stock devices of a PC onto the port bus, with interrupt controllers.

@@ -10,6 +10,7 @@ use crate::control::{Host, Phase};
 use crate::error::{AttachError, BusError, RouteError, RunError};
 use crate::irq::{GSIS, Line, check_routes};
 use crate::memory::Kind;
+use crate::names::History;
 use crate::vcpu::{Inside, Shared};
 
 impl Machine {
@@ -63,6 +64,16 @@ impl Machine {
     pub fn line(&self, gsi: u32) -> Result<Arc<dyn Line>, RunError> {
         self.want_irqchip()?;
         Ok(self.lines.line(gsi))
+    }
+
+    /// A line that sends a message whenever it is driven high.
+    ///
+    /// # Errors
+    /// No local APIC gets such a message; and as for [`Self::want_irqchip`].
+    pub fn message_line(&self, address: u64, data: u32) -> Result<Arc<dyn Line>, RouteError> {
+        check_routes(&[Route::Msi { gsi: 0, address, data }])?;
+        self.want_irqchip()?;
+        Ok(self.lines.message_line(address, data))
     }
 
     /// Replaces the table from gsi to controller pin or message: now, or when there are controllers.
@@ -137,6 +148,12 @@ impl Machine {
         let place = Place::of(detached.space, detached.region);
         let has_left = |vcpu: &Arc<Shared>| vcpu.presence.wait_until_left(place, || host.poll());
         if self.control.vcpus().iter().all(has_left) { Ok(()) } else { Err(RunError::Host) }
+    }
+
+    /// Which devices are and were where.
+    #[must_use]
+    pub fn history(&self) -> History {
+        History { pio: self.pio.known(), mmio: self.mmio.known() }
     }
 }
 
