@@ -19,11 +19,17 @@ from hyperpy.memory import Memory, parse_size
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from hyperpy._recording import Recording
+
 __all__ = ["Access", "Batch", "BenchLine", "DeviceBench", "IrqChange", "Step"]
 
 _D = TypeVar("_D")
 # An access has at most so many bytes.
 _WIDEST = 8
+
+
+# Those that are alive, for `record`.
+benches: weakref.WeakSet[DeviceBench[Any]] = weakref.WeakSet()
 
 
 class Access(NamedTuple):
@@ -81,6 +87,7 @@ class BenchLine:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._recorder: _hyperpy.Recorder | None = None
         self.level = False
         self.history: list[IrqChange] = []
 
@@ -88,6 +95,8 @@ class BenchLine:
         """Drive the line, as `IrqLine.set`."""
         if bool(level) != self.level:
             self.level = bool(level)
+            if self._recorder is not None:
+                self._recorder.line(self.level)
             self.history.append(IrqChange(self._clock.now, self.level))
 
     def pulse(self) -> None:
@@ -188,10 +197,11 @@ class DeviceBench(Generic[_D]):
         self.irq = BenchLine(self.clock)
         self._memory_size = parse_size(memory)
         self._memory: Memory | None = None
-        self._native = _hyperpy.Bench(
+        self._plain = self._native = _hyperpy.Bench(
             native, self.size, name or type(device).__name__, self.clock._native, registers
         )
         self._lend()
+        benches.add(self)
 
     def _lend(self) -> None:
         device: Any = self.device
@@ -203,6 +213,11 @@ class DeviceBench(Generic[_D]):
         if getattr(device, "memory", self) is None:
             with contextlib.suppress(AttributeError):
                 device.memory = self.memory
+
+    def _watch(self, recorder: _hyperpy.Recorder | None) -> None:
+        """Have accesses and the line told to a recorder, or to nobody."""
+        self._native = self._plain if recorder is None else self._plain.recorded(recorder)
+        self.irq._recorder = recorder
 
     @property
     def memory(self) -> Memory:
@@ -339,9 +354,15 @@ class DeviceBench(Generic[_D]):
 
         Declared registers go back before the device's own `reset` is called, as in a machine. Memory stays.
         """
-        self._native.reset()
         self.stopped = None
         self.irq.clear()
+        self._native.reset()
+
+    def record(self, *, limit: int = 1_000_000) -> Recording:
+        """Keep what is asked of the device and what it answers, from now on: as `hyperpy.testing.record`."""
+        from hyperpy._replay import record_bench  # noqa: PLC0415 - it imports this
+
+        return record_bench(self, limit)
 
     def __enter__(self) -> Self:
         return self
@@ -354,10 +375,13 @@ class DeviceBench(Generic[_D]):
         /,
     ) -> None:
         """Take back what the device was lent."""
-        for name in ("irq", "clock", "memory"):
-            lent = self._memory if name == "memory" else getattr(self, name)
-            if lent is not None and getattr(self.device, name, None) is lent:
-                setattr(self.device, name, None)
+        self._take_back("irq", self.irq)
+        self._take_back("clock", self.clock)
+        self._take_back("memory", self._memory)
+
+    def _take_back(self, name: str, lent: object) -> None:
+        if lent is not None and getattr(self.device, name, None) is lent:
+            setattr(self.device, name, None)
 
     def __repr__(self) -> str:
         return f"<bench of {self.device!r}, {self.size:#x} bytes, {self.clock.now} ns>"

@@ -23,7 +23,7 @@ __all__ = ["DeviceMachine", "state_machine"]
 
 _D = TypeVar("_D")
 # Accesses of a rule.
-_SOME = 4
+_SOME = 6
 # Registers that are read of a twin when it is made.
 _SWEPT = 64
 

@@ -279,6 +279,23 @@ impl Bus {
         Ok(region)
     }
 
+    /// Puts another device into an attachment, made of the one that is there. vCPUs may still be inside that one.
+    ///
+    /// # Errors
+    /// No such attachment.
+    pub fn replace(
+        &self,
+        id: RegionId,
+        with: impl FnOnce(&Arc<dyn Device>) -> Arc<dyn Device>,
+    ) -> Result<(), BusError> {
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut regions = map.regions.clone();
+        let region = regions.iter_mut().find(|region| region.id == id).ok_or(BusError::NotAttached)?;
+        region.device = with(&region.device);
+        self.publish(&mut map, regions);
+        Ok(())
+    }
+
     fn publish(&self, map: &mut Arc<Map>, regions: Vec<Region>) {
         let bases = regions.iter().map(|region| region.base).collect();
         *map = Arc::new(Map { bases, regions });

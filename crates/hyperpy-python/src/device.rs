@@ -3,6 +3,7 @@
 //! The interpreter is attached for each call alone. What a method raises is kept for `run()` to raise; the guest reads
 //! all ones, or its write is dropped, and the machine pauses (docs/design.md, run loop, rule 6).
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use hyperpy_core::boot::firmware::e820;
@@ -14,6 +15,7 @@ use hyperpy_core::exit::StopReason;
 use hyperpy_core::irq::Line;
 use hyperpy_core::kvm::thread::fork_generation;
 use hyperpy_core::machine::Answerer;
+use hyperpy_core::record::{self, Recorder as CoreRecorder};
 use hyperpy_core::regfile::RegisterFile;
 use hyperpy_core::vcpu::{Current, current};
 use hyperpy_devices::debugcon::DebugConsole;
@@ -28,6 +30,7 @@ use pyo3::types::{PyInt, PyString};
 use crate::console::Console;
 use crate::errors::{self, Raise};
 use crate::machine::Machine;
+use crate::record::Recorder;
 use crate::regfile::{Declared, Registers, Served};
 use crate::signals::attach;
 
@@ -71,11 +74,19 @@ impl Report {
             // An exception that takes no notes is raised without.
             let _ = error.value(py).call_method1(intern!(py, "add_note"), (note,));
         }
+        note_raised(py, &error);
         keep_traceback(py, &error);
         self.faults.push(error.into_value(py));
         if let Some(control) = self.control.upgrade() {
             control.device_failed();
         }
+    }
+}
+
+/// Tells whoever records the device.
+pub(crate) fn note_raised(py: Python<'_>, error: &PyErr) {
+    if let Ok(name) = error.get_type(py).qualname() {
+        record::raised(&name.to_string_lossy());
     }
 }
 
@@ -380,6 +391,24 @@ pub struct IrqLine {
     pub(crate) gsi: u32,
     /// The process that it belongs to.
     pub(crate) forks: u64,
+    pub(crate) watched: Watched,
+}
+
+/// Where a device has driven its line to, and who wants to know.
+#[derive(Default)]
+pub(crate) struct Watched {
+    is_high: AtomicBool,
+    recorder: Mutex<Option<Arc<CoreRecorder>>>,
+}
+
+impl Watched {
+    fn drive(&self, high: bool) {
+        self.is_high.store(high, Ordering::Release);
+        let recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(recorder) = recorder {
+            recorder.line(high);
+        }
+    }
 }
 
 #[pymethods]
@@ -387,6 +416,8 @@ impl IrqLine {
     /// Drives the line: True is asserted. Level-triggered devices keep it asserted until they are served.
     fn set(&self, py: Python<'_>, level: bool) -> PyResult<()> {
         self.ours()?;
+        // First: what comes of it, on another thread, is recorded after it.
+        self.watched.drive(level);
         py.detach(|| self.line.set(level));
         Ok(())
     }
@@ -394,8 +425,23 @@ impl IrqLine {
     /// One rising edge.
     fn pulse(&self, py: Python<'_>) -> PyResult<()> {
         self.ours()?;
+        self.watched.drive(true);
+        self.watched.drive(false);
         py.detach(|| self.line.pulse());
         Ok(())
+    }
+
+    /// Where the device has driven it to last.
+    #[getter(_high)]
+    fn high(&self) -> bool {
+        self.watched.is_high.load(Ordering::Acquire)
+    }
+
+    /// Tells a recorder from now on, or nobody.
+    #[pyo3(name = "_record")]
+    fn record(&self, recorder: Option<&Recorder>) {
+        let recorder = recorder.map(|recorder| recorder.core.clone());
+        *self.watched.recorder.lock().unwrap_or_else(PoisonError::into_inner) = recorder;
     }
 
     fn __repr__(&self) -> String {

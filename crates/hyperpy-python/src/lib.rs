@@ -18,6 +18,7 @@ mod machine;
 mod memory;
 mod probe;
 mod processor;
+mod record;
 mod regfile;
 mod routes;
 mod script;
@@ -60,6 +61,8 @@ mod _hyperpy {
     use crate::processor::{
         cpuid, fpu, msr_indices, msrs, remove_cpuid, set_cpuid, set_fpu, set_msrs, trap_hypercalls, trap_msr,
     };
+    #[pymodule_export]
+    use crate::record::Recorder;
     #[pymodule_export]
     use crate::regfile::{RegisterFile, RegisterLayout};
     #[pymodule_export]

@@ -27,10 +27,11 @@ use pyo3::types::PyDict;
 use self::inside::duration;
 use crate::clock::{self, Clock};
 use crate::console::Console;
-use crate::device::{Faults, IrqLine, PyAnswerer, PyDevice, StockDevice};
+use crate::device::{Faults, IrqLine, PyAnswerer, PyDevice, StockDevice, Watched};
 use crate::host::PyHost;
 use crate::memory::{Memory, pages};
 use crate::processor::Handlers;
+use crate::record::Recorder;
 use crate::regfile::Registers;
 use crate::script::Script;
 use crate::signals::attach;
@@ -176,6 +177,13 @@ impl Machine {
         Ok(())
     }
 
+    /// Has a recorder watch what is attached there.
+    fn record(&self, pio: bool, region: u64, recorder: &Recorder) -> PyResult<()> {
+        self.ours("record a device")?;
+        let attachment = Attachment { space: space(pio), region: RegionId(region) };
+        recorder.watch(&self.core, attachment).map_err(|error| errors::attach(&error))
+    }
+
     /// Waits until every vCPU has left a device that is off its bus.
     fn wait_until_left(&self, py: Python<'_>, pio: bool, region: u64) -> PyResult<()> {
         let detached = Attachment { space: space(pio), region: RegionId(region) };
@@ -192,7 +200,7 @@ impl Machine {
     fn line(&self, gsi: u32) -> PyResult<IrqLine> {
         self.ours("use an interrupt line")?;
         let line = self.core.line(gsi).map_err(|error| errors::run(&error))?;
-        Ok(IrqLine { line, gsi, forks: fork_generation() })
+        Ok(IrqLine { line, gsi, forks: fork_generation(), watched: Watched::default() })
     }
 
     /// Puts the stock devices of a PC onto the port bus, with interrupt controllers.

@@ -134,6 +134,18 @@ impl Machine {
         Ok(region)
     }
 
+    /// Puts another device into an attachment, made of the one that is there: one that watches it, or itself again.
+    ///
+    /// # Errors
+    /// It is not attached.
+    pub fn replace(
+        &self,
+        attachment: Attachment,
+        with: impl FnOnce(&Arc<dyn Device>) -> Arc<dyn Device>,
+    ) -> Result<(), AttachError> {
+        Ok(self.bus(attachment.space).replace(attachment.region, with)?)
+    }
+
     /// Waits until every vCPU has left a device that is detached; inside a device callback it does not wait.
     ///
     /// # Errors
