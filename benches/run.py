@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import instructions
 from figure import ROOT, Figure, lines, output, print_table
@@ -45,6 +46,7 @@ def main() -> int:
 
 def _host_figures(program: Path) -> Iterator[Figure]:
     yield from _dispatch_figures(program)
+    yield from _declared_figures(program)
     yield from _exit_figures(program)
     yield from _python_figures()
     yield from _life_figures(program)
@@ -60,6 +62,19 @@ def _dispatch_figures(program: Path) -> Iterator[Figure]:
         yield Figure(f"allocations per run, {case}", "", [line["allocations"]], 0)
     for case, counted in instructions.count(program).items():
         yield Figure(f"instructions per exit, {case}", "", [counted], instructions.bounds()[case])
+
+
+def _declared_figures(program: Path) -> Iterator[Figure]:
+    for line in lines([str(program), "declared", str(ROUNDS), str(DISPATCH_EXITS)]):
+        case = f"{line['access']} of a declared register, one of {line['registers']}"
+        yield Figure(f"dispatch, {case}", "ns", line["ns"], 50 if line["registers"] == 4 else 60)
+        yield Figure(f"allocations per run, {case}", "", [line["allocations"]], 0)
+    for line in lines([str(program), "declared-exits", str(ROUNDS), str(KVM_EXITS)]):
+        pairs = zip(line["floor_ns"], line["declared_ns"], strict=True)
+        percent = [100 * floor / ours for floor, ours in pairs]
+        yield Figure(
+            f"exits/s, {line['guest']}, a declared register, of the floor", "%", percent, 96, at_least=True
+        )
 
 
 def _exit_figures(program: Path) -> Iterator[Figure]:
@@ -123,10 +138,14 @@ def _ioctls_per_exit(program: Path) -> float:
     return (entries[-1] - entries[0] + 1) / exits
 
 
+def _lab_lines(program: str) -> list[dict[str, Any]]:
+    """Run a program in the lab, and return its rounds without the first, which warms up."""
+    command = [sys.executable, "-m", "hyperpy", "lab", "--timeout", str(LAB_TIMEOUT_S), "--", sys.executable]
+    return [line for line in lines([*command, str(ROOT / "benches/python" / program)]) if not line["warm_up"]]
+
+
 def _lab_figures() -> list[Figure]:
-    command = [sys.executable, "-m", "hyperpy", "lab", "--timeout", str(LAB_TIMEOUT_S), "--"]
-    measured = lines([*command, sys.executable, str(ROOT / "benches/python/lab_boot.py")])
-    rounds = [line["seconds"] for line in measured if not line["warm_up"]]
+    rounds = [line["seconds"] for line in _lab_lines("lab_boot.py")]
 
     def ratios(cache: str) -> list[float]:
         return [(s[f"hyperpy {cache}"] - s["hyperpy bare"]) / (s["qemu"] - s["qemu bare"]) for s in rounds]
@@ -134,6 +153,12 @@ def _lab_figures() -> list[Figure]:
     return [
         Figure("lab boot, cold cache, of QEMU's time", "", ratios("cold"), 0.75),
         Figure("lab boot, warm cache, of QEMU's time", "", ratios("warm"), 0.5),
+        Figure(
+            "lab boot with four Python devices, of one without and their exits",
+            "",
+            [line["ratio"] for line in _lab_lines("devices_boot.py")],
+            1.05,
+        ),
     ]
 
 

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hyperpy import _hyperpy
+from hyperpy import window as windows
 from hyperpy._declaration import Declared, Hooked, Register, declarations
-from hyperpy.declare import Block, Blocks, Counter, Fifo, Indexed, Ram
+from hyperpy.declare import Block, Blocks, Counter, Fifo, FifoLevel, Indexed, Ram
 from hyperpy.errors import DeclarationError
+from hyperpy.window import parts_of, place_of
 
 if TYPE_CHECKING:
     from hyperpy.device import Device
@@ -34,6 +36,7 @@ _MASKS: dict[str, tuple[int, ...]] = {
 }
 _WRITABLE = (_STORED, _CLEARED_BY_1, _CLEARED_BY_0, _SET_BY_1)
 _MOST_CELLS = 1 << 20
+_MOST_BYTES = 1 << 63
 
 Hooks: TypeAlias = dict[Hooked[Any], tuple[str | None, str | None, int]]
 """By declaration: names of the methods for reads and for writes, and the mask of `on_write_if` or 0."""
@@ -113,6 +116,11 @@ def _check_members(cls: type) -> None:
                     f"{declared.name} ({declared.where}) refers to a register of another class: {other.name}",
                     hint="declare it in the same class, or use the one that replaces it",
                 )
+            if other.count is not None:
+                raise DeclarationError(
+                    f"{declared.name} ({declared.where}) refers to an array of registers: {other.name}",
+                    hint="only one can hold a bank or an index",
+                )
 
 
 def end_of(cls: type) -> int:
@@ -121,12 +129,15 @@ def end_of(cls: type) -> int:
 
 
 def _end(declared: Declared[Any]) -> int:
-    if declared.offset is None:
-        return 0
+    return 0 if declared.offset is None else declared.offset + _span(declared)
+
+
+def _span(declared: Declared[Any]) -> int:
+    """How many bytes it takes."""
     if isinstance(declared, Blocks):
-        return declared.offset + ((declared.count or 1) - 1) * _stride(declared) + end_of(declared.kind)
+        return ((declared.count or 1) - 1) * _stride(declared) + end_of(declared.kind)
     size: int = declared.size if isinstance(declared, Ram) else declared.width
-    return declared.offset + ((declared.count or 1) - 1) * declared.stride + size
+    return ((declared.count or 1) - 1) * declared.stride + size
 
 
 def _stride(blocks: Blocks[Any]) -> int:
@@ -135,15 +146,17 @@ def _stride(blocks: Blocks[Any]) -> int:
 
 def placed(cls: type, first: int = 0, base: int = 0, prefix: str = "") -> Iterator[Placed]:
     """Yield every register of a class by ascending number."""
+    parts = getattr(cls, "_windows", ())
     for declared, number in cls._cell_numbers.items():  # type: ignore[attr-defined]
         cell, name = first + number, prefix + declared.name
+        offset = None if declared.offset is None else base + place_of(declared.offset, parts)
         for index in range(declared.count or 1):
             label = name if declared.count is None else f"{name}[{index}]"
             if isinstance(declared, Blocks):
-                start = base + (declared.offset or 0) + index * _stride(declared)
+                start = (offset or 0) + index * _stride(declared)
                 yield from placed(declared.kind, cell + index * declared.kind._cells, start, f"{label}.")
             else:
-                place = None if declared.offset is None else base + declared.offset + index * declared.stride
+                place = None if offset is None else offset + index * declared.stride
                 at = None if declared.count is None else index
                 yield Placed(cell + index, declared, label, place, at, cls, first)
 
@@ -158,20 +171,23 @@ def _describe(place: Placed) -> dict[str, Any]:
     bits, sides, reset, kind, details = [0] * 7, (True, True), 0, "plain", [0]
     match declared:
         case Register():
-            bits = masks(declared)
-            reset = declared.reset
-            readable = bits[_READABLE] | bits[_CLEARED_BY_READ] | bits[_SET_BY_READ]
-            sides = (
-                bool(readable) or read is not None,
-                any(bits[at] for at in _WRITABLE) or write is not None,
-            )
+            bits, reset = masks(declared), declared.reset
+            sides = _sides(declared, hooks)
         case Fifo():
             takes = declared.access == "ro"
             sides = (takes, not takes)
             kind, details = (
                 "fifo",
-                [declared.depth, int(takes), int(declared.overflow == "overwrite"), declared.empty],
+                [
+                    declared.depth,
+                    int(takes),
+                    int(declared.overflow == "overwrite"),
+                    declared.empty,
+                    declared.threshold,
+                ],
             )
+        case FifoLevel():
+            sides, kind, details = (True, False), "level", [first + numbers[declared.register]]
         case Counter():
             sides = (True, declared.access == "rw" or write is not None)
             kind, details = "counter", [declared.hz]
@@ -179,10 +195,10 @@ def _describe(place: Placed) -> dict[str, Any]:
             sides = (declared.access != "wo", declared.access != "ro")
             kind, details = "ram", [declared.size]
         case Indexed():
-            behind = masks(declared.behind)
-            sides = (bool(behind[_READABLE]), any(behind[at] for at in _WRITABLE))
+            sides = _sides(declared.behind, hooks)
             index, at = first + numbers[declared.register], first + numbers[declared.behind]
-            kind, details = "port", [index, declared.bits, at, declared.behind.count or 0, declared.step]
+            step = declared.step % (1 << 64)
+            kind, details = "port", [index, declared.bits, at, declared.behind.count or 0, step]
     if place.offset is None:
         sides = (False, False)
     when, condition = declared.when, None
@@ -204,6 +220,14 @@ def _describe(place: Placed) -> dict[str, Any]:
     }
 
 
+def _sides(register: Register, hooks: Hooks) -> tuple[bool, bool]:
+    """Whether guests can read it, and write it: there is something to see or to do, or somebody wants to know."""
+    bits = masks(register)
+    read, write, _ = hooks.get(register, (None, None, 0))
+    readable = bits[_READABLE] | bits[_CLEARED_BY_READ] | bits[_SET_BY_READ]
+    return bool(readable) or read is not None, any(bits[at] for at in _WRITABLE) or write is not None
+
+
 def masks(register: Register) -> list[int]:
     """Return what accesses do to the bits of a register, as the core's masks."""
     found = [0] * 7
@@ -220,13 +244,25 @@ def masks(register: Register) -> list[int]:
 def declare(cls: type[Device]) -> None:
     """Number and check what a device's class declares, and make its layout."""
     number_cells(cls)
-    if not cls._cell_numbers:
+    cls._windows = parts_of(cls, cls._cell_numbers, _span)
+    if not (cls._cell_numbers or cls._windows):
         cls._layout = None
         return
-    end, is_asked = end_of(cls), "size" in cls.__dict__ or cls.size != cls._computed_size
+    end = windows.end_of(cls._windows) if cls._windows else end_of(cls)
+    is_asked = "size" in cls.__dict__ or cls.size != cls._computed_size
     cls._computed_size = None if is_asked else end
     if cls.size is None or not is_asked:
         cls.size = end
+    if end > _MOST_BYTES:
+        raise DeclarationError(
+            f"{cls.__name__}: registers reach beyond every device: {end:#x}",
+            hint="smaller offsets or strides",
+        )
+    if cls._windows:
+        windows.check(cls, is_asked)
+    if not cls._cell_numbers:
+        cls._layout = None
+        return
     if cls.access_rule not in RULES:
         raise DeclarationError(
             f"no such rule: {cls.access_rule!r}", hint=f"access_rule is one of {', '.join(RULES)}"
@@ -239,14 +275,15 @@ def declare(cls: type[Device]) -> None:
     except ValueError as error:
         text, hint, about = error.args
         names = " and ".join(
-            f"{place.name} ({_at(place)}{place.declared.where})" for place in (places[cell] for cell in about)
+            f"{place.name} ({_at(cls, place)}{place.declared.where})"
+            for place in (places[cell] for cell in about)
         )
         raise DeclarationError(f"{cls.__name__}: {text}: {names}", hint=hint) from None
     cls._places = places
 
 
-def _at(place: Placed) -> str:
-    return "" if place.offset is None else f"{place.offset:#x}, "
+def _at(cls: type[Device], place: Placed) -> str:
+    return "" if place.offset is None else f"{windows.shown(place.offset, cls._windows)}, "
 
 
 def make_blocks(owner: Any, device: Any) -> dict[Blocks[Any], list[Any]]:

@@ -232,7 +232,7 @@ def _mmio(spec: MachineSpec, devices: list[_Device], has_irqchip: bool) -> Itera
 
 def _pio(devices: list[_Device], has_pc: bool, has_irqchip: bool) -> Iterator[Finding]:
     ranges = _of_kernel("pio", has_irqchip)
-    ranges += [_Range("", *own) for own in (_hyperpy.stock_ports() if has_pc else ())]
+    ranges += _stock(devices) if has_pc else []
     for device in devices:
         base = device.spec.pio
         if base is None or device.size is None:
@@ -248,11 +248,29 @@ def _pio(devices: list[_Device], has_pc: bool, has_irqchip: bool) -> Iterator[Fi
     yield from _overlaps(ranges, "move one of them")
 
 
+def _stock(devices: list[_Device]) -> list[_Range]:
+    """The stock devices of a PC that no device of the spec stands for."""
+
+    def is_left_out(own: _Range) -> bool:
+        return any(
+            device.spec.pio is not None
+            and device.size is not None
+            and device.spec.pio <= own.base
+            and device.spec.pio + device.size >= own.end
+            for device in devices
+        )
+
+    return [own for own in (_Range("", *place) for place in _hyperpy.stock_ports()) if not is_left_out(own)]
+
+
 def _interrupts(devices: list[_Device], has_pc: bool) -> Iterator[Finding]:
     users: dict[int, list[tuple[str, str, bool]]] = {}
     if has_pc or any(device.spec.irq is not None for device in devices):
         users[0] = [("", "pit (in the kernel)", False)]
-    for line, is_level, name in _hyperpy.stock_lines(None) if has_pc else ():
+    stock = {own.name for own in _stock(devices)} if has_pc else set()
+    for line, is_level, name in _hyperpy.stock_lines(None):
+        if name not in stock:
+            continue
         users.setdefault(line, []).append(("", name, is_level))
     for device in devices:
         if (gsi := device.spec.irq) is None:

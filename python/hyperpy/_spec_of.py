@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hyperpy import _hyperpy
 from hyperpy._spec_check import ram_of
 from hyperpy.boot import Firmware, Flat, Linux, Multiboot, Pvh
 from hyperpy.device import DebugConsole, DebugExit
@@ -39,7 +39,7 @@ def spec_of(machine: Machine) -> MachineSpec:
     """See `Machine.spec`."""
     base, base_image, base_devices = machine._made_from or (MachineSpec(), None, [])
     image = base.image if machine._image is base_image else _image(machine._image)
-    has_pc = bool(_hyperpy.stock_lines(machine._native))
+    has_pc = machine._native.has_pc
     unclaimed: Any = machine.unclaimed
     if callable(unclaimed):
         raise SpecError(f"a callable has no spec: {unclaimed!r}", path="unclaimed", hint=_HINT)
@@ -47,11 +47,11 @@ def spec_of(machine: Machine) -> MachineSpec:
     if unclaimed == usual:  # said only where it is not clear by itself, or was said before
         unclaimed = base.unclaimed if base.unclaimed == usual else None
     known = {
-        (id(device), spec.pio is not None, spec.mmio if spec.pio is None else spec.pio): spec
+        (id(device), spec.pio is not None): spec
         for device, spec in zip(base_devices, base.devices, strict=True)
     }
     devices = [
-        known.get((id(device), is_pio, facts["base"])) or _device(index, device, is_pio, facts)
+        _placed(known.get((id(device), is_pio)) or _device(index, device, is_pio, facts), facts)
         for index, ((is_pio, region), (device, facts)) in enumerate(machine._attached.items())
         if (is_pio, region) not in machine._brought
     ]
@@ -112,8 +112,20 @@ def _image(image: object) -> ImageSpec | None:
             raise SpecError(f"an image without a spec: {type(image).__name__}", path="image", hint=_HINT)
 
 
+def _placed(spec: DeviceSpec, facts: dict[str, Any]) -> DeviceSpec:
+    """A device's spec with the place where it is by now."""
+    bus = "mmio" if spec.pio is None else "pio"
+    return spec if getattr(spec, bus) == facts["base"] else replace(spec, **{bus: facts["base"]})
+
+
 def _device(index: int, device: object, is_pio: bool, facts: dict[str, Any]) -> DeviceSpec:
     kind = type(device)
+    if facts["window"] is not None:
+        raise SpecError(
+            f"a device with windows has no spec: {facts['name']}",
+            path=f"devices[{index}]",
+            hint="attach it after make()",
+        )
     match device:
         case DebugExit():
             model = "debug-exit"
@@ -133,6 +145,8 @@ def _device(index: int, device: object, is_pio: bool, facts: dict[str, Any]) -> 
     place = {"pio" if is_pio else "mmio": facts["base"]}
     size = None if facts["size"] == getattr(device, "size", None) else facts["size"]
     name = None if facts["name"] == kind.__name__ else facts["name"]
+    if not isinstance(facts["irq"], int | None):
+        raise SpecError(f"its lines have no spec: {facts['irq']}", path=f"devices[{index}].irq", hint=_HINT)
     return DeviceSpec(model=model, size=size, irq=facts["irq"], name=name, **place)
 
 

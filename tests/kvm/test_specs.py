@@ -127,6 +127,14 @@ def test_spec_of_memory_and_stock_devices_is_what_the_machine_has(tmp_path: Path
         assert m.spec.devices == spec.devices[1:]
 
 
+def test_spec_with_a_device_that_stands_for_a_stock_one_makes_that_machine() -> None:
+    mine = DeviceSpec(model="debug-console", pio=0xE9, name="mine")
+    spec = MachineSpec(pc=True, memory="1M", devices=(mine,))
+    with spec.make() as m:
+        assert [row.name for row in m.map.rows if row.base == 0xE9] == ["mine"]
+        assert m.spec.devices == (mine,)
+
+
 def test_spec_of_a_machine_made_by_hand_makes_the_same_again(folder: Path) -> None:
     code = out8(0xF4, 3)
     with Machine(memory="2M", vcpus=2, name="by hand", unclaimed="ones") as m:

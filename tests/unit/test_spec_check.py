@@ -309,3 +309,9 @@ def test_check_of_thousands_of_parts_takes_no_long_time() -> None:
 
     small = min(seconds(500) for _ in range(3))
     assert min(seconds(2000) for _ in range(3)) < 8 * small
+
+
+@pytest.mark.parametrize("more", [{"pc": True}, {"image": LinuxSpec(kernel="small")}])
+def test_check_lets_a_device_stand_for_a_stock_one(folder: str, more: dict[str, Any]) -> None:
+    com1 = card("Sizeless", pio=0x3F8, size=8, irq=4)
+    assert MachineSpec(devices=(com1,), folder=folder, **more).check() == []

@@ -10,6 +10,8 @@ mod route;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
+use vmm_sys_util::eventfd::EventFd;
+
 pub use self::error::{AccelError, hint_for_exhausted};
 pub use self::exit::{AccelExit, Interruption};
 pub use self::route::Route;
@@ -102,6 +104,18 @@ pub trait Vm: Send + Sync {
     /// # Errors
     /// There is no controller, or a route is refused.
     fn set_routes(&self, routes: &[Route]) -> Result<(), AccelError>;
+
+    /// An eventfd that pulses a gsi at each write. It works for as long as it is kept.
+    ///
+    /// # Errors
+    /// There is no controller, or the host refuses.
+    fn pulse_by(&self, gsi: u32) -> Result<EventFd, AccelError>;
+
+    /// Sends a message to the local APICs; whether one of them took it.
+    ///
+    /// # Errors
+    /// There is no controller.
+    fn send_message(&self, address: u64, data: u32) -> Result<bool, AccelError>;
 
     /// Takes a slot away from the guest, and lets go of its mapping. Nothing happens if there is none.
     ///

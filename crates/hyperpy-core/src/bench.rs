@@ -89,11 +89,15 @@ impl Bench {
     /// # Errors
     /// The device panicked.
     pub fn play(&self, play: Play) -> Result<Answer, RunError> {
-        let at = Access { offset: play.offset, size: play.size, vcpu: 0 };
-        self.quick(play).map_or_else(|| self.play_slowly(at, play.written), Ok)
+        self.quick(play).map_or_else(|| self.call(play), Ok)
     }
 
-    fn play_slowly(&self, at: Access, written: Option<u64>) -> Result<Answer, RunError> {
+    /// Makes an access that [`Self::quick`] did not.
+    ///
+    /// # Errors
+    /// The device panicked.
+    pub fn call(&self, Play { offset, size, written }: Play) -> Result<Answer, RunError> {
+        let at = Access { offset, size, vcpu: 0 };
         let current = Current {
             machine: Current::NO_MACHINE,
             vcpu: at.vcpu,

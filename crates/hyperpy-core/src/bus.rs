@@ -5,14 +5,17 @@
 //! exit path takes no lock and makes no allocation. [`Presence`] says whether a vCPU is inside a device, so that
 //! `detach` can return after the last one has left.
 //!
-//! Not here: what a device does (crate `hyperpy-devices`), and what happens when nobody answers (`run`).
+//! How a map becomes the next one is in `change`. Not here: what a device does (crate `hyperpy-devices`), and what happens
+//! when nobody answers (`run`).
+
+mod change;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+pub use self::change::Placement;
 use crate::control::POLL;
-use crate::error::BusError;
 use crate::exit::StopReason;
 
 /// Which of the two buses.
@@ -198,6 +201,14 @@ impl Map {
         self.regions.get(self.find(address, size)?)
     }
 
+    /// Whether one region has every address of a range.
+    #[must_use]
+    pub fn is_one_region(&self, base: u64, len: u64) -> bool {
+        // Written without sums, so that no address can wrap.
+        let within = |region: &Region| region.base <= base && region.len.saturating_sub(base - region.base) >= len;
+        self.regions.iter().any(within)
+    }
+
     /// Index of the region that holds the whole access. An access that leaves its region belongs to nobody.
     fn find(&self, address: u64, size: u8) -> Option<usize> {
         let index = self.bases.partition_point(|&base| base <= address).checked_sub(1)?;
@@ -232,75 +243,6 @@ impl Bus {
     pub fn map(&self) -> Arc<Map> {
         self.map.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-
-    /// Puts a device at `base..base + len`.
-    ///
-    /// # Errors
-    /// The range is empty, leaves the bus, or overlaps a region that is there.
-    pub fn attach(
-        &self,
-        base: u64,
-        len: u64,
-        name: Arc<str>,
-        rung: Rung,
-        device: Arc<dyn Device>,
-    ) -> Result<RegionId, BusError> {
-        let last = match len.checked_sub(1).map(|span| base.checked_add(span)) {
-            None => return Err(BusError::Empty { base }),
-            Some(Some(last)) if last <= self.limit => last,
-            Some(_) => return Err(BusError::OutsideBus { base, len, limit: self.limit }),
-        };
-        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = map.bases.partition_point(|&other| other <= base);
-        let before = at.checked_sub(1).and_then(|i| map.regions.get(i));
-        let clash = before
-            .filter(|region| region.base + (region.len - 1) >= base)
-            .or_else(|| map.regions.get(at).filter(|region| region.base <= last));
-        if let Some(region) = clash {
-            return Err(BusError::Overlap { base, len, other: region.name.to_string(), other_base: region.base });
-        }
-        let id = RegionId(self.next_id.fetch_add(1, Ordering::Relaxed));
-        let mut regions = map.regions.clone();
-        regions.insert(at, Region { id, base, len, name, rung, device });
-        self.publish(&mut map, regions);
-        Ok(id)
-    }
-
-    /// Takes a device off the bus and returns it. vCPUs may still be inside it: see [`Presence::wait_until_left`].
-    ///
-    /// # Errors
-    /// No such attachment.
-    pub fn detach(&self, id: RegionId) -> Result<Region, BusError> {
-        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = map.regions.iter().position(|region| region.id == id).ok_or(BusError::NotAttached)?;
-        let mut regions = map.regions.clone();
-        let region = regions.remove(at);
-        self.publish(&mut map, regions);
-        Ok(region)
-    }
-
-    /// Puts another device into an attachment, made of the one that is there. vCPUs may still be inside that one.
-    ///
-    /// # Errors
-    /// No such attachment.
-    pub fn replace(
-        &self,
-        id: RegionId,
-        with: impl FnOnce(&Arc<dyn Device>) -> Arc<dyn Device>,
-    ) -> Result<(), BusError> {
-        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut regions = map.regions.clone();
-        let region = regions.iter_mut().find(|region| region.id == id).ok_or(BusError::NotAttached)?;
-        region.device = with(&region.device);
-        self.publish(&mut map, regions);
-        Ok(())
-    }
-
-    fn publish(&self, map: &mut Arc<Map>, regions: Vec<Region>) {
-        let bases = regions.iter().map(|region| region.base).collect();
-        *map = Arc::new(Map { bases, regions });
-        self.generation.fetch_add(1, Ordering::SeqCst);
-    }
 }
 
 /// One vCPU's way into a bus: the map it last saw and the region it last hit.
@@ -320,11 +262,14 @@ impl Cursor {
         if generation != self.generation {
             self.refresh(bus, generation);
         }
-        let hit = self.map.regions.get(self.last).is_some_and(|region| holds(region, address, size));
-        if !hit {
-            self.last = self.map.find(address, size)?;
+        let map: &Map = &self.map;
+        match map.regions.get(self.last) {
+            Some(region) if holds(region, address, size) => Some(region),
+            _ => {
+                self.last = map.find(address, size)?;
+                map.regions.get(self.last)
+            }
         }
-        self.map.regions.get(self.last)
     }
 
     #[cold]

@@ -15,6 +15,7 @@ pub mod bench;
 pub mod boot;
 pub mod bus;
 pub mod clock;
+mod condvar;
 pub mod control;
 pub mod debug;
 pub mod error;

@@ -1,7 +1,7 @@
 //! What a device was asked, what it answered and did, and when: kept so that the same can be asked of it again.
 //!
-//! A [`Recorder`] stands before a device where it is on a bus ([`Recorded`], put there by [`Bus::replace`](crate::bus::Bus::replace)):
-//! one that is not recorded costs nothing. While a recorded access or timer is served, the clock stands still for the thread
+//! A [`Recorder`] stands before a device where it is on a bus ([`Recorded`], put there by
+//! [`Machine::replace`](crate::machine::Machine::replace)): one that is not recorded costs nothing. While a recorded access or timer is served, the clock stands still for the thread
 //! that serves it ([`Clock::hold`]), so that whatever the device reads off it is the moment that is kept. What fits is kept from the
 //! beginning on: it can be played from the state there, which the last part of it could not.
 

@@ -10,6 +10,8 @@ mod vm;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use vmm_sys_util::eventfd::EventFd;
+
 use self::vm::ScriptedVm;
 use crate::accel::{AccelError, AccelExit, Accelerator, MsrRange, Route, Vm, VmConfig};
 use crate::arch::x86_64::cpuid::Leaf;
@@ -80,6 +82,8 @@ pub struct Log {
     pub reads: Vec<(u32, u64)>,
     /// Interrupt lines driven: (gsi, level).
     pub lines: Vec<(u32, bool)>,
+    /// Messages sent: (address, data).
+    pub messages: Vec<(u64, u32)>,
     /// Memory slots as they are now: (number, gpa, length).
     pub slots: Vec<(u32, u64, u64)>,
     /// (number, writable, logged) of each slot, as it was mapped, or (number, false, false) when it was taken away.
@@ -102,6 +106,8 @@ pub struct Scripted {
     scripts: Vec<Vec<Step>>,
     log: Arc<Mutex<Log>>,
     dirty: Arc<Mutex<BTreeMap<u32, Vec<u64>>>>,
+    /// The other ends of eventfds that pulse a gsi.
+    events: Arc<Mutex<BTreeMap<u32, EventFd>>>,
     quiet: bool,
     most_slots: Option<u32>,
 }
@@ -130,6 +136,13 @@ impl Scripted {
     /// Logs the pages of a slot whose bits are set as written by the guest.
     pub fn set_dirty(&self, slot: u32, words: Vec<u64>) {
         self.dirty.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, words);
+    }
+
+    /// How often a gsi was pulsed by an eventfd since this was asked last.
+    #[must_use]
+    pub fn take_pulses(&self, gsi: u32) -> u64 {
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        events.get(&gsi).and_then(|event| event.read().ok()).unwrap_or(0)
     }
 
     /// What has happened so far.

@@ -52,7 +52,7 @@ impl Bench {
             (stock.get().device.clone(), None)
         } else {
             let report = Report { faults: faults.clone(), control: std::sync::Weak::new() };
-            let device = PyDevice::of(object, name, report, registers, clock.core());
+            let device = PyDevice::of(object, name, report, registers, Vec::new(), clock.core());
             (device.clone(), Some(device))
         };
         Self { core: Core::new(device, name, size, clock.core().clone()), device: python, faults, is_second: false }
@@ -151,7 +151,7 @@ impl Bench {
         if let Some(answer) = self.core.quick(play) {
             return Ok(answer);
         }
-        let answer = self.core.play(play);
+        let answer = self.core.call(play);
         self.raise(py)?;
         answer.map_err(|error| errors::run(&error))
     }

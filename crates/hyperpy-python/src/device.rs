@@ -3,19 +3,15 @@
 //! The interpreter is attached for each call alone. What a method raises is kept for `run()` to raise; the guest reads
 //! all ones, or its write is dropped, and the machine pauses (docs/design.md, run loop, rule 6).
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use hyperpy_core::boot::firmware::e820;
 use hyperpy_core::bus::{Access, Action, Device, Space, ones};
 use hyperpy_core::clock::Clock;
 use hyperpy_core::control::Control;
-use hyperpy_core::error::RunError;
 use hyperpy_core::exit::StopReason;
-use hyperpy_core::irq::Line;
-use hyperpy_core::kvm::thread::fork_generation;
 use hyperpy_core::machine::Answerer;
-use hyperpy_core::record::{self, Recorder as CoreRecorder};
+use hyperpy_core::record;
 use hyperpy_core::regfile::RegisterFile;
 use hyperpy_core::vcpu::{Current, current};
 use hyperpy_devices::debugcon::DebugConsole;
@@ -28,9 +24,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyString};
 
 use crate::console::Console;
-use crate::errors::{self, Raise};
+use crate::errors::Raise;
 use crate::machine::Machine;
-use crate::record::Recorder;
 use crate::regfile::{Declared, Registers, Served};
 use crate::signals::attach;
 
@@ -140,6 +135,8 @@ pub(crate) struct PyDevice {
     pub(crate) declared: Mutex<Option<Arc<Declared>>>,
     /// The same registers, for what calls no method.
     pub(crate) file: Option<Arc<RegisterFile>>,
+    /// Where the windows of its range begin, by descending address, and their names: for messages.
+    pub(crate) windows: Vec<(u64, String)>,
 }
 
 impl PyDevice {
@@ -149,6 +146,7 @@ impl PyDevice {
         name: &str,
         report: Report,
         registers: Option<Registers<'_>>,
+        windows: Vec<(u64, String)>,
         clock: &Arc<Clock>,
     ) -> Arc<Self> {
         let declared = registers.map(|(file, handlers)| Declared::new(file.get(), handlers));
@@ -157,7 +155,7 @@ impl PyDevice {
             file.set_clock(clock.clone());
         }
         let (object, declared) = (Mutex::new(Some(object.clone().unbind())), Mutex::new(declared.map(Arc::new)));
-        Arc::new(Self { object, name: name.to_owned(), report, declared, file })
+        Arc::new(Self { object, name: name.to_owned(), report, declared, file, windows })
     }
 
     fn object(&self, py: Python<'_>) -> Option<Py<PyAny>> {
@@ -213,8 +211,12 @@ impl PyDevice {
     /// An access that its declaration refuses is an error of the driver's.
     pub(crate) fn refused(&self, at: Access, written: Option<u64>) {
         let what = if written.is_some() { "write" } else { "read" };
-        let message =
-            format!("device {}: no register takes this {what}: {:#x}, {} bytes", self.name, at.offset, at.size);
+        let window = self.windows.iter().find(|(origin, _)| *origin <= at.offset);
+        let place = match window {
+            Some((origin, name)) => format!("{name}[{:#x}]", at.offset - origin),
+            None => format!("{:#x}", at.offset),
+        };
+        let message = format!("device {}: no register takes this {what}: {place}, {} bytes", self.name, at.size);
         let hint = "its registers are accessed one at a time at their width: `access_rule` is \"refuse\"";
         attach(|py| self.report.raised(py, Raise::new("DeviceError", message, hint).into(), &self.name, written));
     }
@@ -380,79 +382,6 @@ impl Answerer for PyAnswerer {
     fn write(&self, access: &Current, value: u64) -> Action {
         let made = |answer: &Bound<'_, PyAny>| Ok(stop(answer)?.unwrap_or(Action::Continue));
         self.ask(access, Some(value), made).unwrap_or(Action::Continue)
-    }
-}
-
-/// An interrupt line of a machine, as a Python device holds it.
-#[pyclass(frozen, module = "hyperpy._hyperpy")]
-pub struct IrqLine {
-    pub(crate) line: Arc<dyn Line>,
-    #[pyo3(get)]
-    pub(crate) gsi: u32,
-    /// The process that it belongs to.
-    pub(crate) forks: u64,
-    pub(crate) watched: Watched,
-}
-
-/// Where a device has driven its line to, and who wants to know.
-#[derive(Default)]
-pub(crate) struct Watched {
-    is_high: AtomicBool,
-    recorder: Mutex<Option<Arc<CoreRecorder>>>,
-}
-
-impl Watched {
-    fn drive(&self, high: bool) {
-        self.is_high.store(high, Ordering::Release);
-        let recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(recorder) = recorder {
-            recorder.line(high);
-        }
-    }
-}
-
-#[pymethods]
-impl IrqLine {
-    /// Drives the line: True is asserted. Level-triggered devices keep it asserted until they are served.
-    fn set(&self, py: Python<'_>, level: bool) -> PyResult<()> {
-        self.ours()?;
-        // First: what comes of it, on another thread, is recorded after it.
-        self.watched.drive(level);
-        py.detach(|| self.line.set(level));
-        Ok(())
-    }
-
-    /// One rising edge.
-    fn pulse(&self, py: Python<'_>) -> PyResult<()> {
-        self.ours()?;
-        self.watched.drive(true);
-        self.watched.drive(false);
-        py.detach(|| self.line.pulse());
-        Ok(())
-    }
-
-    /// Where the device has driven it to last.
-    #[getter(_high)]
-    fn high(&self) -> bool {
-        self.watched.is_high.load(Ordering::Acquire)
-    }
-
-    /// Tells a recorder from now on, or nobody.
-    #[pyo3(name = "_record")]
-    fn record(&self, recorder: Option<&Recorder>) {
-        let recorder = recorder.map(|recorder| recorder.core.clone());
-        *self.watched.recorder.lock().unwrap_or_else(PoisonError::into_inner) = recorder;
-    }
-
-    fn __repr__(&self) -> String {
-        format!("IrqLine(gsi={})", self.gsi)
-    }
-}
-
-impl IrqLine {
-    fn ours(&self) -> PyResult<()> {
-        let mine = self.forks == fork_generation();
-        if mine { Ok(()) } else { Err(errors::run(&RunError::Forked { verb: "drive an interrupt line" })) }
     }
 }
 

@@ -12,10 +12,13 @@ mod console;
 mod convert;
 mod debug;
 mod device;
+mod dma;
 mod errors;
 mod host;
+mod line;
 mod machine;
 mod memory;
+mod places;
 mod probe;
 mod processor;
 mod record;
@@ -48,13 +51,19 @@ mod _hyperpy {
     #[pymodule_export]
     use crate::debug::{clear_breakpoint, code_at, disassemble, run_until, set_breakpoint, step, trace, walk};
     #[pymodule_export]
-    use crate::device::{IrqLine, StockDevice};
+    use crate::device::StockDevice;
+    #[pymodule_export]
+    use crate::dma::Dma;
     #[pymodule_export]
     use crate::host::{TimerThread, VcpuThread};
+    #[pymodule_export]
+    use crate::line::{IrqLine, MessageSender, line, message_line, message_sender};
     #[pymodule_export]
     use crate::machine::Machine;
     #[pymodule_export]
     use crate::memory::Memory;
+    #[pymodule_export]
+    use crate::places::{attach, change, detach, end_record, record};
     #[pymodule_export]
     use crate::probe::capabilities;
     #[pymodule_export]

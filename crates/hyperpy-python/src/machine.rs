@@ -1,4 +1,4 @@
-//! The machine for Python: verbs, devices and statistics. What they share is in `inside`.
+//! The machine for Python: verbs and statistics. What they share is in `inside`, where devices are in `places`.
 
 pub(crate) mod inside;
 
@@ -6,13 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyperpy_core::accel::{Accelerator, VmConfig};
-use hyperpy_core::bus::{RegionId, Rung, Space};
+use hyperpy_core::bus::{RegionId, Space};
 use hyperpy_core::control::Phase;
 use hyperpy_core::error::RunError;
 use hyperpy_core::exit::StopReason;
 use hyperpy_core::kvm::Kvm;
 use hyperpy_core::kvm::affinity::CpuSet;
-use hyperpy_core::kvm::thread::fork_generation;
 use hyperpy_core::machine::{Attachment, Machine as Core, Unclaimed};
 use hyperpy_core::memory::Memory as CoreMemory;
 use hyperpy_core::vcpu::Refused;
@@ -27,12 +26,11 @@ use pyo3::types::PyDict;
 use self::inside::duration;
 use crate::clock::{self, Clock};
 use crate::console::Console;
-use crate::device::{Faults, IrqLine, PyAnswerer, PyDevice, StockDevice, Watched};
+use crate::device::{Faults, PyAnswerer};
 use crate::host::PyHost;
 use crate::memory::{Memory, pages};
+use crate::places::Places;
 use crate::processor::Handlers;
-use crate::record::Recorder;
-use crate::regfile::Registers;
 use crate::script::Script;
 use crate::signals::attach;
 use crate::{convert, errors, vcpu};
@@ -42,13 +40,13 @@ use crate::{convert, errors, vcpu};
 pub struct Machine {
     core: Arc<Core>,
     faults: Arc<Faults>,
-    devices: Mutex<Vec<(Attachment, Option<Arc<PyDevice>>)>>,
+    pub(crate) places: Mutex<Places>,
     answerer: Mutex<Option<Arc<PyAnswerer>>>,
     board: Mutex<Option<Board>>,
     pub(crate) handlers: Handlers,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -94,7 +92,7 @@ impl Machine {
         Ok(Self {
             core,
             faults: Arc::default(),
-            devices: Mutex::default(),
+            places: Mutex::default(),
             answerer: Mutex::default(),
             board: Mutex::default(),
             handlers: Handlers::default(),
@@ -132,58 +130,6 @@ impl Machine {
         Memory { inner: self.core.memory.clone(), machine: Arc::downgrade(&self.core), forks: self.core.forks() }
     }
 
-    /// Puts an object with `read` and `write` on a bus; returns a number that `detach` takes.
-    /// `registers` are its declared ones, with the methods that want to know of accesses to them.
-    #[pyo3(signature = (object, pio, base, size, name, registers = None))]
-    fn attach(
-        &self,
-        object: &Bound<'_, PyAny>,
-        pio: bool,
-        base: u64,
-        size: u64,
-        name: &str,
-        registers: Option<Registers<'_>>,
-    ) -> PyResult<u64> {
-        self.ours("attach")?;
-        let space = space(pio);
-        let (attachment, device) = if let Ok(stock) = object.cast::<StockDevice>() {
-            let device = stock.get().device.clone();
-            (self.core.attach(space, base, size, name, Rung::Native, device), None)
-        } else {
-            let device = PyDevice::of(object, name, self.report(), registers, &self.core.clock);
-            let rung = if device.file.is_some() { Rung::Declared } else { Rung::Method };
-            (self.core.attach(space, base, size, name, rung, device.clone()), Some(device))
-        };
-        let attachment = attachment.map_err(|error| errors::attach(&error))?;
-        lock(&self.devices).push((attachment, device));
-        Ok(attachment.region.0)
-    }
-
-    /// Takes a device off its bus; vCPUs may still be in it.
-    fn detach(&self, pio: bool, region: u64) -> PyResult<()> {
-        self.ours("detach")?;
-        let space = space(pio);
-        let mut devices = lock(&self.devices);
-        let at = devices.iter().position(|(a, _)| a.space == space && a.region.0 == region);
-        let Some(at) = at else {
-            // Another thread has just done it.
-            let hint = "`m.map` shows what is attached";
-            return Err(errors::Raise::new("DeviceError", "device is not attached any more", hint).into());
-        };
-        let (attachment, kept) = devices.swap_remove(at);
-        drop(devices);
-        let region = self.core.detach(attachment).map_err(|error| errors::attach(&error))?;
-        drop((region, kept));
-        Ok(())
-    }
-
-    /// Has a recorder watch what is attached there.
-    fn record(&self, pio: bool, region: u64, recorder: &Recorder) -> PyResult<()> {
-        self.ours("record a device")?;
-        let attachment = Attachment { space: space(pio), region: RegionId(region) };
-        recorder.watch(&self.core, attachment).map_err(|error| errors::attach(&error))
-    }
-
     /// Waits until every vCPU has left a device that is off its bus.
     fn wait_until_left(&self, py: Python<'_>, pio: bool, region: u64) -> PyResult<()> {
         let detached = Attachment { space: space(pio), region: RegionId(region) };
@@ -194,13 +140,6 @@ impl Machine {
     #[pyo3(signature = (device = None))]
     fn clock(&self, device: Option<String>) -> Clock {
         Clock::of_machine(&self.core, &self.faults, device)
-    }
-
-    /// The interrupt line of a gsi.
-    fn line(&self, gsi: u32) -> PyResult<IrqLine> {
-        self.ours("use an interrupt line")?;
-        let line = self.core.line(gsi).map_err(|error| errors::run(&error))?;
-        Ok(IrqLine { line, gsi, forks: fork_generation(), watched: Watched::default() })
     }
 
     /// Puts the stock devices of a PC onto the port bus, with interrupt controllers.
@@ -463,8 +402,8 @@ impl Machine {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         // A lock that is held belongs to a thread that is changing the list: the collector comes again.
-        if let Ok(devices) = self.devices.try_lock() {
-            devices.iter().filter_map(|(_, device)| device.as_ref()).try_for_each(|device| device.traverse(&visit))?;
+        if let Ok(places) = self.places.try_lock() {
+            places.traverse(&visit)?;
         }
         if let Ok(answerer) = self.answerer.try_lock() {
             visit.call(answerer.as_ref().map(|answerer| &answerer.callable))?;
@@ -499,6 +438,6 @@ fn cpu_set(cpus: Vec<u32>) -> PyResult<CpuSet> {
     }
 }
 
-fn space(pio: bool) -> Space {
+pub(crate) fn space(pio: bool) -> Space {
     if pio { Space::Pio } else { Space::Mmio }
 }

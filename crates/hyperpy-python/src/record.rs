@@ -1,29 +1,18 @@
-//! What keeps a device's traffic, for `hyperpy.testing.record`.
+//! What keeps a device's traffic, for `hyperpy.testing.record`. Who puts it before the device is `bench`, or `places`.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
 use hyperpy_core::bus::Device;
-use hyperpy_core::error::AttachError;
-use hyperpy_core::machine::{Attachment, Machine as Core};
 use hyperpy_core::record::{Event, Recorded, Recorder as CoreRecorder, What};
 use pyo3::prelude::*;
 
 use crate::bench::asked;
 use crate::clock::Clock;
 
-/// Where a device is recorded.
-struct Place {
-    machine: Weak<Core>,
-    attachment: Attachment,
-    /// Lives as long as it is on the bus.
-    recorded: Weak<Recorded>,
-}
-
 /// Keeps what happens to a device.
 #[pyclass(frozen, module = "hyperpy._hyperpy")]
 pub struct Recorder {
     pub(crate) core: Arc<CoreRecorder>,
-    places: Mutex<Vec<Place>>,
 }
 
 /// What it was; nanoseconds; vcpu; offset, size and value; how the line changed; the reason of a stop; what was raised.
@@ -33,7 +22,7 @@ type Told = (&'static str, u64, u32, (u64, u8, u64), Vec<bool>, Option<String>, 
 impl Recorder {
     #[new]
     fn new(clock: &Clock, limit: usize, high: bool) -> Self {
-        Self { core: CoreRecorder::new(clock.core().clone(), limit, high), places: Mutex::default() }
+        Self { core: CoreRecorder::new(clock.core().clone(), limit, high) }
     }
 
     /// The interrupt line of a bench is driven.
@@ -47,32 +36,13 @@ impl Recorder {
         (events.iter().map(told).collect(), lost)
     }
 
-    /// Keeps nothing from now on, and lets go of the device.
+    /// Keeps nothing from now on.
     fn stop(&self) {
         self.core.stop();
-        for place in std::mem::take(&mut *self.places.lock().unwrap_or_else(PoisonError::into_inner)) {
-            if let (Some(machine), Some(recorded)) = (place.machine.upgrade(), place.recorded.upgrade()) {
-                // One that was detached meanwhile is nowhere any more.
-                let _ = machine.replace(place.attachment, |_| recorded.inner.clone());
-            }
-        }
     }
 }
 
 impl Recorder {
-    /// Watches a device where it is attached.
-    pub(crate) fn watch(&self, machine: &Arc<Core>, attachment: Attachment) -> Result<(), AttachError> {
-        let mut recorded = Weak::new();
-        machine.replace(attachment, |device| {
-            let put = self.before(device);
-            recorded = Arc::downgrade(&put);
-            put
-        })?;
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        places.push(Place { machine: Arc::downgrade(machine), attachment, recorded });
-        Ok(())
-    }
-
     /// What stands for a device that is recorded.
     pub(crate) fn before(&self, device: &Arc<dyn Device>) -> Arc<Recorded> {
         Arc::new(Recorded { inner: device.clone(), recorder: self.core.clone() })

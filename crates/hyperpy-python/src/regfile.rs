@@ -43,7 +43,14 @@ impl Description {
         let overflow = if number(2) == 0 { Overflow::Drop } else { Overflow::Overwrite };
         let kind = match self.kind.as_str() {
             "plain" => Kind::Plain,
-            "fifo" => Kind::Fifo { depth: small(0), guest_takes: number(1) != 0, overflow, empty: number(3) },
+            "fifo" => Kind::Fifo {
+                depth: small(0),
+                guest_takes: number(1) != 0,
+                overflow,
+                empty: number(3),
+                threshold: small(4),
+            },
+            "level" => Kind::Level { of: small(0) },
             "counter" => Kind::Counter { hz: number(0) },
             "ram" => Kind::Ram { len: number(0) },
             "port" => {
@@ -112,7 +119,8 @@ fn about(error: &LayoutError) -> Vec<u32> {
         LayoutError::Width { cell, .. }
         | LayoutError::Outside { cell, .. }
         | LayoutError::Value { cell, .. }
-        | LayoutError::Length { cell, .. } => vec![cell],
+        | LayoutError::Length { cell, .. }
+        | LayoutError::Kind { cell, .. } => vec![cell],
         _ => Vec::new(),
     }
 }
@@ -159,6 +167,15 @@ impl RegisterFile {
     /// Items in a queue, and how many were lost.
     fn level(&self, cell: u32) -> (usize, u64) {
         self.inner.level(cell)
+    }
+
+    /// From which level on its methods are told of accesses to a queue.
+    fn threshold(&self, cell: u32) -> usize {
+        self.inner.threshold(cell)
+    }
+
+    fn set_threshold(&self, cell: u32, threshold: usize) {
+        self.inner.set_threshold(cell, threshold);
     }
 
     fn items(&self, cell: u32) -> Vec<u64> {

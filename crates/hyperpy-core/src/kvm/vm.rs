@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex};
 use kvm_bindings::{
     CpuId, KVM_CAP_EXIT_HYPERCALL, KVM_CAP_X86_USER_SPACE_MSR, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI,
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MSR_EXIT_REASON_FILTER,
-    KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_enable_cap, kvm_irq_routing_entry, kvm_pit_config, kvm_xsave,
+    KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_enable_cap, kvm_irq_routing_entry, kvm_msi, kvm_pit_config, kvm_xsave,
 };
 use kvm_ioctls::{
     Cap, IoEventAddress, Kvm as KvmFd, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd,
 };
+
+use vmm_sys_util::eventfd::EventFd;
 
 use super::setup::{self, Features};
 use super::slots::Slots;
@@ -118,6 +120,26 @@ impl Vm for KvmVm {
         self.fd.set_gsi_routing(&table).map_err(call("KVM_SET_GSI_ROUTING"))
     }
 
+    fn pulse_by(&self, gsi: u32) -> Result<EventFd, AccelError> {
+        if !self.config.irqchip {
+            return Err(AccelError::NoIrqchip { gsi });
+        }
+        let event = event()?;
+        self.fd.register_irqfd(&event, gsi).map_err(call("KVM_IRQFD"))?;
+        Ok(event)
+    }
+
+    fn send_message(&self, address: u64, data: u32) -> Result<bool, AccelError> {
+        if !self.config.irqchip {
+            return Err(AccelError::NoIrqchip { gsi: 0 });
+        }
+        #[allow(clippy::cast_possible_truncation)] // the two halves of the address
+        let message =
+            kvm_msi { address_lo: address as u32, address_hi: (address >> 32) as u32, data, ..Default::default() };
+        // 0: the guest has blocked it.
+        Ok(self.fd.signal_msi(message).map_err(call("KVM_SIGNAL_MSI"))? > 0)
+    }
+
     fn unmap(&self, slot: u32) -> Result<(), AccelError> {
         self.slots.unmap(&self.fd, slot)
     }
@@ -162,6 +184,11 @@ impl Vm for KvmVm {
         self.need(Cap::ExitHypercall, "KVM_CAP_EXIT_HYPERCALL")?;
         self.enable(KVM_CAP_EXIT_HYPERCALL, 1 << KVM_HC_MAP_GPA_RANGE)
     }
+}
+
+/// An eventfd at 0, whose reads and writes do not wait.
+fn event() -> Result<EventFd, AccelError> {
+    EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map_err(|source| AccelError::Call { call: "eventfd", source })
 }
 
 fn routing_entry(route: &Route) -> kvm_irq_routing_entry {

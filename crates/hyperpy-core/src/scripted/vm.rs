@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use vmm_sys_util::eventfd::EventFd;
+
 use super::vcpu::ScriptedVcpu;
 use super::{Log, REFUSED_MSR, Scripted};
 use crate::accel::{AccelError, MsrRange, Route, Slot, Vcpu, Vm};
@@ -57,6 +59,25 @@ impl Vm for ScriptedVm {
     fn set_routes(&self, routes: &[Route]) -> Result<(), AccelError> {
         self.note(|log| log.routes = routes.to_vec());
         Ok(())
+    }
+
+    fn pulse_by(&self, gsi: u32) -> Result<EventFd, AccelError> {
+        if !self.irqchip {
+            return Err(AccelError::NoIrqchip { gsi });
+        }
+        let refused = |source| AccelError::Call { call: "eventfd", source };
+        let event = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map_err(refused)?;
+        let ours = event.try_clone().map_err(refused)?;
+        self.script.events.lock().unwrap_or_else(PoisonError::into_inner).insert(gsi, ours);
+        Ok(event)
+    }
+
+    fn send_message(&self, address: u64, data: u32) -> Result<bool, AccelError> {
+        if !self.irqchip {
+            return Err(AccelError::NoIrqchip { gsi: 0 });
+        }
+        self.note(|log| log.messages.push((address, data)));
+        Ok(true)
     }
 
     fn unmap(&self, slot: u32) -> Result<(), AccelError> {

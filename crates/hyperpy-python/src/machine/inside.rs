@@ -25,6 +25,16 @@ impl Machine {
         lock(&self.board).is_some()
     }
 
+    /// Whether a stock device of that name is attached: not if a script's own stands there.
+    pub(crate) fn has_stock(&self, name: &str) -> bool {
+        lock(&self.board).as_ref().is_some_and(|board| board.has(name))
+    }
+
+    /// The lines of the stock devices that are attached.
+    pub(crate) fn stock_lines(&self) -> Vec<(u32, bool, &'static str)> {
+        lock(&self.board).as_ref().map_or_else(Vec::new, |board| board.lines().collect())
+    }
+
     /// Refuses a verb in the child of a fork, before any lock is taken: the thread that holds it may not be there.
     pub(crate) fn ours(&self, verb: &'static str) -> PyResult<()> {
         if self.core.is_forked() { Err(errors::run(&RunError::Forked { verb })) } else { Ok(()) }
@@ -72,10 +82,8 @@ impl Machine {
 
     /// Drops every reference to Python objects.
     pub(super) fn let_go(&self) {
-        let devices = std::mem::take(&mut *lock(&self.devices));
-        for (_, device) in &devices {
-            drop(device.as_ref().map(|device| device.let_go()));
-        }
+        let places = std::mem::take(&mut *lock(&self.places));
+        places.let_go();
         let answerer = lock(&self.answerer).take();
         self.core.set_unclaimed(Unclaimed::Ones);
         drop(answerer);

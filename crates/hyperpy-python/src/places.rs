@@ -1,0 +1,235 @@
+//! Where a machine's devices are: attaching all windows of one, and moving, disabling and detaching them while it runs.
+//!
+//! Each window of a device is a place with a number of its own, which it keeps wherever it is moved. What is disabled is off
+//! its bus and keeps its place. Changes of several places are one change of the buses. A recorder of a device stands at its
+//! places, and goes where they go.
+
+use std::sync::Arc;
+
+use hyperpy_core::bus::{Access, Action, Device, Placement, Rung, Space};
+use hyperpy_core::machine::{Attachment, Machine as Core};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+
+use crate::device::{PyDevice, StockDevice};
+use crate::errors::{self, Raise};
+use crate::machine::{Machine, lock, space};
+use crate::record::Recorder;
+use crate::regfile::Registers;
+
+/// A window as Python describes it: whether it is of ports, base, size, where it begins in the device's own range, name.
+type Window = (bool, u64, u64, u64, String);
+/// Where vCPUs may still be: whether it is of ports, and the region.
+type Left = (bool, u64);
+
+/// A window of a device.
+struct Placed {
+    number: u64,
+    space: Space,
+    placement: Placement,
+    /// The device itself, and where in its range the window begins.
+    device: Arc<dyn Device>,
+    origin: u64,
+    /// The device, if it is one in Python.
+    python: Option<Arc<PyDevice>>,
+    /// Not if it is disabled.
+    attachment: Option<Attachment>,
+}
+
+impl Placed {
+    /// Puts the device, or what stands for it, here and wherever this is moved to.
+    fn serve_by(&mut self, core: &Core, device: Arc<dyn Device>) {
+        self.placement.device = in_window(self.origin, device);
+        if let Some(attachment) = self.attachment {
+            // It is there: whoever takes it off has the places locked.
+            drop(core.replace(attachment, self.placement.device.clone()));
+        }
+    }
+}
+
+/// All windows of a machine's devices.
+#[derive(Default)]
+pub(crate) struct Places {
+    last: u64,
+    all: Vec<Placed>,
+}
+
+impl Places {
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.all.iter().filter_map(|placed| placed.python.as_ref()).try_for_each(|device| device.traverse(visit))
+    }
+
+    /// What the devices hold of Python's; dropped where no lock is held.
+    pub(crate) fn let_go(&self) {
+        for device in self.all.iter().filter_map(|placed| placed.python.as_ref()) {
+            drop(device.let_go());
+        }
+    }
+
+    fn find(&mut self, number: u64) -> PyResult<&mut Placed> {
+        // Another thread may just have taken it away.
+        let hint = "`m.map` shows what is attached";
+        let gone = || Raise::new("DeviceError", "device is not attached any more", hint).into();
+        self.all.iter_mut().find(|placed| placed.number == number).ok_or_else(gone)
+    }
+}
+
+/// A window that does not begin where its device does.
+struct Slice {
+    device: Arc<dyn Device>,
+    origin: u64,
+}
+
+/// A device as a window has it that begins there.
+fn in_window(origin: u64, device: Arc<dyn Device>) -> Arc<dyn Device> {
+    if origin == 0 { device } else { Arc::new(Slice { device, origin }) }
+}
+
+impl Slice {
+    /// The window ends within the device's range, so that nothing wraps.
+    fn of(&self, at: Access) -> Access {
+        Access { offset: self.origin.wrapping_add(at.offset), ..at }
+    }
+}
+
+impl Device for Slice {
+    fn quick_read(&self, at: Access) -> Option<u64> {
+        self.device.quick_read(self.of(at))
+    }
+    fn quick_write(&self, at: Access, value: u64) -> bool {
+        self.device.quick_write(self.of(at), value)
+    }
+    fn read(&self, at: Access) -> u64 {
+        self.device.read(self.of(at))
+    }
+    fn write(&self, at: Access, value: u64) -> Action {
+        self.device.write(self.of(at), value)
+    }
+    fn reset(&self) {
+        self.device.reset();
+    }
+    fn identity(&self) -> Option<usize> {
+        self.device.identity().or_else(|| Some(Arc::as_ptr(&self.device).cast::<()>() as usize))
+    }
+}
+
+/// Puts an object with `read` and `write` onto the buses, all windows or none; the numbers of the windows. `named` are the
+/// windows of its class, by descending place; `registers` its declared ones, with the methods that want to know of accesses.
+#[pyfunction]
+#[pyo3(signature = (machine, object, name, windows, named, registers = None))]
+#[allow(clippy::needless_pass_by_value)] // what Python hands over
+pub(crate) fn attach(
+    machine: &Machine,
+    object: &Bound<'_, PyAny>,
+    name: &str,
+    windows: Vec<Window>,
+    named: Vec<(u64, String)>,
+    registers: Option<Registers<'_>>,
+) -> PyResult<Vec<u64>> {
+    machine.ours("attach")?;
+    let (device, rung, python): (Arc<dyn Device>, _, _) = if let Ok(stock) = object.cast::<StockDevice>() {
+        (stock.get().device.clone(), Rung::Native, None)
+    } else {
+        let device = PyDevice::of(object, name, machine.report(), registers, named, &machine.core().clock);
+        let rung = if device.file.is_some() { Rung::Declared } else { Rung::Method };
+        (device.clone(), rung, Some(device))
+    };
+    let wanted = windows.iter().map(|(is_pio, base, len, origin, name)| {
+        let device = in_window(*origin, device.clone());
+        (space(*is_pio), Placement { base: *base, len: *len, name: name.as_str().into(), rung, device })
+    });
+    let wanted: Vec<_> = wanted.collect();
+    let mut places = lock(&machine.places);
+    let (_, added) = machine.core().rearrange(&[], &wanted).map_err(|error| errors::attach(&error))?;
+    let mut numbers = Vec::with_capacity(added.len());
+    for (((space, placement), (.., origin, _)), attachment) in wanted.into_iter().zip(windows).zip(added) {
+        places.last += 1;
+        let (number, device, python, attachment) = (places.last, device.clone(), python.clone(), Some(attachment));
+        places.all.push(Placed { number, space, placement, device, origin, python, attachment });
+        numbers.push(number);
+    }
+    Ok(numbers)
+}
+
+/// What becomes of a window: its number, its new address, whether it is on its bus; `None` leaves it as it is.
+type Change = (u64, Option<u64>, Option<bool>);
+
+/// Moves windows, disables and enables them, as one change; where vCPUs may still be in them.
+#[pyfunction]
+#[allow(clippy::needless_pass_by_value)]
+pub(crate) fn change(machine: &Machine, changes: Vec<Change>) -> PyResult<Vec<Left>> {
+    machine.ours("move a device")?;
+    let mut places = lock(&machine.places);
+    let (mut off, mut on, mut after) = (Vec::new(), Vec::new(), Vec::new());
+    for (number, base, enabled) in changes {
+        let placed = places.find(number)?;
+        let (was_on, old) = (placed.attachment.is_some(), placed.placement.base);
+        let (base, is_on) = (base.unwrap_or(old), enabled.unwrap_or(was_on));
+        if (base, is_on) == (old, was_on) {
+            continue;
+        }
+        off.extend(placed.attachment);
+        let placement = Placement { base, ..placed.placement.clone() };
+        if is_on {
+            on.push((placed.space, placement));
+        }
+        after.push((number, base, is_on));
+    }
+    let (_removed, added) = machine.core().rearrange(&off, &on).map_err(|error| errors::attach(&error))?;
+    let mut added = added.into_iter();
+    for (number, base, is_on) in after {
+        let placed = places.find(number)?;
+        placed.placement.base = base;
+        placed.attachment = if is_on { added.next() } else { None };
+    }
+    Ok(off.iter().map(left).collect())
+}
+
+/// Takes windows off their buses for good; where vCPUs may still be in them.
+#[pyfunction]
+#[allow(clippy::needless_pass_by_value)]
+pub(crate) fn detach(machine: &Machine, numbers: Vec<u64>) -> PyResult<Vec<Left>> {
+    machine.ours("detach")?;
+    let mut places = lock(&machine.places);
+    let mut off = Vec::new();
+    for number in &numbers {
+        off.extend(places.find(*number)?.attachment);
+    }
+    let removed = machine.core().rearrange(&off, &[]).map_err(|error| errors::attach(&error))?;
+    let (gone, kept): (Vec<_>, _) = places.all.drain(..).partition(|placed| numbers.contains(&placed.number));
+    places.all = kept;
+    drop(places);
+    drop((removed, gone)); // perhaps the last references to Python objects
+    Ok(off.iter().map(left).collect())
+}
+
+/// Has a recorder watch windows, wherever they are and will be.
+#[pyfunction]
+#[allow(clippy::needless_pass_by_value)]
+pub(crate) fn record(machine: &Machine, numbers: Vec<u64>, recorder: &Recorder) -> PyResult<()> {
+    machine.ours("record a device")?;
+    let mut places = lock(&machine.places);
+    for number in numbers {
+        let placed = places.find(number)?;
+        placed.serve_by(machine.core(), recorder.before(&placed.device));
+    }
+    Ok(())
+}
+
+/// Puts the devices themselves back, where they are still attached.
+#[pyfunction]
+#[allow(clippy::needless_pass_by_value)]
+pub(crate) fn end_record(machine: &Machine, numbers: Vec<u64>) {
+    // Python's collector may call this on a thread that has the places locked, or in the child of a fork, where somebody may:
+    // a recorder that stays, and has ended, does no harm.
+    let Ok(mut places) = machine.places.try_lock() else { return };
+    if !machine.core().is_forked() {
+        for placed in places.all.iter_mut().filter(|placed| numbers.contains(&placed.number)) {
+            placed.serve_by(machine.core(), placed.device.clone());
+        }
+    }
+}
+
+fn left(attachment: &Attachment) -> Left {
+    (attachment.space == Space::Pio, attachment.region.0)
+}
