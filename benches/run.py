@@ -18,6 +18,8 @@ from typing import Any
 import instructions
 from figure import ROOT, Figure, lines, output, print_table
 
+from hyperpy import bench
+
 ROUNDS = 9
 DISPATCH_EXITS = 2_000_000
 KVM_EXITS = 50_000
@@ -48,6 +50,7 @@ def _host_figures(program: Path) -> Iterator[Figure]:
     yield from _dispatch_figures(program)
     yield from _declared_figures(program)
     yield from _exit_figures(program)
+    yield from _bench_figures()
     yield from _python_figures()
     yield from _life_figures(program)
     yield from _resource_figures()
@@ -89,6 +92,20 @@ def _exit_figures(program: Path) -> Iterator[Figure]:
     for line in lines([sys.executable, "benches/python/busy.py"]):
         name = f"exits/s by {line['how']}(), another Python thread busy, of idle"
         yield Figure(name, "%", line["percent"], 95, at_least=True)
+
+
+def _bench_figures() -> Iterator[Figure]:
+    """Rows of `hyperpy bench` that have a target and no figure of their own here."""
+    rungs = ("rust", "register")
+    names = [
+        f"{access}-{rung}" for access in ("pio-out", "pio-in", "mmio-write", "mmio-read") for rung in rungs
+    ]
+    for row in bench.run(*names, "pio-out-ring", "python-call-on-write", rounds=ROUNDS).rows:
+        if row.target is not None:
+            percent = [100 / ratio for ratio in row.ratios]
+            yield Figure(f"rate of {row.name}, of C", "%", percent, round(100 / row.target), at_least=True)
+        elif row.target_ns is not None and row.hyperpy is not None:
+            yield Figure(row.name, "ns", list(row.hyperpy.medians), row.target_ns)
 
 
 def _python_figures() -> Iterator[Figure]:

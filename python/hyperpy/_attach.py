@@ -79,7 +79,7 @@ class Attaching(Placing):
         ]
         if not wanted:
             raise TypeError("no window is given\n\nhint: mmio={...} names those to attach")
-        native, length, registers = prepared(device, size)
+        native, length, registers, calls = prepared(device, size)
         name = name or type(device).__name__
         windows, facts = [], []
         for is_pio, part, base in wanted:
@@ -88,7 +88,7 @@ class Attaching(Placing):
             label = name if part is None else f"{name}.{part.name}"
             windows.append((is_pio, base, length, 0 if part is None else part.origin, label))
             facts.append(
-                {"base": base, "size": length, "irq": irq, "name": name, "enabled": True}
+                {"base": base, "size": length, "irq": irq, "name": name, "enabled": True, "calls": calls}
                 | {"window": None if part is None else part.name}
             )
         by_origin = [(part.origin, part.name) for part in reversed(parts)]
@@ -99,7 +99,7 @@ class Attaching(Placing):
             lend as memory,
             self._placing,
         ):
-            numbers = _hyperpy.attach(self._native, native, name, windows, by_origin, registers)
+            numbers = _hyperpy.attach(self._native, native, name, windows, by_origin, registers, calls)
             for (is_pio, *_), number, fact in zip(windows, numbers, facts, strict=True):
                 self._attached[is_pio, number] = (device, fact | {"memory": memory, "lines": lines})
         return device

@@ -143,7 +143,9 @@ def _key(ours: str, floor: str, *, has_target: bool) -> str:
         parts.append(f'<path d="M622 6h8l-4 6z" class="target"/>{line}')
         parts.append('<text x="638" y="16">target: the most that it shall be</text>')
     size = 'viewBox="0 0 860 24" width="860" height="24"'
-    return f'<svg class="key" {size} role="img" aria-label="what the marks mean">{"".join(parts)}</svg>'
+    return _wide(
+        f'<svg class="key" {size} role="img" aria-label="what the marks mean">{"".join(parts)}</svg>'
+    )
 
 
 def _title(group: str) -> str:

@@ -140,7 +140,7 @@ class DeviceBench(Generic[_D]):
         memory: int | str = "1M",
         name: str | None = None,
     ) -> None:
-        native, length, registers = prepared(device, None if size is None else parse_size(size))
+        native, length, registers, calls = prepared(device, None if size is None else parse_size(size))
         self.device = device
         self.size: int = operator.index(length)
         self.stopped: Stop | None = None
@@ -154,7 +154,7 @@ class DeviceBench(Generic[_D]):
         self._memory_size = parse_size(memory)
         self._memory: BenchMemory | None = None
         self._plain = self._native = _hyperpy.Bench(
-            native, self.size, name or type(device).__name__, self.clock._native, registers
+            native, self.size, name or type(device).__name__, self.clock._native, registers, calls
         )
         self._lend()
         benches.add(self)

@@ -206,6 +206,7 @@ def _describe(place: Placed) -> dict[str, Any]:
         field = when.field
         condition = (first + numbers[when.register], field.mask, (when.equals << field.low) & field.mask)
     return {
+        "name": place.name,
         "offset": place.offset,
         "width": declared.width,
         "kind": kind,

@@ -341,6 +341,7 @@ class Machine(Attaching, Answering, Trapping, Debugging, Looking):
 
     def _let_go(self, patience: float = PATIENCE) -> None:
         """The rest of `close`; `patience` is for a callable sink, in seconds."""
+        self._last_devices = self._device_stats()
         self._closed = True
         self._share.give_back()
         if self._owner == os.getpid():  # in the child of a fork the console is the parent's

@@ -75,6 +75,20 @@ def test_access_that_leaves_a_declared_device_on_the_bus_is_nobodys_and_all_othe
             assert is_inside or read == (1 << 8 * width) - 1
 
 
+def test_field_that_the_script_sets_while_a_guest_writes_the_register_is_kept() -> None:
+    device = Timer()
+    with ScriptedMachine([Write(0x01, mmio=BASE + 4, size=1, times=1 << 40)]) as m:
+        m.attach(device, mmio=BASE)
+        m.start()
+        for turn in range(20_000):
+            device.control.done = turn & 1
+            # The guest writes the byte below, and nobody else writes this one.
+            assert device.control.done == turn & 1
+        m.pause()
+        assert m.stats.hits["register"] > 0
+        assert device.control == 0x101
+
+
 def calls_of(device: Device, script: list[Read | Write]) -> tuple[int, int]:
     """How many Python functions a run calls on its thread, and how many accesses registers served."""
     calls = 0

@@ -17,6 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 pub use self::change::Placement;
 use crate::control::POLL;
 use crate::exit::StopReason;
+use crate::names::{Known, Names, Past};
 
 /// Which of the two buses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,6 +95,10 @@ pub trait Device: Send + Sync {
     fn identity(&self) -> Option<usize> {
         None
     }
+    /// What its registers are called.
+    fn names(&self) -> Option<Arc<dyn Names>> {
+        None
+    }
 }
 
 /// The same as [`Device`] for state that one vCPU at a time may touch.
@@ -104,6 +109,10 @@ pub trait DeviceMut: Send {
     fn write(&mut self, at: Access, value: u64) -> Action;
     /// Returns to the power-on state.
     fn reset(&mut self) {}
+    /// What its registers are called.
+    fn names(&self) -> Option<Arc<dyn Names>> {
+        None
+    }
 }
 
 /// Serves a [`DeviceMut`] as a [`Device`] behind a mutex.
@@ -133,6 +142,9 @@ impl<D: DeviceMut> Device for Exclusive<D> {
     }
     fn reset(&self) {
         self.with(DeviceMut::reset);
+    }
+    fn names(&self) -> Option<Arc<dyn Names>> {
+        self.with(|device| device.names())
     }
 }
 
@@ -174,6 +186,10 @@ pub struct Region {
     pub rung: Rung,
     /// The device.
     pub device: Arc<dyn Device>,
+    /// What its registers are called.
+    pub names: Option<Arc<dyn Names>>,
+    /// Since when it is there, CLOCK_MONOTONIC in nanoseconds.
+    pub since_ns: u64,
 }
 
 impl fmt::Debug for Region {
@@ -229,19 +245,34 @@ pub struct Bus {
     /// Counts changes of `map`; a cursor whose generation is older fetches the map again.
     generation: AtomicU64,
     map: Mutex<Arc<Map>>,
+    /// What was on it. Locked after `map`.
+    past: Mutex<Past>,
 }
 
 impl Bus {
     /// An empty bus whose last address is `limit`: 0xffff for ports.
     #[must_use]
     pub fn new(limit: u64) -> Self {
-        Self { limit, next_id: AtomicU64::new(1), generation: AtomicU64::new(1), map: Mutex::default() }
+        Self {
+            limit,
+            next_id: AtomicU64::new(1),
+            generation: AtomicU64::new(1),
+            map: Mutex::default(),
+            past: Mutex::default(),
+        }
     }
 
     /// The map as it is now.
     #[must_use]
     pub fn map(&self) -> Arc<Map> {
         self.map.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is on it, and was.
+    pub(crate) fn known(&self) -> Known {
+        let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let past = self.past.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Known { map: map.clone(), past }
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::bus::{Access, Action, Device};
 use crate::clock::{Clock, Fired, Held};
+use crate::names::Names;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -343,6 +344,10 @@ impl Device for Recorded {
     fn identity(&self) -> Option<usize> {
         // Several of these may stand for one device.
         self.inner.identity().or_else(|| Some(Arc::as_ptr(&self.inner).cast::<()>() as usize))
+    }
+
+    fn names(&self) -> Option<Arc<dyn Names>> {
+        self.inner.names()
     }
 }
 

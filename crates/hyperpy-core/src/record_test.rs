@@ -278,3 +278,26 @@ fn test_recorded_device_at_two_places_is_one_device() {
     assert_eq!(at(0).identity(), at(1).identity());
     assert_ne!(at(0).identity(), recorded(&recorder(1), Quick).identity());
 }
+
+#[test]
+fn test_registers_of_a_recorded_device_have_their_names() {
+    struct Named;
+    impl Names for Named {
+        fn register(&self, offset: u64, _: u8, _: bool) -> Option<String> {
+            Some(format!("r{offset}"))
+        }
+    }
+    impl Device for Named {
+        fn read(&self, _: Access) -> u64 {
+            0
+        }
+        fn write(&self, _: Access, _: u64) -> Action {
+            Action::Continue
+        }
+        fn names(&self) -> Option<Arc<dyn Names>> {
+            Some(Arc::new(Self))
+        }
+    }
+    let names = recorded(&recorder(1), Named).names().unwrap();
+    assert_eq!(names.register(4, 4, false).as_deref(), Some("r4"));
+}

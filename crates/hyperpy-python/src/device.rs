@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use hyperpy_core::boot::firmware::e820;
 use hyperpy_core::bus::{Access, Action, Device, Space, ones};
+use hyperpy_core::calls::Calls as Counted;
 use hyperpy_core::clock::Clock;
 use hyperpy_core::control::Control;
 use hyperpy_core::exit::StopReason;
 use hyperpy_core::machine::Answerer;
+use hyperpy_core::names::Names;
 use hyperpy_core::record;
 use hyperpy_core::regfile::RegisterFile;
 use hyperpy_core::vcpu::{Current, current};
@@ -23,6 +25,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyString};
 
+use crate::calls::Calls;
 use crate::console::Console;
 use crate::errors::Raise;
 use crate::machine::Machine;
@@ -137,16 +140,19 @@ pub(crate) struct PyDevice {
     pub(crate) file: Option<Arc<RegisterFile>>,
     /// Where the windows of its range begin, by descending address, and their names: for messages.
     pub(crate) windows: Vec<(u64, String)>,
+    /// How often its methods are called.
+    pub(crate) calls: Arc<Counted>,
 }
 
 impl PyDevice {
-    /// An object with its declared registers, if it has some: they count the time of `clock`.
+    /// An object with its declared registers, if it has some: they count the time of `clock`; `calls` counts its methods'.
     pub(crate) fn of(
         object: &Bound<'_, PyAny>,
         name: &str,
         report: Report,
         registers: Option<Registers<'_>>,
         windows: Vec<(u64, String)>,
+        calls: Option<&Calls>,
         clock: &Arc<Clock>,
     ) -> Arc<Self> {
         let declared = registers.map(|(file, handlers)| Declared::new(file.get(), handlers));
@@ -155,7 +161,8 @@ impl PyDevice {
             file.set_clock(clock.clone());
         }
         let (object, declared) = (Mutex::new(Some(object.clone().unbind())), Mutex::new(declared.map(Arc::new)));
-        Arc::new(Self { object, name: name.to_owned(), report, declared, file, windows })
+        let calls = calls.map(|calls| calls.inner.clone()).unwrap_or_default();
+        Arc::new(Self { object, name: name.to_owned(), report, declared, file, windows, calls })
     }
 
     fn object(&self, py: Python<'_>) -> Option<Py<PyAny>> {
@@ -182,28 +189,32 @@ impl PyDevice {
 
     /// Calls its `read`.
     pub(crate) fn call_read(&self, at: Access) -> u64 {
-        attach(|py| {
-            let Some(object) = self.object(py) else { return at.ones() };
-            let answer = object
-                .call_method1(py, intern!(py, "read"), (at.offset, at.size))
-                .and_then(|value| number(value.bind(py), at.size, &self.name));
-            answer.unwrap_or_else(|error| {
-                self.report.raised(py, error, &self.name, None);
-                at.ones()
+        self.calls.plain.read.time(|| {
+            attach(|py| {
+                let Some(object) = self.object(py) else { return at.ones() };
+                let answer = object
+                    .call_method1(py, intern!(py, "read"), (at.offset, at.size))
+                    .and_then(|value| number(value.bind(py), at.size, &self.name));
+                answer.unwrap_or_else(|error| {
+                    self.report.raised(py, error, &self.name, None);
+                    at.ones()
+                })
             })
         })
     }
 
     /// Calls its `write`.
     pub(crate) fn call_write(&self, at: Access, value: u64) -> Action {
-        attach(|py| {
-            let Some(object) = self.object(py) else { return Action::Continue };
-            let action = object
-                .call_method1(py, intern!(py, "write"), (at.offset, at.size, value))
-                .and_then(|answer| action(answer.bind(py), &self.name));
-            action.unwrap_or_else(|error| {
-                self.report.raised(py, error, &self.name, Some(value));
-                Action::Continue
+        self.calls.plain.write.time(|| {
+            attach(|py| {
+                let Some(object) = self.object(py) else { return Action::Continue };
+                let action = object
+                    .call_method1(py, intern!(py, "write"), (at.offset, at.size, value))
+                    .and_then(|answer| action(answer.bind(py), &self.name));
+                action.unwrap_or_else(|error| {
+                    self.report.raised(py, error, &self.name, Some(value));
+                    Action::Continue
+                })
             })
         })
     }
@@ -261,6 +272,10 @@ impl Device for PyDevice {
 
     fn identity(&self) -> Option<usize> {
         attach(|py| self.object(py).map(|object| object.as_ptr() as usize))
+    }
+
+    fn names(&self) -> Option<Arc<dyn Names>> {
+        self.file.as_ref().map(|file| file.layout().clone() as Arc<dyn Names>)
     }
 }
 

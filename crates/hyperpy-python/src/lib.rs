@@ -7,6 +7,7 @@
 mod bench;
 mod boot;
 mod buffer;
+mod calls;
 mod clock;
 mod console;
 mod convert;
@@ -44,6 +45,8 @@ mod _hyperpy {
     };
     #[pymodule_export]
     use crate::buffer::{View, end_thread};
+    #[pymodule_export]
+    use crate::calls::Calls;
     #[pymodule_export]
     use crate::clock::{Clock, Timer};
     #[pymodule_export]

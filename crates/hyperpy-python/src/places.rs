@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 use hyperpy_core::bus::{Access, Action, Device, Placement, Rung, Space};
 use hyperpy_core::machine::{Attachment, Machine as Core};
+use hyperpy_core::names::Names;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
+use crate::calls::Calls;
 use crate::device::{PyDevice, StockDevice};
 use crate::errors::{self, Raise};
 use crate::machine::{Machine, lock, space};
@@ -111,12 +113,29 @@ impl Device for Slice {
     fn identity(&self) -> Option<usize> {
         self.device.identity().or_else(|| Some(Arc::as_ptr(&self.device).cast::<()>() as usize))
     }
+    fn names(&self) -> Option<Arc<dyn Names>> {
+        let names = self.device.names()?;
+        Some(Arc::new(SliceNames { names, origin: self.origin }))
+    }
+}
+
+/// What the registers of such a window are called.
+struct SliceNames {
+    names: Arc<dyn Names>,
+    origin: u64,
+}
+
+impl Names for SliceNames {
+    fn register(&self, offset: u64, size: u8, is_write: bool) -> Option<String> {
+        self.names.register(self.origin.wrapping_add(offset), size, is_write)
+    }
 }
 
 /// Puts an object with `read` and `write` onto the buses, all windows or none; the numbers of the windows. `named` are the
-/// windows of its class, by descending place; `registers` its declared ones, with the methods that want to know of accesses.
+/// windows of its class, by descending place; `registers` its declared ones, with the methods that want to know of accesses; `calls` counts
+/// these.
 #[pyfunction]
-#[pyo3(signature = (machine, object, name, windows, named, registers = None))]
+#[pyo3(signature = (machine, object, name, windows, named, registers = None, calls = None))]
 #[allow(clippy::needless_pass_by_value)] // what Python hands over
 pub(crate) fn attach(
     machine: &Machine,
@@ -125,12 +144,13 @@ pub(crate) fn attach(
     windows: Vec<Window>,
     named: Vec<(u64, String)>,
     registers: Option<Registers<'_>>,
+    calls: Option<&Calls>,
 ) -> PyResult<Vec<u64>> {
     machine.ours("attach")?;
     let (device, rung, python): (Arc<dyn Device>, _, _) = if let Ok(stock) = object.cast::<StockDevice>() {
         (stock.get().device.clone(), Rung::Native, None)
     } else {
-        let device = PyDevice::of(object, name, machine.report(), registers, named, &machine.core().clock);
+        let device = PyDevice::of(object, name, machine.report(), registers, named, calls, &machine.core().clock);
         let rung = if device.file.is_some() { Rung::Declared } else { Rung::Method };
         (device.clone(), rung, Some(device))
     };

@@ -8,6 +8,8 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::{Bus, Device, Map, Region, RegionId, Rung};
 use crate::error::BusError;
+use crate::kvm::thread::monotonic_ns;
+use crate::names::Names;
 
 /// A device and the place where it is to be.
 #[derive(Clone)]
@@ -87,6 +89,8 @@ impl Bus {
     /// One to be taken off is not there; or one to be put on is empty, leaves the bus, or overlaps one that stays or another
     /// one. Nothing is changed.
     pub(crate) fn prepare(&self, off: &[RegionId], on: &[Placement]) -> Result<Prepared<'_>, BusError> {
+        // Asked where no lock is held.
+        let names: Vec<Option<Arc<dyn Names>>> = on.iter().map(|placement| placement.device.names()).collect();
         let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         let (removed, mut regions): (Vec<_>, Vec<_>) =
             map.regions.iter().cloned().partition(|region| off.contains(&region.id));
@@ -94,10 +98,10 @@ impl Bus {
             return Err(BusError::NotAttached);
         }
         let mut added = Vec::with_capacity(on.len());
-        for Placement { base, len, name, rung, device } in on.iter().cloned() {
+        for (Placement { base, len, name, rung, device }, names) in on.iter().cloned().zip(names) {
             let at = self.room(&regions, base, len)?;
             let id = RegionId(self.next_id.fetch_add(1, Ordering::Relaxed));
-            regions.insert(at, Region { id, base, len, name, rung, device });
+            regions.insert(at, Region { id, base, len, name, rung, device, names, since_ns: 0 });
             added.push(id);
         }
         Ok(Prepared { bus: self, map, regions, removed, added })
@@ -126,8 +130,13 @@ impl Prepared<'_> {
     /// Makes it the bus's map. What was taken off, in which vCPUs may still be inside: it is dropped where no lock is held;
     /// and the numbers of what was put on, in order.
     pub(crate) fn publish(self) -> (Vec<Region>, Vec<RegionId>) {
-        let Self { bus, mut map, regions, removed, added } = self;
+        let Self { bus, mut map, mut regions, removed, added } = self;
         if !removed.is_empty() || !added.is_empty() {
+            let now = monotonic_ns();
+            let mut past = bus.past.lock().unwrap_or_else(PoisonError::into_inner);
+            removed.iter().for_each(|region| past.remember(region, now));
+            drop(past);
+            regions.iter_mut().filter(|region| added.contains(&region.id)).for_each(|region| region.since_ns = now);
             bus.publish(&mut map, regions);
         }
         (removed, added)

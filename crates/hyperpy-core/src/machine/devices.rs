@@ -10,6 +10,7 @@ use crate::control::{Host, Phase};
 use crate::error::{AttachError, BusError, RouteError, RunError};
 use crate::irq::{GSIS, Line, check_routes};
 use crate::memory::Kind;
+use crate::names::History;
 use crate::vcpu::{Inside, Shared};
 
 impl Machine {
@@ -157,6 +158,12 @@ impl Machine {
         let place = Place::of(detached.space, detached.region);
         let has_left = |vcpu: &Arc<Shared>| vcpu.presence.wait_until_left(place, || host.poll());
         if self.control.vcpus().iter().all(has_left) { Ok(()) } else { Err(RunError::Host) }
+    }
+
+    /// Which devices are and were where.
+    #[must_use]
+    pub fn history(&self) -> History {
+        History { pio: self.pio.known(), mmio: self.mmio.known() }
     }
 }
 

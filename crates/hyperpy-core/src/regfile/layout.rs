@@ -176,6 +176,8 @@ pub struct Layout {
     pub(super) writes: Side,
     /// What is at no register is the owner's.
     pub(super) plain: bool,
+    /// What they are called, where that was said.
+    pub(super) names: Vec<Box<str>>,
 }
 
 impl Layout {
@@ -197,7 +199,7 @@ impl Layout {
             }
         }
         let (reads, writes) = (Side::new(&cells, true)?, Side::new(&cells, false)?);
-        Ok(Self { cells, rule, size, reads, writes, plain })
+        Ok(Self { cells, rule, size, reads, writes, plain, names: Vec::new() })
     }
 
     /// The registers as declared.

@@ -9,7 +9,10 @@
 
 mod bits;
 mod check;
+mod counts;
 mod layout;
+mod measure;
+mod names;
 mod parts;
 mod queue;
 mod side;
@@ -22,6 +25,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 pub use self::bits::Bits;
 pub use self::check::{Contradiction, LayoutError};
+pub use self::counts::StrayCounts;
+use self::counts::Strays;
 pub use self::layout::{Cell, Kind, Layout, Overflow, Rule, Tell, When};
 use self::parts::Fall;
 use self::queue::Queue;
@@ -84,6 +89,7 @@ impl Slot {
 pub struct RegisterFile {
     layout: Arc<Layout>,
     slots: Box<[Slot]>,
+    strays: Strays,
     queues: Box<[Mutex<Queue>]>,
     windows: Box<[Window]>,
     clock: RwLock<Arc<Clock>>,
@@ -110,7 +116,8 @@ impl RegisterFile {
             slots.push(Slot { value: AtomicU64::new(cell.reset), hits: Hits::default(), extra });
         }
         let clock = RwLock::new(Arc::new(Clock::manual()));
-        Self { layout, slots: slots.into(), queues: queues.into(), windows: windows.into(), clock }
+        let strays = Strays::default();
+        Self { layout, slots: slots.into(), strays, queues: queues.into(), windows: windows.into(), clock }
     }
 
     /// The time that counters count from now on.
@@ -191,8 +198,12 @@ impl RegisterFile {
                 Some(value)
             }
             Fall::Owners => owner.map(|owner| owner.plain_read(at)),
-            Fall::Nothing => Some(0),
+            Fall::Nothing => {
+                self.strays.miss(false);
+                Some(0)
+            }
             Fall::Refused => owner.map(|owner| {
+                self.strays.refuse(false);
                 owner.refused(at, None);
                 0
             }),
@@ -217,8 +228,12 @@ impl RegisterFile {
                 Some(asked)
             }
             Fall::Owners => owner.map(|owner| owner.plain_write(at, value)),
-            Fall::Nothing => Some(Action::Continue),
+            Fall::Nothing => {
+                self.strays.miss(true);
+                Some(Action::Continue)
+            }
             Fall::Refused => owner.map(|owner| {
+                self.strays.refuse(true);
                 owner.refused(at, Some(value));
                 Action::Continue
             }),

@@ -9,7 +9,7 @@ use crate::bus::Access;
 /// A register at a place.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
-    offset: u64,
+    pub(super) offset: u64,
     len: u64,
     pub(super) cell: u32,
     pub(super) when: Option<When>,

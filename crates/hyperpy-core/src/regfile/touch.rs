@@ -65,7 +65,10 @@ impl RegisterFile {
             }
             _ if asks && owner.is_none() => return None,
             Kind::Port { .. } => {
-                let Some(behind) = self.advance(cell.kind) else { return Some(0) };
+                let Some(behind) = self.advance(cell.kind) else {
+                    self.strays.miss(false);
+                    return Some(0);
+                };
                 return self.read_part(&Part { cell: behind, ..*part }, owner);
             }
             Kind::Ram { .. } => {
@@ -113,7 +116,10 @@ impl RegisterFile {
             }
             _ if tells && owner.is_none() => return None,
             Kind::Port { .. } => {
-                let Some(behind) = self.advance(cell.kind) else { return Some(Action::Continue) };
+                let Some(behind) = self.advance(cell.kind) else {
+                    self.strays.miss(true);
+                    return Some(Action::Continue);
+                };
                 return self.write_part(&Part { cell: behind, ..*part }, given, owner);
             }
             Kind::Counter { .. } => self.set_count(cell, slot, given_bits, lanes),
