@@ -44,9 +44,24 @@ def legal(draw: st.DrawFn, reach: Reach, side: str = "any") -> Do:
         offset = target.offset + size * draw(st.integers(0, target.length // size - 1))
         return Do((Access(offset, size, draw(_anything(size)) if is_write else None),), needs)
     if isinstance(declared, Indexed):
-        number = draw(st.integers(0, (declared.behind.count or 1) - 1)) & declared.bits
-        needs = (*needs, Need(reach.index_of(target), declared.bits, number))
+        number = draw(st.integers(0, min(declared.behind.count or 1, _numbers(declared)) - 1))
+        needs = (*needs, _pointing(target, reach, number))
     return _one(target, draw(_values(target)) if is_write else None, needs)
+
+
+def _numbers(port: Indexed) -> int:
+    """How many numbers its index can have."""
+    return (port.bits >> _lowest(port.bits)) + 1
+
+
+def _lowest(bits: int) -> int:
+    return max(0, (bits & -bits).bit_length() - 1)
+
+
+def _pointing(target: Target, reach: Reach, number: int) -> Need:
+    """A port's index has this number."""
+    port: Any = target.declared
+    return Need(reach.index_of(target), port.bits, number << _lowest(port.bits) & port.bits)
 
 
 def _anything(size: int) -> st.SearchStrategy[int]:
@@ -182,20 +197,15 @@ def _enum(draw: Any, target: Target, reach: Reach) -> Do:
 
 def _has_free_numbers(target: Target) -> bool:
     port = target.declared
-    return isinstance(port, Indexed) and port.bits >= (port.behind.count or 1)
+    return isinstance(port, Indexed) and _numbers(port) > (port.behind.count or 1)
 
 
 def _index(draw: Any, target: Target, reach: Reach) -> Do:
     """An access to a port while it has the number of no register."""
     port: Any = target.declared
-    number = draw(st.integers(port.behind.count, port.bits)) & port.bits
-    need = Need(
-        reach.index_of(target), port.bits, max(number, port.bits if number < port.behind.count else 0)
-    )
-    value = (
-        draw(_values(target)) if _sides(target)[-1] and (not target.reads or draw(st.booleans())) else None
-    )
-    return _one(target, value, (*target.needs, need))
+    need = _pointing(target, reach, draw(st.integers(port.behind.count, _numbers(port) - 1)))
+    is_write = draw(st.sampled_from(_sides(target)))
+    return _one(target, draw(_values(target)) if is_write else None, (*target.needs, need))
 
 
 def _is_filled(target: Target) -> bool:
