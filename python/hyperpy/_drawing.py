@@ -15,7 +15,7 @@ from hyperpy._device_bench import Access
 from hyperpy._legal import Need, Reach, Target, as_written, writable
 from hyperpy.declare import Field, Fifo, Indexed, Ram, Register
 
-__all__ = ["WIDEST", "Do", "breakable", "broken", "legal"]
+__all__ = ["WIDEST", "Do", "breakable", "broken", "legal", "weighted"]
 
 # An access has at most so many bytes.
 WIDEST = 8
@@ -32,9 +32,16 @@ class Do(NamedTuple):
 
 
 @st.composite
+def weighted(draw: st.DrawFn, *choices: tuple[int, st.SearchStrategy[Any]]) -> Any:
+    """One of the strategies, each as often as its weight says; `one_of` leaves out what it has twice."""
+    tickets = [strategy for weight, strategy in choices for _ in range(weight)]
+    return draw(tickets[draw(st.integers(0, len(tickets) - 1))])
+
+
+@st.composite
 def legal(draw: st.DrawFn, reach: Reach, side: str = "any") -> Do:
     """An access as the declaration has it: a "read", a "write" or "any"."""
-    target = draw(st.sampled_from(reach.on(side)))
+    target = draw(_one_of(reach.on(side)))
     is_write = side == "write" or (
         target.writes and side == "any" and (not target.reads or draw(st.booleans()))
     )
@@ -64,6 +71,11 @@ def _pointing(target: Target, reach: Reach, number: int) -> Need:
     return Need(reach.index_of(target), port.bits, number << _lowest(port.bits) & port.bits)
 
 
+def _one_of(targets: list[Target]) -> st.SearchStrategy[Target]:
+    """As `sampled_from`, which looks at each of them first: an array may have very many."""
+    return st.integers(0, len(targets) - 1).map(targets.__getitem__)
+
+
 def _anything(size: int) -> st.SearchStrategy[int]:
     return st.integers(0, (1 << 8 * size) - 1)
 
@@ -86,7 +98,17 @@ def _values(draw: st.DrawFn, target: Target) -> int:
         if field.enum is not None and field.mask & bits:
             rest &= ~field.mask
             value |= draw(st.sampled_from(sorted(_members(field)) or [0])) << field.low
-    return value | draw(st.integers(0, rest)) & rest
+    return value | _spread(draw(st.integers(0, (1 << rest.bit_count()) - 1)), rest)
+
+
+def _spread(number: int, bits: int) -> int:
+    """The bits of a number, put where `bits` has some: few bits far apart come as often as others."""
+    spread, at = 0, 0
+    while bits:
+        lowest = bits & -bits
+        spread |= lowest if number >> at & 1 else 0
+        bits, at = bits ^ lowest, at + 1
+    return spread
 
 
 def _members(field: Field) -> set[int]:
@@ -113,7 +135,7 @@ def breakable(reach: Reach, is_single: bool) -> dict[Rule, list[Target]]:
 def broken(draw: st.DrawFn, reach: Reach, rules: dict[Rule, list[Target]]) -> Do:
     """An access that breaks a rule. The rule is chosen first: those of few registers come as often as those of many."""
     rule = draw(st.sampled_from(list(rules)))
-    return rule(draw, draw(st.sampled_from(rules[rule])), reach)
+    return rule(draw, draw(_one_of(rules[rule])), reach)
 
 
 def _sides(target: Target) -> list[bool]:
