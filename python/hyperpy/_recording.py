@@ -100,10 +100,13 @@ class Recording:
         self._events, self._dropped = events, dropped
         self._recorder: _hyperpy.Recorder | None = None
         self._end: Callable[[], object] = lambda: None
+        self._is_over = True
 
     def _fetch(self) -> None:
         if self._recorder is not None:
             told, self._dropped = self._recorder.events()
+            if self._is_over:
+                self._recorder = None  # it holds the same once more
             self._events = tuple(
                 Event(ns, cast("Kind", kind), offset, size, value, vcpu, tuple(lines), stop, raised)
                 for kind, ns, vcpu, (offset, size, value), lines, stop, raised in told
@@ -124,13 +127,12 @@ class Recording:
     @property
     def is_over(self) -> bool:
         """Whether nothing more is kept."""
-        return self._recorder is None
+        return self._is_over
 
     def stop(self) -> None:
-        """End it. A vcpu that is in the device goes on; what it does is not kept any more."""
+        """End it. What has begun is kept if it ends, and nothing that begins later."""
         self._end()
-        self._fetch()
-        self._recorder = None
+        self._is_over = True
 
     def __enter__(self) -> Self:
         return self

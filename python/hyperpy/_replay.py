@@ -176,7 +176,7 @@ def _begun(
     undo.callback(_open.discard, id(device))
     end = weakref.finalize(recording, undo.close)
     end.atexit = False
-    recording._recorder, recording._end = recorder, end
+    recording._recorder, recording._end, recording._is_over = recorder, end, False
     return recording
 
 

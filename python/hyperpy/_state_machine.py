@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hyperpy._device_bench import Access, DeviceBench, Step
-from hyperpy._drawing import WIDEST, breakable, broken, legal
+from hyperpy._drawing import WIDEST, breakable, broken, legal, weighted
 from hyperpy._legal import Reach
 from hyperpy._strategies import LONGEST_STEP, clock_steps, hostile, reach_of, selected
 from hyperpy.device import Stop
@@ -248,7 +248,7 @@ def _strategies(reach: Reach, max_step: int) -> dict[str, st.SearchStrategy[list
     drawn = {side: _some(legal(reach, side)) for side in ("read", "write") if reach.on(side)}
     pause = [clock_steps(max_step)] if max_step else []
     if reach.targets:
-        drawn["drive"] = _some(st.one_of(*[legal(reach)] * 4, *pause), 2 * _SOME)
+        drawn["drive"] = _some(weighted((4, legal(reach)), *((1, wait) for wait in pause)), 2 * _SOME)
     rules = breakable(reach, False)
     if rules:
         drawn["nearly"] = _some(broken(reach, rules), 1)

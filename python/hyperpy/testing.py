@@ -80,6 +80,10 @@ def __getattr__(name: str) -> object:
         ) from None
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_DRAWN})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
     """A read by the guest, of `size` bytes.

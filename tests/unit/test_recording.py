@@ -128,7 +128,7 @@ def test_what_is_more_than_the_limit_is_counted_and_the_first_ones_are_kept() ->
         bench.record(limit=0)
 
 
-def test_stop_inside_of_an_access_leaves_that_one_out() -> None:
+def test_stop_inside_of_an_access_is_before_the_next_one() -> None:
     class Ends(Notes):
         recording: Any = None
 
@@ -140,8 +140,8 @@ def test_stop_inside_of_an_access_leaves_that_one_out() -> None:
     bench.read8(1)
     bench.write8(0, 1)
     bench.read8(2)
-    assert [event.offset for event in bench.device.recording.events] == [1]
-    assert bench.device.recording.dropped == 1
+    assert [event.offset for event in bench.device.recording.events] == [1, 0]
+    assert bench.device.recording.dropped == 0
 
 
 def test_devices_without_a_declaration_are_recorded_too() -> None:
