@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use hyperpy_core::bus::{Access, Action, Device, Placement, Rung, Space};
+use hyperpy_core::bus::{Access, Action, Device, Placement, Rung, Shortcuts, Space, Spot};
 use hyperpy_core::machine::Attachment;
 use hyperpy_core::names::Names;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -53,7 +53,7 @@ impl Places {
     }
 
     fn find(&mut self, number: u64) -> PyResult<&mut Placed> {
-        // Another thread may just have taken it away.
+        // Another thread, or a method that was told of a write meanwhile, may just have taken it away.
         let hint = "`m.map` shows what is attached";
         let gone = || Raise::new("DeviceError", "device is not attached any more", hint).into();
         self.all.iter_mut().find(|placed| placed.number == number).ok_or_else(gone)
@@ -64,6 +64,7 @@ impl Places {
 struct Slice {
     device: Arc<PyDevice>,
     origin: u64,
+    len: u64,
 }
 
 impl Slice {
@@ -85,6 +86,21 @@ impl Device for Slice {
     }
     fn write(&self, at: Access, value: u64) -> Action {
         self.device.write(self.of(at), value)
+    }
+    fn shortcuts(&self) -> Shortcuts {
+        self.device.shortcuts().within(self.origin, self.len)
+    }
+    fn defer(&self, at: Access, value: u64) -> Action {
+        self.device.defer(self.of(at), value)
+    }
+    fn has_late(&self) -> bool {
+        self.device.has_late()
+    }
+    fn flush(&self, spot: &dyn Fn(u64) -> Spot, asked: &dyn Fn(u32, Action)) {
+        self.device.flush(spot, asked);
+    }
+    fn origin(&self) -> (usize, u64) {
+        (self.device.origin().0, self.origin)
     }
     fn reset(&self) {
         self.device.reset();
@@ -135,7 +151,7 @@ pub(crate) fn attach(
     };
     let wanted = windows.iter().map(|(is_pio, base, len, origin, name)| {
         let device = match &python {
-            Some(python) if *origin > 0 => Arc::new(Slice { device: python.clone(), origin: *origin }),
+            Some(python) if *origin > 0 => Arc::new(Slice { device: python.clone(), origin: *origin, len: *len }),
             _ => device.clone(),
         };
         (space(*is_pio), Placement { base: *base, len: *len, name: name.as_str().into(), rung, device })
@@ -159,7 +175,7 @@ type Change = (u64, Option<u64>, Option<bool>);
 /// Moves windows, disables and enables them, as one change; where vCPUs may still be in them.
 #[pyfunction]
 #[allow(clippy::needless_pass_by_value)]
-pub(crate) fn change(machine: &Machine, changes: Vec<Change>) -> PyResult<Vec<Left>> {
+pub(crate) fn change(py: Python<'_>, machine: &Machine, changes: Vec<Change>) -> PyResult<Vec<Left>> {
     machine.ours("move a device")?;
     let mut places = lock(&machine.places);
     let (mut off, mut on, mut after) = (Vec::new(), Vec::new(), Vec::new());
@@ -177,30 +193,39 @@ pub(crate) fn change(machine: &Machine, changes: Vec<Change>) -> PyResult<Vec<Le
         }
         after.push((number, base, is_on));
     }
-    let (_removed, added) = machine.core().rearrange(&off, &on).map_err(|error| errors::attach(&error))?;
+    drop(places); // methods may be told of writes now
+    let moved = py.detach(|| machine.core().rearrange(&off, &on));
+    let (removed, added) = moved.map_err(|error| errors::attach(&error))?;
+    let mut places = lock(&machine.places);
     let mut added = added.into_iter();
     for (number, base, is_on) in after {
         let placed = places.find(number)?;
         placed.placement.base = base;
         placed.attachment = if is_on { added.next() } else { None };
     }
+    drop(places);
+    py.detach(|| machine.core().serve_rest(&removed));
     Ok(off.iter().map(left).collect())
 }
 
 /// Takes windows off their buses for good; where vCPUs may still be in them.
 #[pyfunction]
 #[allow(clippy::needless_pass_by_value)]
-pub(crate) fn detach(machine: &Machine, numbers: Vec<u64>) -> PyResult<Vec<Left>> {
+pub(crate) fn detach(py: Python<'_>, machine: &Machine, numbers: Vec<u64>) -> PyResult<Vec<Left>> {
     machine.ours("detach")?;
     let mut places = lock(&machine.places);
     let mut off = Vec::new();
     for number in &numbers {
         off.extend(places.find(*number)?.attachment);
     }
-    let removed = machine.core().rearrange(&off, &[]).map_err(|error| errors::attach(&error))?;
+    drop(places);
+    let taken = py.detach(|| machine.core().rearrange(&off, &[]));
+    let (removed, _) = taken.map_err(|error| errors::attach(&error))?;
+    let mut places = lock(&machine.places);
     let (gone, kept): (Vec<_>, _) = places.all.drain(..).partition(|placed| numbers.contains(&placed.number));
     places.all = kept;
     drop(places);
+    py.detach(|| machine.core().serve_rest(&removed));
     drop((removed, gone)); // perhaps the last references to Python objects
     Ok(off.iter().map(left).collect())
 }
