@@ -6,7 +6,7 @@ use hyperpy_core::accel::AccelExit;
 use hyperpy_core::boot::flat::Mode;
 use hyperpy_core::bus::{Access, Action, Device, Rung, Space, ones};
 use hyperpy_core::machine::Machine;
-use hyperpy_core::regfile::{Bits, Cell, Kind, Layout, RegisterFile, Rule, Tell};
+use hyperpy_core::regfile::{Bits, Cell, Delivery, Kind, Layout, RegisterFile, Rule, Tell};
 use hyperpy_core::scripted::Step;
 
 use crate::dispatch::{BASE, WIDTH, run_by, scripted, spread};
@@ -85,6 +85,7 @@ fn registers(count: u64, width: u8, bits: Bits) -> Result<RegisterFile, Failure>
         when: None,
         on_read: false,
         on_write: Tell::Never,
+        delivery: Delivery::Now,
     };
     let layout = Layout::new((0..count).map(cell).collect(), count * u64::from(width), Rule::Split, false)?;
     Ok(RegisterFile::new(Arc::new(layout)))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeAlias, TypeVar, overload
 
+from hyperpy._delivery import delivery_of
 from hyperpy._register_views import ArrayView, Value, checked
 from hyperpy.errors import DeclarationError
 
@@ -213,6 +214,12 @@ class Register(Hooked[Any]):
         order: "big" if its first byte is the most significant.
         when: a field that must be set for it to be here: `when=line_control.dlab`, or `when=mode.bank == 2`. Others can
             share the place; one without `when` is there for all other values.
+        posted: the guest does not wait for `on_write`, which is called later, for each write in order: before any other method
+            of the device, and within 50 ms.
+        stream: the same for a write-only register, and its writes wait in the kernel: they cost no exit.
+        doorbell: a write to it, which must be write-only, is a signal: no exit, and `on_write` is called on a thread of the
+            machine's. Several may come as one. The method gets None, since nobody knows the value.
+        match: the value, or values, that ring the doorbell, each told as itself; all others are served as ever.
         doc: what it is for.
         fields: each a name and its `Field`; those whose names are no argument can be given by name.
 
@@ -245,6 +252,10 @@ class Register(Hooked[Any]):
         stride: int | None = None,
         order: Literal["little", "big"] = "little",
         when: Bits | None = None,
+        posted: bool = False,
+        stream: bool = False,
+        doorbell: bool = False,
+        match: int | Iterable[int] | None = None,
         doc: str = "",
         fields: Mapping[str, Field] | None = None,
         **named: Field,
@@ -278,6 +289,8 @@ class Register(Hooked[Any]):
                 f"reset value has bits outside the mask: {self.reset:#x} of {self.mask:#x}",
                 hint="give these bits a field, or a wider mask",
             )
+
+        self.delivery = delivery_of(self, posted=posted, stream=stream, doorbell=doorbell, match=match)
 
     def _check_fields(self) -> None:
         taken = 0

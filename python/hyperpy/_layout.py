@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from hyperpy import _hyperpy
 from hyperpy import window as windows
 from hyperpy._declaration import Declared, Hooked, Register, declarations
+from hyperpy._delivery import NOW, Delivery
 from hyperpy.declare import Block, Blocks, Counter, Fifo, FifoLevel, Indexed, Ram
 from hyperpy.errors import DeclarationError
 from hyperpy.window import parts_of, place_of
@@ -227,6 +228,7 @@ def _describe(place: Placed) -> dict[str, Any]:
         "when": condition,
         "on_read": read is not None,
         "on_write": None if write is None else mask,
+        "delivery": _delivery(place, mask),
     }
 
 
@@ -235,12 +237,26 @@ def _sides(register: Register, hooks: Hooks) -> tuple[bool, bool]:
     bits = masks(register)
     read, write, _ = hooks.get(register, (None, None, 0))
     readable = bits[_READABLE] | bits[_CLEARED_BY_READ] | bits[_SET_BY_READ]
-    return bool(readable) or read is not None, any(bits[at] for at in _WRITABLE) or write is not None
+    # A doorbell may hold no bits.
+    writable = any(bits[at] for at in _WRITABLE) or register.delivery != NOW
+    return bool(readable) or read is not None, writable or write is not None
+
+
+def _delivery(place: Placed, mask: int) -> Delivery:
+    kind, values = getattr(place.declared, "delivery", NOW)
+    if kind == "doorbell" and mask:
+        raise DeclarationError(
+            f"a doorbell has no bits to look for: {place.name} ({place.declared.where})",
+            hint="mark the method by on_write",
+        )
+    return kind, values
 
 
 def masks(register: Register) -> list[int]:
     """Return what accesses do to the bits of a register, as the core's masks."""
     found = [0] * 7
+    if register.delivery == ("doorbell", ()):
+        return found  # nobody knows what was written
     rest = register.mask
     for field in register.fields.values():
         rest &= ~field.mask

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from html import escape
 from typing import TYPE_CHECKING, TypeAlias
 
+from hyperpy._delivery import NOW
 from hyperpy._layout import _describe
 from hyperpy._value import Value
 from hyperpy.declare import Indexed, Ram
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Explanation", "RegisterUse"]
 
-_REGISTER, _PYTHON, _UNCLAIMED = (RUNGS[rung] for rung in (3, 4, 5))
+_KERNEL, _REGISTER, _PYTHON, _UNCLAIMED = (RUNGS[rung] for rung in (1, 3, 4, 5))
+# Whom a guest waits for that writes to what a method wants to know of.
+_WAITED_FOR = {"stream": _KERNEL, "posted": _REGISTER}
 _HEAD = ["register", "offset", "bytes", "rung", "reads", "writes", "calls", "mean ns", "worst ns"]
 _MANY = 1000  # calls that are worth a hint
 _FEW = 10  # writes for each read of the device: most are followed by another write
@@ -38,8 +41,9 @@ class RegisterUse(Value):
 
     `register` is its name. In brackets is what is no register: `(read, write)` are the device's own methods, `(no register)`
     accesses that no register takes, `(refused)` those that `access_rule` refuses. `offset` and `width` are in bytes, None
-    where there is none. `rung` says who serves it: register (Rust alone), python, unclaimed (nobody); "register/python" if
-    reads are served by the one and writes by the other. `reads` and `writes` count accesses, `calls` those for which Python was
+    where there is none. `rung` says whom the guest waits for: register (Rust alone), python, unclaimed (nobody), kernel (it waits
+    for nobody: a stream); "register/python" if reads are served by the one and writes by the other. A posted register's writes are
+    served by Rust, and its method is called later. `reads` and `writes` count accesses, `calls` those for which Python was
     called. `timed` of these calls were timed: `mean_ns` and `worst_ns` are theirs, None if there are none. `hint` says what
     would make it cheaper, where that is known.
     """
@@ -212,6 +216,8 @@ def _hooks(place: Placed) -> tuple[str | None, str | None]:
 
 def _rung(place: Placed) -> str:
     read, write = (_PYTHON if hook else _REGISTER for hook in _hooks(place))
+    kind, _ = getattr(place.declared, "delivery", NOW)
+    write = _WAITED_FOR.get(kind, write)
     # What is behind a port has no place, and both sides.
     can_read, can_write = (True, True) if place.offset is None else _describe(place)["sides"]
     return read if read == write or not can_write else write if not can_read else f"{read}/{write}"
@@ -224,9 +230,7 @@ def _hint(place: Placed, told_reads: int, told_writes: int, all_reads: int) -> s
         names = getattr(getattr(place.owner, read, None), "__code__", None)
         if names is not None and set(names.co_names) == _TIME:
             return "on_read tells the time and nothing else: a Counter does that without Python"
-    posted = getattr(place.declared, "posted", None)
-    if posted is False and told_writes >= _MANY and all_reads * _FEW <= told_writes:
-        return (
-            "most writes are followed by no read: with posted=True they would cost no exit, if they can wait"
-        )
+    delivery = getattr(place.declared, "delivery", None)
+    if delivery == NOW and told_writes >= _MANY and all_reads * _FEW <= told_writes:
+        return "most writes are followed by no read: with posted=True the guest would not wait for the method"
     return ""

@@ -41,7 +41,8 @@ class DeviceStats(Value):
     """Accesses to one device in Python, by who answered.
 
     `hits["register"]` are of registers that Rust serves, `hits["python"]` called a method, and `hits["unclaimed"]` are in its
-    range and no register takes them. They are the device's: of a device that was attached to another machine before, its hits there are among them. An access
+    range and no register takes them. A posted write, or one of a stream, is among those that called a method when it has been
+    called: in `Stats.hits` it is counted by what the guest waited for. They are the device's: of a device that was attached to another machine before, its hits there are among them. An access
     to several registers counts for each. `Device.explain` tells more.
     """
 

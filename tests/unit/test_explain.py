@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import pytest
 
@@ -291,15 +290,13 @@ def test_explain_hints_at_posted_writes_only_where_they_are_possible_and_most_ar
     posted: bool, writes: int, reads: int, hinted: bool
 ) -> None:
     class Sink(Device):
-        out = Register(0x0, access="wo")
+        out = Register(0x0, access="wo", posted=posted)
         state = Register(0x4)
 
         @out.on_write
         def _out(self, value: int) -> None:
             pass
 
-    register: Any = Sink.__dict__["out"]
-    register.posted = posted
     bench = DeviceBench(Sink())
     bench.batch([(0x0, 4, 1)] * writes + [(0x4, 4)] * reads)
     assert ("posted" in bench.device.explain()["out"].hint) is hinted

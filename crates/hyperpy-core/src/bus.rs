@@ -9,12 +9,14 @@
 //! when nobody answers (`run`).
 
 mod change;
+mod shortcut;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 pub use self::change::Placement;
+pub use self::shortcut::{BellAt, Shortcuts, Spot};
 use crate::control::POLL;
 use crate::exit::StopReason;
 use crate::names::{Known, Names, Past};
@@ -87,6 +89,28 @@ pub trait Device: Send + Sync {
     fn quick_write(&self, at: Access, value: u64) -> bool {
         let _ = (at, value);
         false
+    }
+    /// Which writes need not be served one by one. Asked when it is attached.
+    fn shortcuts(&self) -> Shortcuts {
+        Shortcuts::default()
+    }
+    /// Takes a write that waited in the kernel's ring: at once, or it keeps it for [`Self::flush`]. It must wait for nobody.
+    fn defer(&self, at: Access, value: u64) -> Action {
+        self.write(at, value)
+    }
+    /// Whether it keeps writes that were made before, or is being told of them.
+    fn has_late(&self) -> bool {
+        false
+    }
+    /// Serves the writes that it keeps, in order, before anything else of it is called: `spot` says where its range is that has
+    /// an offset, `asked` gets what they ask for.
+    fn flush(&self, spot: &dyn Fn(u64) -> Spot, asked: &dyn Fn(u32, Action)) {
+        let _ = (spot, asked);
+    }
+    /// Where in the range of which device this begins: one that keeps writes may be attached window by window, by several values
+    /// of this type, and its offsets are those of all of its range.
+    fn origin(&self) -> (usize, u64) {
+        (std::ptr::from_ref(self).addr(), 0)
     }
     /// Returns to the power-on state.
     fn reset(&self) {}

@@ -6,6 +6,7 @@
 //! and `processor`, how vCPUs start and stop together in `control`, what one does between exits in `run`.
 
 mod devices;
+mod late;
 mod lifecycle;
 mod memory;
 mod objects;
@@ -16,7 +17,7 @@ mod reset;
 mod timers;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use self::objects::{Objects, enter_at};
@@ -96,6 +97,8 @@ pub struct Machine {
     pub lines: Arc<LineHub>,
     /// Writes that cost no exit.
     pub posts: Arc<Posts>,
+    /// Attached devices that keep writes for later.
+    keepers: AtomicUsize,
     forks: u64,
     traced: Option<u32>,
     pub(crate) debug: DebugRegisters,
@@ -131,6 +134,7 @@ impl Machine {
             cpuid: Mutex::default(),
             lines: Arc::default(),
             posts: Arc::default(),
+            keepers: AtomicUsize::new(0),
             forks: fork_generation(),
             traced: None,
             debug: DebugRegisters::default(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::bus::{Access, Action, Bus, Device, Rung};
 use crate::kvm::thread::monotonic_ns;
-use crate::regfile::{Bits, Cell, Kind, Layout, Rule, Tell, When};
+use crate::regfile::{Bits, Cell, Delivery, Kind, Layout, Rule, Tell, When};
 
 struct Quiet;
 
@@ -99,6 +99,7 @@ fn test_declared_names_join_banks_by_a_bar_and_neighbours_by_a_plus() {
         when,
         on_read: false,
         on_write: Tell::Never,
+        delivery: Delivery::Now,
     };
     let bank = |equals| Some(When { cell: 3, mask: 1, equals });
     let both = (true, true);

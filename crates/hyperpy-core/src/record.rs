@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::bus::{Access, Action, Device};
+use crate::bus::{Access, Action, Device, Shortcuts, Spot};
 use crate::clock::{Clock, Fired, Held};
 use crate::names::Names;
 
@@ -331,6 +331,32 @@ impl Device for Recorded {
             serving.end(Some(action.clone()));
         }
         action
+    }
+
+    fn shortcuts(&self) -> Shortcuts {
+        self.inner.shortcuts()
+    }
+
+    fn defer(&self, at: Access, value: u64) -> Action {
+        let Access { offset, size, vcpu } = at;
+        let serving = self.begin(vcpu, What::Write { offset, size, value: value & at.ones() });
+        let action = self.inner.defer(at, value);
+        if let Some(serving) = serving {
+            serving.end(Some(action.clone()));
+        }
+        action
+    }
+
+    fn has_late(&self) -> bool {
+        self.inner.has_late()
+    }
+
+    fn flush(&self, spot: &dyn Fn(u64) -> Spot, asked: &dyn Fn(u32, Action)) {
+        self.inner.flush(spot, asked);
+    }
+
+    fn origin(&self) -> (usize, u64) {
+        self.inner.origin()
     }
 
     fn reset(&self) {

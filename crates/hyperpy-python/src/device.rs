@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use hyperpy_core::boot::firmware::e820;
-use hyperpy_core::bus::{Access, Action, Device, Space, ones};
+use hyperpy_core::bus::{Access, Action, Device, Shortcuts, Space, Spot, ones};
 use hyperpy_core::calls::Calls as Counted;
 use hyperpy_core::clock::Clock;
 use hyperpy_core::control::Control;
@@ -110,6 +110,12 @@ fn note(device: &str, access: &Current, value: Option<u64>) -> String {
     }
     // KVM moves rip past a write to a bus, and past an msr access when it completes it.
     let when = if access.is_write && access.space.is_some() { "after the access" } else { "at the access" };
+    if access.rip == Current::NO_RIP {
+        return format!(
+            "device {device}: {what} {bus} {:#x}, {} bytes, vcpu {}, made before and told of later",
+            access.address, access.size, access.vcpu
+        );
+    }
     format!(
         "{} {device}: {what} {bus} {:#x}, {} bytes, vcpu {}, rip {:#x} ({when})",
         kind(access.space),
@@ -254,6 +260,29 @@ impl Device for PyDevice {
         let action = declared.file.write(at, value, &Served { device: self, declared: &declared });
         dropped(declared);
         action
+    }
+
+    fn shortcuts(&self) -> Shortcuts {
+        self.file.as_ref().map_or_else(Shortcuts::default, |file| file.layout().shortcuts())
+    }
+
+    fn defer(&self, at: Access, value: u64) -> Action {
+        let Some(file) = &self.file else { return self.write(at, value) };
+        file.defer(at, value);
+        Action::Continue
+    }
+
+    fn has_late(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| file.has_late())
+    }
+
+    fn flush(&self, spot: &dyn Fn(u64) -> Spot, asked: &dyn Fn(u32, Action)) {
+        let Some(declared) = self.declared() else { return };
+        // Detached, since another thread may be at it.
+        if let Some(batch) = declared.file.batch() {
+            attach(|_| batch.serve(spot, &Served { device: self, declared: &declared }, asked));
+        }
+        dropped(declared);
     }
 
     fn reset(&self) {

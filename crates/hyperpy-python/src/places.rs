@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use hyperpy_core::bus::{Access, Action, Device, Placement, Rung, Space};
+use hyperpy_core::bus::{Access, Action, Device, Placement, Rung, Shortcuts, Space, Spot};
 use hyperpy_core::error::{AttachError, BusError};
 use hyperpy_core::machine::{Attachment, Machine as Core};
 use hyperpy_core::names::Names;
@@ -42,7 +42,7 @@ struct Placed {
 impl Placed {
     /// Puts the device, or what stands for it, here and wherever this is moved to.
     fn serve_by(&mut self, core: &Core, device: Arc<dyn Device>) {
-        self.placement.device = in_window(self.origin, device);
+        self.placement.device = in_window(self.origin, self.placement.len, device);
         if let Some(attachment) = self.attachment {
             // It is there: whoever takes it off has the places locked.
             drop(core.replace(attachment, self.placement.device.clone()));
@@ -70,7 +70,7 @@ impl Places {
     }
 
     fn find(&mut self, number: u64) -> Result<&mut Placed, AttachError> {
-        // Another thread may just have taken it away.
+        // Another thread, or a method that was told of a write meanwhile, may just have taken it away.
         self.all.iter_mut().find(|placed| placed.number == number).ok_or(AttachError::Bus(BusError::NotAttached))
     }
 
@@ -100,8 +100,9 @@ impl Places {
         Ok(numbers)
     }
 
-    fn change(&mut self, core: &Core, changes: &[Change]) -> Result<Vec<Attachment>, AttachError> {
-        let (mut off, mut on, mut after) = (Vec::new(), Vec::new(), Vec::new());
+    /// What changes of windows come to on the buses.
+    fn plan(&mut self, changes: &[Change]) -> Result<Plan, AttachError> {
+        let mut plan = Plan::default();
         for &(number, base, enabled) in changes {
             let placed = self.find(number)?;
             let (was_on, old) = (placed.attachment.is_some(), placed.placement.base);
@@ -109,21 +110,25 @@ impl Places {
             if (base, is_on) == (old, was_on) {
                 continue;
             }
-            off.extend(placed.attachment);
+            plan.off.extend(placed.attachment);
             let placement = Placement { base, ..placed.placement.clone() };
             if is_on {
-                on.push((placed.space, placement));
+                plan.on.push((placed.space, placement));
             }
-            after.push((number, base, is_on));
+            plan.after.push((number, base, is_on));
         }
-        let (_, added) = core.rearrange(&off, &on)?;
+        Ok(plan)
+    }
+
+    /// The buses are changed.
+    fn settle(&mut self, after: &[(u64, u64, bool)], added: Vec<Attachment>) -> Result<(), AttachError> {
         let mut added = added.into_iter();
-        for (number, base, is_on) in after {
+        for &(number, base, is_on) in after {
             let placed = self.find(number)?;
             placed.placement.base = base;
             placed.attachment = if is_on { added.next() } else { None };
         }
-        Ok(off)
+        Ok(())
     }
 
     fn record(&mut self, core: &Core, numbers: &[u64], recorder: &Recorder) -> Result<(), AttachError> {
@@ -134,28 +139,41 @@ impl Places {
         Ok(())
     }
 
-    /// What was taken off is perhaps the last that keeps Python objects: it is dropped where no lock is held.
-    fn detach(&mut self, core: &Core, numbers: &[u64]) -> Result<(Vec<Attachment>, Vec<Placed>), AttachError> {
-        let mut off = Vec::new();
+    /// Where windows are on the buses.
+    fn attached(&mut self, numbers: &[u64]) -> Result<Vec<Attachment>, AttachError> {
+        let mut all = Vec::new();
         for number in numbers {
-            off.extend(self.find(*number)?.attachment);
+            all.extend(self.find(*number)?.attachment);
         }
-        core.rearrange(&off, &[])?;
+        Ok(all)
+    }
+
+    /// They are perhaps the last that keep Python objects: they are dropped where no lock is held.
+    fn take(&mut self, numbers: &[u64]) -> Vec<Placed> {
         let (gone, kept) = self.all.drain(..).partition(|placed| numbers.contains(&placed.number));
         self.all = kept;
-        Ok((off, gone))
+        gone
     }
+}
+
+/// A change of the buses: what goes, what comes, and what that makes of the windows.
+#[derive(Default)]
+struct Plan {
+    off: Vec<Attachment>,
+    on: Vec<(Space, Placement)>,
+    after: Vec<(u64, u64, bool)>,
 }
 
 /// A window that does not begin where its device does.
 struct Slice {
     device: Arc<dyn Device>,
     origin: u64,
+    len: u64,
 }
 
 /// A device as a window has it that begins there.
-fn in_window(origin: u64, device: Arc<dyn Device>) -> Arc<dyn Device> {
-    if origin == 0 { device } else { Arc::new(Slice { device, origin }) }
+fn in_window(origin: u64, len: u64, device: Arc<dyn Device>) -> Arc<dyn Device> {
+    if origin == 0 { device } else { Arc::new(Slice { device, origin, len }) }
 }
 
 impl Slice {
@@ -177,6 +195,21 @@ impl Device for Slice {
     }
     fn write(&self, at: Access, value: u64) -> Action {
         self.device.write(self.of(at), value)
+    }
+    fn shortcuts(&self) -> Shortcuts {
+        self.device.shortcuts().within(self.origin, self.len)
+    }
+    fn defer(&self, at: Access, value: u64) -> Action {
+        self.device.defer(self.of(at), value)
+    }
+    fn has_late(&self) -> bool {
+        self.device.has_late()
+    }
+    fn flush(&self, spot: &dyn Fn(u64) -> Spot, asked: &dyn Fn(u32, Action)) {
+        self.device.flush(spot, asked);
+    }
+    fn origin(&self) -> (usize, u64) {
+        (self.device.origin().0, self.origin)
     }
     fn reset(&self) {
         self.device.reset();
@@ -226,7 +259,7 @@ pub(crate) fn attach(
         (device.clone(), rung, Some(device))
     };
     let wanted = windows.iter().map(|(is_pio, base, len, origin, name)| {
-        let device = in_window(*origin, device.clone());
+        let device = in_window(*origin, *len, device.clone());
         (space(*is_pio), Placement { base: *base, len: *len, name: name.as_str().into(), rung, device })
     });
     let wanted: Vec<_> = wanted.collect();
@@ -241,19 +274,30 @@ type Change = (u64, Option<u64>, Option<bool>);
 /// Moves windows, disables and enables them, as one change; where vCPUs may still be in them.
 #[pyfunction]
 #[allow(clippy::needless_pass_by_value)]
-pub(crate) fn change(machine: &Machine, changes: Vec<Change>) -> PyResult<Vec<Left>> {
+pub(crate) fn change(py: Python<'_>, machine: &Machine, changes: Vec<Change>) -> PyResult<Vec<Left>> {
     machine.ours("move a device")?;
-    let left = lock(&machine.places).change(machine.core(), &changes);
-    left.map(seen).map_err(|error| errors::attach(&error))
+    let plan = lock(&machine.places).plan(&changes).map_err(|error| errors::attach(&error))?;
+    // Methods may be told of writes meanwhile, with no lock held.
+    let moved = py.detach(|| machine.core().rearrange(&plan.off, &plan.on));
+    let (removed, added) = moved.map_err(|error| errors::attach(&error))?;
+    let settled = lock(&machine.places).settle(&plan.after, added);
+    py.detach(|| machine.core().serve_rest(&removed));
+    settled.map_err(|error| errors::attach(&error))?;
+    Ok(seen(plan.off))
 }
 
 /// Takes windows off their buses for good; where vCPUs may still be in them.
 #[pyfunction]
 #[allow(clippy::needless_pass_by_value)]
-pub(crate) fn detach(machine: &Machine, numbers: Vec<u64>) -> PyResult<Vec<Left>> {
+pub(crate) fn detach(py: Python<'_>, machine: &Machine, numbers: Vec<u64>) -> PyResult<Vec<Left>> {
     machine.ours("detach")?;
-    let done = lock(&machine.places).detach(machine.core(), &numbers);
-    done.map(|(left, _gone)| seen(left)).map_err(|error| errors::attach(&error))
+    let off = lock(&machine.places).attached(&numbers).map_err(|error| errors::attach(&error))?;
+    let taken = py.detach(|| machine.core().rearrange(&off, &[]));
+    let (removed, _) = taken.map_err(|error| errors::attach(&error))?;
+    let gone = lock(&machine.places).take(&numbers);
+    py.detach(|| machine.core().serve_rest(&removed));
+    drop((removed, gone));
+    Ok(seen(off))
 }
 
 fn seen(left: Vec<Attachment>) -> Vec<Left> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hyperpy_core::bus::{Access, Action};
 use hyperpy_core::regfile::{
-    Bits, Cell, Kind, Layout, LayoutError, Overflow, Owner, RegisterFile as Core, Rule, Tell, When,
+    Bits, Cell, Delivery, Kind, Layout, LayoutError, Overflow, Owner, RegisterFile as Core, Rule, Tell, When,
 };
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -35,6 +35,8 @@ struct Description {
     on_read: bool,
     /// `None`: not told; 0: of all writes; else of those of one of these bits.
     on_write: Option<u64>,
+    /// How it is told: "now", "posted", "stream" or "doorbell", and the values of this.
+    delivery: (String, Vec<u64>),
 }
 
 impl Description {
@@ -63,6 +65,12 @@ impl Description {
                 )));
             }
         };
+        let delivery = match self.delivery.0.as_str() {
+            "posted" => Delivery::Posted,
+            "stream" => Delivery::Stream,
+            "doorbell" => Delivery::Bell(self.delivery.1.clone()),
+            _ => Delivery::Now,
+        };
         let [readable, stored, cleared_by_1, cleared_by_0, set_by_1, cleared_by_read, set_by_read] = self.bits;
         Ok(Cell {
             offset: self.offset,
@@ -79,6 +87,7 @@ impl Description {
                 Some(0) => Tell::Always,
                 Some(mask) => Tell::If(mask),
             },
+            delivery,
         })
     }
 }
@@ -122,7 +131,10 @@ impl RegisterLayout {
 /// The registers that an error is about.
 fn about(error: &LayoutError) -> Vec<u32> {
     match *error {
-        LayoutError::Overlap { cell, other, .. } | LayoutError::Reference { cell, other } => vec![other, cell],
+        LayoutError::Shared { cell, other, .. } if cell == other => vec![cell],
+        LayoutError::Overlap { cell, other, .. }
+        | LayoutError::Shared { cell, other, .. }
+        | LayoutError::Reference { cell, other } => vec![other, cell],
         LayoutError::Width { cell, .. }
         | LayoutError::Outside { cell, .. }
         | LayoutError::Value { cell, .. }
@@ -242,6 +254,8 @@ struct Methods {
     on_read: Option<Py<PyAny>>,
     on_write: Option<Py<PyAny>>,
     index: Option<u32>,
+    /// A doorbell whose value nobody knows: None is told.
+    is_blind: bool,
 }
 
 /// A device's registers, and its methods by register.
@@ -252,10 +266,12 @@ pub(crate) struct Declared {
 
 impl Declared {
     pub(crate) fn new(file: &RegisterFile, handlers: Vec<Handler>) -> Self {
-        let mut methods: Vec<_> = file.inner.layout().cells().iter().map(|_| Methods::default()).collect();
+        let is_blind = |cell: &Cell| matches!(&cell.delivery, Delivery::Bell(values) if values.is_empty());
+        let of = |cell| Methods { is_blind: is_blind(cell), ..Methods::default() };
+        let mut methods: Vec<_> = file.inner.layout().cells().iter().map(of).collect();
         for (cell, on_read, on_write, index) in handlers {
             if let Some(place) = methods.get_mut(cell as usize) {
-                *place = Methods { on_read, on_write, index };
+                *place = Methods { on_read, on_write, index, is_blind: place.is_blind };
             }
         }
         Self { file: file.inner.clone(), methods }
@@ -303,9 +319,10 @@ impl Served<'_> {
         let Some(method) = self.declared.methods.get(cell as usize) else { return Action::Continue };
         attach(|py| {
             let Some(call) = method.on_write.as_ref() else { return Action::Continue };
+            let told = (!method.is_blind).then_some(value);
             let answer = match method.index {
-                Some(index) => call.bind(py).call1((index, value)),
-                None => call.bind(py).call1((value,)),
+                Some(index) => call.bind(py).call1((index, told)),
+                None => call.bind(py).call1((told,)),
             };
             let action = answer.and_then(|answer| action(&answer, &self.device.name));
             action.unwrap_or_else(|error| {

@@ -126,13 +126,15 @@ impl Machine {
         Ok(added.first().copied().ok_or(BusError::NotAttached)?)
     }
 
-    /// Takes a device off its bus. vCPUs may still be in it: see [`Self::wait_until_left`].
+    /// Takes a device off its bus. vCPUs may still be in it: see [`Self::wait_until_left`]. Of one that keeps writes they are
+    /// taken out of the guest first, so that it has seen all that were made; inside a device callback that cannot be.
     ///
     /// # Errors
     /// It is not attached.
     pub fn detach(&self, attachment: Attachment) -> Result<Region, AttachError> {
         let (removed, _) = self.rearrange(&[attachment], &[])?;
-        Ok(removed.into_iter().next().ok_or(BusError::NotAttached)?)
+        self.serve_rest(&removed);
+        Ok(removed.into_iter().next().map(|(_, region)| region).ok_or(BusError::NotAttached)?)
     }
 
     /// Puts into an attachment what watches its device, or the device itself again, and returns what was there. Who waits for

@@ -56,6 +56,16 @@ pub enum LayoutError {
         /// The other.
         other: u32,
     },
+    /// The kernel takes its writes, whatever else is at its place.
+    #[error("register whose writes bypass its device shares a place: {offset:#x}")]
+    Shared {
+        /// Which.
+        cell: u32,
+        /// The other, or itself if it is there only at times.
+        other: u32,
+        /// Where it is.
+        offset: u64,
+    },
     /// A queue, window or port of no length, or too long.
     #[error("length is out of range: {len}")]
     Length {
@@ -119,6 +129,7 @@ impl LayoutError {
             Self::Outside { .. } => "a larger `size`, or none: then it is computed",
             Self::Value { .. } => "fewer bits, or a wider register",
             Self::Overlap { .. } => "give them other offsets, or a `when` each",
+            Self::Shared { .. } => "give it a place of its own: no `when` goes with `stream` or `doorbell`",
             Self::Reference { .. } => {
                 "`when` and `index` name a plain register of the same class; registers behind a port are alike"
             }
@@ -201,6 +212,8 @@ fn references(cells: &[Cell], cell: &Cell) -> Result<(), u32> {
             let is_alike = |other: &Cell| {
                 (other.kind, other.width, other.big_endian) == (Kind::Plain, cell.width, cell.big_endian)
                     && (other.on_read, other.on_write) == (model.on_read, model.on_write)
+                    && other.delivery == model.delivery
+                    && !other.delivery.is_in_kernel()
             };
             (first..first.saturating_add(count)).try_for_each(|behind| find(behind, &is_alike))
         }

@@ -6,6 +6,7 @@
 use super::bits::Bits;
 pub use super::check::LayoutError;
 use super::check::check;
+use super::delivery::{self, Delivery};
 use super::side::Side;
 use crate::bus::ones;
 
@@ -141,6 +142,8 @@ pub struct Cell {
     pub on_read: bool,
     /// The owner is told of writes.
     pub on_write: Tell,
+    /// When it is told of them, and how they come.
+    pub delivery: Delivery,
 }
 
 impl Cell {
@@ -199,6 +202,7 @@ impl Layout {
             }
         }
         let (reads, writes) = (Side::new(&cells, true)?, Side::new(&cells, false)?);
+        delivery::check(&cells, &writes)?;
         Ok(Self { cells, rule, size, reads, writes, plain, names: Vec::new() })
     }
 

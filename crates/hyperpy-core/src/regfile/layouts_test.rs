@@ -24,6 +24,7 @@ pub(crate) fn plain(offset: u64, width: u8) -> Cell {
         when: None,
         on_read: false,
         on_write: Tell::Never,
+        delivery: Delivery::Now,
     }
 }
 

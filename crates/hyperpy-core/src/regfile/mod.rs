@@ -3,13 +3,16 @@
 //! A [`Layout`] says what is where (`layout`, checked in `check` and sorted in `side`), a [`RegisterFile`] holds one device's
 //! state. Guests reach it by [`quick_read`](RegisterFile::quick_read) and [`quick_write`](RegisterFile::quick_write), which do all
 //! that needs nobody else, without an allocation, and without a lock but that of a queue; what the owner wants to know of goes
-//! through [`read`](RegisterFile::read) and [`write`](RegisterFile::write) with its [`Owner`]. The owner sees the same state by
-//! `get` and `set` (`state`), while guests run. How an access falls onto registers is in `parts`; what it does to one register
-//! is in `touch`. Each register is changed at once, whoever else does: what is across several is done one after the other.
+//! through [`read`](RegisterFile::read) and [`write`](RegisterFile::write) with its [`Owner`], or waits for it in `late`. The owner
+//! sees the same state by `get` and `set` (`state`), while guests run. How an access falls onto registers is in `parts`; what it
+//! does to one register is in `touch`, how its owner gets to know of it in `delivery`. Each register is changed at once, whoever
+//! else does: what is across several is done one after the other.
 
 mod bits;
 mod check;
 mod counts;
+mod delivery;
+mod late;
 mod layout;
 mod measure;
 mod names;
@@ -27,6 +30,10 @@ pub use self::bits::Bits;
 pub use self::check::{Contradiction, LayoutError};
 pub use self::counts::StrayCounts;
 use self::counts::Strays;
+pub use self::delivery::Delivery;
+use self::delivery::To;
+use self::late::Late;
+pub use self::late::{Batch, DEPTH};
 pub use self::layout::{Cell, Kind, Layout, Overflow, Rule, Tell, When};
 use self::parts::Fall;
 use self::queue::Queue;
@@ -93,6 +100,7 @@ pub struct RegisterFile {
     queues: Box<[Mutex<Queue>]>,
     windows: Box<[Window]>,
     clock: RwLock<Arc<Clock>>,
+    late: Late,
 }
 
 impl RegisterFile {
@@ -116,8 +124,8 @@ impl RegisterFile {
             slots.push(Slot { value: AtomicU64::new(cell.reset), hits: Hits::default(), extra });
         }
         let clock = RwLock::new(Arc::new(Clock::manual()));
-        let strays = Strays::default();
-        Self { layout, slots: slots.into(), strays, queues: queues.into(), windows: windows.into(), clock }
+        let (strays, late) = (Strays::default(), Late::default());
+        Self { layout, slots: slots.into(), strays, queues: queues.into(), windows: windows.into(), clock, late }
     }
 
     /// The time that counters count from now on.
@@ -168,7 +176,8 @@ impl RegisterFile {
             }
             return true;
         }
-        self.write_as(at, value, first, None).is_some()
+        let to = if self.late.has_room() { To::Late } else { To::Nobody };
+        self.write_as(at, value, first, to).is_some()
     }
 
     /// Serves a read, asking the owner where it wants to be.
@@ -180,7 +189,7 @@ impl RegisterFile {
     /// Serves a write, telling the owner where it wants to be.
     pub fn write(&self, at: Access, value: u64, owner: &dyn Owner) -> Action {
         let first = self.layout.writes.find(at.offset, |when| self.holds(when));
-        self.write_as(at, value, first, Some(owner)).unwrap_or(Action::Continue)
+        self.write_as(at, value, first, To::Owner(owner)).unwrap_or(Action::Continue)
     }
 
     /// Without an owner `None` says that it is needed, and that nothing was done.
@@ -212,15 +221,16 @@ impl RegisterFile {
 
     /// The same for a write. Of several registers the first thing that was asked for is done.
     #[inline(never)]
-    fn write_as(&self, at: Access, value: u64, first: Option<&Place>, owner: Option<&dyn Owner>) -> Option<Action> {
+    fn write_as(&self, at: Access, value: u64, first: Option<&Place>, to: To<'_>) -> Option<Action> {
         let side = &self.layout.writes;
+        let owner = if let To::Owner(owner) = to { Some(owner) } else { None };
         match self.fall(side, at, first) {
-            Fall::One(part) => self.write_part(&part, part.given(value), owner),
-            Fall::Several if owner.is_none() && side.touched(at).any(|place| self.tells(place.cell)) => None,
+            Fall::One(part) => self.write_part(&part, at, part.given(value), to),
+            Fall::Several if side.touched(at).any(|place| self.tells(place.cell, to)) => None,
             Fall::Several => {
                 let mut asked = Action::Continue;
                 self.each_part(side, at, |part| {
-                    let action = self.write_part(part, part.given(value), owner);
+                    let action = self.write_part(part, at, part.given(value), to);
                     if let (Action::Continue, Some(action)) = (&asked, action) {
                         asked = action;
                     }

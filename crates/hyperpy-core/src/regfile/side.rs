@@ -86,7 +86,7 @@ const MOST_UNITS: u64 = 1 << 16;
 /// Places by ascending offset. Of those that share one the register without a condition is first.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Side {
-    places: Vec<Place>,
+    pub(super) places: Vec<Place>,
     /// How many places begin in each unit of the device's range or before it; each begins at the start of one. As long as
     /// there are not too many: what is beyond the table is searched for.
     begun: Box<[u16]>,

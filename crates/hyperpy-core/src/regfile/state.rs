@@ -136,8 +136,9 @@ impl RegisterFile {
         }
     }
 
-    /// The power-on state: reset values, empty queues, windows of zeros. Counts of accesses stay.
+    /// The power-on state: reset values, empty queues, windows of zeros, no write that waits. Counts of accesses stay.
     pub fn reset(&self) {
+        self.late.clear();
         for (cell, slot) in self.layout.cells.iter().zip(&self.slots) {
             match cell.kind {
                 Kind::Counter { .. } => {

@@ -1,13 +1,15 @@
 //! What an access does to one register.
 //!
-//! Each is done without an owner first, and is not done at all if the owner would have to be asked or told: `None`.
+//! Each is done without an owner first, and is not done at all if the owner would have to be asked or told at once: `None`.
 
 use std::sync::atomic::Ordering;
 
+use super::delivery::To;
+use super::late::Item;
 use super::layout::{Cell, Kind, Tell};
 use super::parts::Part;
 use super::{Owner, RegisterFile, Slot};
-use crate::bus::{Action, ones};
+use crate::bus::{Access, Action, ones};
 
 /// Nanoseconds of a second.
 const SECOND: u128 = 1_000_000_000;
@@ -23,9 +25,12 @@ impl RegisterFile {
         self.target(id).is_some_and(|(cell, _)| self.model(cell).on_read)
     }
 
-    /// Whether the owner may want to be told of a write to a register, or to those behind it.
-    pub(super) fn tells(&self, id: u32) -> bool {
-        self.target(id).is_some_and(|(cell, _)| self.model(cell).on_write != Tell::Never)
+    /// Whether the owner may want to be told of a write to a register, or to those behind it, and cannot be.
+    pub(super) fn tells(&self, id: u32, to: To<'_>) -> bool {
+        self.target(id).is_some_and(|(cell, _)| {
+            let model = self.model(cell);
+            model.on_write != Tell::Never && !to.takes(model)
+        })
     }
 
     /// The register itself; for a port one of those behind it, which are alike.
@@ -93,7 +98,7 @@ impl RegisterFile {
         held & cell.bits.readable
     }
 
-    pub(super) fn write_part(&self, part: &Part, given: u64, owner: Option<&dyn Owner>) -> Option<Action> {
+    pub(super) fn write_part(&self, part: &Part, at: Access, given: u64, to: To<'_>) -> Option<Action> {
         let (cell, slot) = self.target(part.cell)?;
         if let Kind::Ram { .. } = cell.kind {
             slot.hits.writes.fetch_add(1, Ordering::Relaxed);
@@ -103,24 +108,25 @@ impl RegisterFile {
         let lanes = lanes(cell, part);
         // As bits of the register; those that are not given are 0.
         let given_bits = in_order(cell, (given << (8 * part.from)) & cell.all());
-        let mut tells = self.model(cell).on_write.wants(given_bits);
+        let model = self.model(cell);
+        let mut tells = model.on_write.wants(given_bits);
         let value = match cell.kind {
             Kind::Fifo { .. } => {
                 let mut queue = self.queue(slot)?;
                 tells &= queue.fills();
-                if tells && owner.is_none() {
+                if tells && !to.takes(model) {
                     return None;
                 }
                 queue.push(given_bits);
                 given_bits
             }
-            _ if tells && owner.is_none() => return None,
+            _ if tells && !to.takes(model) => return None,
             Kind::Port { .. } => {
                 let Some(behind) = self.advance(cell.kind) else {
                     self.strays.miss(true);
                     return Some(Action::Continue);
                 };
-                return self.write_part(&Part { cell: behind, ..*part }, given, owner);
+                return self.write_part(&Part { cell: behind, ..*part }, at, given, to);
             }
             Kind::Counter { .. } => self.set_count(cell, slot, given_bits, lanes),
             Kind::Level { .. } | Kind::Ram { .. } => given_bits,
@@ -131,11 +137,22 @@ impl RegisterFile {
             }
         };
         slot.hits.writes.fetch_add(1, Ordering::Relaxed);
-        let told = owner.filter(|_| tells).map(|owner| {
+        Some(match to {
+            _ if !tells => Action::Continue,
+            To::Owner(owner) => self.tell(part.cell, value, owner),
+            To::Late | To::Nobody => {
+                self.late.push(Item { at, value, cell: Some(part.cell) });
+                Action::Continue
+            }
+        })
+    }
+
+    /// Tells the owner of a write.
+    pub(super) fn tell(&self, id: u32, value: u64, owner: &dyn Owner) -> Action {
+        if let Some(slot) = self.slots.get(id as usize) {
             slot.hits.told.fetch_add(1, Ordering::Relaxed);
-            owner.write(part.cell, value)
-        });
-        Some(told.unwrap_or(Action::Continue))
+        }
+        owner.write(id, value)
     }
 
     /// What a counter or a level shows now. A counter's slot holds what is added to the time.
@@ -166,7 +183,7 @@ impl RegisterFile {
 }
 
 /// A register's value as its bytes lie in the guest's view, and back.
-fn in_order(cell: &Cell, value: u64) -> u64 {
+pub(super) fn in_order(cell: &Cell, value: u64) -> u64 {
     if cell.big_endian { value.swap_bytes() >> (64 - 8 * u32::from(cell.width)) } else { value }
 }
 
