@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyperpy import _hyperpy
 from hyperpy._bench_lines import BenchLine, IrqChange, MessageSent
+from hyperpy._bench_memory import BenchMemory
 from hyperpy._device_bench import Access, Batch, DeviceBench, Step
 from hyperpy.machine import Machine
 
@@ -29,6 +30,7 @@ __all__ = [
     "Access",
     "Batch",
     "BenchLine",
+    "BenchMemory",
     "DeviceBench",
     "DeviceMachine",
     "IrqChange",
