@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from hyperpy._bench_memory import BenchMemory
+    from hyperpy._recording import Recording
     from hyperpy.dma import DmaMemory
 
 __all__ = ["Access", "Batch", "BenchLine", "DeviceBench", "IrqChange", "MessageSent", "Step"]
@@ -30,6 +31,10 @@ __all__ = ["Access", "Batch", "BenchLine", "DeviceBench", "IrqChange", "MessageS
 _D = TypeVar("_D")
 # An access has at most so many bytes.
 _WIDEST = 8
+
+
+# Those that are alive, for `record`.
+benches: weakref.WeakSet[DeviceBench[Any]] = weakref.WeakSet()
 
 
 class Access(NamedTuple):
@@ -148,10 +153,11 @@ class DeviceBench(Generic[_D]):
         self.irq = self.lines["irq"]
         self._memory_size = parse_size(memory)
         self._memory: BenchMemory | None = None
-        self._native = _hyperpy.Bench(
+        self._plain = self._native = _hyperpy.Bench(
             native, self.size, name or type(device).__name__, self.clock._native, registers, calls
         )
         self._lend()
+        benches.add(self)
 
     def _lend(self) -> None:
         device: Any = self.device
@@ -161,6 +167,11 @@ class DeviceBench(Generic[_D]):
         self._lent: DmaMemory | None = None
         if wants_dma(device):
             device.memory = self._lent = self.memory._for_device(device)
+
+    def _watch(self, recorder: _hyperpy.Recorder | None) -> None:
+        """Have accesses and the line told to a recorder, or to nobody."""
+        self._native = self._plain if recorder is None else self._plain.recorded(recorder)
+        self.irq._recorder = recorder
 
     @property
     def memory(self) -> BenchMemory:
@@ -294,15 +305,21 @@ class DeviceBench(Generic[_D]):
         return given
 
     def reset(self) -> None:
-        """Press the reset button: the device's power-on state; clock at 0, lines down, their history and `stopped` forgotten.
+        """Press the reset button: the device's power-on state; clock at 0, lines down; their history, messages and `stopped` are forgotten.
 
         Declared registers go back before the device's own `reset` is called, as in a machine. Memory stays.
         """
-        self._native.reset()
         self.stopped = None
         for line in self.lines.values():
             line.clear()
         self.messages.clear()
+        self._native.reset()
+
+    def record(self, *, limit: int = 1_000_000) -> Recording:
+        """Keep what is asked of the device and what it answers, from now on: as `hyperpy.testing.record`."""
+        from hyperpy._replay import record_bench  # noqa: PLC0415 - it imports this
+
+        return record_bench(self, limit)
 
     def __enter__(self) -> Self:
         return self

@@ -15,7 +15,7 @@ from hyperpy._device_bench import Access
 from hyperpy._legal import Need, Reach, Target, as_written, writable
 from hyperpy.declare import Field, Fifo, Indexed, Ram, Register
 
-__all__ = ["WIDEST", "Do", "breakable", "broken", "legal"]
+__all__ = ["WIDEST", "Do", "breakable", "broken", "legal", "weighted"]
 
 # An access has at most so many bytes.
 WIDEST = 8
@@ -32,9 +32,16 @@ class Do(NamedTuple):
 
 
 @st.composite
+def weighted(draw: st.DrawFn, *choices: tuple[int, st.SearchStrategy[Any]]) -> Any:
+    """One of the strategies, each as often as its weight says; `one_of` leaves out what it has twice."""
+    tickets = [strategy for weight, strategy in choices for _ in range(weight)]
+    return draw(tickets[draw(st.integers(0, len(tickets) - 1))])
+
+
+@st.composite
 def legal(draw: st.DrawFn, reach: Reach, side: str = "any") -> Do:
     """An access as the declaration has it: a "read", a "write" or "any"."""
-    target = draw(st.sampled_from(reach.on(side)))
+    target = draw(_one_of(reach.on(side)))
     is_write = side == "write" or (
         target.writes and side == "any" and (not target.reads or draw(st.booleans()))
     )
@@ -44,9 +51,29 @@ def legal(draw: st.DrawFn, reach: Reach, side: str = "any") -> Do:
         offset = target.offset + size * draw(st.integers(0, target.length // size - 1))
         return Do((Access(offset, size, draw(_anything(size)) if is_write else None),), needs)
     if isinstance(declared, Indexed):
-        number = draw(st.integers(0, (declared.behind.count or 1) - 1)) & declared.bits
-        needs = (*needs, Need(reach.index_of(target), declared.bits, number))
+        number = draw(st.integers(0, min(declared.behind.count or 1, _numbers(declared)) - 1))
+        needs = (*needs, _pointing(target, reach, number))
     return _one(target, draw(_values(target)) if is_write else None, needs)
+
+
+def _numbers(port: Indexed) -> int:
+    """How many numbers its index can have."""
+    return (port.bits >> _lowest(port.bits)) + 1
+
+
+def _lowest(bits: int) -> int:
+    return max(0, (bits & -bits).bit_length() - 1)
+
+
+def _pointing(target: Target, reach: Reach, number: int) -> Need:
+    """A port's index has this number."""
+    port: Any = target.declared
+    return Need(reach.index_of(target), port.bits, number << _lowest(port.bits) & port.bits)
+
+
+def _one_of(targets: list[Target]) -> st.SearchStrategy[Target]:
+    """As `sampled_from`, which looks at each of them first: an array may have very many."""
+    return st.integers(0, len(targets) - 1).map(targets.__getitem__)
 
 
 def _anything(size: int) -> st.SearchStrategy[int]:
@@ -71,7 +98,17 @@ def _values(draw: st.DrawFn, target: Target) -> int:
         if field.enum is not None and field.mask & bits:
             rest &= ~field.mask
             value |= draw(st.sampled_from(sorted(_members(field)) or [0])) << field.low
-    return value | draw(st.integers(0, rest)) & rest
+    return value | _spread(draw(st.integers(0, (1 << rest.bit_count()) - 1)), rest)
+
+
+def _spread(number: int, bits: int) -> int:
+    """The bits of a number, put where `bits` has some: few bits far apart come as often as others."""
+    spread, at = 0, 0
+    while bits:
+        lowest = bits & -bits
+        spread |= lowest if number >> at & 1 else 0
+        bits, at = bits ^ lowest, at + 1
+    return spread
 
 
 def _members(field: Field) -> set[int]:
@@ -98,7 +135,7 @@ def breakable(reach: Reach, is_single: bool) -> dict[Rule, list[Target]]:
 def broken(draw: st.DrawFn, reach: Reach, rules: dict[Rule, list[Target]]) -> Do:
     """An access that breaks a rule. The rule is chosen first: those of few registers come as often as those of many."""
     rule = draw(st.sampled_from(list(rules)))
-    return rule(draw, draw(st.sampled_from(rules[rule])), reach)
+    return rule(draw, draw(_one_of(rules[rule])), reach)
 
 
 def _sides(target: Target) -> list[bool]:
@@ -182,20 +219,15 @@ def _enum(draw: Any, target: Target, reach: Reach) -> Do:
 
 def _has_free_numbers(target: Target) -> bool:
     port = target.declared
-    return isinstance(port, Indexed) and port.bits >= (port.behind.count or 1)
+    return isinstance(port, Indexed) and _numbers(port) > (port.behind.count or 1)
 
 
 def _index(draw: Any, target: Target, reach: Reach) -> Do:
     """An access to a port while it has the number of no register."""
     port: Any = target.declared
-    number = draw(st.integers(port.behind.count, port.bits)) & port.bits
-    need = Need(
-        reach.index_of(target), port.bits, max(number, port.bits if number < port.behind.count else 0)
-    )
-    value = (
-        draw(_values(target)) if _sides(target)[-1] and (not target.reads or draw(st.booleans())) else None
-    )
-    return _one(target, value, (*target.needs, need))
+    need = _pointing(target, reach, draw(st.integers(port.behind.count, _numbers(port) - 1)))
+    is_write = draw(st.sampled_from(_sides(target)))
+    return _one(target, draw(_values(target)) if is_write else None, (*target.needs, need))
 
 
 def _is_filled(target: Target) -> bool:

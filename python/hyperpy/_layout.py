@@ -37,6 +37,11 @@ _MASKS: dict[str, tuple[int, ...]] = {
 _WRITABLE = (_STORED, _CLEARED_BY_1, _CLEARED_BY_0, _SET_BY_1)
 _MOST_CELLS = 1 << 20
 _MOST_BYTES = 1 << 63
+# What a class of devices or blocks has from `Device` and `Block`, under names that a method of a user's could have.
+_OWN = {
+    "_blocks", "_calls", "_cell_numbers", "_cells", "_computed_size", "_first_cell", "_layout", "_places", "_register_file",
+    "_told", "_windows",
+}  # fmt: skip
 
 Hooks: TypeAlias = dict[Hooked[Any], tuple[str | None, str | None, int]]
 """By declaration: names of the methods for reads and for writes, and the mask of `on_write_if` or 0."""
@@ -102,6 +107,10 @@ def _numbers(cls: type) -> tuple[dict[Declared[Any], int], int]:
 
 def number_cells(cls: type[Block | Device]) -> None:
     """Give the registers of a device's or a block's class their numbers in it, and find its marked methods."""
+    for name in _OWN & cls.__dict__.keys():
+        raise DeclarationError(
+            f"{cls.__qualname__}.{name} is what hyperpy keeps there itself", hint="give it another name"
+        )
     cls._cell_numbers, cls._cells = _numbers(cls)
     cls._told = hooks_of(cls)
     _check_members(cls)

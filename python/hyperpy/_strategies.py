@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 from hypothesis import strategies as st
 
 from hyperpy._device_bench import Access, Step
-from hyperpy._drawing import WIDEST, Do, breakable, broken, legal
+from hyperpy._drawing import WIDEST, Do, breakable, broken, legal, weighted
 from hyperpy._legal import Need, Reach, as_written
 from hyperpy.memory import parse_size
 
@@ -88,10 +88,15 @@ def sequences(
         >>> test_level_never_passes_the_depth()
     """
     reach = reach_of(device, kind)
-    legal_ones = [_steps(reach, "legal")] if reach.targets else []
-    # With what a driver does among it: a device that is asleep shows few of its mistakes.
-    mixed = [*legal_ones, *[_steps(reach, kind)] * 2] if kind == "hostile" else legal_ones * 3
-    drawn = st.lists(st.one_of(*mixed, *([clock_steps(max_step)] if max_step else [])), max_size=max_size)
+    choices: list[tuple[int, st.SearchStrategy[Any]]] = []
+    if reach.targets:
+        choices.append((3, _steps(reach, "legal")))
+    if kind == "hostile":
+        # With what a driver does among it: a device that is asleep shows few of its mistakes.
+        choices.append((6, _steps(reach, kind)))
+    if max_step:
+        choices.append((1, clock_steps(max_step)))
+    drawn = st.lists(weighted(*choices), max_size=max_size)
     if kind == "nearly":
         drawn = _spiced(drawn, _steps(reach, kind))
     return drawn.map(lambda steps: selected(reach, steps))
@@ -142,7 +147,8 @@ def hostile(draw: st.DrawFn, reach: Reach) -> Do:
     """Anything at all."""
     anywhere = st.integers(-WIDEST, reach.size + WIDEST - 1)
     inside = st.integers(0, max(0, reach.size - 1))
-    declared = [st.sampled_from([target.offset for target in reach.targets])] if reach.targets else []
+    last = len(reach.targets) - 1
+    declared = [st.integers(0, last).map(lambda at: reach.targets[at].offset)] if reach.targets else []
     size = draw(st.integers(1, WIDEST))
     value = draw(st.none() | st.integers(0, (1 << 8 * size) - 1))
     return Do((Access(draw(st.one_of(*declared, inside, anywhere)), size, value),))
@@ -196,4 +202,5 @@ class _Laid:
             start, width = place.offset or 0, place.declared.width
             if access.offset < start + width and start < access.offset + access.size:
                 is_whole = (access.offset, access.size) == (start, width)
-                self._held[place.cell] = as_written(place.declared, access.value) if is_whole else None
+                bits = getattr(place.declared, "mask", 0)
+                self._held[place.cell] = as_written(place.declared, access.value) & bits if is_whole else None

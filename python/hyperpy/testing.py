@@ -5,7 +5,8 @@ A `DeviceBench` has one device: a test reads and writes its registers, steps its
 else is what it is under KVM: buses, dispatch, exceptions with their notes, exits, statistics.
 
 From a device's declaration come Hypothesis strategies of `accesses` to it and of `sequences` of them, legal, nearly legal and
-hostile ones, and a `state_machine` that looks for a way to break it. They want Hypothesis: `pip install 'hyperpy[testing]'`.
+hostile ones, and a `state_machine` that looks for a way to break it. `record` keeps what happened to a device, and `replay` drives
+another one from it. Strategies and state machines want Hypothesis: `pip install 'hyperpy[testing]'`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from hyperpy import _hyperpy
 from hyperpy._bench_lines import BenchLine, IrqChange, MessageSent
 from hyperpy._bench_memory import BenchMemory
 from hyperpy._device_bench import Access, Batch, DeviceBench, Step
+from hyperpy._recording import Event, Recording, RecordingError
+from hyperpy._replay import Divergence, record, replay
 from hyperpy.machine import Machine
 
 if TYPE_CHECKING:
@@ -33,13 +36,19 @@ __all__ = [
     "BenchMemory",
     "DeviceBench",
     "DeviceMachine",
+    "Divergence",
+    "Event",
     "IrqChange",
     "MessageSent",
     "Read",
+    "Recording",
+    "RecordingError",
     "ScriptedMachine",
     "Step",
     "Write",
     "accesses",
+    "record",
+    "replay",
     "sequences",
     "state_machine",
 ]
@@ -71,6 +80,10 @@ def __getattr__(name: str) -> object:
             f"hypothesis is not installed, of which {name} is made\n\nhint: pip install 'hyperpy[testing]'",
             name="hypothesis",
         ) from None
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_DRAWN})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

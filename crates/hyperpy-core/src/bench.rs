@@ -48,6 +48,13 @@ impl Bench {
         Self { device, name: name.into(), size, clock }
     }
 
+    /// The same bench with another device, made of the one that is on it.
+    #[must_use]
+    pub fn with<D: Device + 'static>(&self, other: impl FnOnce(&Arc<dyn Device>) -> Arc<D>) -> Self {
+        let device = other(&self.device);
+        Self { device, name: self.name.clone(), size: self.size, clock: self.clock.clone() }
+    }
+
     /// Whether a guest could make such an access: 1 to 8 bytes, in the range.
     #[must_use]
     pub fn holds(&self, offset: u64, size: u8) -> bool {

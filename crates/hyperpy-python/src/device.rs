@@ -13,6 +13,7 @@ use hyperpy_core::control::Control;
 use hyperpy_core::exit::StopReason;
 use hyperpy_core::machine::Answerer;
 use hyperpy_core::names::Names;
+use hyperpy_core::record;
 use hyperpy_core::regfile::RegisterFile;
 use hyperpy_core::vcpu::{Current, current};
 use hyperpy_devices::debugcon::DebugConsole;
@@ -71,11 +72,19 @@ impl Report {
             // An exception that takes no notes is raised without.
             let _ = error.value(py).call_method1(intern!(py, "add_note"), (note,));
         }
+        note_raised(py, &error);
         keep_traceback(py, &error);
         self.faults.push(error.into_value(py));
         if let Some(control) = self.control.upgrade() {
             control.device_failed();
         }
+    }
+}
+
+/// Tells whoever records the device.
+pub(crate) fn note_raised(py: Python<'_>, error: &PyErr) {
+    if let Ok(name) = error.get_type(py).qualname() {
+        record::raised(&name.to_string_lossy());
     }
 }
 

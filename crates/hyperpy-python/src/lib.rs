@@ -22,6 +22,7 @@ mod memory;
 mod places;
 mod probe;
 mod processor;
+mod record;
 mod regfile;
 mod routes;
 mod script;
@@ -65,13 +66,15 @@ mod _hyperpy {
     #[pymodule_export]
     use crate::memory::Memory;
     #[pymodule_export]
-    use crate::places::{attach, change, detach};
+    use crate::places::{attach, change, detach, end_record, record};
     #[pymodule_export]
     use crate::probe::capabilities;
     #[pymodule_export]
     use crate::processor::{
         cpuid, fpu, msr_indices, msrs, remove_cpuid, set_cpuid, set_fpu, set_msrs, trap_hypercalls, trap_msr,
     };
+    #[pymodule_export]
+    use crate::record::Recorder;
     #[pymodule_export]
     use crate::regfile::{RegisterFile, RegisterLayout};
     #[pymodule_export]

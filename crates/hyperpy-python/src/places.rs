@@ -1,8 +1,8 @@
 //! Where a machine's devices are: attaching all windows of one, and moving, disabling and detaching them while it runs.
 //!
 //! Each window of a device is a place with a number of its own, which it keeps wherever it is moved. What is disabled is off
-//! its bus and keeps its place. Changes of several places are one change of the buses. While the list is locked no Python
-//! runs, and even making an exception would be that.
+//! its bus and keeps its place. Changes of several places are one change of the buses. A recorder of a device stands at its
+//! places, and goes where they go. While the list is locked no Python runs, and even making an exception would be that.
 
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use crate::calls::Calls;
 use crate::device::{PyDevice, StockDevice};
 use crate::errors;
 use crate::machine::{Machine, lock, space};
+use crate::record::Recorder;
 use crate::regfile::Registers;
 
 /// A window as Python describes it: whether it is of ports, base, size, where it begins in the device's own range, name.
@@ -29,10 +30,24 @@ struct Placed {
     number: u64,
     space: Space,
     placement: Placement,
+    /// The device itself, and where in its range the window begins.
+    device: Arc<dyn Device>,
+    origin: u64,
     /// The device, if it is one in Python.
     python: Option<Arc<PyDevice>>,
     /// Not if it is disabled.
     attachment: Option<Attachment>,
+}
+
+impl Placed {
+    /// Puts the device, or what stands for it, here and wherever this is moved to.
+    fn serve_by(&mut self, core: &Core, device: Arc<dyn Device>) {
+        self.placement.device = in_window(self.origin, device);
+        if let Some(attachment) = self.attachment {
+            // It is there: whoever takes it off has the places locked.
+            drop(core.replace(attachment, self.placement.device.clone()));
+        }
+    }
 }
 
 /// All windows of a machine's devices.
@@ -62,16 +77,25 @@ impl Places {
     fn attach(
         &mut self,
         core: &Core,
+        device: &Arc<dyn Device>,
+        origins: &[u64],
         wanted: &[(Space, Placement)],
         python: Option<&Arc<PyDevice>>,
     ) -> Result<Vec<u64>, AttachError> {
         let (_, added) = core.rearrange(&[], wanted)?;
         let mut numbers = Vec::with_capacity(added.len());
-        for ((space, placement), attachment) in wanted.iter().zip(added) {
+        for (((space, placement), &origin), attachment) in wanted.iter().zip(origins).zip(added) {
             self.last += 1;
-            let (number, placement, python) = (self.last, placement.clone(), python.cloned());
-            self.all.push(Placed { number, space: *space, placement, python, attachment: Some(attachment) });
-            numbers.push(number);
+            self.all.push(Placed {
+                number: self.last,
+                space: *space,
+                placement: placement.clone(),
+                device: device.clone(),
+                origin,
+                python: python.cloned(),
+                attachment: Some(attachment),
+            });
+            numbers.push(self.last);
         }
         Ok(numbers)
     }
@@ -102,6 +126,14 @@ impl Places {
         Ok(off)
     }
 
+    fn record(&mut self, core: &Core, numbers: &[u64], recorder: &Recorder) -> Result<(), AttachError> {
+        for number in numbers {
+            let placed = self.find(*number)?;
+            placed.serve_by(core, recorder.before(&placed.device));
+        }
+        Ok(())
+    }
+
     /// What was taken off is perhaps the last that keeps Python objects: it is dropped where no lock is held.
     fn detach(&mut self, core: &Core, numbers: &[u64]) -> Result<(Vec<Attachment>, Vec<Placed>), AttachError> {
         let mut off = Vec::new();
@@ -117,8 +149,13 @@ impl Places {
 
 /// A window that does not begin where its device does.
 struct Slice {
-    device: Arc<PyDevice>,
+    device: Arc<dyn Device>,
     origin: u64,
+}
+
+/// A device as a window has it that begins there.
+fn in_window(origin: u64, device: Arc<dyn Device>) -> Arc<dyn Device> {
+    if origin == 0 { device } else { Arc::new(Slice { device, origin }) }
 }
 
 impl Slice {
@@ -145,7 +182,7 @@ impl Device for Slice {
         self.device.reset();
     }
     fn identity(&self) -> Option<usize> {
-        self.device.identity()
+        self.device.identity().or_else(|| Some(Arc::as_ptr(&self.device).cast::<()>() as usize))
     }
     fn names(&self) -> Option<Arc<dyn Names>> {
         let names = self.device.names()?;
@@ -189,14 +226,12 @@ pub(crate) fn attach(
         (device.clone(), rung, Some(device))
     };
     let wanted = windows.iter().map(|(is_pio, base, len, origin, name)| {
-        let device = match &python {
-            Some(python) if *origin > 0 => Arc::new(Slice { device: python.clone(), origin: *origin }),
-            _ => device.clone(),
-        };
+        let device = in_window(*origin, device.clone());
         (space(*is_pio), Placement { base: *base, len: *len, name: name.as_str().into(), rung, device })
     });
     let wanted: Vec<_> = wanted.collect();
-    let added = lock(&machine.places).attach(machine.core(), &wanted, python.as_ref());
+    let origins: Vec<_> = windows.iter().map(|(_, _, _, origin, _)| *origin).collect();
+    let added = lock(&machine.places).attach(machine.core(), &device, &origins, &wanted, python.as_ref());
     added.map_err(|error| errors::attach(&error))
 }
 
@@ -223,4 +258,27 @@ pub(crate) fn detach(machine: &Machine, numbers: Vec<u64>) -> PyResult<Vec<Left>
 
 fn seen(left: Vec<Attachment>) -> Vec<Left> {
     left.into_iter().map(|attachment| (attachment.space == Space::Pio, attachment.region.0)).collect()
+}
+
+/// Has a recorder watch windows, wherever they are and will be.
+#[pyfunction]
+#[allow(clippy::needless_pass_by_value)]
+pub(crate) fn record(machine: &Machine, numbers: Vec<u64>, recorder: &Recorder) -> PyResult<()> {
+    machine.ours("record a device")?;
+    let done = lock(&machine.places).record(machine.core(), &numbers, recorder);
+    done.map_err(|error| errors::attach(&error))
+}
+
+/// Puts the devices themselves back, where they are still attached.
+#[pyfunction]
+#[allow(clippy::needless_pass_by_value)]
+pub(crate) fn end_record(machine: &Machine, numbers: Vec<u64>) {
+    // Python's collector may call this on a thread that has the places locked, or in the child of a fork, where somebody may:
+    // a recorder that stays, and has ended, does no harm.
+    let Ok(mut places) = machine.places.try_lock() else { return };
+    if !machine.core().is_forked() {
+        for placed in places.all.iter_mut().filter(|placed| numbers.contains(&placed.number)) {
+            placed.serve_by(machine.core(), placed.device.clone());
+        }
+    }
 }

@@ -63,6 +63,26 @@ impl Bus {
         removed.into_iter().next().ok_or(BusError::NotAttached)
     }
 
+    /// Puts another device into a region that stays the same one, and returns the one that was there. vCPUs may still be inside
+    /// that.
+    ///
+    /// # Errors
+    /// No such attachment.
+    pub(crate) fn replace(&self, id: RegionId, device: Arc<dyn Device>) -> Result<Arc<dyn Device>, BusError> {
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut regions = map.regions.clone();
+        let region = regions.iter_mut().find(|region| region.id == id).ok_or(BusError::NotAttached)?;
+        let before = std::mem::replace(&mut region.device, device);
+        self.publish(&mut map, regions);
+        Ok(before)
+    }
+
+    fn publish(&self, map: &mut Arc<Map>, regions: Vec<Region>) {
+        let bases = regions.iter().map(|region| region.base).collect();
+        *map = Arc::new(Map { bases, regions });
+        self.generation.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// Takes regions off and puts others on, also where one was that is taken off.
     ///
     /// # Errors
@@ -117,9 +137,7 @@ impl Prepared<'_> {
             removed.iter().for_each(|region| past.remember(region, now));
             drop(past);
             regions.iter_mut().filter(|region| added.contains(&region.id)).for_each(|region| region.since_ns = now);
-            let bases = regions.iter().map(|region| region.base).collect();
-            *map = Arc::new(Map { bases, regions });
-            bus.generation.fetch_add(1, Ordering::SeqCst);
+            bus.publish(&mut map, regions);
         }
         (removed, added)
     }

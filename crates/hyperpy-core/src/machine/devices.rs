@@ -135,6 +135,16 @@ impl Machine {
         Ok(removed.into_iter().next().ok_or(BusError::NotAttached)?)
     }
 
+    /// Puts into an attachment what watches its device, or the device itself again, and returns what was there. Who waits for
+    /// the vCPUs to leave the attachment waits for those in either.
+    ///
+    /// # Errors
+    /// It is not attached.
+    pub fn replace(&self, attachment: Attachment, device: Arc<dyn Device>) -> Result<Arc<dyn Device>, AttachError> {
+        let bus = if attachment.space == Space::Pio { &self.pio } else { &self.mmio };
+        Ok(bus.replace(attachment.region, device)?)
+    }
+
     /// Waits until every vCPU has left a device that is detached; inside a device callback it does not wait.
     ///
     /// # Errors
