@@ -1,6 +1,6 @@
 """Guest memory on a bench for a device, with hooks on what the device does to it: faults, and guests that change their mind.
 
-Public as `DeviceBench.memory`. The test itself reads and writes it as a `Memory`; the hooks are asked for the device's own
+Public as `hyperpy.testing.BenchMemory`. The test itself reads and writes it as a `Memory`; the hooks are asked for the device's own
 accesses alone (`hyperpy.dma`), before they reach memory.
 """
 

@@ -46,14 +46,10 @@ def spec_of(machine: Machine) -> MachineSpec:
     usual = "ones" if image is not None and image.has_pc else "exit"
     if unclaimed == usual:  # said only where it is not clear by itself, or was said before
         unclaimed = base.unclaimed if base.unclaimed == usual else None
-    known = {
-        (id(device), spec.pio is not None): spec
-        for device, spec in zip(base_devices, base.devices, strict=True)
-    }
+    known = {id(device): spec for device, spec in zip(base_devices, base.devices, strict=True)}
     devices = [
-        _placed(known.get((id(device), is_pio)) or _device(index, device, is_pio, facts), facts)
-        for index, ((is_pio, region), (device, facts)) in enumerate(machine._attached.items())
-        if (is_pio, region) not in machine._brought
+        _placed(known.get(id(device)) or _device(index, device, facts, where), where)
+        for index, (device, facts, where) in enumerate(_attached(machine))
     ]
     return MachineSpec(
         name=base.name if machine._made_from else machine.name,
@@ -112,20 +108,38 @@ def _image(image: object) -> ImageSpec | None:
             raise SpecError(f"an image without a spec: {type(image).__name__}", path="image", hint=_HINT)
 
 
-def _placed(spec: DeviceSpec, facts: dict[str, Any]) -> DeviceSpec:
+def _attached(machine: Machine) -> list[tuple[object, dict[str, Any], dict[str, Any]]]:
+    """Each device with its facts, and by bus where it is: windows together, by their names."""
+    found: list[tuple[object, dict[str, Any], dict[str, Any]]] = []
+    by_window: dict[int, dict[str, Any]] = {}
+    for place, (device, facts) in list(machine._attached.items()):
+        bus = "pio" if place[0] else "mmio"
+        if place in machine._brought:
+            continue
+        if facts["window"] is None:
+            found.append((device, facts, {bus: facts["base"]}))
+            continue
+        if id(device) not in by_window:
+            by_window[id(device)] = {}
+            found.append((device, facts, by_window[id(device)]))
+        by_window[id(device)].setdefault(bus, {})[facts["window"]] = facts["base"]
+    return found
+
+
+def _placed(spec: DeviceSpec, where: dict[str, Any]) -> DeviceSpec:
     """A device's spec with the place where it is by now."""
-    bus = "mmio" if spec.pio is None else "pio"
-    return spec if getattr(spec, bus) == facts["base"] else replace(spec, **{bus: facts["base"]})
+    if isinstance(spec.mmio, int) or isinstance(spec.pio, int):
+        # One window needs no name.
+        where = {
+            bus: next(iter(at.values())) if isinstance(at, dict) and len(at) == 1 else at
+            for bus, at in where.items()
+        }
+    mmio, pio = where.get("mmio"), where.get("pio")
+    return spec if (spec.mmio, spec.pio) == (mmio, pio) else replace(spec, mmio=mmio, pio=pio)
 
 
-def _device(index: int, device: object, is_pio: bool, facts: dict[str, Any]) -> DeviceSpec:
+def _device(index: int, device: object, facts: dict[str, Any], where: dict[str, Any]) -> DeviceSpec:
     kind = type(device)
-    if facts["window"] is not None:
-        raise SpecError(
-            f"a device with windows has no spec: {facts['name']}",
-            path=f"devices[{index}]",
-            hint="attach it after make()",
-        )
     match device:
         case DebugExit():
             model = "debug-exit"
@@ -142,12 +156,12 @@ def _device(index: int, device: object, is_pio: bool, facts: dict[str, Any]) -> 
                 )
             if inspect.signature(kind).parameters:
                 raise SpecError(f"its arguments are not known: {model}", path=f"devices[{index}]", hint=_HINT)
-    place = {"pio" if is_pio else "mmio": facts["base"]}
-    size = None if facts["size"] == getattr(device, "size", None) else facts["size"]
+    is_usual = facts["window"] is not None or facts["size"] == getattr(device, "size", None)
+    size = None if is_usual else facts["size"]
     name = None if facts["name"] == kind.__name__ else facts["name"]
     if not isinstance(facts["irq"], int | None):
         raise SpecError(f"its lines have no spec: {facts['irq']}", path=f"devices[{index}].irq", hint=_HINT)
-    return DeviceSpec(model=model, size=size, irq=facts["irq"], name=name, **place)
+    return DeviceSpec(model=model, size=size, irq=facts["irq"], name=name, **where)
 
 
 def _regions(machine: Machine, base: MachineSpec) -> tuple[RegionSpec, ...]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyperpy import _hyperpy
 from hyperpy._bench_lines import BenchLine, IrqChange, MessageSent
+from hyperpy._bench_memory import BenchMemory
 from hyperpy._device_bench import Access, Batch, DeviceBench, Step
 from hyperpy._recording import Event, Recording, RecordingError
 from hyperpy._replay import Divergence, record, replay
@@ -32,6 +33,7 @@ __all__ = [
     "Access",
     "Batch",
     "BenchLine",
+    "BenchMemory",
     "DeviceBench",
     "DeviceMachine",
     "Divergence",

@@ -355,6 +355,16 @@ def test_dma_works_in_timers_and_in_other_threads_while_the_machine_runs() -> No
     assert clocked.memory.read(0, 3) == b"due"
 
 
+def test_memory_stays_with_a_device_over_a_reset_of_its_machine(card: Any) -> None:
+    card.memory.write(0x1000, b"before")
+    kept = card.memory
+    card.machine.reset()
+    assert card.memory is kept
+    assert kept.read(0x1000, 6) == bytes(6)
+    kept.write(0x1000, b"after")
+    assert card.machine.memory.read(0x1000, 5) == b"after"
+
+
 def test_detach_inside_a_callback_takes_the_memory_at_once() -> None:
     def leave(memory: DmaMemory) -> str:
         m.detach(card)
