@@ -19,7 +19,7 @@ __all__ = ["Delivery", "delivery_of"]
 
 Delivery: TypeAlias = tuple[str, tuple[int, ...]]
 NOW: Delivery = ("now", ())
-# Each takes a place on the bus of a VM, of which there are a thousand (kernel: NR_IOBUS_DEVS).
+# Each takes a descriptor of the process.
 _MOST_BELLS = 256
 
 

@@ -9,6 +9,7 @@ from hyperpy._acpi import Listed
 
 __all__ = [
     "Batch",
+    "BellThread",
     "Bench",
     "Calls",
     "Clock",
@@ -252,6 +253,10 @@ class Dma:
 class Script:
     def __new__(cls, accesses: list[tuple[bool, int, int, int | None, int]], keep_reads: bool) -> Script: ...
     def reads(self) -> list[int]: ...
+
+@final
+class BellThread:
+    def __call__(self, *args: Any, **kwargs: Any) -> None: ...
 
 @final
 class TimerThread:

@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LIMIT = 60
 SWEEPS = (
-    "without irqchip", "with irqchip", "two vcpus", "halt", "posts", "posts no longer", "messages",
+    "without irqchip", "with irqchip", "two vcpus", "halt", "posts", "posts no longer", "messages", "doorbells",
     "messages of a device", "verbs", "old",
 )  # fmt: skip
 # The calls of tests/shim/shim.c that are none of KVM's.

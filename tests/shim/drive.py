@@ -27,6 +27,7 @@ from hyperpy import (
     Machine,
     Messages,
     Msi,
+    Register,
     Stop,
 )
 
@@ -50,8 +51,8 @@ TOLD_AS = {"KVM_GET_VCPU_MMAP_SIZE": "KVM_CREATE_VM"}
 POSTING = ("KVM_REGISTER_COALESCED_MMIO", "KVM_UNREGISTER_COALESCED_MMIO")
 SENDING = ("KVM_IRQFD", "KVM_SIGNAL_MSI")
 # A line or a message that KVM does not take is the guest's to miss, and a line is driven by KVM_IRQ_LINE where it has no
-# eventfd; a vcpu whose state cannot be read counts as running; writes that cannot wait in a ring are exits.
-UNTOLD = {"KVM_IRQ_LINE", "KVM_GET_MP_STATE", *SENDING, *POSTING}
+# eventfd; a vcpu whose state cannot be read counts as running; writes that cannot wait in a ring, or ring, are exits.
+UNTOLD = {"KVM_IRQ_LINE", "KVM_GET_MP_STATE", "KVM_IOEVENTFD", *SENDING, *POSTING}
 
 NOTHING = "nothing"
 
@@ -89,6 +90,17 @@ class Sends(Takes):
     """Has messages of its own."""
 
     msi = Messages()
+
+
+class Rung(Device):
+    """A doorbell."""
+
+    bell = Register(0x0, width=1, access="wo", doorbell=True)
+    rings = 0
+
+    @bell.on_write
+    def _rung(self, value: None) -> None:
+        self.rings += 1
 
 
 class Attempts:
@@ -221,6 +233,18 @@ def messages(attempt: Attempts) -> list[object]:
         return [before, attempt(device.irq.pulse)]
 
 
+def doorbells(attempt: Attempts) -> list[object]:
+    """A guest that rings, before it is known to KVM and after, and a device that goes."""
+    with Machine(memory="1M") as m:
+        m.load(Flat(GUEST, mode="real"))
+        before, after = m.attach(Rung(), pio=0x80), Rung()
+        seen = [attempt(lambda: m.run(RUN))]
+        attempt(lambda: m.attach(after, pio=0x98))
+        seen.append(attempt(lambda: m.run(RUN)))
+        attempt(lambda: m.detach(before))
+        return [*seen, before.rings, after.rings]
+
+
 def descriptors() -> list[str]:
     """All that are open."""
     return sorted(os.listdir("/proc/self/fd"), key=int)
@@ -293,6 +317,7 @@ SWEEPS: dict[str, Callable[[], dict[str, Any]]] = {
     "posts no longer": lambda: sweep(posts, POSTING[1]),
     "messages": lambda: sweep(messages, SENDING[0]),
     "messages of a device": lambda: sweep(messages, SENDING[1]),
+    "doorbells": lambda: sweep(doorbells, "KVM_IOEVENTFD"),
     "verbs": lambda: sweep(verbs),
     "old": lambda: sweep(old),
 }

@@ -75,7 +75,8 @@ def test_native_class_cannot_be_subclassed(native: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "native", ["Clock", "Memory", "IrqLine", "StockDevice", "Timer", "TimerThread", "View", "VcpuThread"]
+    "native",
+    ["BellThread", "Clock", "Memory", "IrqLine", "StockDevice", "Timer", "TimerThread", "View", "VcpuThread"],
 )
 def test_native_class_that_is_made_inside_cannot_be_made_by_hand(native: str) -> None:
     with pytest.raises(TypeError):

@@ -18,6 +18,7 @@ pub use self::route::Route;
 use crate::arch::x86_64::cpuid::Leaf;
 use crate::arch::x86_64::fpu::Fpu;
 use crate::arch::x86_64::{Regs, Sregs};
+use crate::bells::Doorbell;
 use crate::debug::DebugControl;
 use crate::memory::Mapping;
 use crate::posted::{Posted, Range};
@@ -135,6 +136,12 @@ pub trait Vm: Send + Sync {
     /// # Errors
     /// The host refuses.
     fn post(&self, range: Range, on: bool) -> Result<(), AccelError>;
+
+    /// Has a write of a guest signal an eventfd in place of an exit, or no longer.
+    ///
+    /// # Errors
+    /// The host refuses.
+    fn ring(&self, bell: &Doorbell, event: &EventFd, on: bool) -> Result<(), AccelError>;
 
     /// Hands RDMSR and WRMSR of these registers on, in place of those asked for before: at most [`MSR_RANGES`] ranges of at
     /// most [`MSR_RANGE_MAX`].

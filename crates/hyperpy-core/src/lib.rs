@@ -11,6 +11,7 @@
 
 pub mod accel;
 pub mod arch;
+pub mod bells;
 pub mod bench;
 pub mod boot;
 pub mod bus;

@@ -5,6 +5,7 @@
 //! devices are in `places`, the verbs that change the state in `lifecycle`, those on one vCPU that stands still in `registers`
 //! and `processor`, how vCPUs start and stop together in `control`, what one does between exits in `run`.
 
+mod bells;
 mod devices;
 mod late;
 mod lifecycle;

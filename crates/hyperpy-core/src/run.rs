@@ -66,7 +66,7 @@ pub(crate) fn drive(vcpu: &mut Vcpu, machine: &Machine, turn: Turn, watch: &Watc
     });
     let leave = leave.unwrap_or_else(|error| Leave::Outcome(Err(error)));
     // Before it stands still: what devices do then may wake it.
-    let leave = guarded(vcpu, |vcpu| machine.serve_late(&vcpu.shared))
+    let leave = guarded(vcpu, |vcpu| machine.serve_all(&vcpu.shared))
         .map_or_else(|error| Leave::Outcome(Err(error)), |()| leave);
     if matches!(leave, Leave::Asked) && machine.config().irqchip {
         // The last look, with the vCPU standing still: what `Control` decides a halt by.

@@ -15,6 +15,7 @@ use vmm_sys_util::eventfd::EventFd;
 use self::vm::ScriptedVm;
 use crate::accel::{AccelError, AccelExit, Accelerator, MsrRange, Route, Vm, VmConfig};
 use crate::arch::x86_64::cpuid::Leaf;
+use crate::bells::Doorbell;
 use crate::debug::DebugControl;
 use crate::posted::{Posted, Range};
 
@@ -108,6 +109,8 @@ pub struct Scripted {
     dirty: Arc<Mutex<BTreeMap<u32, Vec<u64>>>>,
     /// The other ends of eventfds that pulse a gsi.
     events: Arc<Mutex<BTreeMap<u32, EventFd>>>,
+    /// Doorbells, and the other ends of their eventfds.
+    bells: Arc<Mutex<Vec<(Doorbell, EventFd)>>>,
     quiet: bool,
     most_slots: Option<u32>,
 }
@@ -143,6 +146,20 @@ impl Scripted {
     pub fn take_pulses(&self, gsi: u32) -> u64 {
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         events.get(&gsi).and_then(|event| event.read().ok()).unwrap_or(0)
+    }
+
+    /// The guest rings the doorbell at an address, with this value if it has one; false if there is none.
+    #[must_use]
+    pub fn ring(&self, address: u64, value: Option<u64>) -> bool {
+        let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
+        let bell = bells.iter().find(|(bell, _)| (bell.address, bell.value) == (address, value));
+        bell.is_some_and(|(_, event)| event.write(1).is_ok())
+    }
+
+    /// The doorbells that there are.
+    #[must_use]
+    pub fn doorbells(&self) -> Vec<Doorbell> {
+        self.bells.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(bell, _)| *bell).collect()
     }
 
     /// What has happened so far.

@@ -49,6 +49,8 @@ impl Current {
     pub const NO_MACHINE: u64 = u64::MAX;
     /// Stands for an instruction pointer where there is none: the write was made before, and is served now.
     pub const NO_RIP: u64 = u64::MAX;
+    /// Stands for a vCPU where none is known: whoever rang a doorbell.
+    pub const NO_VCPU: u32 = u32::MAX;
 }
 
 thread_local! {

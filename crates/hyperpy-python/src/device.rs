@@ -103,6 +103,7 @@ fn note(device: &str, access: &Current, value: Option<u64>) -> String {
     };
     let what = match value {
         Some(value) => format!("write of {value:#x} to"),
+        None if access.is_write => "write to".to_owned(),
         None => "read of".to_owned(),
     };
     if access.machine == Current::NO_MACHINE {
@@ -110,6 +111,9 @@ fn note(device: &str, access: &Current, value: Option<u64>) -> String {
     }
     // KVM moves rip past a write to a bus, and past an msr access when it completes it.
     let when = if access.is_write && access.space.is_some() { "after the access" } else { "at the access" };
+    if access.vcpu == Current::NO_VCPU {
+        return format!("device {device}: {what} {bus} {:#x}, {} bytes, a doorbell", access.address, access.size);
+    }
     if access.rip == Current::NO_RIP {
         return format!(
             "device {device}: {what} {bus} {:#x}, {} bytes, vcpu {}, made before and told of later",

@@ -58,7 +58,7 @@ mod _hyperpy {
     #[pymodule_export]
     use crate::dma::Dma;
     #[pymodule_export]
-    use crate::host::{TimerThread, VcpuThread};
+    use crate::host::{BellThread, TimerThread, VcpuThread};
     #[pymodule_export]
     use crate::line::{IrqLine, MessageSender, line, message_line, message_sender};
     #[pymodule_export]

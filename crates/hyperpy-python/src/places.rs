@@ -265,7 +265,12 @@ pub(crate) fn attach(
     let wanted: Vec<_> = wanted.collect();
     let origins: Vec<_> = windows.iter().map(|(_, _, _, origin, _)| *origin).collect();
     let added = lock(&machine.places).attach(machine.core(), &device, &origins, &wanted, python.as_ref());
-    added.map_err(|error| errors::attach(&error))
+    let numbers = added.map_err(|error| errors::attach(&error))?;
+    let py = object.py();
+    machine.hosted(py, |host| machine.core().spawn_ringer(host)).inspect_err(|_| {
+        let _ = detach(py, machine, numbers.clone());
+    })?;
+    Ok(numbers)
 }
 
 /// What becomes of a window: its number, its new address, whether it is on its bus; `None` leaves it as it is.

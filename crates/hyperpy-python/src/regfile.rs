@@ -326,7 +326,7 @@ impl Served<'_> {
             };
             let action = answer.and_then(|answer| action(&answer, &self.device.name));
             action.unwrap_or_else(|error| {
-                self.device.report.raised(py, error, &self.device.name, Some(value));
+                self.device.report.raised(py, error, &self.device.name, told);
                 Action::Continue
             })
         })

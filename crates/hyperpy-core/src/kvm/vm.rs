@@ -1,11 +1,14 @@
 //! A KVM virtual machine: memory slots, interrupt controllers, vCPUs.
 
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
 
 use kvm_bindings::{
     CpuId, KVM_CAP_EXIT_HYPERCALL, KVM_CAP_X86_USER_SPACE_MSR, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI,
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MSR_EXIT_REASON_FILTER,
-    KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_enable_cap, kvm_irq_routing_entry, kvm_msi, kvm_pit_config, kvm_xsave,
+    KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_enable_cap, kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch,
+    kvm_ioeventfd_flag_nr_deassign, kvm_ioeventfd_flag_nr_pio, kvm_irq_routing_entry, kvm_msi, kvm_pit_config,
+    kvm_xsave,
 };
 use kvm_ioctls::{
     Cap, IoEventAddress, Kvm as KvmFd, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd,
@@ -16,14 +19,17 @@ use vmm_sys_util::eventfd::EventFd;
 use super::setup::{self, Features};
 use super::slots::Slots;
 use super::vcpu::KvmVcpu;
-use super::{call, has};
+use super::{call, failed, has};
 use crate::accel::{AccelError, MsrRange, Route, Slot, Vcpu, Vm, VmConfig};
 use crate::arch::x86_64::layout::{IDENTITY_MAP_START, TSS_START};
+use crate::bells::Doorbell;
 use crate::bus::Space;
 use crate::posted::Range;
 
 /// The one hypercall that KVM can leave to its user (kernel: include/uapi/linux/kvm_para.h).
 const KVM_HC_MAP_GPA_RANGE: u32 = 12;
+/// `_IOW(KVMIO, 0x79, struct kvm_ioeventfd)`.
+const KVM_IOEVENTFD: libc::c_ulong = 0x4040_ae79;
 /// Inputs of one 8259.
 const PIC_INPUTS: u32 = 8;
 
@@ -161,6 +167,28 @@ impl Vm for KvmVm {
         } else {
             self.fd.unregister_coalesced_mmio(address, range.len).map_err(call("KVM_UNREGISTER_COALESCED_MMIO"))
         }
+    }
+
+    fn ring(&self, bell: &Doorbell, event: &EventFd, on: bool) -> Result<(), AccelError> {
+        let flags = [
+            (bell.value.is_some(), kvm_ioeventfd_flag_nr_datamatch),
+            (bell.space == Space::Pio, kvm_ioeventfd_flag_nr_pio),
+            (!on, kvm_ioeventfd_flag_nr_deassign),
+        ];
+        let asked = kvm_ioeventfd {
+            datamatch: bell.value.unwrap_or_default(),
+            addr: bell.address,
+            // kvm-ioctls gives none without a value: then every width rings, and takes what else it covers.
+            len: bell.size.into(),
+            fd: event.as_raw_fd(),
+            flags: flags.iter().filter(|(on, _)| *on).map(|(_, flag)| 1 << flag).sum(),
+            ..Default::default()
+        };
+        // SAFETY: KVM only reads the structure, which is of the size that the number of the call says.
+        if unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_IOEVENTFD, &raw const asked) } != 0 {
+            return Err(failed("KVM_IOEVENTFD"));
+        }
+        Ok(())
     }
 
     fn trap_msrs(&self, ranges: &[MsrRange]) -> Result<(), AccelError> {

@@ -127,7 +127,7 @@ impl Machine {
     }
 
     /// Takes a device off its bus. vCPUs may still be in it: see [`Self::wait_until_left`]. Of one that keeps writes they are
-    /// taken out of the guest first, so that it has seen all that were made; inside a device callback that cannot be.
+    /// taken out of the guest first, so that it has seen all that were made; inside a device callback that cannot be. Doorbells that have rung are served.
     ///
     /// # Errors
     /// It is not attached.
@@ -159,7 +159,9 @@ impl Machine {
         }
         let place = Place::of(detached.space, detached.region);
         let has_left = |vcpu: &Arc<Shared>| vcpu.presence.wait_until_left(place, || host.poll());
-        if self.control.vcpus().iter().all(has_left) { Ok(()) } else { Err(RunError::Host) }
+        let is_left = self.control.vcpus().iter().all(has_left);
+        let is_left = is_left && self.control.bells.wait_until_left(detached, || host.poll());
+        if is_left { Ok(()) } else { Err(RunError::Host) }
     }
 
     /// Which devices are and were where.

@@ -10,6 +10,12 @@ use crate::bus::{Bus, Place, Region, Space, Spot};
 use crate::vcpu::Shared;
 
 impl Machine {
+    /// What a vCPU sees to when it leaves its round: nothing waits while the machine stands still.
+    pub(crate) fn serve_all(&self, shared: &Shared) {
+        self.serve_late(shared);
+        self.serve_rung(shared);
+    }
+
     /// Serves what devices keep, on the thread of a vCPU that is out of the guest.
     pub(crate) fn serve_late(&self, shared: &Shared) {
         // Attached before the guest could write to it.

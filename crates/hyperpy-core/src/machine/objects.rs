@@ -98,6 +98,7 @@ impl Machine {
         let made = Arc::new(Objects { slots, vm: vm.clone() });
         self.lines.connect(&vm)?;
         self.posts.connect(&vm);
+        self.control.bells.connect(&vm);
         self.control.install(shared);
         *objects = Some(made.clone());
         Ok(made)

@@ -7,9 +7,10 @@
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
+use super::bells::ring;
 use super::{Attachment, Machine};
 use crate::arch::x86_64::layout::kernels_at;
-use crate::bus::{Bus, Placement, Region, RegionId, Shortcuts, Space};
+use crate::bus::{Bus, Placement, Region, RegionId, Shortcuts, Space, Spot};
 use crate::control::Phase;
 use crate::error::AttachError;
 use crate::posted::Range;
@@ -33,7 +34,7 @@ impl Machine {
         // Before anything is locked that a method may want which a vCPU has to come out of, or which is told now.
         let held = if self.keeps(off) && !Inside::any() { self.control.hold() } else { None };
         self.flush_all(off);
-        let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
+        let placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
         if !on.is_empty() {
             self.control.require("attach", &[Phase::Created, Phase::Running, Phase::Paused, Phase::Stopped])?;
         }
@@ -51,13 +52,14 @@ impl Machine {
         // From here on nothing fails. What is not in the ring yet goes to the place that is still there.
         pio.removed().iter().for_each(|region| self.posts.forget(Space::Pio, region.base, region.len));
         mmio.removed().iter().for_each(|region| self.posts.forget(Space::Mmio, region.base, region.len));
+        let rung: Vec<_> = off.iter().flat_map(|each| self.control.bells.remove(*each)).collect();
         // Before the guest can write to it.
         let coming = shortcuts.iter().filter(|each| each.late).count();
         self.keepers.fetch_add(coming, Ordering::SeqCst);
         let (pio_removed, pio_added) = pio.publish();
         let (mmio_removed, mmio_added) = mmio.publish();
-        for ((space, Placement { base, .. }), Shortcuts { streams, .. }) in on.iter().zip(shortcuts) {
-            for (offset, len) in streams {
+        for ((space, Placement { base, .. }), Shortcuts { streams, .. }) in on.iter().zip(&shortcuts) {
+            for &(offset, len) in streams {
                 self.posts.set(Range { space: *space, base: base.saturating_add(offset), len }, true);
             }
         }
@@ -71,7 +73,17 @@ impl Machine {
             let region = if space == Space::Pio { pio_added.next() } else { mmio_added.next() };
             region.map(|region| Attachment { space, region })
         };
-        let added = on.iter().filter_map(attachment).collect();
+        let added: Vec<_> = on.iter().filter_map(attachment).collect();
+        for (((space, placement), Shortcuts { bells, .. }), attachment) in on.iter().zip(&shortcuts).zip(&added) {
+            if !bells.is_empty() {
+                let spot = Spot { machine: self.id, space: *space, base: placement.base };
+                self.control.bells.add(bells, spot, attachment.region, &placement.device);
+            }
+        }
+        drop(placing);
+        for bell in rung {
+            ring(&bell, &self.control);
+        }
         Ok((removed, added))
     }
 

@@ -8,6 +8,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::vcpu::ScriptedVcpu;
 use super::{Log, REFUSED_MSR, Scripted};
 use crate::accel::{AccelError, MsrRange, Route, Slot, Vcpu, Vm};
+use crate::bells::Doorbell;
 use crate::memory::Mapping;
 use crate::posted::Range;
 
@@ -104,6 +105,14 @@ impl Vm for ScriptedVm {
             log.posts.retain(|other| *other != range);
             log.posts.extend(on.then_some(range));
         });
+        Ok(())
+    }
+
+    fn ring(&self, bell: &Doorbell, event: &EventFd, on: bool) -> Result<(), AccelError> {
+        let ours = event.try_clone().map_err(|source| AccelError::Call { call: "eventfd", source })?;
+        let mut bells = self.script.bells.lock().unwrap_or_else(PoisonError::into_inner);
+        bells.retain(|(other, _)| other != bell);
+        bells.extend(on.then_some((*bell, ours)));
         Ok(())
     }
 
