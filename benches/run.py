@@ -88,6 +88,8 @@ def _exit_figures(program: Path) -> Iterator[Figure]:
         pairs = zip(line["hyperpy_ns"], line["traced_ns"], strict=True)
         percent = [100 * ours / traced for ours, traced in pairs]
         yield Figure(f"exits/s, {line['guest']}, traced, of untraced", "%", percent, 97, at_least=True)
+    for line in lines([sys.executable, "benches/python/fast_writes.py"]):
+        yield Figure(f"{line['what']}, of the floor", "%", line["percent"], 97, at_least=True)
     yield Figure("vcpu ioctls per exit", "", [_ioctls_per_exit(program)], 1)
     for line in lines([sys.executable, "benches/python/busy.py"]):
         name = f"exits/s by {line['how']}(), another Python thread busy, of idle"

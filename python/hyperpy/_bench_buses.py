@@ -26,10 +26,28 @@ _COM1 = 0x3F8
 _STRING_LENGTH = 32
 # Rates that hyperpy keeps to, of C's.
 _OF_RUST, _OF_REGISTER, _OF_COALESCED = 1 / 0.97, 1 / 0.96, 1 / 0.97
-_NO_BELL = "no device of hyperpy's rings a doorbell yet"
-_NO_STREAM = "no device of hyperpy's has a ring in mmio yet"
 
 Attach: TypeAlias = Callable[[Machine, bool, bool], object]
+
+
+class Stream(Device):
+    """A register whose writes wait in the kernel's ring; each is told to a method."""
+
+    data = Register(0x0, width=1, access="wo", stream=True)
+
+    @data.on_write
+    def _data(self, value: int) -> None:
+        pass
+
+
+class Doorbell(Device):
+    """A register whose writes signal an ioeventfd."""
+
+    bell = Register(0x0, width=1, access="wo", doorbell=True)
+
+    @bell.on_write
+    def _bell(self, value: None) -> None:
+        pass
 
 
 class Plain(Device):
@@ -168,27 +186,29 @@ def _coalesced() -> list[Case]:
             "mmio-write-ring",
             "write to mmio that waits in the kernel's ring",
             _STORE,
-            _NO_STREAM,
+            lambda m: _put(m, Stream(), False),
             lambda f: f.tell("ring", False, _GPA, 8),
             _OF_COALESCED,
         ),
         guest(
             COALESCED,
             "pio-out-doorbell",
-            "write to a port that signals an ioeventfd",
+            "write to a port that signals an ioeventfd, which a thread reads",
             _OUT,
-            _NO_BELL,
+            lambda m: _put(m, Doorbell(), True),
             lambda f: f.tell("ioeventfd", True, _PORT, 1),
             _OF_COALESCED,
+            alone=False,
         ),
         guest(
             COALESCED,
             "mmio-write-doorbell",
-            "write to mmio that signals an ioeventfd",
+            "write to mmio that signals an ioeventfd, which a thread reads",
             bell,
-            _NO_BELL,
+            lambda m: _put(m, Doorbell(), False),
             lambda f: f.tell("ioeventfd", False, _GPA, 1),
             _OF_COALESCED,
+            alone=False,
         ),
     ]
 

@@ -43,6 +43,8 @@ def guest(
     attach: Callable[[Machine], object] | str | None = None,
     prepare: Callable[[Floor], object] | str | None = None,
     target: float | None = None,
+    *,
+    alone: bool = True,
 ) -> Case:
     """A row of a guest's operation. A text in place of `attach` or `prepare` says why that side has none.
 
@@ -59,4 +61,5 @@ def guest(
         attach if isinstance(attach, str) else lambda: Guest(made(), attach),
         prepare if isinstance(prepare, str) else lambda: FloorGuest(made(), prepare),
         target,
+        alone=alone,
     )

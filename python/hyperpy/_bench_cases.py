@@ -34,7 +34,6 @@ from hyperpy.testing import Read, Write
 __all__ = ["CASES", "Case"]
 
 MACHINES, PYTHON = "machines", "Python, without KVM"
-_NO_EVENT = "hyperpy raises lines by KVM_IRQ_LINE"
 _NOTHING = "nothing in C is like it"
 _CALLS = 1000
 _PORT = 0x80
@@ -62,8 +61,8 @@ def _wakes() -> list[Case]:
 
     raised = "while the guest sleeps; until its handler's access is out"
     return [
-        wake("irq-wake", f"line raised {raised}", Wake, _message),
-        wake("irqfd-wake", f"irqfd signalled {raised}", _NO_EVENT, _event),
+        wake("irq-wake", f"line raised {raised}", lambda: Wake(by_pulse=False), _message),
+        wake("irqfd-wake", f"irqfd signalled {raised}", lambda: Wake(by_pulse=True), _event),
     ]
 
 

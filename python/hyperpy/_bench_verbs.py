@@ -236,8 +236,9 @@ class Kick(Timed):
 class Wake(Side):
     """A line is raised while the guest sleeps in HLT; until its handler's access has reached a Python device."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_pulse: bool) -> None:
         self._machine = woken.machine()
+        self._by_pulse = by_pulse
         try:
             self._machine.route(GSI, Msi(MESSAGE, VECTOR))
             self._device = self._machine.attach(_Served(), pio=_SERVED, irq=GSI)
@@ -253,7 +254,11 @@ class Wake(Side):
         for _ in range(count):
             time.sleep(_GAP_S)  # until it sleeps again
             began = time.perf_counter_ns()
-            line.pulse()
+            if self._by_pulse:  # by an irqfd, since the line leads to a message
+                line.pulse()
+            else:
+                line.raise_()
+                line.lower()
             self._wait()
             samples.append(float(device.at_ns - began))
         return samples

@@ -69,10 +69,24 @@ int floor_ring(struct floor *floor, int is_pio, uint64_t address, uint32_t size)
     return ioctl(floor->vm, KVM_REGISTER_COALESCED_MMIO, &zone);
 }
 
+/* Whoever hears a doorbell. */
+static void *listen_to(void *argument)
+{
+    struct floor *floor = argument;
+    uint64_t rings;
+    while (!__atomic_load_n(&floor->is_over, __ATOMIC_SEQ_CST))
+        if (read(floor->event, &rings, sizeof rings) == sizeof rings)
+            floor->written = rings;
+    return NULL;
+}
+
 int floor_ioeventfd(struct floor *floor, int is_pio, uint64_t address, uint32_t size)
 {
-    if ((floor->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
+    if ((floor->event = eventfd(0, EFD_CLOEXEC)) < 0)
         return -1;
+    int error = pthread_create(&floor->listener, NULL, listen_to, floor);
+    if ((floor->has_listener = error == 0) == 0)
+        return errno = error, -1;
     struct kvm_ioeventfd bell = { .addr = address, .len = size, .fd = floor->event };
     bell.flags = is_pio ? KVM_IOEVENTFD_FLAG_PIO : 0;
     return ioctl(floor->vm, KVM_IOEVENTFD, &bell);
@@ -331,6 +345,13 @@ void floor_stop(struct floor *floor)
     if (floor->has_patience)
         timer_delete(floor->patience);
     floor->has_patience = 0;
+    if (floor->has_listener) {
+        const uint64_t one = 1;
+        __atomic_store_n(&floor->is_over, 1, __ATOMIC_SEQ_CST);
+        if (write(floor->event, &one, sizeof one) == sizeof one)
+            pthread_join(floor->listener, NULL);
+        floor->has_listener = 0;
+    }
     if (!floor->has_thread)
         return;
     park(floor);

@@ -41,6 +41,9 @@ EXITS: dict[str, tuple[float, str, float]] = (
     | {
         "clock": (0, "", 0),
         "pio-out-ring": (0, "kernel", 1),
+        "mmio-write-ring": (0, "kernel", 1),
+        "pio-out-doorbell": (0, "", 0),
+        "mmio-write-doorbell": (0, "", 0),
         "hlt": (1, "", 0),
         "cpuid": (0, "", 0),
         "msr-read-kernel": (0, "", 0),
@@ -53,15 +56,14 @@ EXITS: dict[str, tuple[float, str, float]] = (
     }
     | ({} if IS_INTERPRETED else {"hypercall-kernel": (0, "", 0), "hypercall-exit": (1, "", 0)})
 )
-ONLY_C = {"mmio-write-ring": 0, "pio-out-doorbell": 0, "mmio-write-doorbell": 0}
 CALLS = tuple(f"python-call-{how}" for how in ("read", "write", "on-read", "on-write"))
-VERBS = ("irq-wake", "kick", "create-close", "create-close-irqchip", "map-change", *CALLS)
+VERBS = ("irq-wake", "irqfd-wake", "kick", "create-close", "create-close-irqchip", "map-change", *CALLS)
 ONLY_HYPERPY = ("attach-detach",)
 
 
 def test_every_row_is_tested() -> None:
     calls = {"hypercall-kernel", "hypercall-exit"}
-    assert {*EXITS, *ONLY_C, *VERBS, *ONLY_HYPERPY, *calls, "irqfd-wake"} == CASES.keys()
+    assert {*EXITS, *VERBS, *ONLY_HYPERPY, *calls} == CASES.keys()
 
 
 def test_every_row_has_a_group_and_those_of_a_group_follow_one_another() -> None:
@@ -87,13 +89,13 @@ def test_row_makes_the_exits_that_it_is_about_on_both_sides(name: str) -> None:
     assert exits <= row.per_operation["exits"] < exits + 0.5
 
 
-@pytest.mark.parametrize("name", [*EXITS, *ONLY_C])
+@pytest.mark.parametrize("name", EXITS)
 def test_floor_makes_as_many_exits(name: str) -> None:
     opened = CASES[name].floor
     assert not isinstance(opened, str)
     with opened() as side:
         side.batch(COUNT)
-        assert side.per_operation() == {"exits": ONLY_C[name] if name in ONLY_C else EXITS[name][0]}
+        assert side.per_operation() == {"exits": EXITS[name][0]}
 
 
 @pytest.mark.parametrize("name", VERBS)
@@ -105,14 +107,6 @@ def test_verb_is_timed_on_both_sides(name: str) -> None:
     for samples in (row.hyperpy, row.floor):
         assert [len(each) for each in samples.rounds] == [4] * ROUNDS
         assert min(map(min, samples.rounds)) > 0
-
-
-@pytest.mark.parametrize("name", [*ONLY_C, "irqfd-wake"])
-def test_row_that_hyperpy_lacks_says_so_and_has_c(name: str) -> None:
-    row = bench.run(name, rounds=ROUNDS, count=4)[name]
-    assert row.why
-    assert (row.hyperpy, row.ratio, row.why_floor) == (None, None, "")
-    assert row.floor is not None
 
 
 @pytest.mark.parametrize("name", ONLY_HYPERPY)
