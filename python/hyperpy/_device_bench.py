@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 from hyperpy import _hyperpy
 from hyperpy._bench_lines import BenchLine, IrqChange, MessageSent, lend_lines
+from hyperpy._living import Living
 from hyperpy.clock import Clock
 from hyperpy.device import Stop, prepared
 from hyperpy.dma import wants_dma
@@ -34,7 +35,7 @@ _WIDEST = 8
 
 
 # Those that are alive, for `record`.
-benches: weakref.WeakSet[DeviceBench[Any]] = weakref.WeakSet()
+benches: Living[DeviceBench[Any]] = Living()
 
 
 class Access(NamedTuple):

@@ -86,6 +86,9 @@ impl IrqLine {
     /// Tells a recorder from now on, or nobody.
     #[pyo3(name = "_record")]
     fn record(&self, recorder: Option<&Recorder>) {
+        if ours(self.forks).is_err() {
+            return;
+        }
         let recorder = recorder.map(|recorder| recorder.core.clone());
         *self.recorder.lock().unwrap_or_else(PoisonError::into_inner) = recorder;
     }
