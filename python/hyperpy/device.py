@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from hyperpy.explain import Explanation
     from hyperpy.window import Part
 
-__all__ = ["DebugConsole", "DebugExit", "Device", "DeviceLike", "IrqLine", "Stop"]
+__all__ = ["DebugConsole", "DebugExit", "Device", "DeviceLike", "Stop"]
 
 AccessRule: TypeAlias = Literal["exact", "split", "widen", "refuse"]
 _IDS = {"acpi_hid", "acpi_cid", "acpi_uid"}
