@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import threading
 import time
+import warnings
 from typing import Any
 
 import pytest
 from tests.guests import START_OTHERS, Mode, assemble, interruptible
 
-from hyperpy import Device, Exit, Machine, Register, StateError, Stop, Window
+from hyperpy import Device, Exit, Flat, Machine, Register, StateError, Stop, Window
 
 RUN = 10.0
 BOUND = 0.1
@@ -514,3 +516,28 @@ def test_doorbells_without_descriptors_are_exits(boot: Any) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert m.run(RUN) == Exit.Halt(0)
     assert (many.rings, m.stats.hits["python"]) == (2, 1)
+
+
+def test_abandoned_machine_with_doorbells_is_collected_with_its_thread_and_descriptors() -> None:
+    class Holds(Bells):
+        machine: Machine | None = None
+
+    def abandon() -> None:
+        m = Machine(memory="64K")
+        m.load(Flat(assemble(f"mov dword ptr [{GPA:#x}], 1; hlt", "protected"), at=0x1000, mode="protected"))
+        bells = m.attach(Holds(), mmio=GPA)
+        assert m.run(RUN) == Exit.Halt(0)
+        bells.machine = m  # a cycle
+
+    def left() -> tuple[int, list[str]]:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd")), [thread.name for thread in threading.enumerate()]
+
+    before = left()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        for _ in range(5):
+            abandon()
+        until = time.monotonic() + RUN
+        while left() != before:
+            assert time.monotonic() < until, left()
