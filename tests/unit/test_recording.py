@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 import weakref
@@ -232,6 +233,32 @@ def test_recorded_device_that_is_detached_is_recorded_no_more() -> None:
         recording.stop()
         assert [event.value for event in recording.events] == [1]
         record(m.attach(device, pio=0x80)).stop()
+
+
+@pytest.mark.fault(34)
+def test_recording_of_a_machine_in_the_child_of_a_fork_is_the_parents() -> None:
+    with ScriptedMachine([Write(1, pio=0x80), Write(2, pio=0x80)]) as m:
+        device = m.attach(Notes(), pio=0x80)
+        recording, bench = record(device), DeviceBench(Notes())
+        own = bench.record()
+        child = os.fork()
+        if child == 0:
+            refused = 0
+            try:
+                len(recording)
+            except StateError as error:
+                refused = "forked" in str(error)
+            recording.stop()
+            del recording
+            gc.collect()
+            bench.write8(0, 1)
+            own.stop()
+            os._exit(10 * refused + len(own))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 11
+        assert m.run(RUN) == Exit.Halt(0)
+        recording.stop()
+        own.stop()
+    assert (len(recording), len(own)) == (2, 0)
 
 
 def test_statistics_and_maps_are_what_they_were() -> None:

@@ -126,6 +126,9 @@ impl Clock {
 
     /// Tells a recorder of this owner's timers from now on, or nobody.
     fn record(&self, recorder: Option<&Recorder>) {
+        if self.ours("record").is_err() {
+            return;
+        }
         let recorder = recorder.map(|recorder| recorder.core.clone());
         *self.owner.recorder.lock().unwrap_or_else(PoisonError::into_inner) = recorder;
     }

@@ -440,6 +440,9 @@ impl IrqLine {
     /// Tells a recorder from now on, or nobody.
     #[pyo3(name = "_record")]
     fn record(&self, recorder: Option<&Recorder>) {
+        if self.ours().is_err() {
+            return;
+        }
         let recorder = recorder.map(|recorder| recorder.core.clone());
         *self.watched.recorder.lock().unwrap_or_else(PoisonError::into_inner) = recorder;
     }

@@ -3,13 +3,15 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use hyperpy_core::bus::Device;
-use hyperpy_core::error::AttachError;
+use hyperpy_core::error::{AttachError, RunError};
+use hyperpy_core::kvm::thread::fork_generation;
 use hyperpy_core::machine::{Attachment, Machine as Core};
 use hyperpy_core::record::{Event, Recorded, Recorder as CoreRecorder, What};
 use pyo3::prelude::*;
 
 use crate::bench::asked;
 use crate::clock::Clock;
+use crate::errors;
 
 /// Where a device is recorded.
 struct Place {
@@ -24,6 +26,8 @@ struct Place {
 pub struct Recorder {
     pub(crate) core: Arc<CoreRecorder>,
     places: Mutex<Vec<Place>>,
+    /// The process that it belongs to.
+    forks: u64,
 }
 
 /// What it was; nanoseconds; vcpu; offset, size and value; how the line changed; the reason of a stop; what was raised.
@@ -33,7 +37,11 @@ type Told = (&'static str, u64, u32, (u64, u8, u64), Vec<bool>, Option<String>, 
 impl Recorder {
     #[new]
     fn new(clock: &Clock, limit: usize, high: bool) -> Self {
-        Self { core: CoreRecorder::new(clock.core().clone(), limit, high), places: Mutex::default() }
+        Self {
+            core: CoreRecorder::new(clock.core().clone(), limit, high),
+            places: Mutex::default(),
+            forks: fork_generation(),
+        }
     }
 
     /// The interrupt line of a bench is driven.
@@ -42,13 +50,19 @@ impl Recorder {
     }
 
     /// What was kept, and how many events were not.
-    fn events(&self, py: Python<'_>) -> (Vec<Told>, u64) {
+    fn events(&self, py: Python<'_>) -> PyResult<(Vec<Told>, u64)> {
+        if self.is_the_parents() {
+            return Err(errors::run(&RunError::Forked { verb: "read a recording" }));
+        }
         let (events, lost) = py.detach(|| self.core.events());
-        (events.iter().map(told).collect(), lost)
+        Ok((events.iter().map(told).collect(), lost))
     }
 
     /// Keeps nothing from now on, and lets go of the device.
     fn stop(&self) {
+        if self.is_the_parents() {
+            return;
+        }
         self.core.stop();
         for place in std::mem::take(&mut *self.places.lock().unwrap_or_else(PoisonError::into_inner)) {
             if let (Some(machine), Some(recorded)) = (place.machine.upgrade(), place.recorded.upgrade()) {
@@ -60,6 +74,12 @@ impl Recorder {
 }
 
 impl Recorder {
+    /// In the child of a fork, a machine's: a thread that is not there any more may hold its locks.
+    fn is_the_parents(&self) -> bool {
+        let is_of_a_machine = self.places.try_lock().map_or(true, |places| !places.is_empty());
+        self.forks != fork_generation() && is_of_a_machine
+    }
+
     /// Watches a device where it is attached.
     pub(crate) fn watch(&self, machine: &Arc<Core>, attachment: Attachment) -> Result<(), AttachError> {
         let mut recorded = Weak::new();
