@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, cast
 
 from hyperpy import _hyperpy
+from hyperpy._living import Living
 from hyperpy.clock import Clock
 from hyperpy.device import IrqLine, Stop, prepared
 from hyperpy.memory import Memory, parse_size
@@ -29,7 +30,7 @@ _WIDEST = 8
 
 
 # Those that are alive, for `record`.
-benches: weakref.WeakSet[DeviceBench[Any]] = weakref.WeakSet()
+benches: Living[DeviceBench[Any]] = Living()
 
 
 class Access(NamedTuple):

@@ -77,10 +77,10 @@ def record(device: object, *, limit: int = LIMIT) -> Recording:
     """
     if isinstance(device, DeviceBench):
         return record_bench(device, limit)
-    for machine in list(live):
+    for machine in live:
         if any(attached is device for attached, _ in list(machine._attached.values())):
             return _record_attached(machine, device, limit)
-    for bench in list(benches):
+    for bench in benches:
         if bench.device is device:
             return record_bench(bench, limit)
     hint = "attach it first, or put it on a bench: DeviceBench(device).record()"

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import operator
 import os
-import weakref
 from _thread import RLock
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Self, SupportsFloat
 
+from hyperpy._living import Living
 from hyperpy._value import Value
 from hyperpy.errors import BudgetError
 from hyperpy.memory import parse_size
@@ -126,7 +126,7 @@ class Share:
     """What one machine has asked for. It counts for as long as it lives and is not given back."""
 
     _lock: ClassVar[RLock] = RLock()  # a finalizer may come in between
-    _living: ClassVar[weakref.WeakValueDictionary[int, Share]] = weakref.WeakValueDictionary()
+    _living: ClassVar[Living[Share]] = Living()
     _memory: ClassVar[int | None] = None
     _cpu: ClassVar[float | None] = None
 
@@ -134,7 +134,7 @@ class Share:
         self.memory, self.cpu = 0, 0.0
         with Share._lock:
             self.ask(memory, cpu)
-            Share._living[id(self)] = self
+            Share._living.add(self)
 
     def ask(self, memory: int = 0, cpu: float = 0.0) -> None:
         """Ask for more, or with a negative number give some back.
@@ -154,20 +154,18 @@ class Share:
     def give_back(self) -> None:
         """Count no more."""
         with Share._lock:
-            Share._living.pop(id(self), None)
+            Share._living.discard(self)
 
     @classmethod
     def _used(cls) -> tuple[int, float]:
-        # A copy that is made at once: the collector may run a finalizer at any line, and that gives a share back.
-        references = cls._living.valuerefs()
-        shares = [share for share in (reference() for reference in references) if share is not None]
+        shares = list(cls._living)
         return sum(share.memory for share in shares), sum(share.cpu for share in shares)
 
     @classmethod
     def _after_fork(cls) -> None:
         """Begin anew in a child: the machines are the parent's."""
         cls._lock = RLock()
-        cls._living = weakref.WeakValueDictionary()
+        cls._living = Living()
 
 
 os.register_at_fork(after_in_child=Share._after_fork)
