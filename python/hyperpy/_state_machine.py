@@ -96,7 +96,7 @@ class DeviceMachine(RuleBasedStateMachine, Generic[_D]):
         mine = self._outcome(self.bench, steps, self._allowed)
         for why, twin in self._twins.items():
             its = self._outcome(twin, steps, (Exception,))
-            assert mine == its, f"{steps}: the device {mine}; {why}: {its}"
+            _require(mine == its, f"{steps}: the device {mine}; {why}: {its}")
         return mine.reads
 
     @staticmethod
@@ -129,7 +129,7 @@ class DeviceMachine(RuleBasedStateMachine, Generic[_D]):
         twin.clock.step(self.bench.clock.now)
         twin.device.load(state)  # type: ignore[attr-defined] # it has `save`
         again = self._saved(twin)
-        assert again == state, f"saved, loaded and saved again: {_difference(state, again)}"
+        _require(again == state, f"saved, loaded and saved again: {_difference(state, again)}")
         self._add_twin("one that was loaded with its state", twin)
 
     def _reset(self) -> None:
@@ -137,7 +137,7 @@ class DeviceMachine(RuleBasedStateMachine, Generic[_D]):
         self._twins.clear()
         self.bench.reset()
         state = self._saved(self.bench)
-        assert state == self._power_on, f"after a reset: {_difference(self._power_on, state)}"
+        _require(state == self._power_on, f"after a reset: {_difference(self._power_on, state)}")
         twin = self._new()
         twin.reset()
         self._add_twin("a new one", twin)
@@ -146,9 +146,15 @@ class DeviceMachine(RuleBasedStateMachine, Generic[_D]):
         """What the test says that always holds."""
         for number, holds in enumerate(self._invariants):
             name = getattr(holds, "__name__", repr(holds))
-            assert holds(self.bench) is not False, (
-                f"invariant {number}, {name}, does not hold: {self.device!r}"
+            _require(
+                holds(self.bench) is not False, f"invariant {number}, {name}, does not hold: {self.device!r}"
             )
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    """As `assert`, which `python -O` leaves out."""
+    if not holds:
+        raise AssertionError(otherwise)
 
 
 def _is_refused(error: Exception) -> bool:
