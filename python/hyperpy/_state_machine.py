@@ -174,7 +174,7 @@ def _difference(before: Any, after: Any) -> str:
 
 
 def state_machine(
-    device: type[_D] | Callable[[], _D],
+    device: Callable[[], _D],
     *,
     invariants: Iterable[Callable[[DeviceBench[_D]], object]] = (),
     allowed: tuple[type[Exception], ...] = (),
