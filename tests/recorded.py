@@ -50,7 +50,7 @@ class Nic(Device):
         self.show()
 
     def show(self) -> None:
-        if self.irq is not None:
+        if self.irq:
             self.irq.set(bool(self.status))
 
     def save(self) -> dict[str, Any]:

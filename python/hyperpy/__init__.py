@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from hyperpy.boot import Firmware, Flat, Image, Linux, Multiboot, Pvh
 from hyperpy.clock import Clock, Timer
 from hyperpy.console import Console
-from hyperpy.device import DebugConsole, DebugExit, Device, IrqLine, Stop
+from hyperpy.device import DebugConsole, DebugExit, Device, Stop
+from hyperpy.dma import DmaMemory
 from hyperpy.errors import (
     BootError,
     BudgetError,
@@ -37,14 +38,16 @@ from hyperpy.errors import (
 )
 from hyperpy.exits import AnyExit, Exit
 from hyperpy.irq import IoApicPin, Msi, PicInput
+from hyperpy.line import IrqLine, Line, Messages
 from hyperpy.machine import Machine
 from hyperpy.memory import Memory
 from hyperpy.resources import Budget, budget
 from hyperpy.stats import Map, Stats
 from hyperpy.vcpu import DescriptorTable, Registers, Segment, SpecialRegisters, Vcpu
+from hyperpy.window import Window
 
 if TYPE_CHECKING:
-    from hyperpy.declare import Block, Counter, Field, Fifo, Indexed, Ram, Register
+    from hyperpy.declare import Block, Counter, Field, Fifo, FifoLevel, Indexed, Ram, Register
     from hyperpy.disassembly import disassemble
     from hyperpy.spec import (
         DeviceSpec,
@@ -75,9 +78,11 @@ __all__ = [
     "Device",
     "DeviceError",
     "DeviceSpec",
+    "DmaMemory",
     "Exit",
     "Field",
     "Fifo",
+    "FifoLevel",
     "Firmware",
     "FirmwareSpec",
     "Flat",
@@ -92,6 +97,7 @@ __all__ = [
     "KernelSpec",
     "KvmError",
     "KvmUnavailable",
+    "Line",
     "Linux",
     "LinuxSpec",
     "Machine",
@@ -99,6 +105,7 @@ __all__ = [
     "Map",
     "Memory",
     "MemoryAccessError",
+    "Messages",
     "ModuleSpec",
     "Msi",
     "Multiboot",
@@ -120,11 +127,12 @@ __all__ = [
     "Stop",
     "Timer",
     "Vcpu",
+    "Window",
     "budget",
     "disassemble",
 ]
 __version__ = "0.1.0"
-_DECLARATIONS = ("Block", "Counter", "Field", "Fifo", "Indexed", "Ram", "Register")
+_DECLARATIONS = ("Block", "Counter", "Field", "Fifo", "FifoLevel", "Indexed", "Ram", "Register")
 
 
 def __getattr__(name: str) -> object:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeAlias, TypeVar, overload
 
+from hyperpy._delivery import delivery_of
 from hyperpy._register_views import ArrayView, Value, checked
 from hyperpy.errors import DeclarationError
 
@@ -177,9 +178,14 @@ class Hooked(Declared[_V]):
         return self._hook(method, "write", 0)
 
     def on_write_if(self, mask: int) -> Callable[[_F], _F]:
-        """Mark the method that is told of writes which have one of these bits as 1; all others call no Python."""
-        if operator.index(mask) <= 0:
-            raise DeclarationError(f"no bits to look for: {mask:#x}", hint="a mask of bits, such as 0x1")
+        """Mark the method that is told of writes which have one of these bits as 1; all others call no Python.
+
+        Of a narrow access only the bits count that it gives.
+        """
+        if not 0 < operator.index(mask) < 1 << 8 * self.width:
+            raise DeclarationError(
+                f"no bits to look for: {mask:#x}", hint=f"a mask of bits such as 0x1, of {self.width} bytes"
+            )
         return lambda method: self._hook(method, "write", mask)
 
     def _hook(self, method: _F, kind: str, mask: int) -> _F:
@@ -208,6 +214,12 @@ class Register(Hooked[Any]):
         order: "big" if its first byte is the most significant.
         when: a field that must be set for it to be here: `when=line_control.dlab`, or `when=mode.bank == 2`. Others can
             share the place; one without `when` is there for all other values.
+        posted: the guest does not wait for `on_write`, which is called later, for each write in order: before any other method
+            of the device, and within 50 ms.
+        stream: the same for a write-only register, and its writes wait in the kernel: they cost no exit.
+        doorbell: a write to it, which must be write-only, is a signal: no exit, and `on_write` is called on a thread of the
+            machine's. Several may come as one. The method gets None, since nobody knows the value.
+        match: the value, or values, that ring the doorbell, each told as itself; all others are served as ever.
         doc: what it is for.
         fields: each a name and its `Field`; those whose names are no argument can be given by name.
 
@@ -240,6 +252,10 @@ class Register(Hooked[Any]):
         stride: int | None = None,
         order: Literal["little", "big"] = "little",
         when: Bits | None = None,
+        posted: bool = False,
+        stream: bool = False,
+        doorbell: bool = False,
+        match: int | Iterable[int] | None = None,
         doc: str = "",
         fields: Mapping[str, Field] | None = None,
         **named: Field,
@@ -274,12 +290,18 @@ class Register(Hooked[Any]):
                 hint="give these bits a field, or a wider mask",
             )
 
+        self.delivery = delivery_of(self, posted=posted, stream=stream, doorbell=doorbell, match=match)
+
     def _check_fields(self) -> None:
         taken = 0
         for name, field in self.fields.items():
             if not isinstance(field, Field):
                 raise DeclarationError(
                     f"not a field or an argument: {name}={field!r}", hint="fields are Field(low, width)"
+                )
+            if hasattr(int, name):
+                raise DeclarationError(
+                    f"field cannot be called so: {name}", hint="every int has an attribute of that name"
                 )
             if field.low + field.width > 8 * self.width:
                 raise DeclarationError(

@@ -9,20 +9,25 @@ import contextlib
 import operator
 import weakref
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 from hyperpy import _hyperpy
+from hyperpy._bench_lines import BenchLine, IrqChange, MessageSent, lend_lines
 from hyperpy._living import Living
 from hyperpy.clock import Clock
-from hyperpy.device import IrqLine, Stop, prepared
-from hyperpy.memory import Memory, parse_size
+from hyperpy.device import Stop, prepared
+from hyperpy.dma import wants_dma
+from hyperpy.line import take_back
+from hyperpy.memory import parse_size
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from hyperpy._bench_memory import BenchMemory
     from hyperpy._recording import Recording
+    from hyperpy.dma import DmaMemory
 
-__all__ = ["Access", "Batch", "BenchLine", "DeviceBench", "IrqChange", "Step"]
+__all__ = ["Access", "Batch", "BenchLine", "DeviceBench", "IrqChange", "MessageSent", "Step"]
 
 _D = TypeVar("_D")
 # An access has at most so many bytes.
@@ -65,60 +70,6 @@ class Step(NamedTuple):
         return f"Step({self.ns})"
 
 
-class IrqChange(NamedTuple):
-    """A change of an interrupt line.
-
-    Arguments:
-        time: nanoseconds of the bench's clock.
-        level: True when the line was asserted.
-    """
-
-    time: int
-    level: bool
-
-
-class BenchLine:
-    """What stands in for a device's interrupt line on a bench, and keeps what the device did to it.
-
-    `level` is where the line is now, `history` every change as an `IrqChange`; `rises` counts those to True: what an
-    edge-triggered input counts as interrupts.
-    """
-
-    gsi = 0
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._recorder: _hyperpy.Recorder | None = None
-        self.level = False
-        self.history: list[IrqChange] = []
-
-    def set(self, level: bool) -> None:
-        """Drive the line, as `IrqLine.set`."""
-        if bool(level) != self.level:
-            self.level = bool(level)
-            if self._recorder is not None:
-                self._recorder.line(self.level)
-            self.history.append(IrqChange(self._clock.now, self.level))
-
-    def pulse(self) -> None:
-        """Drive it up and down, as `IrqLine.pulse`."""
-        self.set(True)
-        self.set(False)
-
-    @property
-    def rises(self) -> int:
-        """How often it went up."""
-        return sum(change.level for change in self.history)
-
-    def clear(self) -> None:
-        """Forget what was, and take the line down."""
-        self.level = False
-        self.history.clear()
-
-    def __repr__(self) -> str:
-        return f"<line of a bench, {'high' if self.level else 'low'}, {self.rises} rises>"
-
-
 class Batch:
     """Accesses that `DeviceBench.compile` has checked: `run` makes them all, as often as it is called."""
 
@@ -147,14 +98,15 @@ class DeviceBench(Generic[_D]):
     """A device on a bench: accesses to it come from the test, and are answered as a guest's are. Needs no KVM.
 
     Any device will do: one with declared registers, one with `read` and `write`, or a stock device. What its methods
-    raise is raised by the access, with a note that says which one it was. An interrupt line (`irq`), a clock that the test
-    steps (`clock`; timers fire on the way) and, for a device whose attribute `memory` is None, guest memory (`memory`)
+    raise is raised by the access, with a note that says which one it was. An interrupt line (`irq`; `lines` of a
+    device with several, `messages` that it sends), a clock that the test steps (`clock`; timers fire on the way) and, for
+    a device whose class says `dma = True`, guest memory (`memory`)
     stand in for a machine's: `device.irq`, `device.clock` and `device.memory`. Counters count the bench's clock.
 
     Arguments:
         device: what is tested; `bench.device` is it.
         size: length of its range in bytes, or "4K", if it does not know its own.
-        memory: size of the guest memory, from gpa 0 on.
+        memory: size of the guest memory, in bytes or "64G"; where it lies, `Machine` tells. It costs what is touched.
         name: for messages; the class's name if it is left out.
 
     Raises:
@@ -189,17 +141,21 @@ class DeviceBench(Generic[_D]):
         memory: int | str = "1M",
         name: str | None = None,
     ) -> None:
-        native, length, registers = prepared(device, None if size is None else parse_size(size))
+        native, length, registers, calls = prepared(device, None if size is None else parse_size(size))
         self.device = device
         self.size: int = operator.index(length)
         self.stopped: Stop | None = None
         """The last `Stop` that a write returned, since the last `reset`."""
         self.clock = Clock.manual()
-        self.irq = BenchLine(self.clock)
+        self.messages: list[MessageSent] = []
+        """The messages that the device sent (`hyperpy.Messages`), since the last `reset`."""
+        self.lines, self._given = lend_lines(device, self.clock, self.messages)
+        """A line for each that the device has, by name; `irq` is `lines["irq"]`."""
+        self.irq = self.lines["irq"]
         self._memory_size = parse_size(memory)
-        self._memory: Memory | None = None
+        self._memory: BenchMemory | None = None
         self._plain = self._native = _hyperpy.Bench(
-            native, self.size, name or type(device).__name__, self.clock._native, registers
+            native, self.size, name or type(device).__name__, self.clock._native, registers, calls
         )
         self._lend()
         benches.add(self)
@@ -207,13 +163,11 @@ class DeviceBench(Generic[_D]):
     def _lend(self) -> None:
         device: Any = self.device
         with contextlib.suppress(AttributeError):  # it wants none, or its class has no place for it
-            if hasattr(device, "irq"):
-                device.irq = cast(IrqLine, self.irq)
             if isinstance(getattr(device, "clock", self), Clock | None):
                 device.clock = self.clock
-        if getattr(device, "memory", self) is None:
-            with contextlib.suppress(AttributeError):
-                device.memory = self.memory
+        self._lent: DmaMemory | None = None
+        if wants_dma(device):
+            device.memory = self._lent = self.memory._for_device(device)
 
     def _watch(self, recorder: _hyperpy.Recorder | None) -> None:
         """Have accesses and the line told to a recorder, or to nobody."""
@@ -221,13 +175,14 @@ class DeviceBench(Generic[_D]):
         self.irq._recorder = recorder
 
     @property
-    def memory(self) -> Memory:
+    def memory(self) -> BenchMemory:
         """Guest memory for the device's DMA, made when it is first wanted."""
         if self._memory is None:
+            from hyperpy._bench_memory import BenchMemory  # noqa: PLC0415 - few devices have memory
             from hyperpy.testing import ScriptedMachine  # noqa: PLC0415 - it imports this
 
             machine = ScriptedMachine((), memory=self._memory_size)
-            self._memory = machine.memory
+            self._memory = BenchMemory(machine)
             # It goes with the bench.
             weakref.finalize(self, machine.close)
         return self._memory
@@ -351,12 +306,14 @@ class DeviceBench(Generic[_D]):
         return given
 
     def reset(self) -> None:
-        """Press the reset button: the device's power-on state; clock at 0, line down, its history and `stopped` forgotten.
+        """Press the reset button: the device's power-on state; clock at 0, lines down; their history, messages and `stopped` are forgotten.
 
         Declared registers go back before the device's own `reset` is called, as in a machine. Memory stays.
         """
         self.stopped = None
-        self.irq.clear()
+        for line in self.lines.values():
+            line.clear()
+        self.messages.clear()
         self._native.reset()
 
     def record(self, *, limit: int = 1_000_000) -> Recording:
@@ -376,13 +333,11 @@ class DeviceBench(Generic[_D]):
         /,
     ) -> None:
         """Take back what the device was lent."""
-        self._take_back("irq", self.irq)
-        self._take_back("clock", self.clock)
-        self._take_back("memory", self._memory)
-
-    def _take_back(self, name: str, lent: object) -> None:
-        if lent is not None and getattr(self.device, name, None) is lent:
-            setattr(self.device, name, None)
+        take_back(self.device, self._given)
+        for name in ("clock", "memory"):
+            lent = self._lent if name == "memory" else getattr(self, name)
+            if lent is not None and getattr(self.device, name, None) is lent:
+                setattr(self.device, name, None)
 
     def __repr__(self) -> str:
         return f"<bench of {self.device!r}, {self.size:#x} bytes, {self.clock.now} ns>"

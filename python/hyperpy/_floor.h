@@ -39,6 +39,9 @@ struct floor {
     int has_ring;
     uint32_t raised_gsi;
     int event;
+    /* Whoever reads `event`, where it is a doorbell's. */
+    pthread_t listener;
+    int has_listener;
     /* The vCPU's thread, where it has one. */
     pthread_t thread;
     int has_thread, is_over, kick_signal;

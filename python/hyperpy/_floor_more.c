@@ -7,6 +7,7 @@
 #include "_floor.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,10 +69,24 @@ int floor_ring(struct floor *floor, int is_pio, uint64_t address, uint32_t size)
     return ioctl(floor->vm, KVM_REGISTER_COALESCED_MMIO, &zone);
 }
 
+/* Whoever hears a doorbell. */
+static void *listen_to(void *argument)
+{
+    struct floor *floor = argument;
+    uint64_t rings;
+    while (!__atomic_load_n(&floor->is_over, __ATOMIC_SEQ_CST))
+        if (read(floor->event, &rings, sizeof rings) == sizeof rings)
+            floor->written = rings;
+    return NULL;
+}
+
 int floor_ioeventfd(struct floor *floor, int is_pio, uint64_t address, uint32_t size)
 {
-    if ((floor->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
+    if ((floor->event = eventfd(0, EFD_CLOEXEC)) < 0)
         return -1;
+    int error = pthread_create(&floor->listener, NULL, listen_to, floor);
+    if ((floor->has_listener = error == 0) == 0)
+        return errno = error, -1;
     struct kvm_ioeventfd bell = { .addr = address, .len = size, .fd = floor->event };
     bell.flags = is_pio ? KVM_IOEVENTFD_FLAG_PIO : 0;
     return ioctl(floor->vm, KVM_IOEVENTFD, &bell);
@@ -318,12 +333,25 @@ int floor_start(struct floor *floor)
     return error ? -1 : 0;
 }
 
+/* Waits until an access has come out of the guest: it says so that it is ready. */
+int floor_await_access(struct floor *floor)
+{
+    return wait_for(&floor->served);
+}
+
 /* Ends what `floor_drive` and `floor_start` have made. */
 void floor_stop(struct floor *floor)
 {
     if (floor->has_patience)
         timer_delete(floor->patience);
     floor->has_patience = 0;
+    if (floor->has_listener) {
+        const uint64_t one = 1;
+        __atomic_store_n(&floor->is_over, 1, __ATOMIC_SEQ_CST);
+        if (write(floor->event, &one, sizeof one) == sizeof one)
+            pthread_join(floor->listener, NULL);
+        floor->has_listener = 0;
+    }
     if (!floor->has_thread)
         return;
     park(floor);
@@ -342,7 +370,7 @@ int floor_kicks(struct floor *floor, uint64_t counter, uint64_t count, uint64_t 
         while (*turns == before) {
             if (now() - began > PATIENCE_S * 1000000000ull)
                 return errno = ETIMEDOUT, -1;
-            __builtin_ia32_pause();
+            sched_yield(); /* as hyperpy's side does: one that spins delays the vCPU where processors are few */
         }
         began = now();
         if (park(floor) != 0)

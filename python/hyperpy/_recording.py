@@ -39,12 +39,12 @@ class Event(NamedTuple):
 
     Arguments:
         time: nanoseconds of the machine's clock, or the bench's.
-        kind: "read" and "write": an access of a guest; "timer": one of the device's fired; "line": its interrupt line was driven
+        kind: "read" and "write": an access of a guest; "timer": one of the device's fired; "line": its line `irq` was driven
             from elsewhere than these, such as a thread; "reset": the reset button.
         offset, size: of an access, in bytes.
         value: what was read or written; of a timer its deadline, of a line 1 for high.
         vcpu: whose access.
-        irq: how the interrupt line changed meanwhile: True where it was asserted.
+        irq: how the line `irq` changed meanwhile: True where it was asserted.
         stop: the reason of the `Stop` that it asked for.
         raised: the class of what a method raised.
     """
@@ -80,7 +80,7 @@ class Recording:
 
     As a context manager it ends with its block; `stop` ends it at any time. `device` is the name of the class, `size` the
     length of the device's range, `schema` and `state` what its `save` gave at the beginning (None of one that has no `save`),
-    `begin` the time then, and `level` where its interrupt line was (None: it had none).
+    `begin` the time then, and `level` where its line `irq` was (None: it had none).
     """
 
     def __init__(

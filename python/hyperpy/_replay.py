@@ -20,6 +20,8 @@ from hyperpy._recording import Event, Recording, RecordingError
 from hyperpy.clock import Clock
 from hyperpy.device import Device
 from hyperpy.errors import DeviceError, StateError
+from hyperpy.line import take_back
+from hyperpy.window import end_of
 
 if TYPE_CHECKING:
     from hyperpy.machine import Machine
@@ -37,10 +39,13 @@ def record(device: object, *, limit: int = LIMIT) -> Recording:
     """Keep what guests ask of a device and what it answers, from now on; see `Recording`.
 
     It is kept of a device that is attached to a machine, under KVM too, or that is on a `DeviceBench`: each access with its time, its
-    value and its vcpu, its timers as they fire, the interrupt line, stops, the classes of exceptions, resets. What the script does to
+    value and its vcpu, its timers as they fire, its line `irq`, stops, the classes of exceptions, resets. What the script does to
     the device's registers and attributes is not, nor what it reads from the guest's memory. While an access or a timer is
     served, `clock.now` and counters stand still for it, so that a replay finds them the same. An access costs some 100 ns
     more; a device that is not recorded nothing.
+
+    Of its lines `irq` alone is kept; other ones, and messages, are not. In a machine it is recorded at all its places, also where
+    it is moved to, until it is detached; what it is attached to later is not recorded.
 
     Arguments:
         device: the device, attached wherever it shall be recorded; or its bench.
@@ -106,19 +111,30 @@ def _let_go(reference: weakref.ref[DeviceBench[Any]]) -> None:
         bench._watch(None)
 
 
+def _let_go_of_places(reference: weakref.ref[Machine], numbers: list[int]) -> None:
+    machine = reference()
+    if machine is not None:
+        with machine._placing:
+            _hyperpy.end_record(machine._native, numbers)
+
+
 def _record_attached(machine: Machine, device: Any, limit: int) -> Recording:
     if machine.state == "running":
         raise StateError("cannot record: the machine is running", hint="pause() it, or begin before it runs")
-    places = {place: facts for place, (it, facts) in list(machine._attached.items()) if it is device}
+    places = machine._places_of(device)
+    numbers = [number for (_, number), _ in places]
     line, clock = getattr(device, "irq", None), getattr(device, "clock", None)
     line = line if isinstance(line, _hyperpy.IrqLine) else None
-    size = max(facts["size"] for facts in places.values())
-    level = None if line is None else line._high
+    # Of one with windows: its own range, which has all of them.
+    parts = getattr(type(device), "_windows", ())
+    size = end_of(parts) if parts else max(facts["size"] for _, facts in places)
+    level = None if line is None else line.level
     recording, recorder = _made(device, size, machine.clock, level, limit)
     with contextlib.ExitStack() as undo:
         undo.callback(recorder.stop)
-        for place in places:
-            machine._native.record(*place, recorder)
+        undo.callback(_let_go_of_places, weakref.ref(machine), numbers)
+        with machine._placing:
+            _hyperpy.record(machine._native, numbers, recorder)
         if line is not None:
             undo.callback(line._record, None)
             line._record(recorder)
@@ -273,7 +289,7 @@ def replay(recording: Recording, device: object, *, memory: int | str = "1M") ->
         bench.clock._native.move_to(recording.begin)
         bench.irq.level = bool(recording.level)
         if recording.level is None:
-            bench._take_back("irq", bench.irq)
+            take_back(device, {"irq": bench.irq})
         if recording.state is not None:
             device.load(recording.state)  # type: ignore[attr-defined]
         bench.irq.history.clear()

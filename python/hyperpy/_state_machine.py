@@ -33,17 +33,16 @@ class _Outcome(NamedTuple):
 
     reads: list[int]
     stop: Stop | None
-    line: list[bool]
+    lines: dict[str, list[bool]]
+    messages: list[tuple[int, int]]
     raised: type[Exception] | None
 
     def __str__(self) -> str:
         shown = [f"reads {', '.join(map(hex, self.reads))}"] if self.reads else []
         shown += [f"asks for {self.stop!r}"] if self.stop else []
-        shown += (
-            [f"drives its line {', '.join('high' if level else 'low' for level in self.line)}"]
-            if self.line
-            else []
-        )
+        for name, levels in self.lines.items():
+            shown += [f"drives {name} {', '.join('high' if level else 'low' for level in levels)}"]
+        shown += [f"sends {data:#x} to {address:#x}" for address, data in self.messages]
         shown += [f"raises {self.raised.__name__}"] if self.raised else []
         return ", ".join(shown) or "gives nothing"
 
@@ -103,7 +102,8 @@ class DeviceMachine(RuleBasedStateMachine, Generic[_D]):
     def _outcome(
         bench: DeviceBench[_D], steps: list[Access | Step], allowed: tuple[type[Exception], ...]
     ) -> _Outcome:
-        changes, raised, reads = len(bench.irq.history), None, list[int]()
+        changes = {name: len(line.history) for name, line in bench.lines.items()}
+        sent, raised, reads = len(bench.messages), None, list[int]()
         bench.stopped = None
         for step in steps:
             try:
@@ -112,14 +112,20 @@ class DeviceMachine(RuleBasedStateMachine, Generic[_D]):
                 if not (isinstance(error, allowed) or _is_refused(error)):
                     raise
                 raised = type(error)
-        line = [change.level for change in bench.irq.history[changes:]]
-        return _Outcome(reads, bench.stopped, line, raised)
+        lines = {
+            name: [change.level for change in line.history[changes[name] :]]
+            for name, line in bench.lines.items()
+            if len(line.history) > changes[name]
+        }
+        messages = [(message.address, message.data) for message in bench.messages[sent:]]
+        return _Outcome(reads, bench.stopped, lines, messages, raised)
 
     def _add_twin(self, why: str, twin: DeviceBench[_D]) -> None:
-        """From here on it goes the same way: time, memory and line are those of the bench."""
+        """From here on it goes the same way: time, memory and lines are those of the bench."""
         if self.bench._memory is not None:
             twin.memory.write(0, self.bench.memory.read(0, self.bench._memory_size))
-        twin.irq.level = self.bench.irq.level
+        for name, line in self.bench.lines.items():
+            twin.lines[name].level = line.level
         self._twins[why] = twin
         self.play(self._sweep)
 

@@ -90,7 +90,7 @@ class Routing:
         """
         if not 0 <= operator.index(gsi) < _U32:
             raise ValueError(f"no such gsi: {gsi}\n\nhint: gsi 0 to 4095")
-        _hyperpy.route(self._native, gsi, [_fields(target) for target in targets])
+        _hyperpy.route(self._native, gsi, [fields(target) for target in targets])
 
     @property
     def routes(self) -> dict[int, tuple[Target, ...]]:
@@ -112,11 +112,13 @@ class Routing:
         drivers: dict[int, list[tuple[str, bool]]] = {}
         for gsi, is_level, name in self._drivers():
             drivers.setdefault(gsi, []).append((name, is_level))
+        from hyperpy._connect import gsis_of  # noqa: PLC0415 - it imports this
+
         # One device at several places has one line.
         mine = {
-            (id(device), facts["irq"]): (facts["name"], bool(getattr(device, "irq_level", False)))
+            (id(device), gsi): (facts["name"], is_level)
             for device, facts in list(self._attached.values())  # others attach and detach meanwhile
-            if facts["irq"] is not None
+            for gsi, is_level in gsis_of(device, facts["irq"])
         }
         for (_, gsi), driver in mine.items():
             drivers.setdefault(gsi, []).append(driver)
@@ -145,7 +147,8 @@ def _usual(gsi: int) -> tuple[Target, ...]:
     return (pin, input_) if gsi < 16 else (pin,) if gsi < 24 else ()
 
 
-def _fields(target: object) -> tuple[str, int, int]:
+def fields(target: object) -> tuple[str, int, int]:
+    """Return a target as the native half takes it."""
     match target:
         case IoApicPin(pin=number):
             kind, data = "ioapic", 0

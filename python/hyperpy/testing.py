@@ -18,7 +18,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hyperpy import _hyperpy
-from hyperpy._device_bench import Access, Batch, BenchLine, DeviceBench, IrqChange, Step
+from hyperpy._bench_lines import BenchLine, IrqChange, MessageSent
+from hyperpy._bench_memory import BenchMemory
+from hyperpy._device_bench import Access, Batch, DeviceBench, Step
 from hyperpy._recording import Event, Recording, RecordingError
 from hyperpy._replay import Divergence, record, replay
 from hyperpy.machine import Machine
@@ -31,11 +33,13 @@ __all__ = [
     "Access",
     "Batch",
     "BenchLine",
+    "BenchMemory",
     "DeviceBench",
     "DeviceMachine",
     "Divergence",
     "Event",
     "IrqChange",
+    "MessageSent",
     "Read",
     "Recording",
     "RecordingError",

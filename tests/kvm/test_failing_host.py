@@ -19,7 +19,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 60
-SWEEPS = ("without irqchip", "with irqchip", "two vcpus", "halt", "posts", "posts no longer", "verbs", "old")
+SWEEPS = (
+    "without irqchip", "with irqchip", "two vcpus", "halt", "posts", "posts no longer", "messages", "doorbells",
+    "messages of a device", "verbs", "old",
+)  # fmt: skip
 # The calls of tests/shim/shim.c that are none of KVM's.
 OTHERS = {"open", "memfd_create", "ftruncate", "mmap", "timer_create"}
 # kvm-ioctls makes it, and hyperpy never names it.

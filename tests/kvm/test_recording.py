@@ -35,11 +35,11 @@ class Alarm(Device):
     def ring(self) -> None:
         self.rings += 1
         self.status = 1
-        self.irq.set(True)  # type: ignore[union-attr]
+        self.irq.set(True)
 
     @status.on_write
     def _status(self, value: int) -> Stop | None:
-        self.irq.set(bool(self.status))  # type: ignore[union-attr]
+        self.irq.set(bool(self.status))
         return Stop("five") if self.rings == 5 else None
 
     @total.on_read
@@ -219,6 +219,36 @@ def test_recording_can_be_ended_and_begun_while_the_guest_runs(boot: Any) -> Non
     assert replay(again, Counts()) is None
 
 
+def test_device_that_is_moved_while_the_guest_runs_is_recorded_on(boot: Any) -> None:
+    m = boot("again: out 0x80, al\n out 0x90, al\n inc al\n jmp again", unclaimed="ones")
+
+    class Counts(Device):
+        size = 1
+        writes = 0
+
+        def write(self, offset: int, size: int, value: int, /) -> None:
+            self.writes += 1
+
+    device = m.attach(Counts(), pio=0x80)
+    with record(device) as recording:
+        m.start()
+        for place in (0x90, 0x80, 0x90):
+            seen = device.writes
+            while device.writes < seen + 100:
+                time.sleep(0)
+            m.move(device, pio=place)
+        m.disable(device)
+        kept = len(recording)
+        m.enable(device)
+        while len(recording) < kept + 100:
+            time.sleep(0)
+        m.stop("enough")
+        m.wait(RUN)
+        assert len(recording) == device.writes > 400
+    assert recording.dropped == 0
+    assert replay(recording, Counts()) is None
+
+
 def test_recording_of_a_device_whose_line_another_thread_drives_takes_that_as_given(boot: Any) -> None:
     m = boot("in al, 0x80\n in al, 0x80\n hlt", irqchip=True)
 
@@ -229,7 +259,7 @@ def test_recording_of_a_device_whose_line_another_thread_drives_takes_that_as_gi
         def read(self, offset: int, size: int, /) -> int:
             self.calls += 1
             if self.calls == 2:
-                thread = threading.Thread(target=self.irq.pulse)  # type: ignore[union-attr]
+                thread = threading.Thread(target=self.irq.pulse)
                 thread.start()
                 thread.join(RUN)
             return self.calls

@@ -16,7 +16,20 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hyperpy import Device, Exit, Flat, HyperpyError, IoApicPin, KvmError, KvmUnavailable, Machine, Msi, Stop
+from hyperpy import (
+    Device,
+    Exit,
+    Flat,
+    HyperpyError,
+    IoApicPin,
+    KvmError,
+    KvmUnavailable,
+    Machine,
+    Messages,
+    Msi,
+    Register,
+    Stop,
+)
 
 if TYPE_CHECKING:
     from hyperpy.vcpu import Vcpu
@@ -36,9 +49,10 @@ KVM_CAP_XSAVE = 55  # of linux/kvm.h
 # kvm-ioctls makes a VM and asks for the size of its vcpus' pages in one, and a vcpu with a mapping of its page.
 TOLD_AS = {"KVM_GET_VCPU_MMAP_SIZE": "KVM_CREATE_VM"}
 POSTING = ("KVM_REGISTER_COALESCED_MMIO", "KVM_UNREGISTER_COALESCED_MMIO")
-# A line that KVM does not take is the guest's to miss; a vcpu whose state cannot be read counts as running; writes that
-# cannot wait in a ring are exits.
-UNTOLD = {"KVM_IRQ_LINE", "KVM_GET_MP_STATE", *POSTING}
+SENDING = ("KVM_IRQFD", "KVM_SIGNAL_MSI")
+# A line or a message that KVM does not take is the guest's to miss, and a line is driven by KVM_IRQ_LINE where it has no
+# eventfd; a vcpu whose state cannot be read counts as running; writes that cannot wait in a ring, or ring, are exits.
+UNTOLD = {"KVM_IRQ_LINE", "KVM_GET_MP_STATE", "KVM_IOEVENTFD", *SENDING, *POSTING}
 
 NOTHING = "nothing"
 
@@ -72,6 +86,23 @@ class Takes(Device):
         pass
 
 
+class Sends(Takes):
+    """Has messages of its own."""
+
+    msi = Messages()
+
+
+class Rung(Device):
+    """A doorbell."""
+
+    bell = Register(0x0, width=1, access="wo", doorbell=True)
+    rings = 0
+
+    @bell.on_write
+    def _rung(self, value: None) -> None:
+        self.rings += 1
+
+
 class Attempts:
     """Does each step, once more if it raises, and keeps what was raised."""
 
@@ -100,8 +131,8 @@ def scenario(attempt: Attempts, vcpus: int, irqchip: bool) -> list[object]:
         attempt(lambda: vcpu.sregs.update(cr2=0x1234))
         seen.append(attempt(vcpu.sregs.all)["cr2"])
         if irqchip:
-            attempt(lambda: device.irq.set(True))  # type: ignore[union-attr]
-            attempt(lambda: device.irq.set(False))  # type: ignore[union-attr]
+            attempt(lambda: device.irq.set(True))
+            attempt(lambda: device.irq.set(False))
             attempt(lambda: m.route(24, IoApicPin(5)))
             seen.append(m.routes[24])
         access = attempt(lambda: m.run(RUN))
@@ -189,6 +220,31 @@ def posts(attempt: Attempts) -> list[object]:
         return [attempt(lambda: m.run(RUN)), m.console.output]
 
 
+def messages(attempt: Attempts) -> list[object]:
+    """A line that leads to a message, and messages of a device's own."""
+    address, vector = 0xFEE0_0000, 0x40
+    with Machine(memory="1M", irqchip=True) as m:
+        m.route(24, Msi(address, vector))
+        device = m.attach(Sends(), pio=0x80, irq=24)
+        m.load(Flat(GUEST, mode="real"))
+        before = attempt(lambda: m.run(RUN))
+        attempt(device.irq.pulse)
+        attempt(lambda: device.msi.send(address, vector))
+        return [before, attempt(device.irq.pulse)]
+
+
+def doorbells(attempt: Attempts) -> list[object]:
+    """A guest that rings, before it is known to KVM and after, and a device that goes."""
+    with Machine(memory="1M") as m:
+        m.load(Flat(GUEST, mode="real"))
+        before, after = m.attach(Rung(), pio=0x80), Rung()
+        seen = [attempt(lambda: m.run(RUN))]
+        attempt(lambda: m.attach(after, pio=0x98))
+        seen.append(attempt(lambda: m.run(RUN)))
+        attempt(lambda: m.detach(before))
+        return [*seen, before.rings, after.rings]
+
+
 def descriptors() -> list[str]:
     """All that are open."""
     return sorted(os.listdir("/proc/self/fd"), key=int)
@@ -259,6 +315,9 @@ SWEEPS: dict[str, Callable[[], dict[str, Any]]] = {
     "halt": lambda: sweep(halt, "KVM_GET_MP_STATE"),
     "posts": lambda: sweep(posts, POSTING[0]),
     "posts no longer": lambda: sweep(posts, POSTING[1]),
+    "messages": lambda: sweep(messages, SENDING[0]),
+    "messages of a device": lambda: sweep(messages, SENDING[1]),
+    "doorbells": lambda: sweep(doorbells, "KVM_IOEVENTFD"),
     "verbs": lambda: sweep(verbs),
     "old": lambda: sweep(old),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import assert_never, assert_type
 
 from hypothesis.strategies import SearchStrategy
@@ -20,6 +21,7 @@ from hyperpy.testing import (
     sequences,
     state_machine,
 )
+from hyperpy.trace import Trace, TraceEntry
 
 
 class Bell(Device):
@@ -63,6 +65,15 @@ def processor(machine: Machine) -> int:
     assert_type(vcpu.msrs.read("IA32_PAT", "IA32_EFER"), dict[str, int])
     vcpu.cpuid.features.discard("avx2")
     return vcpu.msrs[0x10] + vcpu.cpuid[1].eax
+
+
+def seen(machine: Machine, bell: Bell) -> float:
+    """A trace is a list of entries, or goes on; what a device costs is a row for each register."""
+    assert_type(machine.trace()[0], TraceEntry)
+    assert_type(machine.trace()[1:], Trace)
+    assert_type(machine.trace(follow=True), Iterator[TraceEntry])
+    assert_type([use.register for use in bell.explain()], list[str])
+    return bell.explain()["(read, write)"].mean_ns or 0.0
 
 
 def bell_from_machine(machine: Machine) -> Bell:

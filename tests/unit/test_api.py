@@ -56,7 +56,7 @@ def test_device_defaults_read_ones_and_drop_writes() -> None:
     assert [plain.read(0, size) for size in (1, 2, 4, 8)] == [0xFF, 0xFFFF, 0xFFFFFFFF, 2**64 - 1]
     assert plain.write(0, 1, 5) is None
     assert plain.reset() is None  # type: ignore[func-returns-value]
-    assert (plain.size, plain.irq, plain.acpi_hid, plain.irq_level) == (None, None, None, False)
+    assert (plain.size, plain.acpi_hid, plain.irq_level, bool(plain.irq)) == (None, None, False, False)
 
 
 def test_debug_console_on_what_is_no_console_is_refused() -> None:
@@ -75,7 +75,8 @@ def test_native_class_cannot_be_subclassed(native: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "native", ["Clock", "Memory", "IrqLine", "StockDevice", "Timer", "TimerThread", "View", "VcpuThread"]
+    "native",
+    ["BellThread", "Clock", "Memory", "IrqLine", "StockDevice", "Timer", "TimerThread", "View", "VcpuThread"],
 )
 def test_native_class_that_is_made_inside_cannot_be_made_by_hand(native: str) -> None:
     with pytest.raises(TypeError):

@@ -35,6 +35,16 @@ def test_budget_without_limits_only_counts() -> None:
     assert budget() == before
 
 
+def test_budget_without_limits_looks_at_no_other_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each machine, and each change of its memory, would cost as much as there are machines."""
+    monkeypatch.setattr(Share, "_used", lambda: pytest.fail("asked"))
+    share = Share(MIB, 1)
+    share.ask(memory=MIB)
+    share.ask(memory=-MIB, cpu=0.5)
+    assert (share.memory, share.cpu) == (MIB, 1.5)
+    share.give_back()
+
+
 def test_budget_share_that_is_collected_counts_no_more() -> None:
     before = budget().memory_used
     share = Share(MIB, 1)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.devices import Notes
 
-from hyperpy import Counter, DebugExit, Device, DeviceError, Memory, MemoryAccessError, Register, Stop
+from hyperpy import Counter, DebugExit, Device, DeviceError, MemoryAccessError, Register, Stop
 from hyperpy._hyperpy import StockDevice
 from hyperpy.device import _Stock
 from hyperpy.testing import Access, DeviceBench, IrqChange
@@ -29,12 +29,12 @@ class Timer(Device):
         if value > self.limit:
             return Stop("too much")
         self.status = value
-        self.irq.set(True)  # type: ignore[union-attr]
+        self.irq.set(True)
         return None
 
     @status.on_read
     def _status(self) -> None:
-        self.irq.set(False)  # type: ignore[union-attr]
+        self.irq.set(False)
 
     def reset(self) -> None:
         self.resets += 1
@@ -118,7 +118,7 @@ def test_timers_of_the_device_fire_when_the_clock_is_stepped_and_are_gone_after_
         @limit.on_write
         def _limit(self, value: int) -> None:
             assert self.clock is not None
-            self.clock.after(value, self.irq.pulse)  # type: ignore[union-attr]
+            self.clock.after(value, self.irq.pulse)
 
     with DeviceBench(Watchdog()) as bench:
         bench.write32(0x0, 100)
@@ -155,7 +155,7 @@ def test_reset_that_raises_is_raised_and_named() -> None:
 
 def test_memory_is_lent_to_a_device_that_wants_it() -> None:
     class Dma(Device):
-        memory: Memory | None = None
+        dma = True
         source = Register(0x0, access="wo")
 
         @source.on_write
@@ -175,7 +175,7 @@ def test_what_was_lent_is_taken_back_at_the_end_of_the_block() -> None:
     device = Timer()
     with DeviceBench(device) as bench:
         assert device.irq is bench.irq  # type: ignore[comparison-overlap]
-    assert device.irq is None
+    assert not device.irq
 
 
 def test_bench_and_its_device_are_collected_together() -> None:

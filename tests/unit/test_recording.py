@@ -16,9 +16,15 @@ from tests.recorded import TRAFFIC, Nic
 from hyperpy import (
     Clock,
     DebugExit,
+    Device,
     DeviceError,
     Exit,
+    Line,
+    Ram,
+    Register,
     StateError,
+    Stop,
+    Window,
     _replay,
 )
 from hyperpy.testing import (
@@ -259,6 +265,64 @@ def test_recording_of_a_machine_in_the_child_of_a_fork_is_the_parents() -> None:
         recording.stop()
         own.stop()
     assert (len(recording), len(own)) == (2, 0)
+
+
+class Card(Device):
+    """Two windows; what is written to the ports ends the run."""
+
+    ports, regs = Window(8), Window(0x100)
+    sent = Line()
+    go = Register(ports[0x0], width=1)
+    total = Register(regs[0x10])
+    slots = Ram(regs[0x20], 8)
+
+    @go.on_write
+    def _go(self, value: int) -> Stop:
+        self.sent.pulse()
+        self.irq.set(bool(value & 1))
+        return Stop("next")
+
+    @total.on_write
+    def _total(self, value: int) -> None:
+        self.total = value + self.go
+
+
+def test_recording_goes_with_the_windows_of_a_device_wherever_they_are() -> None:
+    script = [
+        Write(1, mmio=MMIO + 0x10), Write(1, pio=0x300, size=1),
+        Write(2, mmio=MMIO + 0x10), Write(3, mmio=MMIO + 0x1010), Write(2, pio=0x308, size=1),
+        Write(4, mmio=MMIO + 0x1010), Write(5, pio=0x308, size=1),
+        Write(6, mmio=MMIO + 0x2010), Read(mmio=MMIO + 0x2010), Write(7, mmio=MMIO + 0x2020), Write(8, pio=0x308, size=1),
+        Write(9, mmio=MMIO + 0x10), Write(10, pio=0x300, size=1),
+        Read(mmio=MMIO + 0x10),
+    ]  # fmt: skip
+    with ScriptedMachine(script, unclaimed="ones") as m:
+        card = m.attach(Card(), mmio={"regs": MMIO}, pio={"ports": 0x300}, irq={"irq": 5, "sent": 6})
+        after = [
+            lambda: m.move(card, mmio={"regs": MMIO + 0x1000}, pio={"ports": 0x308}),
+            lambda: m.disable(card, "regs"),
+            lambda: (m.move(card, mmio={"regs": MMIO + 0x2000}), m.enable(card)),
+        ]
+        with record(card) as recording:
+            for change in after:
+                assert m.run(RUN) == Exit.Stopped(0, "next")
+                change()
+            assert m.run(RUN) == Exit.Stopped(0, "next")
+        # Where it is now it is the device itself again, and so it is when it is moved.
+        m.move(card, mmio={"regs": MMIO}, pio={"ports": 0x300})
+        assert m.run(RUN) == Exit.Stopped(0, "next")
+        assert m.run(RUN) == Exit.Halt(0)
+        assert m.reads == [11, 17]
+        with record(card) as again:
+            pass
+    assert [(event.offset, event.value, event.irq) for event in recording.events] == [
+        (0x1010, 1, ()), (0x0, 1, (True,)),
+        (0x1010, 3, ()), (0x0, 2, (False,)),
+        (0x0, 5, (True,)),
+        (0x1010, 6, ()), (0x1010, 11, ()), (0x1020, 7, ()), (0x0, 8, (False,)),
+    ]  # fmt: skip
+    assert (recording.size, recording.state["registers"]["total"], again.events) == (0x1100, 0, ())
+    assert replay(recording, Card()) is None
 
 
 def test_statistics_and_maps_are_what_they_were() -> None:

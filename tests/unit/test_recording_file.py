@@ -22,7 +22,7 @@ class Keeper(Device):
 
     @value.on_write
     def _value(self, value: int) -> None:
-        self.irq.set(bool(value & 1))  # type: ignore[union-attr]
+        self.irq.set(bool(value & 1))
         self.clock.after(5, self.irq.pulse)  # type: ignore[union-attr]
 
     def save(self) -> dict[str, Any]:

@@ -13,7 +13,20 @@ from hypothesis import Phase, settings
 from hypothesis.stateful import rule, run_state_machine_as_test
 from tests.devices import Notes
 
-from hyperpy import Block, Counter, Device, Field, Fifo, MemoryAccessError, Ram, Register, Stop, Timer
+from hyperpy import (
+    Block,
+    Counter,
+    Device,
+    Field,
+    Fifo,
+    Line,
+    MemoryAccessError,
+    Messages,
+    Ram,
+    Register,
+    Stop,
+    Timer,
+)
 from hyperpy.testing import Access, DeviceBench, DeviceMachine, state_machine
 
 # The default ones, but that nothing is kept, and what was found is not made shorter.
@@ -90,7 +103,7 @@ class Nic(Device):
         self.show()
 
     def show(self) -> None:
-        self.irq.set(bool(self.status))  # type: ignore[union-attr]
+        self.irq.set(bool(self.status))
 
     def reset(self) -> None:
         super().reset()
@@ -176,6 +189,29 @@ class LeavesTheLine(Nic):
             super().show()
 
 
+class LeavesAnotherLine(Nic):
+    sent = Line()
+
+    def load(self, state: dict[str, Any]) -> None:
+        super().load(state)
+        self.muted = True
+
+    def show(self) -> None:
+        super().show()
+        if not getattr(self, "muted", False):
+            self.tell()
+
+    def tell(self) -> None:
+        self.sent.pulse()
+
+
+class LeavesMessages(LeavesAnotherLine):
+    msi = Messages()
+
+    def tell(self) -> None:
+        self.msi.send(0xFEE0_0000, 0x41)
+
+
 class PowersUpOtherwise(Nic):
     def __init__(self) -> None:
         super().__init__()
@@ -200,10 +236,20 @@ class MindsItsNeighbours(Nic):
         (
             LosesItsTimer,
             AssertionError,
-            "the device .*drives its line high.*; one that was loaded with its state: ",
+            "the device .*drives irq high.*; one that was loaded with its state: ",
         ),
         (TimerRaises, ZeroDivisionError, None),
         (LeavesTheLine, AssertionError, "one that was loaded with its state"),
+        (
+            LeavesAnotherLine,
+            AssertionError,
+            "the device .*drives sent high, low.*; one that was loaded with its state: ",
+        ),
+        (
+            LeavesMessages,
+            AssertionError,
+            "the device .*sends 0x41 to 0xfee00000.*; one that was loaded with its state: ",
+        ),
         (PowersUpOtherwise, AssertionError, "after a reset: control: 0x0, not 0x2"),
         (MindsItsNeighbours, NotImplementedError, None),
     ],
@@ -237,7 +283,7 @@ def test_invariant_that_does_not_hold_is_named() -> None:
 
 def test_what_a_device_may_raise_is_allowed_and_its_twins_raise_it_too() -> None:
     class Copier(Device):
-        memory: Any = None
+        dma = True
         source = Register(0x0, width=8)
         copied = Register(0x8, access="ro")
 

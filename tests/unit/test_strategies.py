@@ -208,7 +208,7 @@ def test_sequence_shrinks_to_the_accesses_that_matter() -> None:
     class Fragile(Device):
         armed = Register(0x0, on=Field(3))
         fire = Register(0x4, access="wo")
-        idle = Register(0x8, count=16)
+        idle = Register(0x8, count=2)
 
         @fire.on_write
         def _fire(self, value: int) -> None:

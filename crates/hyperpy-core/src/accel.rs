@@ -10,12 +10,15 @@ mod route;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
+use vmm_sys_util::eventfd::EventFd;
+
 pub use self::error::{AccelError, hint_for_exhausted};
 pub use self::exit::{AccelExit, Interruption};
 pub use self::route::Route;
 use crate::arch::x86_64::cpuid::Leaf;
 use crate::arch::x86_64::fpu::Fpu;
 use crate::arch::x86_64::{Regs, Sregs};
+use crate::bells::Doorbell;
 use crate::debug::DebugControl;
 use crate::memory::Mapping;
 use crate::posted::{Posted, Range};
@@ -103,6 +106,18 @@ pub trait Vm: Send + Sync {
     /// There is no controller, or a route is refused.
     fn set_routes(&self, routes: &[Route]) -> Result<(), AccelError>;
 
+    /// An eventfd that pulses a gsi at each write. It works for as long as it is kept.
+    ///
+    /// # Errors
+    /// There is no controller, or the host refuses.
+    fn pulse_by(&self, gsi: u32) -> Result<EventFd, AccelError>;
+
+    /// Sends a message to the local APICs; whether one of them took it.
+    ///
+    /// # Errors
+    /// There is no controller.
+    fn send_message(&self, address: u64, data: u32) -> Result<bool, AccelError>;
+
     /// Takes a slot away from the guest, and lets go of its mapping. Nothing happens if there is none.
     ///
     /// # Errors
@@ -121,6 +136,12 @@ pub trait Vm: Send + Sync {
     /// # Errors
     /// The host refuses.
     fn post(&self, range: Range, on: bool) -> Result<(), AccelError>;
+
+    /// Has a write of a guest signal an eventfd in place of an exit, or no longer.
+    ///
+    /// # Errors
+    /// The host refuses.
+    fn ring(&self, bell: &Doorbell, event: &EventFd, on: bool) -> Result<(), AccelError>;
 
     /// Hands RDMSR and WRMSR of these registers on, in place of those asked for before: at most [`MSR_RANGES`] ranges of at
     /// most [`MSR_RANGE_MAX`].

@@ -39,20 +39,23 @@ pub struct Bench {
     name: Arc<str>,
     size: u64,
     clock: Arc<Clock>,
+    /// It keeps writes for later, where a guest runs: here each is served at once.
+    keeps: bool,
 }
 
 impl Bench {
     /// For a device with a range of `size` bytes. Whether it counts this clock is up to who made it.
     #[must_use]
     pub fn new(device: Arc<dyn Device>, name: &str, size: u64, clock: Arc<Clock>) -> Self {
-        Self { device, name: name.into(), size, clock }
+        let keeps = device.shortcuts().late;
+        Self { device, name: name.into(), size, clock, keeps }
     }
 
     /// The same bench with another device, made of the one that is on it.
     #[must_use]
     pub fn with<D: Device + 'static>(&self, other: impl FnOnce(&Arc<dyn Device>) -> Arc<D>) -> Self {
         let device = other(&self.device);
-        Self { device, name: self.name.clone(), size: self.size, clock: self.clock.clone() }
+        Self { device, name: self.name.clone(), size: self.size, clock: self.clock.clone(), keeps: self.keeps }
     }
 
     /// Whether a guest could make such an access: 1 to 8 bytes, in the range.
@@ -80,6 +83,7 @@ impl Bench {
         let at = Access { offset: play.offset, size: play.size, vcpu: 0 };
         match play.written {
             None => self.device.quick_read(at).map(|value| Answer::Value(value & at.ones())),
+            Some(_) if self.keeps => None,
             Some(value) => self.device.quick_write(at, value & at.ones()).then_some(Answer::Asked(Action::Continue)),
         }
     }
@@ -89,11 +93,15 @@ impl Bench {
     /// # Errors
     /// The device panicked.
     pub fn play(&self, play: Play) -> Result<Answer, RunError> {
-        let at = Access { offset: play.offset, size: play.size, vcpu: 0 };
-        self.quick(play).map_or_else(|| self.play_slowly(at, play.written), Ok)
+        self.quick(play).map_or_else(|| self.call(play), Ok)
     }
 
-    fn play_slowly(&self, at: Access, written: Option<u64>) -> Result<Answer, RunError> {
+    /// Makes an access that [`Self::quick`] did not.
+    ///
+    /// # Errors
+    /// The device panicked.
+    pub fn call(&self, Play { offset, size, written }: Play) -> Result<Answer, RunError> {
+        let at = Access { offset, size, vcpu: 0 };
         let current = Current {
             machine: Current::NO_MACHINE,
             vcpu: at.vcpu,

@@ -16,10 +16,12 @@ mod threads;
 mod verbs;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::bells::Bells;
 use crate::clock::Clock;
+use crate::condvar::Condvar;
 use crate::error::{RunError, StateError};
 use crate::exit::{Exit, StopReason};
 use crate::vcpu::Shared;
@@ -72,6 +74,13 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// There can be no more threads.
     fn spawn_timers(&self) -> Result<(), RunError> {
+        Err(RunError::Host)
+    }
+    /// Makes a thread that calls [`Machine::serve_bells`](crate::machine::Machine::serve_bells). The default makes none.
+    ///
+    /// # Errors
+    /// There can be no more threads.
+    fn spawn_ringer(&self) -> Result<(), RunError> {
         Err(RunError::Host)
     }
 }
@@ -159,6 +168,8 @@ struct Inner {
     threads: Vec<Served>,
     /// Whether a thread fires timers.
     caller: Served,
+    /// Whether a thread serves doorbells.
+    ringer: Served,
     /// Those that want every vCPU out of the guest without the round's end.
     holds: u32,
     /// vCPUs that are in the round but wait outside of the guest.
@@ -175,6 +186,8 @@ pub struct Control {
     watcher: OnceLock<Watcher>,
     /// The machine's time, which goes by between a start and the stop that follows.
     pub(crate) clock: Arc<Clock>,
+    /// Its doorbells.
+    pub(crate) bells: Arc<Bells>,
 }
 
 /// Told when vCPUs begin to run (true) and when all stand still (false). Called under the control's lock: it may take
@@ -223,6 +236,7 @@ impl Default for Control {
             forsaken: false,
             threads: Vec::new(),
             caller: Served::No,
+            ringer: Served::No,
             holds: 0,
             resting: 0,
             started: None,
@@ -230,10 +244,11 @@ impl Default for Control {
         };
         Self {
             inner: Mutex::new(inner),
-            changed: Condvar::new(),
+            changed: Condvar::default(),
             vcpus: OnceLock::new(),
             watcher: OnceLock::new(),
             clock: Arc::new(Clock::of_machine()),
+            bells: Arc::default(),
         }
     }
 }

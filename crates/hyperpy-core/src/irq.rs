@@ -1,12 +1,15 @@
 //! Interrupts: lines that devices drive, and the table that routes a gsi to the in-kernel interrupt controllers.
 //!
 //! A device holds a [`Line`], never the machine. Lines are made by `Machine::line`;
-//! tests make their own, so that a device can be watched without KVM.
+//! tests make their own, so that a device can be watched without KVM. Messages are in `message`.
+
+mod message;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use self::message::Pulses;
 use crate::accel::{AccelError, Route, Vm};
 use crate::error::RouteError;
 use crate::kvm::thread::fork_generation;
@@ -21,6 +24,9 @@ pub trait Line: Send + Sync {
         self.set(true);
         self.set(false);
     }
+
+    /// Whether this line drives it high now; others may share the input.
+    fn is_high(&self) -> bool;
 }
 
 /// A line that leads nowhere, for a machine without an interrupt controller, and for tests: it remembers what was
@@ -37,11 +43,6 @@ impl Unconnected {
     pub fn new() -> Arc<Self> {
         Arc::new(Self::default())
     }
-    /// Whether it is high now.
-    #[must_use]
-    pub fn is_high(&self) -> bool {
-        self.high.load(Ordering::SeqCst)
-    }
     /// How many times it rose.
     #[must_use]
     pub fn edges(&self) -> u64 {
@@ -54,6 +55,10 @@ impl Line for Unconnected {
         if !self.high.swap(high, Ordering::SeqCst) && high {
             self.edges.fetch_add(1, Ordering::SeqCst);
         }
+    }
+
+    fn is_high(&self) -> bool {
+        self.high.load(Ordering::SeqCst)
     }
 }
 
@@ -75,6 +80,7 @@ struct HubState {
     vm: Option<Weak<dyn Vm>>,
     /// Every gsi that was driven, with the lines that are high.
     high: BTreeMap<u32, BTreeSet<u64>>,
+    pulses: Pulses,
 }
 
 impl HubState {
@@ -108,6 +114,7 @@ impl LineHub {
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.vm = Some(Arc::downgrade(vm));
+        state.pulses.follow(routes.as_deref().unwrap_or_default()); // those of the start are no messages
         for (gsi, lines) in &state.high {
             // A gsi that leads nowhere is the guest's to miss, like a wire that is not connected.
             let _ = vm.set_line(*gsi, !lines.is_empty());
@@ -130,6 +137,7 @@ impl LineHub {
         if let Some(vm) = vm {
             vm.set_routes(&changed)?;
         }
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).pulses.follow(&changed);
         *routes = Some(changed);
         Ok(())
     }
@@ -150,12 +158,26 @@ impl LineHub {
         drop(state); // before the VM, which may be the last reference
     }
 
+    /// One rising edge, by the gsi's eventfd if it has one.
+    fn pulse(&self, gsi: u32, line: u64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let vm = state.vm.as_ref().and_then(Weak::upgrade);
+        let is_done = vm.as_ref().is_some_and(|vm| state.pulses.pulse(&**vm, gsi));
+        drop(state); // before the VM, which may be the last reference
+        if !is_done {
+            self.set(gsi, line, true);
+            self.set(gsi, line, false);
+        }
+    }
+
+    fn is_high(&self, gsi: u32, line: u64) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.high.get(&gsi).is_some_and(|lines| lines.contains(&line))
+    }
+
     /// The line is gone.
     fn let_go(&self, gsi: u32, line: u64) {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_high = state.high.get(&gsi).is_some_and(|lines| lines.contains(&line));
-        drop(state);
-        if is_high {
+        if self.is_high(gsi, line) {
             self.set(gsi, line, false);
         }
     }
@@ -179,6 +201,14 @@ struct HubLine {
 impl Line for HubLine {
     fn set(&self, high: bool) {
         self.hub.set(self.gsi, self.id, high);
+    }
+
+    fn pulse(&self) {
+        self.hub.pulse(self.gsi, self.id);
+    }
+
+    fn is_high(&self) -> bool {
+        self.hub.is_high(self.gsi, self.id)
     }
 }
 

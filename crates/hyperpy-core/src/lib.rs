@@ -11,10 +11,13 @@
 
 pub mod accel;
 pub mod arch;
+pub mod bells;
 pub mod bench;
 pub mod boot;
 pub mod bus;
+pub mod calls;
 pub mod clock;
+mod condvar;
 pub mod control;
 pub mod debug;
 pub mod error;
@@ -25,6 +28,7 @@ pub mod limits;
 pub mod machine;
 pub mod memory;
 pub mod msr;
+pub mod names;
 pub mod posted;
 pub mod record;
 pub mod regfile;

@@ -1,21 +1,24 @@
 //! A virtual machine: memory, two buses, vCPUs, interrupt lines, and the verbs on the whole of them.
 //!
 //! KVM's objects are made late, when registers or a run first need them: the interrupt controllers must exist before
-//! the first vCPU, and devices that want one are attached before (`objects`). Devices and lines are in `devices`, the verbs
-//! that change the state in `lifecycle`, those on one vCPU that stands still in `registers` and `processor`, how vCPUs start
-//! and stop together in `control`, what one does between exits in `run`.
+//! the first vCPU, and devices that want one are attached before (`objects`). Devices and lines are in `devices`, where
+//! devices are in `places`, the verbs that change the state in `lifecycle`, those on one vCPU that stands still in `registers`
+//! and `processor`, how vCPUs start and stop together in `control`, what one does between exits in `run`.
 
+mod bells;
 mod devices;
+mod late;
 mod lifecycle;
 mod memory;
 mod objects;
+mod places;
 mod processor;
 mod registers;
 mod reset;
 mod timers;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use self::objects::{Objects, enter_at};
@@ -95,6 +98,8 @@ pub struct Machine {
     pub lines: Arc<LineHub>,
     /// Writes that cost no exit.
     pub posts: Arc<Posts>,
+    /// Attached devices that keep writes for later.
+    keepers: AtomicUsize,
     forks: u64,
     traced: Option<u32>,
     pub(crate) debug: DebugRegisters,
@@ -130,6 +135,7 @@ impl Machine {
             cpuid: Mutex::default(),
             lines: Arc::default(),
             posts: Arc::default(),
+            keepers: AtomicUsize::new(0),
             forks: fork_generation(),
             traced: None,
             debug: DebugRegisters::default(),

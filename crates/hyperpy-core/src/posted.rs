@@ -1,7 +1,7 @@
 //! Writes that cost no exit: the kernel queues them in a ring, and they are served at the next exit of any vCPU, before
 //! that exit, or at its next tick (rung 1 of the ladder; kernel api.rst 4.116, KVM_REGISTER_COALESCED_MMIO).
 //!
-//! Only for what nobody waits for: a device that must answer a write at once may not post it. Where the kernel has no
+//! A device in Python keeps them until the ring is free again, since its methods may take any time. Only for what nobody waits for: a device that must answer a write at once may not post it. Where the kernel has no
 //! ring, and when it is full, such a write is an exit as any other. Here is which addresses are posted; the ring is the
 //! accelerator's.
 
@@ -130,7 +130,7 @@ pub(crate) fn serve(machine: &Machine, shared: &Shared, vcpu: u32, write: &Poste
     let map = bus.map();
     let action = if let Some(region) = map.region_at(address, size) {
         count(Rung::Kernel);
-        region.device.write(Access { offset: address - region.base, size, vcpu }, value)
+        region.device.defer(Access { offset: address - region.base, size, vcpu }, value)
     } else {
         count(Rung::Unclaimed);
         Action::Continue

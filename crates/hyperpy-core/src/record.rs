@@ -1,15 +1,16 @@
 //! What a device was asked, what it answered and did, and when: kept so that the same can be asked of it again.
 //!
-//! A [`Recorder`] stands before a device where it is on a bus ([`Recorded`], put there by [`Bus::replace`](crate::bus::Bus::replace)):
-//! one that is not recorded costs nothing. While a recorded access or timer is served, the clock stands still for the thread
+//! A [`Recorder`] stands before a device where it is on a bus ([`Recorded`], put there by
+//! [`Machine::replace`](crate::machine::Machine::replace)): one that is not recorded costs nothing. While a recorded access or timer is served, the clock stands still for the thread
 //! that serves it ([`Clock::hold`]), so that whatever the device reads off it is the moment that is kept. What fits is kept from the
 //! beginning on: it can be played from the state there, which the last part of it could not.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::bus::{Access, Action, Device};
+use crate::bus::{Access, Action, Device, Shortcuts, Spot};
 use crate::clock::{Clock, Fired, Held};
+use crate::names::Names;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -332,6 +333,32 @@ impl Device for Recorded {
         action
     }
 
+    fn shortcuts(&self) -> Shortcuts {
+        self.inner.shortcuts()
+    }
+
+    fn defer(&self, at: Access, value: u64) -> Action {
+        let Access { offset, size, vcpu } = at;
+        let serving = self.begin(vcpu, What::Write { offset, size, value: value & at.ones() });
+        let action = self.inner.defer(at, value);
+        if let Some(serving) = serving {
+            serving.end(Some(action.clone()));
+        }
+        action
+    }
+
+    fn has_late(&self) -> bool {
+        self.inner.has_late()
+    }
+
+    fn flush(&self, spot: &dyn Fn(u64) -> Spot, asked: &dyn Fn(u32, Action)) {
+        self.inner.flush(spot, asked);
+    }
+
+    fn origin(&self) -> (usize, u64) {
+        self.inner.origin()
+    }
+
     fn reset(&self) {
         let serving = self.begin(0, What::Reset);
         self.inner.reset();
@@ -343,6 +370,10 @@ impl Device for Recorded {
     fn identity(&self) -> Option<usize> {
         // Several of these may stand for one device.
         self.inner.identity().or_else(|| Some(Arc::as_ptr(&self.inner).cast::<()>() as usize))
+    }
+
+    fn names(&self) -> Option<Arc<dyn Names>> {
+        self.inner.names()
     }
 }
 

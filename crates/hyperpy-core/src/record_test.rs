@@ -255,19 +255,19 @@ fn test_device_on_a_machine_is_recorded_where_it_is_and_is_itself_again_afterwar
     let device: Arc<dyn Device> = Arc::new(stopper("x"));
     let place = rig.machine.attach(Space::Pio, 0x80, 2, "it", Rung::Native, device.clone()).unwrap();
     let recorder = recorder(10);
-    let put = |inner: &Arc<dyn Device>| -> Arc<dyn Device> {
-        Arc::new(Recorded { inner: inner.clone(), recorder: recorder.clone() })
-    };
-    rig.machine.replace(place, put).unwrap();
+    let put = Arc::new(Recorded { inner: device.clone(), recorder: recorder.clone() });
+    let before = rig.machine.replace(place, put.clone()).unwrap();
+    assert!(Arc::ptr_eq(&before, &device));
     assert!(matches!(rig.run().unwrap(), Exit::Stopped { .. }));
     assert!(matches!(rig.run().unwrap(), Exit::Stopped { .. }));
     rig.machine.reset(&rig, || Ok(())).unwrap();
     let expected =
         [What::Write { offset: 0, size: 1, value: 1 }, What::Write { offset: 1, size: 1, value: 2 }, What::Reset];
     assert_eq!(whats(&recorder), expected);
-    rig.machine.replace(place, |_| device.clone()).unwrap();
+    rig.machine.replace(place, device.clone()).unwrap();
     rig.machine.detach(place).unwrap();
     assert!(rig.machine.replace(place, put).is_err());
+    drop(before);
     assert_eq!(Arc::strong_count(&device), 1);
 }
 
@@ -277,4 +277,27 @@ fn test_recorded_device_at_two_places_is_one_device() {
     let at = |_| Recorded { inner: inner.clone(), recorder: recorder(1) };
     assert_eq!(at(0).identity(), at(1).identity());
     assert_ne!(at(0).identity(), recorded(&recorder(1), Quick).identity());
+}
+
+#[test]
+fn test_registers_of_a_recorded_device_have_their_names() {
+    struct Named;
+    impl Names for Named {
+        fn register(&self, offset: u64, _: u8, _: bool) -> Option<String> {
+            Some(format!("r{offset}"))
+        }
+    }
+    impl Device for Named {
+        fn read(&self, _: Access) -> u64 {
+            0
+        }
+        fn write(&self, _: Access, _: u64) -> Action {
+            Action::Continue
+        }
+        fn names(&self) -> Option<Arc<dyn Names>> {
+            Some(Arc::new(Self))
+        }
+    }
+    let names = recorded(&recorder(1), Named).names().unwrap();
+    assert_eq!(names.register(4, 4, false).as_deref(), Some("r4"));
 }

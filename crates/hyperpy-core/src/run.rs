@@ -65,6 +65,9 @@ pub(crate) fn drive(vcpu: &mut Vcpu, machine: &Machine, turn: Turn, watch: &Watc
         first.unwrap_or_else(|| rounds(vcpu, machine, &sitting, watch))
     });
     let leave = leave.unwrap_or_else(|error| Leave::Outcome(Err(error)));
+    // Before it stands still: what devices do then may wake it.
+    let leave = guarded(vcpu, |vcpu| machine.serve_all(&vcpu.shared))
+        .map_or_else(|error| Leave::Outcome(Err(error)), |()| leave);
     if matches!(leave, Leave::Asked) && machine.config().irqchip {
         // The last look, with the vCPU standing still: what `Control` decides a halt by.
         let quiet = is_quiet(vcpu);
@@ -241,6 +244,9 @@ fn interrupted(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitting<'_>, watch:
         }
         break;
     }
+    if ticked {
+        machine.serve_late(&vcpu.shared);
+    }
     if ticked && machine.config().irqchip {
         let quiet = is_quiet(vcpu);
         vcpu.shared.quiet.store(quiet, Ordering::SeqCst);
@@ -282,7 +288,11 @@ pub(crate) fn complete(
     }
     let shared = vcpu.shared.clone();
     shared.kick.arm();
-    let result = guarded(vcpu, |vcpu| finish(vcpu, machine, goes_on));
+    let result = guarded(vcpu, |vcpu| {
+        let finished = finish(vcpu, machine, goes_on);
+        machine.serve_late(&vcpu.shared);
+        finished
+    });
     vcpu.release_maps();
     shared.kick.clear();
     result?

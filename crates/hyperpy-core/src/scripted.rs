@@ -10,9 +10,12 @@ mod vm;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use vmm_sys_util::eventfd::EventFd;
+
 use self::vm::ScriptedVm;
 use crate::accel::{AccelError, AccelExit, Accelerator, MsrRange, Route, Vm, VmConfig};
 use crate::arch::x86_64::cpuid::Leaf;
+use crate::bells::Doorbell;
 use crate::debug::DebugControl;
 use crate::posted::{Posted, Range};
 
@@ -80,6 +83,8 @@ pub struct Log {
     pub reads: Vec<(u32, u64)>,
     /// Interrupt lines driven: (gsi, level).
     pub lines: Vec<(u32, bool)>,
+    /// Messages sent: (address, data).
+    pub messages: Vec<(u64, u32)>,
     /// Memory slots as they are now: (number, gpa, length).
     pub slots: Vec<(u32, u64, u64)>,
     /// (number, writable, logged) of each slot, as it was mapped, or (number, false, false) when it was taken away.
@@ -102,6 +107,10 @@ pub struct Scripted {
     scripts: Vec<Vec<Step>>,
     log: Arc<Mutex<Log>>,
     dirty: Arc<Mutex<BTreeMap<u32, Vec<u64>>>>,
+    /// The other ends of eventfds that pulse a gsi.
+    events: Arc<Mutex<BTreeMap<u32, EventFd>>>,
+    /// Doorbells, and the other ends of their eventfds.
+    bells: Arc<Mutex<Vec<(Doorbell, EventFd)>>>,
     quiet: bool,
     most_slots: Option<u32>,
 }
@@ -130,6 +139,27 @@ impl Scripted {
     /// Logs the pages of a slot whose bits are set as written by the guest.
     pub fn set_dirty(&self, slot: u32, words: Vec<u64>) {
         self.dirty.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, words);
+    }
+
+    /// How often a gsi was pulsed by an eventfd since this was asked last.
+    #[must_use]
+    pub fn take_pulses(&self, gsi: u32) -> u64 {
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        events.get(&gsi).and_then(|event| event.read().ok()).unwrap_or(0)
+    }
+
+    /// The guest rings the doorbell at an address, with this value if it has one; false if there is none.
+    #[must_use]
+    pub fn ring(&self, address: u64, value: Option<u64>) -> bool {
+        let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
+        let bell = bells.iter().find(|(bell, _)| (bell.address, bell.value) == (address, value));
+        bell.is_some_and(|(_, event)| event.write(1).is_ok())
+    }
+
+    /// The doorbells that there are.
+    #[must_use]
+    pub fn doorbells(&self) -> Vec<Doorbell> {
+        self.bells.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(bell, _)| *bell).collect()
     }
 
     /// What has happened so far.

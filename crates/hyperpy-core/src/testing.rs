@@ -149,6 +149,16 @@ impl Host for Rig {
         std::thread::spawn(move || Machine::serve_timers(&machine, id, &control));
         Ok(())
     }
+    fn spawn_ringer(&self) -> Result<(), RunError> {
+        let enough = |left: u32| left.checked_sub(1);
+        if self.threads.fetch_update(Ordering::SeqCst, Ordering::SeqCst, enough).is_err() {
+            return Err(RunError::Host);
+        }
+        let (machine, id) = (Arc::downgrade(&self.machine), self.machine.id);
+        let control = self.machine.control.clone();
+        std::thread::spawn(move || Machine::serve_bells(&machine, id, &control));
+        Ok(())
+    }
 }
 
 /// A machine's control for hooks in its own script, which are written before the machine exists.

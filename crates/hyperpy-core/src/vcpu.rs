@@ -2,8 +2,9 @@
 //!
 //! A pending access is completed before anything else is done to the vCPU: KVM finishes the instruction only at the
 //! next entry, and loses register writes made in between (docs/design.md, run loop, rule 7). What other threads may look
-//! at while the vCPU runs is in `shared`, how a vCPU is driven in `run`, exits that are no access to a bus in `special`.
+//! at while the vCPU runs is in `shared`, how a vCPU is driven in `run`, exits that are no access to a bus in `special`, calls of methods in `method`.
 
+mod method;
 mod shared;
 mod special;
 
@@ -12,6 +13,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use self::method::{by_method, called};
 pub(crate) use self::shared::bump;
 pub use self::shared::{Counters, Readings, Shared};
 use crate::accel::{self, AccelExit, Interruption};
@@ -45,6 +47,10 @@ pub struct Current {
 impl Current {
     /// Stands for a machine where there is none: [`crate::bench`]. The address is an offset then.
     pub const NO_MACHINE: u64 = u64::MAX;
+    /// Stands for an instruction pointer where there is none: the write was made before, and is served now.
+    pub const NO_RIP: u64 = u64::MAX;
+    /// Stands for a vCPU where none is known: whoever rang a doorbell.
+    pub const NO_VCPU: u32 = u32::MAX;
 }
 
 thread_local! {
@@ -240,6 +246,8 @@ impl Vcpu {
             }
             posted::serve(machine, &shared, vcpu, write);
         });
+        // What devices in Python kept of them, now that no lock is held.
+        machine.serve_late(&shared);
     }
 
     /// Records an exit, on a machine that is traced.
@@ -311,25 +319,13 @@ impl Vcpu {
                 return None;
             }
         }
-        let is_method = region.rung >= Rung::Declared;
-        self.shared.counters.hit(if is_method { Rung::Method } else { Rung::Native });
-        let before = is_method.then(|| {
-            let (machine, vcpu, rip) = (machine.id, self.id, self.accel.rip());
+        if region.rung >= Rung::Declared {
             self.slow = true;
-            self.shared.presence.go_to(Place::of(space, region.id));
-            CURRENT.replace(Some(Current { machine, vcpu, rip, space: Some(space), address, size, is_write }))
-        });
-        let action = if is_write {
-            region.device.write(at, self.accel.io_value(index))
-        } else {
-            let value = region.device.read(at);
-            self.accel.set_io_value(index, value);
-            Action::Continue
-        };
-        if let Some(before) = before {
-            CURRENT.set(before);
-            self.shared.presence.back();
+            by_method(&mut *self.accel, &self.shared, machine, region, at, access, index);
+            return None;
         }
+        self.shared.counters.hit(Rung::Native);
+        let action = called(&mut *self.accel, region, at, is_write, index);
         self.shared.presence.leave();
         if action != Action::Continue {
             machine.control.device_asks(self.id, action);

@@ -300,6 +300,9 @@ fn test_line_that_looks_at_the_level_sees_it_change_only() {
             *level = high;
             let _ = self.0.set(());
         }
+        fn is_high(&self) -> bool {
+            *lock(&self.1)
+        }
     }
     let line = Arc::new(Strict(OnceLock::new(), Mutex::new(false)));
     let uart = Uart::new(line.clone(), Arc::default());

@@ -11,6 +11,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
+use crate::calls::Calls;
 use crate::clock::Clock;
 use crate::device::{Faults, PyDevice, Report, StockDevice};
 use crate::errors;
@@ -45,14 +46,21 @@ const SIGNALS_EVERY: usize = 1 << 16;
 #[pymethods]
 impl Bench {
     #[new]
-    #[pyo3(signature = (object, size, name, clock, registers = None))]
-    fn new(object: &Bound<'_, PyAny>, size: u64, name: &str, clock: &Clock, registers: Option<Registers<'_>>) -> Self {
+    #[pyo3(signature = (object, size, name, clock, registers = None, calls = None))]
+    fn new(
+        object: &Bound<'_, PyAny>,
+        size: u64,
+        name: &str,
+        clock: &Clock,
+        registers: Option<Registers<'_>>,
+        calls: Option<&Calls>,
+    ) -> Self {
         let faults = Arc::<Faults>::default();
         let (device, python): (Arc<dyn Device>, _) = if let Ok(stock) = object.cast::<StockDevice>() {
             (stock.get().device.clone(), None)
         } else {
             let report = Report { faults: faults.clone(), control: std::sync::Weak::new() };
-            let device = PyDevice::of(object, name, report, registers, clock.core());
+            let device = PyDevice::of(object, name, report, registers, Vec::new(), calls, clock.core());
             (device.clone(), Some(device))
         };
         Self { core: Core::new(device, name, size, clock.core().clone()), device: python, faults, is_second: false }
@@ -151,7 +159,7 @@ impl Bench {
         if let Some(answer) = self.core.quick(play) {
             return Ok(answer);
         }
-        let answer = self.core.play(play);
+        let answer = self.core.call(play);
         self.raise(py)?;
         answer.map_err(|error| errors::run(&error))
     }

@@ -3,19 +3,17 @@
 //! The interpreter is attached for each call alone. What a method raises is kept for `run()` to raise; the guest reads
 //! all ones, or its write is dropped, and the machine pauses (docs/design.md, run loop, rule 6).
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use hyperpy_core::boot::firmware::e820;
-use hyperpy_core::bus::{Access, Action, Device, Space, ones};
+use hyperpy_core::bus::{Access, Action, Device, Shortcuts, Space, Spot, ones};
+use hyperpy_core::calls::Calls as Counted;
 use hyperpy_core::clock::Clock;
 use hyperpy_core::control::Control;
-use hyperpy_core::error::RunError;
 use hyperpy_core::exit::StopReason;
-use hyperpy_core::irq::Line;
-use hyperpy_core::kvm::thread::fork_generation;
 use hyperpy_core::machine::Answerer;
-use hyperpy_core::record::{self, Recorder as CoreRecorder};
+use hyperpy_core::names::Names;
+use hyperpy_core::record;
 use hyperpy_core::regfile::RegisterFile;
 use hyperpy_core::vcpu::{Current, current};
 use hyperpy_devices::debugcon::DebugConsole;
@@ -27,10 +25,10 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyString};
 
+use crate::calls::Calls;
 use crate::console::Console;
-use crate::errors::{self, Raise};
+use crate::errors::Raise;
 use crate::machine::Machine;
-use crate::record::Recorder;
 use crate::regfile::{Declared, Registers, Served};
 use crate::signals::attach;
 
@@ -105,6 +103,7 @@ fn note(device: &str, access: &Current, value: Option<u64>) -> String {
     };
     let what = match value {
         Some(value) => format!("write of {value:#x} to"),
+        None if access.is_write => "write to".to_owned(),
         None => "read of".to_owned(),
     };
     if access.machine == Current::NO_MACHINE {
@@ -112,6 +111,15 @@ fn note(device: &str, access: &Current, value: Option<u64>) -> String {
     }
     // KVM moves rip past a write to a bus, and past an msr access when it completes it.
     let when = if access.is_write && access.space.is_some() { "after the access" } else { "at the access" };
+    if access.vcpu == Current::NO_VCPU {
+        return format!("device {device}: {what} {bus} {:#x}, {} bytes, a doorbell", access.address, access.size);
+    }
+    if access.rip == Current::NO_RIP {
+        return format!(
+            "device {device}: {what} {bus} {:#x}, {} bytes, vcpu {}, made before and told of later",
+            access.address, access.size, access.vcpu
+        );
+    }
     format!(
         "{} {device}: {what} {bus} {:#x}, {} bytes, vcpu {}, rip {:#x} ({when})",
         kind(access.space),
@@ -140,15 +148,21 @@ pub(crate) struct PyDevice {
     pub(crate) declared: Mutex<Option<Arc<Declared>>>,
     /// The same registers, for what calls no method.
     pub(crate) file: Option<Arc<RegisterFile>>,
+    /// Where the windows of its range begin, by descending address, and their names: for messages.
+    pub(crate) windows: Vec<(u64, String)>,
+    /// How often its methods are called.
+    pub(crate) calls: Arc<Counted>,
 }
 
 impl PyDevice {
-    /// An object with its declared registers, if it has some: they count the time of `clock`.
+    /// An object with its declared registers, if it has some: they count the time of `clock`; `calls` counts its methods'.
     pub(crate) fn of(
         object: &Bound<'_, PyAny>,
         name: &str,
         report: Report,
         registers: Option<Registers<'_>>,
+        windows: Vec<(u64, String)>,
+        calls: Option<&Calls>,
         clock: &Arc<Clock>,
     ) -> Arc<Self> {
         let declared = registers.map(|(file, handlers)| Declared::new(file.get(), handlers));
@@ -157,7 +171,8 @@ impl PyDevice {
             file.set_clock(clock.clone());
         }
         let (object, declared) = (Mutex::new(Some(object.clone().unbind())), Mutex::new(declared.map(Arc::new)));
-        Arc::new(Self { object, name: name.to_owned(), report, declared, file })
+        let calls = calls.map(|calls| calls.inner.clone()).unwrap_or_default();
+        Arc::new(Self { object, name: name.to_owned(), report, declared, file, windows, calls })
     }
 
     fn object(&self, py: Python<'_>) -> Option<Py<PyAny>> {
@@ -184,28 +199,32 @@ impl PyDevice {
 
     /// Calls its `read`.
     pub(crate) fn call_read(&self, at: Access) -> u64 {
-        attach(|py| {
-            let Some(object) = self.object(py) else { return at.ones() };
-            let answer = object
-                .call_method1(py, intern!(py, "read"), (at.offset, at.size))
-                .and_then(|value| number(value.bind(py), at.size, &self.name));
-            answer.unwrap_or_else(|error| {
-                self.report.raised(py, error, &self.name, None);
-                at.ones()
+        self.calls.plain.read.time(|| {
+            attach(|py| {
+                let Some(object) = self.object(py) else { return at.ones() };
+                let answer = object
+                    .call_method1(py, intern!(py, "read"), (at.offset, at.size))
+                    .and_then(|value| number(value.bind(py), at.size, &self.name));
+                answer.unwrap_or_else(|error| {
+                    self.report.raised(py, error, &self.name, None);
+                    at.ones()
+                })
             })
         })
     }
 
     /// Calls its `write`.
     pub(crate) fn call_write(&self, at: Access, value: u64) -> Action {
-        attach(|py| {
-            let Some(object) = self.object(py) else { return Action::Continue };
-            let action = object
-                .call_method1(py, intern!(py, "write"), (at.offset, at.size, value))
-                .and_then(|answer| action(answer.bind(py), &self.name));
-            action.unwrap_or_else(|error| {
-                self.report.raised(py, error, &self.name, Some(value));
-                Action::Continue
+        self.calls.plain.write.time(|| {
+            attach(|py| {
+                let Some(object) = self.object(py) else { return Action::Continue };
+                let action = object
+                    .call_method1(py, intern!(py, "write"), (at.offset, at.size, value))
+                    .and_then(|answer| action(answer.bind(py), &self.name));
+                action.unwrap_or_else(|error| {
+                    self.report.raised(py, error, &self.name, Some(value));
+                    Action::Continue
+                })
             })
         })
     }
@@ -213,8 +232,12 @@ impl PyDevice {
     /// An access that its declaration refuses is an error of the driver's.
     pub(crate) fn refused(&self, at: Access, written: Option<u64>) {
         let what = if written.is_some() { "write" } else { "read" };
-        let message =
-            format!("device {}: no register takes this {what}: {:#x}, {} bytes", self.name, at.offset, at.size);
+        let window = self.windows.iter().find(|(origin, _)| *origin <= at.offset);
+        let place = match window {
+            Some((origin, name)) => format!("{name}[{:#x}]", at.offset - origin),
+            None => format!("{:#x}", at.offset),
+        };
+        let message = format!("device {}: no register takes this {what}: {place}, {} bytes", self.name, at.size);
         let hint = "its registers are accessed one at a time at their width: `access_rule` is \"refuse\"";
         attach(|py| self.report.raised(py, Raise::new("DeviceError", message, hint).into(), &self.name, written));
     }
@@ -243,6 +266,29 @@ impl Device for PyDevice {
         action
     }
 
+    fn shortcuts(&self) -> Shortcuts {
+        self.file.as_ref().map_or_else(Shortcuts::default, |file| file.layout().shortcuts())
+    }
+
+    fn defer(&self, at: Access, value: u64) -> Action {
+        let Some(file) = &self.file else { return self.write(at, value) };
+        file.defer(at, value);
+        Action::Continue
+    }
+
+    fn has_late(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| file.has_late())
+    }
+
+    fn flush(&self, spot: &dyn Fn(u64) -> Spot, asked: &dyn Fn(u32, Action)) {
+        let Some(declared) = self.declared() else { return };
+        // Detached, since another thread may be at it.
+        if let Some(batch) = declared.file.batch() {
+            attach(|_| batch.serve(spot, &Served { device: self, declared: &declared }, asked));
+        }
+        dropped(declared);
+    }
+
     fn reset(&self) {
         if let Some(file) = &self.file {
             file.reset();
@@ -259,6 +305,10 @@ impl Device for PyDevice {
 
     fn identity(&self) -> Option<usize> {
         attach(|py| self.object(py).map(|object| object.as_ptr() as usize))
+    }
+
+    fn names(&self) -> Option<Arc<dyn Names>> {
+        self.file.as_ref().map(|file| file.layout().clone() as Arc<dyn Names>)
     }
 }
 
@@ -380,82 +430,6 @@ impl Answerer for PyAnswerer {
     fn write(&self, access: &Current, value: u64) -> Action {
         let made = |answer: &Bound<'_, PyAny>| Ok(stop(answer)?.unwrap_or(Action::Continue));
         self.ask(access, Some(value), made).unwrap_or(Action::Continue)
-    }
-}
-
-/// An interrupt line of a machine, as a Python device holds it.
-#[pyclass(frozen, module = "hyperpy._hyperpy")]
-pub struct IrqLine {
-    pub(crate) line: Arc<dyn Line>,
-    #[pyo3(get)]
-    pub(crate) gsi: u32,
-    /// The process that it belongs to.
-    pub(crate) forks: u64,
-    pub(crate) watched: Watched,
-}
-
-/// Where a device has driven its line to, and who wants to know.
-#[derive(Default)]
-pub(crate) struct Watched {
-    is_high: AtomicBool,
-    recorder: Mutex<Option<Arc<CoreRecorder>>>,
-}
-
-impl Watched {
-    fn drive(&self, high: bool) {
-        self.is_high.store(high, Ordering::Release);
-        let recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(recorder) = recorder {
-            recorder.line(high);
-        }
-    }
-}
-
-#[pymethods]
-impl IrqLine {
-    /// Drives the line: True is asserted. Level-triggered devices keep it asserted until they are served.
-    fn set(&self, py: Python<'_>, level: bool) -> PyResult<()> {
-        self.ours()?;
-        // First: what comes of it, on another thread, is recorded after it.
-        self.watched.drive(level);
-        py.detach(|| self.line.set(level));
-        Ok(())
-    }
-
-    /// One rising edge.
-    fn pulse(&self, py: Python<'_>) -> PyResult<()> {
-        self.ours()?;
-        self.watched.drive(true);
-        self.watched.drive(false);
-        py.detach(|| self.line.pulse());
-        Ok(())
-    }
-
-    /// Where the device has driven it to last.
-    #[getter(_high)]
-    fn high(&self) -> bool {
-        self.watched.is_high.load(Ordering::Acquire)
-    }
-
-    /// Tells a recorder from now on, or nobody.
-    #[pyo3(name = "_record")]
-    fn record(&self, recorder: Option<&Recorder>) {
-        if self.ours().is_err() {
-            return;
-        }
-        let recorder = recorder.map(|recorder| recorder.core.clone());
-        *self.watched.recorder.lock().unwrap_or_else(PoisonError::into_inner) = recorder;
-    }
-
-    fn __repr__(&self) -> String {
-        format!("IrqLine(gsi={})", self.gsi)
-    }
-}
-
-impl IrqLine {
-    fn ours(&self) -> PyResult<()> {
-        let mine = self.forks == fork_generation();
-        if mine { Ok(()) } else { Err(errors::run(&RunError::Forked { verb: "drive an interrupt line" })) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the core asks of Python: whether a signal has raised an exception, and threads for vCPUs and timers.
+//! What the core asks of Python: whether a signal has raised an exception, and threads for vCPUs, timers and doorbells.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -69,6 +69,12 @@ impl Host for PyHost {
         let target = TimerThread { machine: self.machine.clone(), control: self.control.clone(), id };
         self.thread("hyperpy-timers", |py| Py::new(py, target))
     }
+
+    fn spawn_ringer(&self) -> Result<(), RunError> {
+        let Some(id) = self.machine.upgrade().map(|machine| machine.id) else { return Err(RunError::Host) };
+        let target = BellThread { machine: self.machine.clone(), control: self.control.clone(), id };
+        self.thread("hyperpy-doorbells", |py| Py::new(py, target))
+    }
 }
 
 impl PyHost {
@@ -104,6 +110,21 @@ pub struct TimerThread {
 impl TimerThread {
     fn __call__(&self, py: Python<'_>) {
         py.detach(|| Machine::serve_timers(&self.machine, self.id, &self.control));
+    }
+}
+
+/// The body of the thread that serves a machine's doorbells. It holds no strong reference to its machine.
+#[pyclass(frozen, module = "hyperpy._hyperpy")]
+pub struct BellThread {
+    machine: Weak<Machine>,
+    control: Arc<Control>,
+    id: u64,
+}
+
+#[pymethods]
+impl BellThread {
+    fn __call__(&self, py: Python<'_>) {
+        py.detach(|| Machine::serve_bells(&self.machine, self.id, &self.control));
     }
 }
 

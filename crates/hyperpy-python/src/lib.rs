@@ -7,15 +7,19 @@
 mod bench;
 mod boot;
 mod buffer;
+mod calls;
 mod clock;
 mod console;
 mod convert;
 mod debug;
 mod device;
+mod dma;
 mod errors;
 mod host;
+mod line;
 mod machine;
 mod memory;
+mod places;
 mod probe;
 mod processor;
 mod record;
@@ -42,19 +46,27 @@ mod _hyperpy {
     #[pymodule_export]
     use crate::buffer::{View, end_thread};
     #[pymodule_export]
+    use crate::calls::Calls;
+    #[pymodule_export]
     use crate::clock::{Clock, Timer};
     #[pymodule_export]
     use crate::console::Console;
     #[pymodule_export]
     use crate::debug::{clear_breakpoint, code_at, disassemble, run_until, set_breakpoint, step, trace, walk};
     #[pymodule_export]
-    use crate::device::{IrqLine, StockDevice};
+    use crate::device::StockDevice;
     #[pymodule_export]
-    use crate::host::{TimerThread, VcpuThread};
+    use crate::dma::Dma;
+    #[pymodule_export]
+    use crate::host::{BellThread, TimerThread, VcpuThread};
+    #[pymodule_export]
+    use crate::line::{IrqLine, MessageSender, line, message_line, message_sender};
     #[pymodule_export]
     use crate::machine::Machine;
     #[pymodule_export]
     use crate::memory::Memory;
+    #[pymodule_export]
+    use crate::places::{attach, change, detach, end_record, record};
     #[pymodule_export]
     use crate::probe::capabilities;
     #[pymodule_export]

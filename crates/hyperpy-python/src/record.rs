@@ -1,11 +1,10 @@
-//! What keeps a device's traffic, for `hyperpy.testing.record`.
+//! What keeps a device's traffic, for `hyperpy.testing.record`. Who puts it before the device is `bench`, or `places`.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
 use hyperpy_core::bus::Device;
-use hyperpy_core::error::{AttachError, RunError};
+use hyperpy_core::error::RunError;
 use hyperpy_core::kvm::thread::fork_generation;
-use hyperpy_core::machine::{Attachment, Machine as Core};
 use hyperpy_core::record::{Event, Recorded, Recorder as CoreRecorder, What};
 use pyo3::prelude::*;
 
@@ -13,21 +12,12 @@ use crate::bench::asked;
 use crate::clock::Clock;
 use crate::errors;
 
-/// Where a device is recorded.
-struct Place {
-    machine: Weak<Core>,
-    attachment: Attachment,
-    /// Lives as long as it is on the bus.
-    recorded: Weak<Recorded>,
-}
-
 /// Keeps what happens to a device.
 #[pyclass(frozen, module = "hyperpy._hyperpy")]
 pub struct Recorder {
     pub(crate) core: Arc<CoreRecorder>,
-    places: Mutex<Vec<Place>>,
-    /// The process that it belongs to.
-    forks: u64,
+    /// The process that it belongs to, if it is of a machine's device: there a thread may hold its lock.
+    forks: Option<u64>,
 }
 
 /// What it was; nanoseconds; vcpu; offset, size and value; how the line changed; the reason of a stop; what was raised.
@@ -37,11 +27,8 @@ type Told = (&'static str, u64, u32, (u64, u8, u64), Vec<bool>, Option<String>, 
 impl Recorder {
     #[new]
     fn new(clock: &Clock, limit: usize, high: bool) -> Self {
-        Self {
-            core: CoreRecorder::new(clock.core().clone(), limit, high),
-            places: Mutex::default(),
-            forks: fork_generation(),
-        }
+        let forks = clock.is_of_a_machine().then(fork_generation);
+        Self { core: CoreRecorder::new(clock.core().clone(), limit, high), forks }
     }
 
     /// The interrupt line of a bench is driven.
@@ -58,39 +45,18 @@ impl Recorder {
         Ok((events.iter().map(told).collect(), lost))
     }
 
-    /// Keeps nothing from now on, and lets go of the device.
+    /// Keeps nothing from now on.
     fn stop(&self) {
-        if self.is_the_parents() {
-            return;
-        }
-        self.core.stop();
-        for place in std::mem::take(&mut *self.places.lock().unwrap_or_else(PoisonError::into_inner)) {
-            if let (Some(machine), Some(recorded)) = (place.machine.upgrade(), place.recorded.upgrade()) {
-                // One that was detached meanwhile is nowhere any more.
-                let _ = machine.replace(place.attachment, |_| recorded.inner.clone());
-            }
+        if !self.is_the_parents() {
+            self.core.stop();
         }
     }
 }
 
 impl Recorder {
-    /// In the child of a fork, a machine's: a thread that is not there any more may hold its locks.
+    /// In the child of a fork, of a machine's device.
     fn is_the_parents(&self) -> bool {
-        let is_of_a_machine = self.places.try_lock().map_or(true, |places| !places.is_empty());
-        self.forks != fork_generation() && is_of_a_machine
-    }
-
-    /// Watches a device where it is attached.
-    pub(crate) fn watch(&self, machine: &Arc<Core>, attachment: Attachment) -> Result<(), AttachError> {
-        let mut recorded = Weak::new();
-        machine.replace(attachment, |device| {
-            let put = self.before(device);
-            recorded = Arc::downgrade(&put);
-            put
-        })?;
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        places.push(Place { machine: Arc::downgrade(machine), attachment, recorded });
-        Ok(())
+        self.forks.is_some_and(|mine| mine != fork_generation())
     }
 
     /// What stands for a device that is recorded.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hyperpy_core::bus::{Access, Action};
 use hyperpy_core::regfile::{
-    Bits, Cell, Kind, Layout, LayoutError, Overflow, Owner, RegisterFile as Core, Rule, Tell, When,
+    Bits, Cell, Delivery, Kind, Layout, LayoutError, Overflow, Owner, RegisterFile as Core, Rule, Tell, When,
 };
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -16,10 +16,11 @@ use pyo3::types::PyBytes;
 use crate::device::{PyDevice, action, number};
 use crate::signals::attach;
 
-/// A register as Python describes it: one field for each of [`Cell`].
+/// A register as Python describes it: its name, and one field for each of [`Cell`].
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct Description {
+    name: String,
     offset: Option<u64>,
     width: u8,
     kind: String,
@@ -34,6 +35,8 @@ struct Description {
     on_read: bool,
     /// `None`: not told; 0: of all writes; else of those of one of these bits.
     on_write: Option<u64>,
+    /// How it is told: "now", "posted", "stream" or "doorbell", and the values of this.
+    delivery: (String, Vec<u64>),
 }
 
 impl Description {
@@ -43,7 +46,14 @@ impl Description {
         let overflow = if number(2) == 0 { Overflow::Drop } else { Overflow::Overwrite };
         let kind = match self.kind.as_str() {
             "plain" => Kind::Plain,
-            "fifo" => Kind::Fifo { depth: small(0), guest_takes: number(1) != 0, overflow, empty: number(3) },
+            "fifo" => Kind::Fifo {
+                depth: small(0),
+                guest_takes: number(1) != 0,
+                overflow,
+                empty: number(3),
+                threshold: small(4),
+            },
+            "level" => Kind::Level { of: small(0) },
             "counter" => Kind::Counter { hz: number(0) },
             "ram" => Kind::Ram { len: number(0) },
             "port" => {
@@ -54,6 +64,12 @@ impl Description {
                     "no such kind of register: {other}\n\nhint: as declare.py has them"
                 )));
             }
+        };
+        let delivery = match self.delivery.0.as_str() {
+            "posted" => Delivery::Posted,
+            "stream" => Delivery::Stream,
+            "doorbell" => Delivery::Bell(self.delivery.1.clone()),
+            _ => Delivery::Now,
         };
         let [readable, stored, cleared_by_1, cleared_by_0, set_by_1, cleared_by_read, set_by_read] = self.bits;
         Ok(Cell {
@@ -71,6 +87,7 @@ impl Description {
                 Some(0) => Tell::Always,
                 Some(mask) => Tell::If(mask),
             },
+            delivery,
         })
     }
 }
@@ -78,7 +95,7 @@ impl Description {
 /// The registers that a class of devices declares.
 #[pyclass(frozen, module = "hyperpy._hyperpy")]
 pub struct RegisterLayout {
-    layout: Arc<Layout>,
+    pub(crate) layout: Arc<Layout>,
 }
 
 #[pymethods]
@@ -87,6 +104,7 @@ impl RegisterLayout {
     /// about.
     #[new]
     fn new(cells: Vec<Description>, size: u64, rule: &str, plain: bool) -> PyResult<Self> {
+        let names = cells.iter().map(|cell| cell.name.as_str().into()).collect();
         let cells = cells.iter().map(Description::cell).collect::<PyResult<_>>()?;
         let rule = match rule {
             "exact" => Rule::Exact,
@@ -101,18 +119,27 @@ impl RegisterLayout {
         };
         let layout = Layout::new(cells, size, rule, plain);
         let layout = layout.map_err(|error| PyValueError::new_err((error.to_string(), error.hint(), about(&error))))?;
-        Ok(Self { layout: Arc::new(layout) })
+        Ok(Self { layout: Arc::new(layout.named(names)) })
+    }
+
+    /// How long a read that Rust serves takes here, in nanoseconds; None if it serves none.
+    fn measure(&self, py: Python<'_>) -> Option<f64> {
+        py.detach(|| Core::measure(&self.layout))
     }
 }
 
 /// The registers that an error is about.
 fn about(error: &LayoutError) -> Vec<u32> {
     match *error {
-        LayoutError::Overlap { cell, other, .. } | LayoutError::Reference { cell, other } => vec![other, cell],
+        LayoutError::Shared { cell, other, .. } if cell == other => vec![cell],
+        LayoutError::Overlap { cell, other, .. }
+        | LayoutError::Shared { cell, other, .. }
+        | LayoutError::Reference { cell, other } => vec![other, cell],
         LayoutError::Width { cell, .. }
         | LayoutError::Outside { cell, .. }
         | LayoutError::Value { cell, .. }
-        | LayoutError::Length { cell, .. } => vec![cell],
+        | LayoutError::Length { cell, .. }
+        | LayoutError::Kind { cell, .. } => vec![cell],
         _ => Vec::new(),
     }
 }
@@ -161,6 +188,15 @@ impl RegisterFile {
         self.inner.level(cell)
     }
 
+    /// From which level on its methods are told of accesses to a queue.
+    fn threshold(&self, cell: u32) -> usize {
+        self.inner.threshold(cell)
+    }
+
+    fn set_threshold(&self, cell: u32, threshold: usize) {
+        self.inner.set_threshold(cell, threshold);
+    }
+
     fn items(&self, cell: u32) -> Vec<u64> {
         self.inner.items(cell)
     }
@@ -189,6 +225,18 @@ impl RegisterFile {
         (hits.reads, hits.writes, hits.told)
     }
 
+    /// The same of all registers together.
+    fn total_hits(&self) -> (u64, u64, u64) {
+        let hits = self.inner.total_hits();
+        (hits.reads, hits.writes, hits.told)
+    }
+
+    /// Reads and writes that no register takes, and those that the device refuses.
+    fn strays(&self) -> ([u64; 2], [u64; 2]) {
+        let strays = self.inner.strays();
+        (strays.missed, strays.refused)
+    }
+
     fn reset(&self) {
         self.inner.reset();
     }
@@ -206,6 +254,8 @@ struct Methods {
     on_read: Option<Py<PyAny>>,
     on_write: Option<Py<PyAny>>,
     index: Option<u32>,
+    /// A doorbell whose value nobody knows: None is told.
+    is_blind: bool,
 }
 
 /// A device's registers, and its methods by register.
@@ -216,10 +266,12 @@ pub(crate) struct Declared {
 
 impl Declared {
     pub(crate) fn new(file: &RegisterFile, handlers: Vec<Handler>) -> Self {
-        let mut methods: Vec<_> = file.inner.layout().cells().iter().map(|_| Methods::default()).collect();
+        let is_blind = |cell: &Cell| matches!(&cell.delivery, Delivery::Bell(values) if values.is_empty());
+        let of = |cell| Methods { is_blind: is_blind(cell), ..Methods::default() };
+        let mut methods: Vec<_> = file.inner.layout().cells().iter().map(of).collect();
         for (cell, on_read, on_write, index) in handlers {
             if let Some(place) = methods.get_mut(cell as usize) {
-                *place = Methods { on_read, on_write, index };
+                *place = Methods { on_read, on_write, index, is_blind: place.is_blind };
             }
         }
         Self { file: file.inner.clone(), methods }
@@ -243,8 +295,8 @@ pub(crate) struct Served<'a> {
     pub(crate) declared: &'a Declared,
 }
 
-impl Owner for Served<'_> {
-    fn read(&self, cell: u32, _held: u64) -> Option<u64> {
+impl Served<'_> {
+    fn ask(&self, cell: u32) -> Option<u64> {
         let method = self.declared.methods.get(cell as usize)?;
         attach(|py| {
             let call = method.on_read.as_ref()?.bind(py);
@@ -263,20 +315,32 @@ impl Owner for Served<'_> {
         })
     }
 
-    fn write(&self, cell: u32, value: u64) -> Action {
+    fn tell(&self, cell: u32, value: u64) -> Action {
         let Some(method) = self.declared.methods.get(cell as usize) else { return Action::Continue };
         attach(|py| {
             let Some(call) = method.on_write.as_ref() else { return Action::Continue };
+            let told = (!method.is_blind).then_some(value);
             let answer = match method.index {
-                Some(index) => call.bind(py).call1((index, value)),
-                None => call.bind(py).call1((value,)),
+                Some(index) => call.bind(py).call1((index, told)),
+                None => call.bind(py).call1((told,)),
             };
             let action = answer.and_then(|answer| action(&answer, &self.device.name));
             action.unwrap_or_else(|error| {
-                self.device.report.raised(py, error, &self.device.name, Some(value));
+                self.device.report.raised(py, error, &self.device.name, told);
                 Action::Continue
             })
         })
+    }
+}
+
+impl Owner for Served<'_> {
+    fn read(&self, cell: u32, _held: u64) -> Option<u64> {
+        self.device.calls.cell(cell).map_or_else(|| self.ask(cell), |calls| calls.read.time(|| self.ask(cell)))
+    }
+
+    fn write(&self, cell: u32, value: u64) -> Action {
+        let calls = self.device.calls.cell(cell);
+        calls.map_or_else(|| self.tell(cell, value), |calls| calls.write.time(|| self.tell(cell, value)))
     }
 
     fn plain_read(&self, at: Access) -> u64 {

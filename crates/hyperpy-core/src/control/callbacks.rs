@@ -1,7 +1,7 @@
-//! Callbacks of timers beside the vCPUs of a round: while one runs, it counts among those that have not left the round, so
-//! that whoever waits for the machine to stand still waits for it too.
+//! Callbacks of timers, and calls for doorbells, beside the vCPUs of a round: while one runs, it counts among those that have
+//! not left the round, so that whoever waits for the machine to stand still waits for it too.
 //!
-//! One thread calls back, and it is claimed and given back as those of vCPUs are (`threads`).
+//! One thread calls back and one serves doorbells; they are claimed and given back as those of vCPUs are (`threads`).
 
 use std::sync::PoisonError;
 
@@ -22,6 +22,20 @@ impl Control {
             }
             inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Waits until a doorbell may be served, through all that the machine stands still; false if it closes.
+    pub(crate) fn enter_ringer(&self) -> bool {
+        let mut inner = self.lock();
+        while !inner.closing {
+            let runs = inner.phase == Phase::Running && inner.crew != Crew::Nobody && inner.active > 0;
+            if runs && !inner.keeps_callbacks_out() {
+                inner.active += 1;
+                return true;
+            }
+            inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
+        false
     }
 
     /// Whether the thread that calls back shall leave the round before it calls the next.
@@ -85,6 +99,37 @@ impl Control {
     /// The thread that called back ends.
     pub(crate) fn caller_gone(&self) {
         self.lock().caller = Served::No;
+        self.changed.notify_all();
+    }
+
+    /// Whether the caller is to make the thread that serves doorbells: there is none yet, and nobody else makes it.
+    pub(crate) fn claim_ringer(&self) -> bool {
+        let mut inner = self.lock();
+        let is_mine = inner.ringer == Served::No && !inner.closing;
+        if is_mine {
+            inner.ringer = Served::Claimed;
+        }
+        is_mine
+    }
+
+    /// There will be none, as far as its host knows.
+    pub(crate) fn give_ringer_back(&self) {
+        let mut inner = self.lock();
+        if inner.ringer == Served::Claimed {
+            inner.ringer = Served::No;
+        }
+        drop(inner);
+        self.changed.notify_all();
+    }
+
+    /// The calling thread serves doorbells until [`Self::ringer_gone`]; false if another one does.
+    pub(crate) fn rings(&self) -> bool {
+        std::mem::replace(&mut self.lock().ringer, Served::Yes) != Served::Yes
+    }
+
+    /// The thread that served them ends.
+    pub(crate) fn ringer_gone(&self) {
+        self.lock().ringer = Served::No;
         self.changed.notify_all();
     }
 }

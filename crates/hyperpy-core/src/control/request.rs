@@ -47,13 +47,17 @@ impl Control {
     /// A device's answer to a write was something else than "go on".
     #[cold]
     pub(crate) fn device_asks(&self, vcpu: u32, action: Action) {
+        self.asks(Some(vcpu), action);
+    }
+
+    /// The same, whoever made the write.
+    pub(crate) fn asks(&self, vcpu: Option<u32>, action: Action) {
+        let event = |kind| Exit::SystemEvent { vcpu: vcpu.unwrap_or_default(), kind, data: Vec::new() };
         let exit = match action {
             Action::Continue => return,
-            Action::Stop(StopReason::PowerOff) => {
-                Exit::SystemEvent { vcpu, kind: SystemEvent::PowerOff, data: Vec::new() }
-            }
-            Action::Stop(reason) => Exit::Stopped { vcpu: Some(vcpu), reason },
-            Action::Reset => Exit::SystemEvent { vcpu, kind: SystemEvent::Reset, data: Vec::new() },
+            Action::Stop(StopReason::PowerOff) => event(SystemEvent::PowerOff),
+            Action::Stop(reason) => Exit::Stopped { vcpu, reason },
+            Action::Reset => event(SystemEvent::Reset),
         };
         self.request(Cause::Outcome, Some(Ok(exit)));
     }

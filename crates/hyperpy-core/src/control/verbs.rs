@@ -66,6 +66,7 @@ impl Control {
     pub fn begin_close(&self) {
         self.lock().closing = true;
         self.clock.close();
+        self.bells.close();
         self.changed.notify_all();
         self.kick_all();
     }
@@ -112,7 +113,7 @@ impl Control {
 
 impl super::Inner {
     fn is_occupied(&self) -> bool {
-        let threads = self.threads.iter().chain([&self.caller]);
+        let threads = self.threads.iter().chain([&self.caller, &self.ringer]);
         self.active > 0 || self.owned || threads.into_iter().any(|&served| served != Served::No)
     }
 }

@@ -1,27 +1,35 @@
 //! A KVM virtual machine: memory slots, interrupt controllers, vCPUs.
 
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
 
 use kvm_bindings::{
     CpuId, KVM_CAP_EXIT_HYPERCALL, KVM_CAP_X86_USER_SPACE_MSR, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI,
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MSR_EXIT_REASON_FILTER,
-    KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_enable_cap, kvm_irq_routing_entry, kvm_pit_config, kvm_xsave,
+    KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_enable_cap, kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch,
+    kvm_ioeventfd_flag_nr_deassign, kvm_ioeventfd_flag_nr_pio, kvm_irq_routing_entry, kvm_msi, kvm_pit_config,
+    kvm_xsave,
 };
 use kvm_ioctls::{
     Cap, IoEventAddress, Kvm as KvmFd, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd,
 };
 
+use vmm_sys_util::eventfd::EventFd;
+
 use super::setup::{self, Features};
 use super::slots::Slots;
 use super::vcpu::KvmVcpu;
-use super::{call, has};
+use super::{call, failed, has};
 use crate::accel::{AccelError, MsrRange, Route, Slot, Vcpu, Vm, VmConfig};
 use crate::arch::x86_64::layout::{IDENTITY_MAP_START, TSS_START};
+use crate::bells::Doorbell;
 use crate::bus::Space;
 use crate::posted::Range;
 
 /// The one hypercall that KVM can leave to its user (kernel: include/uapi/linux/kvm_para.h).
 const KVM_HC_MAP_GPA_RANGE: u32 = 12;
+/// `_IOW(KVMIO, 0x79, struct kvm_ioeventfd)`.
+const KVM_IOEVENTFD: libc::c_ulong = 0x4040_ae79;
 /// Inputs of one 8259.
 const PIC_INPUTS: u32 = 8;
 
@@ -118,6 +126,26 @@ impl Vm for KvmVm {
         self.fd.set_gsi_routing(&table).map_err(call("KVM_SET_GSI_ROUTING"))
     }
 
+    fn pulse_by(&self, gsi: u32) -> Result<EventFd, AccelError> {
+        if !self.config.irqchip {
+            return Err(AccelError::NoIrqchip { gsi });
+        }
+        let event = event()?;
+        self.fd.register_irqfd(&event, gsi).map_err(call("KVM_IRQFD"))?;
+        Ok(event)
+    }
+
+    fn send_message(&self, address: u64, data: u32) -> Result<bool, AccelError> {
+        if !self.config.irqchip {
+            return Err(AccelError::NoIrqchip { gsi: 0 });
+        }
+        #[allow(clippy::cast_possible_truncation)] // the two halves of the address
+        let message =
+            kvm_msi { address_lo: address as u32, address_hi: (address >> 32) as u32, data, ..Default::default() };
+        // 0: the guest has blocked it.
+        Ok(self.fd.signal_msi(message).map_err(call("KVM_SIGNAL_MSI"))? > 0)
+    }
+
     fn unmap(&self, slot: u32) -> Result<(), AccelError> {
         self.slots.unmap(&self.fd, slot)
     }
@@ -141,6 +169,28 @@ impl Vm for KvmVm {
         }
     }
 
+    fn ring(&self, bell: &Doorbell, event: &EventFd, on: bool) -> Result<(), AccelError> {
+        let flags = [
+            (bell.value.is_some(), kvm_ioeventfd_flag_nr_datamatch),
+            (bell.space == Space::Pio, kvm_ioeventfd_flag_nr_pio),
+            (!on, kvm_ioeventfd_flag_nr_deassign),
+        ];
+        let asked = kvm_ioeventfd {
+            datamatch: bell.value.unwrap_or_default(),
+            addr: bell.address,
+            // kvm-ioctls gives none without a value: then every width rings, and takes what else it covers.
+            len: bell.size.into(),
+            fd: event.as_raw_fd(),
+            flags: flags.iter().filter(|(on, _)| *on).map(|(_, flag)| 1 << flag).sum(),
+            ..Default::default()
+        };
+        // SAFETY: KVM only reads the structure, which is of the size that the number of the call says.
+        if unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_IOEVENTFD, &raw const asked) } != 0 {
+            return Err(failed("KVM_IOEVENTFD"));
+        }
+        Ok(())
+    }
+
     fn trap_msrs(&self, ranges: &[MsrRange]) -> Result<(), AccelError> {
         self.need(Cap::X86MsrFilter, "KVM_CAP_X86_MSR_FILTER")?;
         self.need(Cap::X86UserSpaceMsr, "KVM_CAP_X86_USER_SPACE_MSR")?;
@@ -162,6 +212,11 @@ impl Vm for KvmVm {
         self.need(Cap::ExitHypercall, "KVM_CAP_EXIT_HYPERCALL")?;
         self.enable(KVM_CAP_EXIT_HYPERCALL, 1 << KVM_HC_MAP_GPA_RANGE)
     }
+}
+
+/// An eventfd at 0, whose reads and writes do not wait.
+fn event() -> Result<EventFd, AccelError> {
+    EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map_err(|source| AccelError::Call { call: "eventfd", source })
 }
 
 fn routing_entry(route: &Route) -> kvm_irq_routing_entry {

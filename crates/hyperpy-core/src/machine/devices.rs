@@ -5,11 +5,12 @@ use std::sync::{Arc, PoisonError};
 use super::{Attachment, Machine};
 use crate::accel::Route;
 use crate::arch::x86_64::layout::kernels_at;
-use crate::bus::{Bus, Device, Map, Place, Region, Rung, Space};
+use crate::bus::{Device, Map, Place, Placement, Region, Rung, Space};
 use crate::control::{Host, Phase};
-use crate::error::{AttachError, RouteError, RunError};
+use crate::error::{AttachError, BusError, RouteError, RunError};
 use crate::irq::{GSIS, Line, check_routes};
 use crate::memory::Kind;
+use crate::names::History;
 use crate::vcpu::{Inside, Shared};
 
 impl Machine {
@@ -65,6 +66,16 @@ impl Machine {
         Ok(self.lines.line(gsi))
     }
 
+    /// A line that sends a message whenever it is driven high.
+    ///
+    /// # Errors
+    /// No local APIC gets such a message; and as for [`Self::want_irqchip`].
+    pub fn message_line(&self, address: u64, data: u32) -> Result<Arc<dyn Line>, RouteError> {
+        check_routes(&[Route::Msi { gsi: 0, address, data }])?;
+        self.want_irqchip()?;
+        Ok(self.lines.message_line(address, data))
+    }
+
     /// Replaces the table from gsi to controller pin or message: now, or when there are controllers.
     ///
     /// # Errors
@@ -110,40 +121,30 @@ impl Machine {
         rung: Rung,
         device: Arc<dyn Device>,
     ) -> Result<Attachment, AttachError> {
-        self.control.require("attach", &[Phase::Created, Phase::Running, Phase::Paused, Phase::Stopped])?;
-        let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
-        if space == Space::Mmio
-            && let Some(region) = self.memory.overlapping(base, len)
-        {
-            return Err(AttachError::Memory { base, len, other: region.gpa, name: region.name.to_string() });
-        }
-        if let Some(own) = kernels_at(space, base, len, self.config().irqchip) {
-            return Err(AttachError::Kernel { base, len, other: own.base, name: own.name });
-        }
-        let region = self.bus(space).attach(base, len, name.into(), rung, device)?;
-        Ok(Attachment { space, region })
+        let placement = Placement { base, len, name: name.into(), rung, device };
+        let (_, added) = self.rearrange(&[], &[(space, placement)])?;
+        Ok(added.first().copied().ok_or(BusError::NotAttached)?)
     }
 
-    /// Takes a device off its bus. vCPUs may still be in it: see [`Self::wait_until_left`].
+    /// Takes a device off its bus. vCPUs may still be in it: see [`Self::wait_until_left`]. Of one that keeps writes they are
+    /// taken out of the guest first, so that it has seen all that were made; inside a device callback that cannot be. Doorbells that have rung are served.
     ///
     /// # Errors
     /// It is not attached.
     pub fn detach(&self, attachment: Attachment) -> Result<Region, AttachError> {
-        let region = self.bus(attachment.space).detach(attachment.region)?;
-        self.posts.forget(attachment.space, region.base, region.len);
-        Ok(region)
+        let (removed, _) = self.rearrange(&[attachment], &[])?;
+        self.serve_rest(&removed);
+        Ok(removed.into_iter().next().map(|(_, region)| region).ok_or(BusError::NotAttached)?)
     }
 
-    /// Puts another device into an attachment, made of the one that is there: one that watches it, or itself again.
+    /// Puts into an attachment what watches its device, or the device itself again, and returns what was there. Who waits for
+    /// the vCPUs to leave the attachment waits for those in either.
     ///
     /// # Errors
     /// It is not attached.
-    pub fn replace(
-        &self,
-        attachment: Attachment,
-        with: impl FnOnce(&Arc<dyn Device>) -> Arc<dyn Device>,
-    ) -> Result<(), AttachError> {
-        Ok(self.bus(attachment.space).replace(attachment.region, with)?)
+    pub fn replace(&self, attachment: Attachment, device: Arc<dyn Device>) -> Result<Arc<dyn Device>, AttachError> {
+        let bus = if attachment.space == Space::Pio { &self.pio } else { &self.mmio };
+        Ok(bus.replace(attachment.region, device)?)
     }
 
     /// Waits until every vCPU has left a device that is detached; inside a device callback it does not wait.
@@ -158,14 +159,15 @@ impl Machine {
         }
         let place = Place::of(detached.space, detached.region);
         let has_left = |vcpu: &Arc<Shared>| vcpu.presence.wait_until_left(place, || host.poll());
-        if self.control.vcpus().iter().all(has_left) { Ok(()) } else { Err(RunError::Host) }
+        let is_left = self.control.vcpus().iter().all(has_left);
+        let is_left = is_left && self.control.bells.wait_until_left(detached, || host.poll());
+        if is_left { Ok(()) } else { Err(RunError::Host) }
     }
 
-    fn bus(&self, space: Space) -> &Bus {
-        match space {
-            Space::Pio => &self.pio,
-            Space::Mmio => &self.mmio,
-        }
+    /// Which devices are and were where.
+    #[must_use]
+    pub fn history(&self) -> History {
+        History { pio: self.pio.known(), mmio: self.mmio.known() }
     }
 }
 

@@ -126,6 +126,7 @@ impl Machine {
             if self.clock.timers() > 0 {
                 self.spawn_caller(host)?; // those that were set when no thread could be made
             }
+            self.spawn_ringer(host)?;
             let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
             if objects.is_some() {
                 // Under their lock: a reset that drops them has begun before it takes that, or not at all.
@@ -250,6 +251,7 @@ impl Machine {
         drop(objects);
         drop(self.accel.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.clock.cancel_all();
+        self.control.bells.clear();
         self.memory.clear();
     }
 }

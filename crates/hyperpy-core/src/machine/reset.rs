@@ -39,6 +39,7 @@ impl Machine {
         self.clock.reset();
         self.lines.reset();
         self.posts.reset();
+        self.control.bells.reset();
         self.memory.reset();
         let devices = self.reset_devices();
         let reloaded = reload();

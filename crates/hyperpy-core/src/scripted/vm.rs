@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use vmm_sys_util::eventfd::EventFd;
+
 use super::vcpu::ScriptedVcpu;
 use super::{Log, REFUSED_MSR, Scripted};
 use crate::accel::{AccelError, MsrRange, Route, Slot, Vcpu, Vm};
+use crate::bells::Doorbell;
 use crate::memory::Mapping;
 use crate::posted::Range;
 
@@ -59,6 +62,25 @@ impl Vm for ScriptedVm {
         Ok(())
     }
 
+    fn pulse_by(&self, gsi: u32) -> Result<EventFd, AccelError> {
+        if !self.irqchip {
+            return Err(AccelError::NoIrqchip { gsi });
+        }
+        let refused = |source| AccelError::Call { call: "eventfd", source };
+        let event = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map_err(refused)?;
+        let ours = event.try_clone().map_err(refused)?;
+        self.script.events.lock().unwrap_or_else(PoisonError::into_inner).insert(gsi, ours);
+        Ok(event)
+    }
+
+    fn send_message(&self, address: u64, data: u32) -> Result<bool, AccelError> {
+        if !self.irqchip {
+            return Err(AccelError::NoIrqchip { gsi: 0 });
+        }
+        self.note(|log| log.messages.push((address, data)));
+        Ok(true)
+    }
+
     fn unmap(&self, slot: u32) -> Result<(), AccelError> {
         let gone = self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
         self.note(|log| {
@@ -83,6 +105,14 @@ impl Vm for ScriptedVm {
             log.posts.retain(|other| *other != range);
             log.posts.extend(on.then_some(range));
         });
+        Ok(())
+    }
+
+    fn ring(&self, bell: &Doorbell, event: &EventFd, on: bool) -> Result<(), AccelError> {
+        let ours = event.try_clone().map_err(|source| AccelError::Call { call: "eventfd", source })?;
+        let mut bells = self.script.bells.lock().unwrap_or_else(PoisonError::into_inner);
+        bells.retain(|(other, _)| other != bell);
+        bells.extend(on.then_some((*bell, ours)));
         Ok(())
     }
 

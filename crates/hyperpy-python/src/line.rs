@@ -1,0 +1,145 @@
+//! Interrupt lines and messages, as Python devices hold them: `hyperpy.line`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hyperpy_core::error::RunError;
+use hyperpy_core::irq::{Line, LineHub};
+use hyperpy_core::kvm::thread::fork_generation;
+use hyperpy_core::record::Recorder as CoreRecorder;
+use pyo3::prelude::*;
+
+use crate::errors;
+use crate::machine::Machine;
+use crate::record::Recorder;
+
+/// Refuses in the child of a fork: the controllers are the parent's, and a thread that is not there may hold the lock.
+fn ours(forks: u64) -> PyResult<()> {
+    let mine = forks == fork_generation();
+    if mine { Ok(()) } else { Err(errors::run(&RunError::Forked { verb: "drive an interrupt line" })) }
+}
+
+/// An interrupt line of a machine: to a gsi, or one that sends a message.
+#[pyclass(frozen, module = "hyperpy._hyperpy")]
+pub struct IrqLine {
+    line: Arc<dyn Line>,
+    /// Its number, or None for one that sends a message.
+    #[pyo3(get)]
+    gsi: Option<u32>,
+    /// (address, data) of the message.
+    message: Option<(u64, u32)>,
+    /// The process that it belongs to.
+    forks: u64,
+    /// Who wants to know where it is driven to.
+    recorder: Mutex<Option<Arc<CoreRecorder>>>,
+}
+
+impl IrqLine {
+    fn new(line: Arc<dyn Line>, gsi: Option<u32>, message: Option<(u64, u32)>) -> Self {
+        Self { line, gsi, message, forks: fork_generation(), recorder: Mutex::default() }
+    }
+
+    /// To be told before it is driven: what comes of it, on another thread, is recorded after it.
+    fn tell(&self, levels: &[bool]) {
+        let recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(recorder) = recorder {
+            levels.iter().for_each(|&high| recorder.line(high));
+        }
+    }
+}
+
+#[pymethods]
+impl IrqLine {
+    /// Asserts the line: a level-triggered one until it is lowered.
+    #[pyo3(name = "raise_")]
+    fn raise(&self, py: Python<'_>) -> PyResult<()> {
+        self.set(py, true)
+    }
+
+    /// Takes the line down.
+    fn lower(&self, py: Python<'_>) -> PyResult<()> {
+        self.set(py, false)
+    }
+
+    /// One rising edge.
+    fn pulse(&self, py: Python<'_>) -> PyResult<()> {
+        ours(self.forks)?;
+        self.tell(&[true, false]);
+        py.detach(|| self.line.pulse());
+        Ok(())
+    }
+
+    /// Drives the line: True is asserted.
+    fn set(&self, py: Python<'_>, level: bool) -> PyResult<()> {
+        ours(self.forks)?;
+        self.tell(&[level]);
+        py.detach(|| self.line.set(level));
+        Ok(())
+    }
+
+    /// Whether this line is asserted now; others may share its gsi.
+    #[getter]
+    fn level(&self, py: Python<'_>) -> PyResult<bool> {
+        ours(self.forks)?;
+        Ok(py.detach(|| self.line.is_high()))
+    }
+
+    /// Tells a recorder from now on, or nobody.
+    #[pyo3(name = "_record")]
+    fn record(&self, recorder: Option<&Recorder>) {
+        if ours(self.forks).is_err() {
+            return;
+        }
+        let recorder = recorder.map(|recorder| recorder.core.clone());
+        *self.recorder.lock().unwrap_or_else(PoisonError::into_inner) = recorder;
+    }
+
+    fn __repr__(&self) -> String {
+        match (self.gsi, self.message) {
+            (Some(gsi), _) => format!("IrqLine(gsi={gsi})"),
+            (None, Some((address, data))) => format!("IrqLine(message {data:#x} to {address:#x})"),
+            (None, None) => "IrqLine()".to_owned(),
+        }
+    }
+}
+
+/// What sends messages to a machine's local APICs.
+#[pyclass(frozen, module = "hyperpy._hyperpy")]
+pub struct MessageSender {
+    lines: Arc<LineHub>,
+    forks: u64,
+}
+
+#[pymethods]
+impl MessageSender {
+    /// Sends a message; whether a local APIC took it.
+    fn send(&self, py: Python<'_>, address: u64, data: u64) -> PyResult<bool> {
+        ours(self.forks)?;
+        // More than 32 bits of data no message has.
+        let Ok(data) = u32::try_from(data) else { return Ok(false) };
+        Ok(py.detach(|| self.lines.send(address, data)))
+    }
+}
+
+/// The interrupt line of a gsi.
+#[pyfunction]
+pub(crate) fn line(machine: &Machine, gsi: u32) -> PyResult<IrqLine> {
+    machine.ours("use an interrupt line")?;
+    let line = machine.core().line(gsi).map_err(|error| errors::run(&error))?;
+    Ok(IrqLine::new(line, Some(gsi), None))
+}
+
+/// A line that sends a message whenever it is asserted.
+#[pyfunction]
+pub(crate) fn message_line(machine: &Machine, address: u64, data: u32) -> PyResult<IrqLine> {
+    machine.ours("use an interrupt line")?;
+    let line = machine.core().message_line(address, data).map_err(|error| errors::route(&error))?;
+    Ok(IrqLine::new(line, None, Some((address, data))))
+}
+
+/// What sends messages to this machine.
+#[pyfunction]
+pub(crate) fn message_sender(machine: &Machine) -> PyResult<MessageSender> {
+    machine.ours("use an interrupt line")?;
+    machine.core().want_irqchip().map_err(|error| errors::run(&error))?;
+    Ok(MessageSender { lines: machine.core().lines.clone(), forks: fork_generation() })
+}

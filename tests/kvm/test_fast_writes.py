@@ -1,0 +1,516 @@
+"""Posted and streamed writes of guests, and doorbells: all of them arrive, in order, and most without an exit."""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+import time
+from typing import Any
+
+import pytest
+from tests.guests import START_OTHERS, Mode, assemble, interruptible
+
+from hyperpy import Device, Exit, Machine, Register, StateError, Stop, Window
+
+RUN = 10.0
+BOUND = 0.1
+PORT, GPA = 0x300, 0xFE00_0000
+# Where a device moves to: another bit of its address.
+OTHER = GPA + 0x1_0000
+
+
+class Logger(Device):
+    """Keeps the values of a stream, of a posted register, and of one that is told of at once."""
+
+    data = Register(0x0, access="wo", stream=True)
+    tail = Register(0x4, posted=True)
+    sync = Register(0x8)
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, int]] = []
+
+    @data.on_write
+    def _data(self, value: int) -> None:
+        self.log.append(("data", value))
+
+    @tail.on_write
+    def _tail(self, value: int) -> None:
+        self.log.append(("tail", value))
+
+    @sync.on_write
+    def _sync(self, value: int) -> None:
+        self.log.append(("sync", value))
+
+    @property
+    def values(self) -> list[int]:
+        return [value for _, value in self.log]
+
+
+class Windowed(Logger):
+    """The same in a second window."""
+
+    control, lane = Window(0x1000), Window(0x10)
+    switch = Register(control[0x0])
+    data = Register(lane[0x0], access="wo", stream=True)
+    tail = Register(lane[0x4], posted=True)
+    sync = Register(lane[0x8])
+
+    data.on_write(Logger._data)
+    tail.on_write(Logger._tail)
+    sync.on_write(Logger._sync)
+
+
+# Writes 1, 2, 3 ... to the register at ebx + {offset}, for ever.
+COUNTING = "xor eax, eax\nagain:\n inc eax\n mov [ebx + {offset}], eax\n jmp again"
+
+
+def attached(boot: Any, source: str, mode: Mode = "protected", **options: Any) -> tuple[Machine, Logger]:
+    m = boot(f"mov ebx, {GPA:#x}\n{interruptible()}\n{source}", mode, **options)
+    return m, m.attach(Logger(), mmio=GPA)
+
+
+def wait_for(logger: Logger | Bells, writes: int) -> None:
+    until = time.monotonic() + RUN
+    while len(logger.log) < writes:
+        assert time.monotonic() < until, "nothing came"
+        time.sleep(0.001)
+
+
+def exits(m: Machine) -> int:
+    return m.stats.exits
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("bus", ["pio", "mmio"])
+def test_streamed_writes_arrive_in_order_before_the_next_exit_and_cost_few(boot: Any, bus: str) -> None:
+    write, sync = (
+        ("mov dx, 0x300; out dx, eax", "mov dx, 0x308; out dx, eax")
+        if bus == "pio"
+        else (f"mov [{GPA:#x}], eax", f"mov [{GPA + 8:#x}], eax")
+    )
+    m = boot(
+        f"xor eax, eax; again: inc eax; {write}; cmp eax, 500; jb again; {sync}; {write}; hlt", "protected"
+    )
+    logger = m.attach(Logger(), **{bus: PORT if bus == "pio" else GPA})
+    assert m.run(RUN) == Exit.Halt(0)
+    assert logger.log == [*(("data", n) for n in range(1, 501)), ("sync", 500), ("data", 500)]
+    assert m.stats.hits["kernel"] + m.stats.hits["python"] == 502
+    assert exits(m) < 15
+
+
+@pytest.mark.core
+def test_posted_writes_are_exits_that_call_no_method_until_one_is_called(boot: Any) -> None:
+    m, logger = attached(
+        boot,
+        "mov eax, 1; mov [ebx + 4], eax; inc eax; mov [ebx + 4], eax; mov ecx, [ebx + 4]; mov [ebx + 8], eax; hlt",
+    )
+    assert m.run(RUN) == Exit.Halt(0)
+    assert logger.log == [("tail", 1), ("tail", 2), ("sync", 2)]
+    assert m.vcpus[0].regs.rcx == 2
+    assert (m.stats.hits["register"], m.stats.hits["python"]) == (3, 1)
+
+
+@pytest.mark.parametrize("offset", [0, 4], ids=["stream", "posted"])
+def test_write_is_told_at_the_tick_of_a_guest_that_makes_no_exit(boot: Any, offset: int) -> None:
+    m, logger = attached(boot, f"mov dword ptr [ebx + {offset}], 7; again: jmp again")
+    m.start()
+    wait_for(logger, 1)
+    m.stop()
+    assert logger.values == [7]
+
+
+@pytest.mark.parametrize("offset", [0, 4], ids=["stream", "posted"])
+def test_pauses_lose_no_write_and_leave_none_to_come(boot: Any, offset: int) -> None:
+    m, logger = attached(boot, COUNTING.format(offset=offset))
+    for _ in range(20):
+        m.start()
+        wait_for(logger, len(logger.log) + 100)
+        m.pause()
+        told = m.vcpus[0].regs.rax
+        assert logger.values in (list(range(1, told)), list(range(1, told + 1)))  # rax is one ahead, or not
+
+
+@pytest.mark.parametrize("offset", [0, 4], ids=["stream", "posted"])
+def test_detach_while_the_guest_writes_loses_none_and_what_comes_after_is_nobodys(
+    boot: Any, offset: int
+) -> None:
+    rest: list[int] = []
+    m, logger = attached(
+        boot, COUNTING.format(offset=offset), unclaimed=lambda access: rest.append(access.value)
+    )
+    m.start()
+    wait_for(logger, 1000)
+    m.detach(logger)
+    count = len(logger.log)
+    until = time.monotonic() + RUN
+    while not rest:
+        assert time.monotonic() < until, "nothing came"
+        time.sleep(0.001)
+    m.pause()
+    assert logger.values == list(range(1, count + 1))
+    assert rest == list(range(count + 1, count + len(rest) + 1))
+
+
+def test_stream_in_a_second_window_is_in_the_ring_and_told_with_the_others(boot: Any) -> None:
+    m = boot(
+        f"xor eax, eax; again: inc eax; mov [{GPA:#x}], eax; cmp eax, 500; jb again; mov [{GPA + 4:#x}], eax;"
+        f"mov [{GPA + 8:#x}], eax; hlt",
+        "protected",
+    )
+    logger = m.attach(Windowed(), mmio={"control": OTHER, "lane": GPA})
+    assert m.run(RUN) == Exit.Halt(0)
+    assert logger.log == [*(("data", n) for n in range(1, 501)), ("tail", 500), ("sync", 500)]
+    assert m.stats.hits["kernel"] + m.stats.hits["python"] == 501
+    assert exits(m) < 15
+
+
+@pytest.mark.parametrize("how", ["move", "disable"])
+@pytest.mark.parametrize("windows", [False, True], ids=["whole", "window"])
+@pytest.mark.parametrize("offset", [0, 4], ids=["stream", "posted"])
+def test_device_that_changes_its_place_while_the_guest_writes_gets_each_write_there_once(
+    boot: Any, offset: int, windows: bool, how: str
+) -> None:
+    # Fifty writes to one place, fifty to the other; what the device is not there for is somebody else's.
+    source = f"""
+        xor eax, eax
+    again:
+        mov ecx, 50
+    burst:
+        inc eax
+        mov [ebx + {offset}], eax
+        dec ecx
+        jnz burst
+        xor ebx, {GPA ^ OTHER:#x}
+        jmp again
+    """
+    rest: list[int] = []
+    m = boot(
+        f"mov ebx, {GPA:#x}\n{interruptible()}\n{source}",
+        "protected",
+        unclaimed=lambda access: rest.append(access.value),
+    )
+    logger: Logger = Windowed() if windows else Logger()
+    m.attach(logger, mmio={"lane": GPA} if windows else GPA)
+    m.start()
+    for turn in range(20):
+        wait_for(logger, len(logger.log) + 100)
+        if how == "disable":
+            m.disable(logger)
+            count = len(logger.log)
+            until = time.monotonic() + RUN
+            while len(rest) < 200 * (turn + 1):
+                assert time.monotonic() < until, "nothing came"
+                time.sleep(0.001)
+            assert len(logger.log) == count, "none is told after it has gone"
+            m.enable(logger)
+        else:
+            base = GPA if turn % 2 else OTHER
+            m.move(logger, mmio={"lane": base} if windows else base)
+    m.pause()
+    written = m.vcpus[0].regs.rax
+    assert logger.values == sorted(logger.values)
+    everything = sorted(logger.values + rest)
+    # The vcpu may stand between the addition and the write.
+    assert everything in (list(range(1, written)), list(range(1, written + 1)))
+
+
+@pytest.mark.parametrize("how", ["stop", "close", "reset"])
+@pytest.mark.parametrize("offset", [0, 4], ids=["stream", "posted"])
+def test_end_of_a_run_loses_no_write_and_leaves_none_to_come(boot: Any, how: str, offset: int) -> None:
+    m, logger = attached(
+        boot, f"xor eax, eax; again: inc eax; mov [ebx + {offset}], eax; mov [0x3000], eax; jmp again"
+    )
+    view = m.memory.view(0x3000, 4)  # outlives the machine
+    m.start()
+    wait_for(logger, 1000)
+    if how == "close":
+        m.close()
+    else:
+        m.stop()
+        m.wait(RUN)
+    written, count = int.from_bytes(view, "little"), len(logger.log)
+    if how == "reset":
+        m.reset()
+    assert count - written in (0, 1)
+    assert logger.values == list(range(1, count + 1))
+
+
+def test_flood_of_streamed_writes_by_four_vcpus_is_stopped_in_time_and_each_ones_are_in_order(
+    boot: Any,
+) -> None:
+    # Each takes a number for the upper byte of what it writes.
+    write = (
+        "mov eax, 0x1000000; lock xadd [0x3000], eax; again: inc eax; mov dx, 0x300; out dx, eax; jmp again"
+    )
+    m = boot(f"{START_OTHERS}; {interruptible()}; {write}", "protected", vcpus=4)
+    other = f"xor ax, ax; mov ds, ax; {interruptible()}; {write}"
+    m.memory.write(0x8000, assemble(other, "real", at=0x8000))
+    logger = m.attach(Logger(), pio=PORT)
+    m.start()
+    wait_for(logger, 5000)
+    began = time.monotonic()
+    m.stop()
+    assert m.wait(RUN) == Exit.Stopped(None, "stop")
+    assert time.monotonic() - began < BOUND
+    seen: dict[int, list[int]] = {}
+    for value in logger.values:
+        seen.setdefault(value >> 24, []).append(value & 0xFF_FFFF)
+    assert len(seen) == 4
+    for values in seen.values():
+        assert values == list(range(1, len(values) + 1))
+
+
+# -- doorbells -------------------------------------------------------------------------------------------------------
+
+
+class Bells(Device):
+    """Doorbells of every width, one whose values are queues, and a register that tells how often they rang."""
+
+    kick = Register(0x0, access="wo", doorbell=True)
+    wide = Register(0x8, width=8, access="wo", doorbell=True)
+    byte = Register(0x10, width=1, access="wo", doorbell=True)
+    queue = Register(0x14, width=2, access="wo", doorbell=True, match=range(4))
+    big = Register(0x18, access="wo", doorbell=True, match=0x1234, order="big")
+    sync = Register(0x1C)
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, int | None]] = []
+        self.threads: set[str] = set()
+
+    def note(self, what: str, value: int | None) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.log.append((what, value))
+
+    @kick.on_write
+    def _kick(self, value: None) -> None:
+        self.note("kick", value)
+
+    @wide.on_write
+    def _wide(self, value: None) -> None:
+        self.note("wide", value)
+
+    @byte.on_write
+    def _byte(self, value: None) -> None:
+        self.note("byte", value)
+
+    @queue.on_write
+    def _queue(self, value: int) -> None:
+        self.note("queue", value)
+
+    @big.on_write
+    def _big(self, value: int) -> None:
+        self.note("big", value)
+
+    @sync.on_write
+    def _sync(self, value: int) -> None:
+        self.note("sync", value)
+
+
+def rung(boot: Any, source: str, mode: Mode = "protected", **options: Any) -> tuple[Machine, Bells]:
+    m = boot(f"mov ebx, {GPA:#x}\n{interruptible()}\n{source}", mode, **options)
+    return m, m.attach(Bells(), mmio=GPA)
+
+
+@pytest.mark.core
+def test_doorbells_cost_no_exit_and_are_told_before_the_run_returns(boot: Any) -> None:
+    m, bells = rung(
+        boot,
+        """
+        mov dword ptr [ebx], 7
+        mov byte ptr [ebx + 0x10], 1
+        mov word ptr [ebx + 0x14], 2
+        mov word ptr [ebx + 0x14], 3
+        mov dword ptr [ebx + 0x18], 0x34120000
+        hlt
+        """,
+    )
+    assert m.run(RUN) == Exit.Halt(0)
+    assert sorted(bells.log, key=str) == [
+        ("big", 0x1234), ("byte", None), ("kick", None), ("queue", 2), ("queue", 3),
+    ]  # fmt: skip
+    assert m.stats.hits["python"] == 0
+    assert bells._register_file.hits(0) == (0, 1, 1)
+
+
+def test_doorbell_of_eight_bytes_rings_in_long_mode(boot: Any) -> None:
+    m, bells = rung(boot, "mov rax, -1; mov [rbx + 8], rax; hlt", "long")
+    assert m.run(RUN) == Exit.Halt(0)
+    assert (bells.log, m.stats.hits["python"]) == ([("wide", None)], 0)
+
+
+def test_write_that_rings_no_bell_is_an_exit_and_told_as_ever(boot: Any) -> None:
+    """Of another width, of a value that does not match, across two registers: none is taken by the kernel."""
+    m, bells = rung(
+        boot,
+        """
+        mov word ptr [ebx + 0x14], 4
+        mov word ptr [ebx], 1
+        mov dword ptr [ebx + 0x14], 1
+        mov dword ptr [ebx + 0x18], 0x1234
+        mov byte ptr [ebx + 0x14], 9
+        hlt
+        """,
+    )
+    assert m.run(RUN) == Exit.Halt(0)
+    assert bells.log == [
+        ("queue", 4), ("kick", None), ("queue", 1), ("big", 0x34120000), ("queue", 9),
+    ]  # fmt: skip
+    assert m.stats.hits["python"] == 5
+
+
+def test_doorbell_on_a_port_rings(boot: Any) -> None:
+    m = boot("mov dx, 0x300; out dx, eax; mov dx, 0x310; out dx, al; hlt", "protected")
+    bells = m.attach(Bells(), pio=PORT)
+    assert m.run(RUN) == Exit.Halt(0)
+    assert sorted(bells.log) == [("byte", None), ("kick", None)]
+    assert m.stats.hits["python"] == 0
+
+
+def test_ring_is_told_on_a_thread_of_the_machine_while_the_guest_makes_no_exit(boot: Any) -> None:
+    m, bells = rung(boot, "mov dword ptr [ebx], 7; again: jmp again")
+    m.start()
+    wait_for(bells, 1)
+    m.stop()
+    assert (bells.log, bells.threads) == ([("kick", None)], {"hyperpy-doorbells"})
+
+
+def test_ring_that_raises_or_stops_ends_the_run(boot: Any) -> None:
+    class Picky(Bells):
+        def _kick(self, value: None) -> None:
+            raise ValueError("not now")
+
+        def _byte(self, value: None) -> Stop:
+            return Stop("enough")
+
+        Bells.kick.on_write(_kick)
+        Bells.byte.on_write(_byte)
+
+    m = boot(
+        f"mov ebx, {GPA:#x}; mov dword ptr [ebx], 7; again: inc byte ptr [0x3000]; jmp again",
+        "protected",
+    )
+    m.attach(Picky(), mmio=GPA, name="bells")
+    with pytest.raises(ValueError, match="not now") as caught:
+        m.run(RUN)
+    assert caught.value.__notes__ == [f"device bells: write to mmio {GPA:#x}, 4 bytes, a doorbell"]
+    m = boot(f"mov byte ptr [{GPA + 0x10:#x}], 7; again: jmp again", "protected")
+    m.attach(Picky(), mmio=GPA)
+    assert m.run(RUN) == Exit.Stopped(None, "enough")
+
+
+def test_verb_that_waits_is_refused_in_a_method_that_a_ring_calls(boot: Any) -> None:
+    class Curious(Bells):
+        refused = 0
+
+        def _kick(self, value: None) -> None:
+            for verb in (m.pause, m.close, lambda: m.vcpus[0].regs.rax):
+                with pytest.raises(StateError, match="inside a device callback"):
+                    verb()
+            self.log.append(("kick", None))
+
+        Bells.kick.on_write(_kick)
+
+    m = boot(f"mov dword ptr [{GPA:#x}], 7; again: jmp again", "protected")
+    curious = m.attach(Curious(), mmio=GPA)
+    m.start()
+    wait_for(curious, 1)
+    m.stop()
+    assert m.wait(RUN) == Exit.Stopped(None, "stop")
+
+
+# Rings, then says in memory how often: ecx.
+RINGING = "xor ecx, ecx\nagain:\n inc ecx\n mov [ebx], ecx\n mov [0x3000], ecx\n jmp again"
+
+
+def test_flood_of_rings_is_paused_in_time_and_leaves_none_to_come(boot: Any) -> None:
+    m, bells = rung(boot, RINGING)
+    for _ in range(5):
+        m.start()
+        wait_for(bells, len(bells.log) + 100)
+        began = time.monotonic()
+        m.pause()
+        assert time.monotonic() - began < BOUND
+    # What rang last was told: the guest goes on to a write that is an exit, and nothing comes with it.
+    count = len(bells.log)
+    m.vcpus[0].regs.rip = 0x1800
+    m.memory.write(0x1800, assemble("hlt", "protected"))
+    assert m.run(RUN) == Exit.Halt(0)
+    assert len(bells.log) == count
+
+
+@pytest.mark.parametrize("how", ["detach", "close", "reset"])
+def test_ring_is_not_told_after_its_device_or_machine_has_gone(boot: Any, how: str) -> None:
+    m, bells = rung(boot, RINGING, unclaimed="ones")
+    m.start()
+    wait_for(bells, 100)
+    if how == "detach":
+        m.detach(bells)
+    elif how == "close":
+        m.close()
+    else:
+        m.pause()
+        m.reset()
+    count = len(bells.log)
+    if how == "detach":
+        at = m.memory.read(0x3000, 4)
+        until = time.monotonic() + RUN
+        while m.memory.read(0x3000, 4) == at:  # the guest goes on, and writes to nobody
+            assert time.monotonic() < until
+        m.pause()
+        assert m.stats.hits["unclaimed"] > 0
+    assert len(bells.log) == count
+
+
+def test_device_with_doorbells_attached_while_the_guest_runs_is_rung(boot: Any) -> None:
+    m = boot(f"mov ebx, {GPA:#x}\n{interruptible()}\n{RINGING}", "protected", unclaimed="ones")
+    m.start()
+    bells = m.attach(Bells(), mmio=GPA)
+    wait_for(bells, 10)
+    m.detach(bells)
+    m.attach(bells, mmio=GPA)
+    wait_for(bells, len(bells.log) + 10)
+    m.pause()
+
+
+def test_doorbells_of_four_vcpus_are_told_and_stopped_in_time(boot: Any) -> None:
+    write = "again: out dx, eax; jmp again"
+    m = boot(f"{START_OTHERS}; {interruptible()}; mov dx, 0x300; {write}", "protected", vcpus=4)
+    m.memory.write(
+        0x8000,
+        assemble(
+            f"{interruptible()}; mov dx, 0x310; mov al, 1; again: out dx, al; jmp again", "real", at=0x8000
+        ),
+    )
+    bells = m.attach(Bells(), pio=PORT)
+    m.start()
+    until = time.monotonic() + RUN
+    while {what for what, _ in bells.log} != {"kick", "byte"}:
+        assert time.monotonic() < until, "nothing came"
+        time.sleep(0.001)
+    began = time.monotonic()
+    m.stop()
+    assert m.wait(RUN) == Exit.Stopped(None, "stop")
+    assert time.monotonic() - began < BOUND
+
+
+@pytest.mark.fault(39)
+def test_doorbells_without_descriptors_are_exits(boot: Any) -> None:
+    class Many(Device):
+        bells = Register(0x0, access="wo", count=100, doorbell=True)
+        rings = 0
+
+        @bells.on_write
+        def _ring(self, index: int, value: None) -> None:
+            self.rings += 1
+
+    m = boot(f"mov dword ptr [{GPA:#x}], 1; mov dword ptr [{GPA + 4 * 99:#x}], 1; hlt", "protected")
+    many = Many()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 50, hard))
+    try:
+        m.attach(many, mmio=GPA)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert m.run(RUN) == Exit.Halt(0)
+    assert (many.rings, m.stats.hits["python"]) == (2, 1)
