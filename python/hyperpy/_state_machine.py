@@ -95,7 +95,7 @@ class DeviceMachine(RuleBasedStateMachine, Generic[_D]):
         mine = self._outcome(self.bench, steps, self._allowed)
         for why, twin in self._twins.items():
             its = self._outcome(twin, steps, (Exception,))
-            assert mine == its, f"{steps}: the device {mine}; {why}: {its}"
+            _require(mine == its, f"{steps}: the device {mine}; {why}: {its}")
         return mine.reads
 
     @staticmethod
@@ -135,7 +135,7 @@ class DeviceMachine(RuleBasedStateMachine, Generic[_D]):
         twin.clock.step(self.bench.clock.now)
         twin.device.load(state)  # type: ignore[attr-defined] # it has `save`
         again = self._saved(twin)
-        assert again == state, f"saved, loaded and saved again: {_difference(state, again)}"
+        _require(again == state, f"saved, loaded and saved again: {_difference(state, again)}")
         self._add_twin("one that was loaded with its state", twin)
 
     def _reset(self) -> None:
@@ -143,7 +143,7 @@ class DeviceMachine(RuleBasedStateMachine, Generic[_D]):
         self._twins.clear()
         self.bench.reset()
         state = self._saved(self.bench)
-        assert state == self._power_on, f"after a reset: {_difference(self._power_on, state)}"
+        _require(state == self._power_on, f"after a reset: {_difference(self._power_on, state)}")
         twin = self._new()
         twin.reset()
         self._add_twin("a new one", twin)
@@ -152,9 +152,15 @@ class DeviceMachine(RuleBasedStateMachine, Generic[_D]):
         """What the test says that always holds."""
         for number, holds in enumerate(self._invariants):
             name = getattr(holds, "__name__", repr(holds))
-            assert holds(self.bench) is not False, (
-                f"invariant {number}, {name}, does not hold: {self.device!r}"
+            _require(
+                holds(self.bench) is not False, f"invariant {number}, {name}, does not hold: {self.device!r}"
             )
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    """As `assert`, which `python -O` leaves out."""
+    if not holds:
+        raise AssertionError(otherwise)
 
 
 def _is_refused(error: Exception) -> bool:
@@ -174,7 +180,7 @@ def _difference(before: Any, after: Any) -> str:
 
 
 def state_machine(
-    device: type[_D] | Callable[[], _D],
+    device: Callable[[], _D],
     *,
     invariants: Iterable[Callable[[DeviceBench[_D]], object]] = (),
     allowed: tuple[type[Exception], ...] = (),

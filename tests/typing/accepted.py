@@ -5,7 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import assert_never, assert_type
 
+from hypothesis.strategies import SearchStrategy
+
 from hyperpy import AnyExit, Device, Exit, Machine
+from hyperpy.testing import (
+    Access,
+    DeviceBench,
+    DeviceMachine,
+    Divergence,
+    Recording,
+    Step,
+    accesses,
+    record,
+    replay,
+    sequences,
+    state_machine,
+)
 from hyperpy.trace import Trace, TraceEntry
 
 
@@ -65,3 +80,18 @@ def bell_from_machine(machine: Machine) -> Bell:
     """Attach gives back what it took."""
     assert_type(machine.attach(Bell(), pio=0x80), Bell)
     return machine.attach(Bell(), mmio=0xFE00_0000)
+
+
+def tested(bell: Bell) -> Divergence | None:
+    """What tests of devices are made of keeps the device's type, and says what is drawn."""
+    bench = DeviceBench(bell)
+    assert_type(bench.device, Bell)
+    assert_type(accesses(bell), SearchStrategy[Access])
+    assert_type(sequences(Bell, "hostile"), SearchStrategy[list[Access | Step]])
+    machine = state_machine(Bell)
+    assert_type(machine, type[DeviceMachine[Bell]])
+    state_machine(Bell, invariants=[lambda bench: bench.device.size == 4])
+    with record(bell) as recording:
+        bench.play([Access(0x0, 4), Step(5)])
+    assert_type(recording, Recording)
+    return replay(recording, Bell())
