@@ -73,7 +73,7 @@ def main() -> int:
         elif counted[case] * SLACK < bound:
             said = f"far below the bound: set it to {round(counted[case] * 1.05)} to keep the gain"
         failed |= said != "ok"
-        print(f"instructions per exit, {case:14} {counted[case]:7.1f}  bound {bound}  {said}")
+        print(f"instructions per exit, {case:19} {counted[case]:7.1f}  bound {bound}  {said}")
     return 1 if failed else 0
 
 

@@ -13,9 +13,12 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import instructions
 from figure import ROOT, Figure, lines, output, print_table
+
+from hyperpy import bench
 
 ROUNDS = 9
 DISPATCH_EXITS = 2_000_000
@@ -45,7 +48,9 @@ def main() -> int:
 
 def _host_figures(program: Path) -> Iterator[Figure]:
     yield from _dispatch_figures(program)
+    yield from _declared_figures(program)
     yield from _exit_figures(program)
+    yield from _bench_figures()
     yield from _python_figures()
     yield from _life_figures(program)
     yield from _resource_figures()
@@ -62,6 +67,19 @@ def _dispatch_figures(program: Path) -> Iterator[Figure]:
         yield Figure(f"instructions per exit, {case}", "", [counted], instructions.bounds()[case])
 
 
+def _declared_figures(program: Path) -> Iterator[Figure]:
+    for line in lines([str(program), "declared", str(ROUNDS), str(DISPATCH_EXITS)]):
+        case = f"{line['access']} of a declared register, one of {line['registers']}"
+        yield Figure(f"dispatch, {case}", "ns", line["ns"], 50 if line["registers"] == 4 else 60)
+        yield Figure(f"allocations per run, {case}", "", [line["allocations"]], 0)
+    for line in lines([str(program), "declared-exits", str(ROUNDS), str(KVM_EXITS)]):
+        pairs = zip(line["floor_ns"], line["declared_ns"], strict=True)
+        percent = [100 * floor / ours for floor, ours in pairs]
+        yield Figure(
+            f"exits/s, {line['guest']}, a declared register, of the floor", "%", percent, 96, at_least=True
+        )
+
+
 def _exit_figures(program: Path) -> Iterator[Figure]:
     for line in lines([str(program), "exits", str(ROUNDS), str(KVM_EXITS)]):
         pairs = zip(line["floor_ns"], line["hyperpy_ns"], strict=True)
@@ -76,6 +94,20 @@ def _exit_figures(program: Path) -> Iterator[Figure]:
     for line in lines([sys.executable, "benches/python/busy.py"]):
         name = f"exits/s by {line['how']}(), another Python thread busy, of idle"
         yield Figure(name, "%", line["percent"], 95, at_least=True)
+
+
+def _bench_figures() -> Iterator[Figure]:
+    """Rows of `hyperpy bench` that have a target and no figure of their own here."""
+    rungs = ("rust", "register")
+    names = [
+        f"{access}-{rung}" for access in ("pio-out", "pio-in", "mmio-write", "mmio-read") for rung in rungs
+    ]
+    for row in bench.run(*names, "pio-out-ring", "python-call-on-write", rounds=ROUNDS).rows:
+        if row.target is not None:
+            percent = [100 / ratio for ratio in row.ratios]
+            yield Figure(f"rate of {row.name}, of C", "%", percent, round(100 / row.target), at_least=True)
+        elif row.target_ns is not None and row.hyperpy is not None:
+            yield Figure(row.name, "ns", list(row.hyperpy.medians), row.target_ns)
 
 
 def _python_figures() -> Iterator[Figure]:
@@ -125,10 +157,14 @@ def _ioctls_per_exit(program: Path) -> float:
     return (entries[-1] - entries[0] + 1) / exits
 
 
+def _lab_lines(program: str) -> list[dict[str, Any]]:
+    """Run a program in the lab, and return its rounds without the first, which warms up."""
+    command = [sys.executable, "-m", "hyperpy", "lab", "--timeout", str(LAB_TIMEOUT_S), "--", sys.executable]
+    return [line for line in lines([*command, str(ROOT / "benches/python" / program)]) if not line["warm_up"]]
+
+
 def _lab_figures() -> list[Figure]:
-    command = [sys.executable, "-m", "hyperpy", "lab", "--timeout", str(LAB_TIMEOUT_S), "--"]
-    measured = lines([*command, sys.executable, str(ROOT / "benches/python/lab_boot.py")])
-    rounds = [line["seconds"] for line in measured if not line["warm_up"]]
+    rounds = [line["seconds"] for line in _lab_lines("lab_boot.py")]
 
     def ratios(cache: str) -> list[float]:
         return [(s[f"hyperpy {cache}"] - s["hyperpy bare"]) / (s["qemu"] - s["qemu bare"]) for s in rounds]
@@ -136,6 +172,12 @@ def _lab_figures() -> list[Figure]:
     return [
         Figure("lab boot, cold cache, of QEMU's time", "", ratios("cold"), 0.75),
         Figure("lab boot, warm cache, of QEMU's time", "", ratios("warm"), 0.5),
+        Figure(
+            "lab boot with four Python devices, of one without and their exits",
+            "",
+            [line["ratio"] for line in _lab_lines("devices_boot.py")],
+            1.05,
+        ),
     ]
 
 

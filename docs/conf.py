@@ -40,7 +40,7 @@ autodoc_default_options = {"members": True}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
-napoleon_custom_sections = [("Arguments", "params_style")]
+napoleon_custom_sections = [("Arguments", "params_style"), ("Class attributes", "params_style")]
 
 html_theme = "furo"
 html_title = f"hyperpy {release}"

@@ -1,4 +1,7 @@
-"""Checks a built wheel: its tags, auditwheel's verdict, no dependencies, and that it works in a fresh environment."""
+"""Checks a built wheel: its tags, auditwheel's verdict, no dependencies, and that it works in a fresh environment.
+
+There it answers a script, runs a guest, and measures beside the C floor that it has the source of, with a compiler and without.
+"""
 
 import os
 import re
@@ -60,10 +63,26 @@ def main() -> int:
         has_kvm = os.access("/dev/kvm", os.R_OK | os.W_OK)
         for program in (_TRY_SCRIPT, *([_TRY_GUEST] if has_kvm else ())):
             print(_output(f"{folder}/bin/python", "-I", "-c", program, cwd=folder).strip())
-        if not has_kvm:
+        if has_kvm:
+            _check_bench(folder)
+        else:
             print("no guest was tried: /dev/kvm cannot be opened")
         _output(f"{folder}/bin/hyperpy", "--help", cwd=folder)
     return 0
+
+
+def _check_bench(folder: str) -> None:
+    """Require that `hyperpy bench` compiles its floor from the wheel and writes its page, and says what is missing without `cc`."""
+    command = [f"{folder}/bin/hyperpy", "bench", "pio-in-register", "--rounds", "2", "--count", "20"]
+    page = Path(folder, "page.html")
+    # A cache of its own: what an earlier run has compiled must not stand in for the source.
+    told = _output(*command, "--html", str(page), cwd=folder, env={"HYPERPY_CACHE": f"{folder}/cache"})
+    if "no C:" in told or "</html>" not in page.read_text(encoding="utf-8"):
+        raise SystemExit(f"hyperpy bench from the wheel has no C side, or no page: {told}")
+    print(told.splitlines()[-1])
+    without = _output(*command, cwd=folder, env={"CC": "no-such-compiler"})
+    if "no C: no C compiler for the floor: no-such-compiler (install one" not in without:
+        raise SystemExit(f"hyperpy bench says nothing of a missing compiler: {without}")
 
 
 def _check_platform(report: str) -> None:
@@ -76,8 +95,9 @@ def _check_platform(report: str) -> None:
         raise SystemExit(f"auditwheel finds no manylinux_2_28: {report}")
 
 
-def _output(*command: str, cwd: str | None = None) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+def _output(*command: str, cwd: str | None = None, env: dict[str, str] | None = None) -> str:
+    environment = os.environ | (env or {})
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
     if done.returncode != 0:
         shown = f"{' '.join(command)}\n{done.stdout}{done.stderr}"
         raise SystemExit(f"failed with status {done.returncode}: {shown}")

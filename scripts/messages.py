@@ -22,6 +22,7 @@ CLASSES = {
     "AttachError": "DeviceError",
     "BootError": "BootError",
     "BusError": "DeviceError",
+    "DmaError": "MemoryAccessError",
     "FwCfgError": "ValueError",
     "LayoutError": "DeclarationError",
     "MemoryError": "ValueError",

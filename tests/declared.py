@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
-from hyperpy import Block, Counter, Device, Field, Fifo, Indexed, Ram, Register, Stop
+from hyperpy import Block, Counter, Device, Field, Fifo, FifoLevel, Indexed, Ram, Register, Stop
 from hyperpy.exits import Exit
 from hyperpy.testing import Read, ScriptedMachine, Write
 
@@ -101,6 +101,26 @@ class Link(Device):
     @data.on_write
     def _data(self, index: int, value: int) -> None:
         self.log.append((index, value))
+
+
+class Queues(Device):
+    """Queues whose methods wait for a level that guests see."""
+
+    received = Fifo(0x0, depth=4, access="ro", threshold=1)
+    sent = Fifo(0x0, depth=4, access="wo", threshold=3, overflow="overwrite")
+    waiting = FifoLevel(0x1, received, width=1)
+    to_send = FifoLevel(0x2, sent, width=2)
+
+    def __init__(self) -> None:
+        self.log: list[Any] = []
+
+    @received.on_read
+    def _received(self) -> None:
+        self.log.append(("drained", self.received.level))
+
+    @sent.on_write
+    def _sent(self, value: int) -> None:
+        self.log.append((value, list(self.sent)))
 
 
 class Channel(Block):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from hyperpy import Device, Stop
 
 
@@ -51,3 +54,24 @@ class Notes(Device):
     def write(self, offset: int, size: int, value: int, /) -> Stop | None:
         self.seen.append((offset, size, value))
         return Stop("last") if value == 0xFF else None
+
+
+class Card(Device):
+    """Does with memory whatever a test sets as `work`, when it is written to; counts what guests do to it."""
+
+    dma = True
+    size = 16
+
+    def __init__(self, work: Callable[[Any], Any] = lambda memory: None) -> None:
+        self.work = work
+        self.accesses = 0
+        self.result: Any = None
+
+    def read(self, offset: int, size: int, /) -> int:
+        self.accesses += 1
+        return 0
+
+    def write(self, offset: int, size: int, value: int, /) -> Stop | None:
+        self.accesses += 1
+        self.result = self.work(self.memory)
+        return None

@@ -15,9 +15,9 @@ use hyperpy_core::scripted::{Scripted, Step};
 use crate::{Alone, Failure, TRACE, timed};
 
 /// Where the first region is, and how far apart they are.
-const BASE: u64 = 0xd000_0000;
+pub(crate) const BASE: u64 = 0xd000_0000;
 const STRIDE: u64 = 0x1000;
-const WIDTH: u8 = 4;
+pub(crate) const WIDTH: u8 = 4;
 /// Addresses of one turn through the regions: enough that a branch predictor does not learn the turn by heart.
 const TURN: usize = 4096;
 
@@ -75,12 +75,9 @@ pub fn machine(case: Case, exits: u64) -> Result<Arc<Machine>, Failure> {
     let exit = AccelExit::Mmio { gpa: middle, size: WIDTH, is_write: true };
     let step = match order {
         Order::Same => Step::Repeat(exit, exits),
-        Order::Spread => Step::Cycle { exit, addresses: spread(regions), next: 0, left: exits },
+        Order::Spread => Step::Cycle { exit, addresses: spread(regions, STRIDE), next: 0, left: exits },
     };
-    let scripted = Scripted::new(vec![vec![step]]).without_log();
-    let config = VmConfig { vcpus: 1, irqchip: false };
-    let machine = Machine::new(Arc::new(scripted), Memory::with_ram(1 << 20)?, config);
-    let machine = Arc::new(machine.traced(if traced { TRACE } else { 0 }));
+    let machine = scripted(step, traced)?;
     for region in 0..regions {
         let device = Arc::new(Latch::default());
         machine.attach(Space::Mmio, BASE + region * STRIDE, STRIDE, "latch", Rung::Native, device)?;
@@ -89,12 +86,20 @@ pub fn machine(case: Case, exits: u64) -> Result<Arc<Machine>, Failure> {
     Ok(machine)
 }
 
-/// One turn of addresses, by a linear congruential generator (Knuth, MMIX).
-fn spread(regions: u64) -> Arc<[u64]> {
+/// A machine without devices whose vCPU does what the step says.
+pub(crate) fn scripted(step: Step, traced: bool) -> Result<Arc<Machine>, Failure> {
+    let scripted = Scripted::new(vec![vec![step]]).without_log();
+    let config = VmConfig { vcpus: 1, irqchip: false };
+    let machine = Machine::new(Arc::new(scripted), Memory::with_ram(1 << 20)?, config);
+    Ok(Arc::new(machine.traced(if traced { TRACE } else { 0 })))
+}
+
+/// One turn of addresses, `stride` bytes apart, by a linear congruential generator (Knuth, MMIX).
+pub(crate) fn spread(places: u64, stride: u64) -> Arc<[u64]> {
     let mut state = 1_u64;
     let address = |_| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        BASE + (state >> 33) % regions * STRIDE
+        BASE + (state >> 33) % places * stride
     };
     (0..TURN).map(address).collect()
 }
@@ -104,12 +109,17 @@ fn spread(regions: u64) -> Arc<[u64]> {
 /// # Errors
 /// It ended otherwise, or an access went past the devices.
 pub fn run(machine: &Arc<Machine>, exits: u64) -> Result<(), Failure> {
+    run_by(machine, exits, Rung::Native)
+}
+
+/// The same of a machine whose accesses are answered by another rung.
+pub(crate) fn run_by(machine: &Arc<Machine>, exits: u64, rung: Rung) -> Result<(), Failure> {
     let end = machine.run(None, &Alone)?;
     if end != (Exit::Halt { vcpu: 0 }) {
         return Err(format!("the scripted machine ended by {end:?}").into());
     }
     let hits = machine.control.vcpus().first().map(|vcpu| vcpu.readings().hits);
-    match hits.and_then(|hits| hits.get(Rung::Native as usize).copied()) {
+    match hits.and_then(|hits| hits.get(rung as usize).copied()) {
         Some(served) if served == exits => Ok(()),
         served => Err(format!("{exits} accesses were played, {served:?} served").into()),
     }

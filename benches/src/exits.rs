@@ -31,7 +31,7 @@ const GPA: u64 = 0x2_0000;
 pub struct Guest {
     /// What the figures call it.
     pub name: &'static str,
-    mode: Mode,
+    pub(crate) mode: Mode,
     space: Space,
     code: &'static [u8],
 }
@@ -77,37 +77,46 @@ pub const GUESTS: [Guest; 8] = [
 ];
 
 /// Counts accesses down, and pauses the machine at the last.
-struct Countdown {
+pub(crate) struct Countdown {
     left: AtomicU64,
     control: Arc<Control>,
 }
 
 impl Countdown {
-    fn is_last(&self) -> bool {
+    pub(crate) fn is_last(&self) -> bool {
         // One vCPU: nobody else counts in between.
         let left = self.left.load(Ordering::Relaxed).wrapping_sub(1);
         self.left.store(left, Ordering::Relaxed);
         left == 0
+    }
+
+    /// Ends the run after a read, which has no other way to do it; the guest gets its value and can run on.
+    pub(crate) fn end(&self) {
+        self.control.device_failed();
+    }
+
+    /// What a write answers to end the run.
+    pub(crate) fn stop() -> Action {
+        Action::Stop(StopReason::Text("enough".into()))
     }
 }
 
 impl Device for Countdown {
     fn read(&self, _: Access) -> u64 {
         if self.is_last() {
-            // A read has no other way to end a run; the guest gets its value and can run on.
-            self.control.device_failed();
+            self.end();
         }
         0
     }
     fn write(&self, _: Access, _: u64) -> Action {
-        if self.is_last() { Action::Stop(StopReason::Text("enough".into())) } else { Action::Continue }
+        if self.is_last() { Self::stop() } else { Action::Continue }
     }
 }
 
 /// A guest under hyperpy.
 pub struct Hyperpy {
     machine: Arc<Machine>,
-    device: Arc<Countdown>,
+    countdown: Arc<Countdown>,
 }
 
 impl Hyperpy {
@@ -116,7 +125,7 @@ impl Hyperpy {
     /// # Errors
     /// There is no usable KVM.
     pub fn open(guest: &Guest) -> Result<Self, Failure> {
-        Self::with_trace(guest, 0)
+        Self::with(guest, 0, |countdown| (Rung::Native, countdown))
     }
 
     /// The same, with a trace of the last exits.
@@ -124,18 +133,24 @@ impl Hyperpy {
     /// # Errors
     /// There is no usable KVM.
     pub fn traced(guest: &Guest) -> Result<Self, Failure> {
-        Self::with_trace(guest, TRACE)
+        Self::with(guest, TRACE, |countdown| (Rung::Native, countdown))
     }
 
-    fn with_trace(guest: &Guest, exits: u32) -> Result<Self, Failure> {
+    /// A machine that keeps `exits` exits, with a device made of the countdown.
+    pub(crate) fn with(
+        guest: &Guest,
+        exits: u32,
+        device: impl FnOnce(Arc<Countdown>) -> (Rung, Arc<dyn Device>),
+    ) -> Result<Self, Failure> {
         let config = VmConfig { vcpus: 1, irqchip: false };
         let machine = Machine::new(Arc::new(Kvm::open()?), Memory::with_ram(RAM as u64)?, config);
         let machine = Arc::new(machine.traced(exits));
         machine.set_entry(flat(&machine.memory, guest.code, CODE, guest.mode)?, &Alone)?;
-        let device = Arc::new(Countdown { left: AtomicU64::new(0), control: machine.control.clone() });
+        let countdown = Arc::new(Countdown { left: AtomicU64::new(0), control: machine.control.clone() });
         let base = if guest.space == Space::Pio { PORT } else { GPA };
-        machine.attach(guest.space, base, 8, "countdown", Rung::Native, device.clone())?;
-        Ok(Self { machine, device })
+        let (rung, device) = device(countdown.clone());
+        machine.attach(guest.space, base, 8, "countdown", rung, device)?;
+        Ok(Self { machine, countdown })
     }
 
     /// Runs until the device has answered `exits` accesses.
@@ -143,7 +158,7 @@ impl Hyperpy {
     /// # Errors
     /// The guest did something else.
     pub fn run(&mut self, exits: u64) -> Result<(), Failure> {
-        self.device.left.store(exits, Ordering::Relaxed);
+        self.countdown.left.store(exits, Ordering::Relaxed);
         match self.machine.run(None, &Alone) {
             Ok(Exit::Stopped { reason: StopReason::Text(_), .. }) | Err(RunError::Device) => Ok(()),
             Ok(other) => Err(format!("hyperpy's guest ended by {other:?}").into()),
@@ -175,7 +190,7 @@ impl Hyperpy {
         Ok((image, self.machine.regs(0, &Alone)?, self.machine.sregs(0, &Alone)?))
     }
 
-    fn floor(&self) -> Result<Floor, Failure> {
+    pub(crate) fn floor(&self) -> Result<Floor, Failure> {
         let (image, regs, sregs) = self.start()?;
         Floor::open(&image, &regs, &sregs)
     }

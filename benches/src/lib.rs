@@ -5,6 +5,7 @@
 
 pub mod alloc;
 pub mod create;
+pub mod declared;
 pub mod dispatch;
 pub mod exits;
 pub mod floor;

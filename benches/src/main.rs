@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use hyperpy_benches::alloc::{Counting, allocations};
 use hyperpy_benches::create;
+use hyperpy_benches::declared::{self, DEVICES, Touch};
 use hyperpy_benches::dispatch::{self, CASES, Case, Order};
 use hyperpy_benches::exits::{self, GUESTS, Hyperpy};
 use hyperpy_benches::{Failure, pin};
@@ -14,7 +15,8 @@ use hyperpy_benches::{Failure, pin};
 static ALLOCATOR: Counting = Counting;
 
 const USAGE: &str = "usage: hyperpy-bench dispatch ROUNDS EXITS | exits ROUNDS EXITS | create ROUNDS LIVES | \
-                     script REGIONS same|spread on|off EXITS | drive EXITS";
+                     declared ROUNDS EXITS | declared-exits ROUNDS EXITS | script REGIONS same|spread on|off EXITS | \
+                     script declared REGISTERS read|write|fields EXITS | drive EXITS";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -33,6 +35,14 @@ fn command(words: &[&str]) -> Result<(), Failure> {
         ["dispatch", rounds, exits] => measure_dispatch(rounds.parse()?, exits.parse()?),
         ["exits", rounds, exits] => measure_exits(rounds.parse()?, exits.parse()?),
         ["create", rounds, lives] => measure_create(rounds.parse()?, lives.parse()?),
+        ["declared", rounds, exits] => measure_declared(rounds.parse()?, exits.parse()?),
+        ["declared-exits", rounds, exits] => measure_declared_exits(rounds.parse()?, exits.parse()?),
+        ["script", "declared", registers, access, exits] => {
+            let access = Touch::named(access).ok_or(USAGE)?;
+            let case = declared::Case { registers: registers.parse()?, access };
+            let exits = exits.parse()?;
+            declared::run(&declared::machine(case, exits)?, exits)
+        }
         ["script", regions, order, trace, exits] => {
             let order = if order == "spread" { Order::Spread } else { Order::Same };
             let case = Case { regions: regions.parse()?, order, traced: trace == "on" };
@@ -79,6 +89,43 @@ fn allocations_per_exit(case: Case, exits: u64) -> Result<u64, Failure> {
         Ok::<_, Failure>(allocations() - before)
     };
     Ok(during(exits)?.saturating_sub(during(1)?))
+}
+
+fn measure_declared(rounds: usize, exits: u64) -> Result<(), Failure> {
+    pin()?;
+    let mut samples = DEVICES.map(|_| Vec::new());
+    for round in 0..=rounds {
+        for (case, into) in DEVICES.iter().zip(&mut samples) {
+            let sample = declared::ns_per_exit(*case, exits)?;
+            if round > 0 {
+                into.push(sample); // the first round is the warm-up
+            }
+        }
+    }
+    for (case, samples) in DEVICES.iter().zip(&samples) {
+        let during = |exits| {
+            let machine = declared::machine(*case, exits)?;
+            let before = allocations();
+            declared::run(&machine, exits)?;
+            Ok::<_, Failure>(allocations() - before)
+        };
+        let allocations = during(exits)?.saturating_sub(during(1)?);
+        let (registers, access) = (case.registers, case.access.name());
+        println!(
+            r#"{{"registers": {registers}, "access": "{access}", "allocations": {allocations}, "ns": {samples:?}}}"#
+        );
+    }
+    Ok(())
+}
+
+fn measure_declared_exits(rounds: usize, exits: u64) -> Result<(), Failure> {
+    pin()?;
+    for guest in declared::guests() {
+        let (declared, floor): (Vec<f64>, Vec<f64>) =
+            declared::compare(guest, rounds, exits)?.iter().map(|round| (round.declared, round.floor)).unzip();
+        println!(r#"{{"guest": "{}", "declared_ns": {declared:?}, "floor_ns": {floor:?}}}"#, guest.name);
+    }
+    Ok(())
 }
 
 fn measure_create(rounds: usize, lives: usize) -> Result<(), Failure> {

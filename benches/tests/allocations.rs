@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use hyperpy_benches::alloc::{Counting, allocations};
-use hyperpy_benches::dispatch;
+use hyperpy_benches::{declared, dispatch};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -14,6 +14,15 @@ fn test_dispatch_many_exits_allocate_no_more_than_one() {
             let machine = dispatch::machine(case, exits).unwrap();
             let before = allocations();
             dispatch::run(&machine, exits).unwrap();
+            allocations() - before
+        };
+        assert_eq!(during(100_000), during(1), "{case:?}");
+    }
+    for case in declared::DEVICES {
+        let during = |exits| {
+            let machine = declared::machine(case, exits).unwrap();
+            let before = allocations();
+            declared::run(&machine, exits).unwrap();
             allocations() - before
         };
         assert_eq!(during(100_000), during(1), "{case:?}");

@@ -19,6 +19,7 @@ from hyperpy.boot import Firmware, Flat, Image, Linux, Multiboot, Pvh
 from hyperpy.clock import Clock, Timer
 from hyperpy.console import Console
 from hyperpy.device import DebugConsole, DebugExit, Device, Stop
+from hyperpy.dma import DmaMemory
 from hyperpy.errors import (
     BootError,
     BudgetError,
@@ -43,9 +44,10 @@ from hyperpy.memory import Memory
 from hyperpy.resources import Budget, budget
 from hyperpy.stats import Map, Stats
 from hyperpy.vcpu import DescriptorTable, Registers, Segment, SpecialRegisters, Vcpu
+from hyperpy.window import Window
 
 if TYPE_CHECKING:
-    from hyperpy.declare import Block, Counter, Field, Fifo, Indexed, Ram, Register
+    from hyperpy.declare import Block, Counter, Field, Fifo, FifoLevel, Indexed, Ram, Register
     from hyperpy.disassembly import disassemble
     from hyperpy.spec import (
         DeviceSpec,
@@ -76,9 +78,11 @@ __all__ = [
     "Device",
     "DeviceError",
     "DeviceSpec",
+    "DmaMemory",
     "Exit",
     "Field",
     "Fifo",
+    "FifoLevel",
     "Firmware",
     "FirmwareSpec",
     "Flat",
@@ -123,11 +127,12 @@ __all__ = [
     "Stop",
     "Timer",
     "Vcpu",
+    "Window",
     "budget",
     "disassemble",
 ]
 __version__ = "0.1.0"
-_DECLARATIONS = ("Block", "Counter", "Field", "Fifo", "Indexed", "Ram", "Register")
+_DECLARATIONS = ("Block", "Counter", "Field", "Fifo", "FifoLevel", "Indexed", "Ram", "Register")
 
 
 def __getattr__(name: str) -> object:

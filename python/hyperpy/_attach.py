@@ -7,25 +7,26 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperpy import _hyperpy
-from hyperpy._connect import Irq, connected, gsis_of
+from hyperpy._connect import Irq, connected
+from hyperpy._places import Placing, check_range
 from hyperpy.clock import Clock
 from hyperpy.device import prepared
-from hyperpy.errors import DeviceError
-from hyperpy.irq import Routing
+from hyperpy.dma import lent
 from hyperpy.line import take_back
+from hyperpy.window import named
 
 if TYPE_CHECKING:
+    from hyperpy._acpi import Listed
     from hyperpy.console import Console
 
 _D = TypeVar("_D")
-_PORTS = 0x10000
 
 
-class Attaching(Routing):
+class Attaching(Placing):
     """What `Machine` has of devices."""
 
     _native: _hyperpy.Machine
@@ -37,19 +38,21 @@ class Attaching(Routing):
         self,
         device: _D,
         *,
-        pio: int | None = None,
-        mmio: int | None = None,
+        pio: int | Mapping[str, int] | None = None,
+        mmio: int | Mapping[str, int] | None = None,
         size: int | str | None = None,
         irq: Irq = None,
         name: str | None = None,
     ) -> _D:
-        """Put a device on a bus, and return it.
+        """Put a device on a bus, or its windows on both, and return it.
 
-        `device.clock` becomes the machine's, where the device has that attribute and it is None or a `Clock`.
+        `device.clock` becomes the machine's, where the device has that attribute and it is None or a `Clock`;
+        `device.memory` guest memory for it, where its class says `dma = True`.
 
         Arguments:
             device: an object with `read(offset, size)` and `write(offset, size, value)`.
-            pio: first port, 0 to 0xffff. Exactly one of `pio` and `mmio` is given.
+            pio: first port, 0 to 0xffff. Exactly one of `pio` and `mmio` is given, but for a device with windows: by their
+                names, `mmio={"regs": 0xFE00_0000}, pio={"ports": 0x300}`. Those that are left out are not attached.
             mmio: first gpa.
             size: length of its range in bytes, or "4K"; a device whose class has `size` knows its own.
             irq: gsi of an interrupt line for it, 0 to 23, or one that `route` leads somewhere; or an `Msi` that it sends.
@@ -57,26 +60,48 @@ class Attaching(Routing):
             name: shown in maps and messages; the class's name if it is left out.
 
         Raises:
-            DeviceError: the range is taken, or empty, or memory is there, or the kernel answers there itself (with
+            DeviceError: a range is taken, or empty, or memory is there, or the kernel answers there itself (with
                 interrupt controllers: 8259s, PIT, APICs); or there is no such interrupt line, or the device has none
-                of that name.
-            TypeError: the object is no device, or no size or place is given.
+                of that name; or it has `dma` and is attached to another machine. No window is attached then.
+            TypeError: the object is no device, or no size or place is given, or one that its class has not.
             ValueError: no local APIC gets such a message.
             StateError: it wants an interrupt line, and the vcpus exist already without interrupt controllers.
         """
-        if (pio is None) == (mmio is None):
+        parts = getattr(type(device), "_windows", ())
+        if (pio is None) == (mmio is None) and not (parts and pio is not None):
             raise TypeError("a device sits on one bus\n\nhint: give pio=PORT or mmio=ADDRESS")
-        is_pio, base = (True, pio) if pio is not None else (False, mmio)
-        base = operator.index(base)  # type: ignore[arg-type]
-        native, length, registers = prepared(device, size)
-        if not 0 <= base < (_PORTS if is_pio else 1 << 64) or not 0 <= operator.index(length) < 1 << 64:
-            hint = "ports go from 0 to 0xffff, addresses to 2**64 - 1"
-            raise DeviceError(f"device region leaves the bus: {base:#x} + {length:#x}", hint=hint)
+        if parts and size is not None:
+            raise TypeError("size of a device with windows is given\n\nhint: Window(0x1000) has it")
+        wanted = [
+            (is_pio, part, base)
+            for is_pio, bus, where in ((True, "pio", pio), (False, "mmio", mmio))
+            for part, base in named(device, bus, where, parts)
+        ]
+        if not wanted:
+            raise TypeError("no window is given\n\nhint: mmio={...} names those to attach")
+        native, length, registers, calls = prepared(device, size)
         name = name or type(device).__name__
-        with connected(self, device, irq) as lines, self._clock_for(device, name):
-            region = self._native.attach(native, is_pio, base, length, name, registers)
-        facts = {"base": base, "size": length, "irq": irq, "name": name, "lines": lines}
-        self._attached[is_pio, region] = (device, facts)
+        windows, facts = [], []
+        for is_pio, part, base in wanted:
+            length = operator.index(length) if part is None else part.size
+            check_range(is_pio, base, length)
+            label = name if part is None else f"{name}.{part.name}"
+            windows.append((is_pio, base, length, 0 if part is None else part.origin, label))
+            facts.append(
+                {"base": base, "size": length, "irq": irq, "name": name, "enabled": True, "calls": calls}
+                | {"window": None if part is None else part.name}
+            )
+        by_origin = [(part.origin, part.name) for part in reversed(parts)]
+        lend = lent(device, self._native.memory, self._native.id)
+        with (
+            connected(self, device, irq) as lines,
+            self._clock_for(device, name),
+            lend as memory,
+            self._placing,
+        ):
+            numbers = _hyperpy.attach(self._native, native, name, windows, by_origin, registers, calls)
+            for (is_pio, *_), number, fact in zip(windows, numbers, facts, strict=True):
+                self._attached[is_pio, number] = (device, fact | {"memory": memory, "lines": lines})
         return device
 
     @contextlib.contextmanager
@@ -96,29 +121,20 @@ class Attaching(Routing):
             raise
 
     def detach(self, device: object) -> None:
-        """Take a device off its bus, wherever it is attached, its timers off the clock, and its lines down and away.
+        """Take a device off its bus, wherever it is attached: its timers off the clock, its lines down, its memory from it.
 
         Returns after every vcpu has left it and no callback of its timers runs. Ctrl-C ends the wait for a device that does not return; it is off the bus all the same.
 
         Raises:
             DeviceError: it is not attached to this machine.
         """
-        mine = {
-            place: facts for place, (attached, facts) in list(self._attached.items()) if attached is device
-        }
-        if not mine:
-            raise DeviceError(
-                f"device is not attached to {self.name}: {device!r}", hint="`m.map` shows what is"
-            )
-        for place in mine:
-            self._native.detach(*place)
-            self._attached.pop(place, None)
-        for place in mine:
-            self._native.wait_until_left(*place)
+        places = self._places_of(device)
+        left = self._take_off([place for place, _ in places])
+        self._wait_until_left(left)
         clock = getattr(device, "clock", None)
         if isinstance(clock, Clock) and clock._of == (self._native.id, id(device)):
             clock._native.disarm()
-        for facts in mine.values():
+        for _, facts in places:
             for line in facts["lines"].values():
                 if isinstance(line, _hyperpy.IrqLine):
                     line.lower()
@@ -127,7 +143,11 @@ class Attaching(Routing):
     def attach_pc(self) -> None:
         """Give the machine a PC's stock devices, once: COM1 as `console`, RTC, i8042, debug console, ACPI power and reset.
 
-        Loading an operating system does it by itself.
+        Loading an operating system does it by itself. A device of yours that is attached before, and takes all ports of a
+        stock one, stands in its place.
+
+        Raises:
+            DeviceError: a device has some of the ports of a stock one.
         """
         self._native.attach_pc(self.console._native)
 
@@ -138,16 +158,15 @@ class Attaching(Routing):
         try:
             yield
         except BaseException:
-            for place in self._attached.keys() - before.keys():
-                self._native.detach(*place)
-                del self._attached[place]
-            for (is_pio, region), (device, facts) in before.items():
-                if (is_pio, region) not in self._attached:
+            self._take_off(self._attached.keys() - before.keys())
+            for place, (device, facts) in before.items():
+                if place not in self._attached:
+                    where = facts["base"] if facts["window"] is None else {facts["window"]: facts["base"]}
                     self.attach(
                         device,
-                        pio=facts["base"] if is_pio else None,
-                        mmio=None if is_pio else facts["base"],
-                        size=facts["size"],
+                        pio=where if place[0] else None,
+                        mmio=None if place[0] else where,
+                        size=None if facts["window"] else facts["size"],
                         irq=facts["irq"],
                         name=facts["name"],
                     )
@@ -155,18 +174,8 @@ class Attaching(Routing):
                 self._native.detach_pc(had_irqchip)
             raise
 
-    def _listed(
-        self,
-    ) -> list[tuple[str, list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, bool]]]]:
-        """Devices for the ACPI tables: hardware id, mmio ranges, port ranges, interrupts."""
-        listed: dict[
-            int, tuple[str, list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, bool]]]
-        ] = {}
-        for (is_pio, _), (device, facts) in list(self._attached.items()):
-            hid = getattr(device, "acpi_hid", None)
-            if hid is None:
-                continue
-            _, mmio, pio, irqs = listed.setdefault(id(device), (hid, [], [], []))
-            (pio if is_pio else mmio).append((facts["base"], facts["size"]))
-            irqs += gsis_of(device, facts["irq"])
-        return list(listed.values())
+    def _listed(self) -> list[Listed]:
+        """Devices for the ACPI tables."""
+        from hyperpy._acpi import listed  # noqa: PLC0415 - only for an operating system
+
+        return listed(self._attached)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hyperpy import bench
@@ -16,7 +16,8 @@ __all__ = ["main"]
 _EPILOG = """\
 Names are those of --list, or their beginnings: `hyperpy bench pio mmio-read`. Times are microseconds; "of C" is the median
 beside that of the least that a C program does, in the same run. The verdict is empty where the ranges of the rounds
-overlap. The C side is compiled by the system's C compiler, once; it needs `cc`, or what CC names.
+overlap, and a target is met where all rounds keep to it. The C side is compiled by the system's C compiler, once; it needs
+`cc`, or what CC names. --html writes a page with plots: one file, without scripts, that loads nothing.
 
 exit status: 0 when it was measured, also where this KVM lacks something; 1 otherwise"""
 
@@ -27,15 +28,19 @@ def main(argv: Sequence[str]) -> int:
     options = parse(parser, argv, "names come first: `hyperpy bench pio-in-rust --rounds 9`")
     if options.compare:
         if options.names or options.json:
-            parser.error("--compare measures nothing\n\nhint: give two files of --json alone")
-        print(bench.compare(*map(_loaded, options.compare)))
+            parser.error(
+                "--compare measures nothing\n\nhint: give two files of --json, and --html if you like"
+            )
+        comparison = bench.compare(*map(_loaded, options.compare))
+        print(comparison)
+        _write(options.html, comparison.html)
         return 0
     if options.list:
         width = max(map(len, bench.names()))
         print("\n".join(f"{name.ljust(width)}  {title}" for name, title in bench.names().items()))
         return 0
-    if options.json:
-        _must_be_writable(Path(options.json))
+    for file in filter(None, (options.json, options.html)):
+        _must_be_writable(Path(file))
     try:
         report = _measured(options.names, options.rounds, options.count)
     except (bench.BenchError, ValueError) as error:
@@ -43,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
     print(report)
     if options.json:
         report.save(options.json)
+    _write(options.html, report.html)
     return 0
 
 
@@ -68,6 +74,7 @@ def _parser() -> Parser:
         "--count", type=whole, metavar="N", help="operations in a round (default: about 20 ms)"
     )
     parser.add_argument("--json", metavar="FILE", help="also write all samples to FILE")
+    parser.add_argument("--html", metavar="FILE", help="also write a page with plots to FILE")
     parser.add_argument(
         "--compare", metavar=("A", "B"), nargs=2, help="hold two files of --json against each other"
     )
@@ -112,6 +119,15 @@ def _loaded(file: str) -> bench.Report:
         ) from None
     except ValueError as error:
         raise UsageError(f"{file}: {error}") from None
+
+
+def _write(file: str | None, page: Callable[[], str]) -> None:
+    if file is None:
+        return
+    try:
+        Path(file).write_text(page(), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"page cannot be written: {error}\n\nhint: name another file") from None
 
 
 def _must_be_writable(file: Path) -> None:

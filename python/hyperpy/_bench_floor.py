@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import tempfile
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,9 @@ from hyperpy.errors import HyperpyError
 if TYPE_CHECKING:
     from hyperpy.machine import Machine
 
-__all__ = ["BenchError", "Floor", "Start", "library", "lives", "start_of"]
+__all__ = ["BenchError", "Floor", "Start", "calls", "library", "lives", "start_of"]
 
-SOURCES = ("_floor.c", "_floor_more.c")
+SOURCES = ("_floor.c", "_floor_more.c", "_floor_python.c")
 HEADERS = ("_floor.h",)
 FLAGS = ("-std=c11", "-O2", "-shared", "-fPIC", "-pthread")
 LIBRARIES = ("-lrt",)  # timers, in a libc before 2.34
@@ -50,6 +50,22 @@ class Start(ctypes.Structure):
         *((name, ctypes.c_uint64) for name in ("rip", "rsp", "cr0", "cr3", "cr4", "efer", "gdt_base")),
         *((name, ctypes.c_uint16) for name in ("gdt_limit", "code", "data")),
     ]
+
+
+class _Python(ctypes.Structure):
+    """`struct python` of _floor_python.c: functions of this interpreter."""
+
+    _functions = (
+        *("PyEval_SaveThread", "PyEval_RestoreThread", "PyGILState_Ensure", "PyGILState_Release"),
+        *("PyObject_Vectorcall", "PyLong_FromUnsignedLongLong", "PyLong_AsUnsignedLongLong", "Py_DecRef"),
+    )
+    _fields_ = [(name, ctypes.c_void_p) for name in _functions]
+
+    @classmethod
+    def here(cls) -> _Python:
+        """Those of the interpreter that this runs in."""
+        found = (getattr(ctypes.pythonapi, name) for name in cls._functions)
+        return cls(*(ctypes.cast(function, ctypes.c_void_p) for function in found))
 
 
 def start_of(machine: Machine, size: int) -> tuple[bytes, Start]:
@@ -152,6 +168,7 @@ def _typed(loaded: ctypes.CDLL) -> ctypes.CDLL:
         ),
         "maps": (whole, pointer, number, number, number, numbers),
         "start": (whole, pointer),
+        "await_access": (whole, pointer),
         "stop": (None, pointer),
         "kicks": (whole, pointer, number, number, numbers),
         "wakes": (whole, pointer, ctypes.c_uint32, number, numbers),
@@ -230,6 +247,23 @@ def lives(image: bytes, start: Start, end_port: int, count: int, *, irqchip: boo
     features = IRQCHIP if irqchip else 0
     result = library().floor_lives(image, len(image), ctypes.byref(start), features, end_port, count, samples)
     _check("lives", result)
+    return list(array("Q", bytes(samples)))
+
+
+def calls(
+    method: Callable[..., object], arguments: int, *, has_answer: bool, calls: int, count: int
+) -> list[float]:
+    """Nanoseconds of `calls` calls of a method with so many small numbers, from a thread that attaches for each; `count` times."""
+    samples = (ctypes.c_uint64 * count)()
+    # It is called attached, so that what Python raises meanwhile, such as for Ctrl-C, is raised here.
+    measure = ctypes.PyDLL(library()._name).floor_calls
+    measure.restype = ctypes.c_int
+    measure(
+        ctypes.byref(_Python.here()),
+        ctypes.py_object(method),
+        *(ctypes.c_uint32(arguments), ctypes.c_int(has_answer)),
+        *(ctypes.c_uint64(calls), ctypes.c_uint64(count), samples),
+    )
     return list(array("Q", bytes(samples)))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hyperpy.line import Line, Messages, declared
 
 if TYPE_CHECKING:
+    from hyperpy import _hyperpy
     from hyperpy.clock import Clock
 
 __all__ = ["BenchLine", "BenchSender", "IrqChange", "MessageSent", "lend_lines"]
@@ -49,6 +50,7 @@ class BenchLine:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._recorder: _hyperpy.Recorder | None = None
         self.level = False
         self.history: list[IrqChange] = []
 
@@ -64,6 +66,8 @@ class BenchLine:
         """Drive the line, as `IrqLine.set`."""
         if bool(level) != self.level:
             self.level = bool(level)
+            if self._recorder is not None:
+                self._recorder.line(self.level)
             self.history.append(IrqChange(self._clock.now, self.level))
 
     def pulse(self) -> None:

@@ -1,4 +1,7 @@
-"""What a measurement gives: frozen values that print as tables, are kept as JSON, and can be held against each other."""
+"""What a measurement gives: frozen values that print as tables and as a page, and are kept as JSON.
+
+Two of them side by side are in `_bench_comparison`, the page in `_bench_page`.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,36 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from hyperpy._bench_floor import BenchError
 from hyperpy._words import nearest
 from hyperpy.stats import table
 
-__all__ = ["MIN_ROUNDS", "Comparison", "Pair", "Report", "Row", "Samples", "Verdict", "verdict"]
+if TYPE_CHECKING:
+    from hyperpy._bench_comparison import Comparison
+
+__all__ = [
+    "MIN_ROUNDS",
+    "Kept",
+    "Report",
+    "Row",
+    "Samples",
+    "Verdict",
+    "microseconds",
+    "narrow_table",
+    "verdict",
+]
 
 Verdict: TypeAlias = Literal["faster", "slower", ""]
 """What is said of one measurement beside another: "" where their ranges overlap, or where there are too few rounds."""
 
+Kept: TypeAlias = Literal["met", "missed", "undecided", ""]
+"""Whether a target is kept: "undecided" where rounds lie on both sides of it, "" without one or with too few rounds."""
+
 MIN_ROUNDS = 7
 _FORM = 1
+_MOST_NS = 1e15  # more than a week
 
 
 def verdict(mine: Sequence[float], other: Sequence[float]) -> Verdict:
@@ -59,6 +79,8 @@ class Samples:
     def __post_init__(self) -> None:
         if not self.rounds or not all(self.rounds):
             raise ValueError("no samples in a round\n\nhint: measure at least one operation in each round")
+        if not all(0 <= sample < _MOST_NS for samples in self.rounds for sample in samples):
+            raise ValueError("sample is not a time\n\nhint: nanoseconds, from 0")
 
     @property
     def medians(self) -> tuple[float, ...]:
@@ -103,6 +125,9 @@ class Row:
         why: why hyperpy has none; why_floor: why C has none.
         per_operation: exits of hyperpy's guest that each operation took, and accesses that each rung of the dispatch ladder
             answered, by the names of `Stats.hits`; empty where it is no guest's operation.
+        group: what it is shown with.
+        target: what hyperpy's time shall be of C's at most, such as 1.04; None for no such target.
+        target_ns: how many nanoseconds it shall be at most.
     """
 
     name: str
@@ -112,16 +137,21 @@ class Row:
     why: str = ""
     why_floor: str = ""
     per_operation: dict[str, float] = field(default_factory=dict)
+    group: str = ""
+    target: float | None = None
+    target_ns: float | None = None
 
     @property
     def ratio(self) -> float | None:
         """The median time beside C's: 1.03 is 3 % more; None where one side is missing."""
-        return None if self.hyperpy is None or self.floor is None else self.hyperpy.p50 / self.floor.p50
+        if self.hyperpy is None or self.floor is None or not self.floor.p50:
+            return None
+        return self.hyperpy.p50 / self.floor.p50
 
     @property
     def ratios(self) -> tuple[float, ...]:
         """The same for each round."""
-        if self.hyperpy is None or self.floor is None:
+        if self.hyperpy is None or self.floor is None or not all(self.floor.medians):
             return ()
         return tuple(a / b for a, b in zip(self.hyperpy.medians, self.floor.medians, strict=False))
 
@@ -131,6 +161,35 @@ class Row:
         if self.hyperpy is None or self.floor is None:
             return ""
         return verdict(self.hyperpy.medians, self.floor.medians)
+
+    @property
+    def kept(self) -> Kept:
+        """Whether every round keeps to the target, or none."""
+        if self.target is not None:
+            figures, most = self.ratios, self.target
+        elif self.target_ns is not None and self.hyperpy is not None:
+            figures, most = self.hyperpy.medians, self.target_ns
+        else:
+            return ""
+        if len(figures) < MIN_ROUNDS:
+            return ""
+        if max(figures) <= most:
+            return "met"
+        return "missed" if min(figures) > most else "undecided"
+
+    @property
+    def per_second(self) -> float | None:
+        """How many a second, one after the other, at the median; None without samples of hyperpy's."""
+        return None if self.hyperpy is None or not self.hyperpy.p50 else 1e9 / self.hyperpy.p50
+
+    @property
+    def bound(self) -> str:
+        """The target in words: "" without one."""
+        if self.target is not None:
+            return f"\N{LESS-THAN OR EQUAL TO} {self.target:.2f}"
+        return (
+            "" if self.target_ns is None else f"\N{LESS-THAN OR EQUAL TO} {microseconds(self.target_ns)} µs"
+        )
 
     @property
     def rung(self) -> str:
@@ -143,10 +202,17 @@ class Row:
         cells = [self.name]
         for samples in (self.hyperpy, self.floor):
             figures = [samples.p50, samples.p99, samples.worst] if samples else []
-            cells += [_us(figure) for figure in figures] or [""] * 3
-        exits = self.per_operation.get("exits")
+            cells += [microseconds(figure) for figure in figures] or [""] * 3
+        is_alone = self.floor is None and not self.why_floor and self.per_second is not None
+        cells.append(f"{self.per_second:.0f}" if is_alone else "")
         cells += ["" if self.ratio is None else f"{self.ratio:.2f}", self.verdict]
-        return [*cells, "" if exits is None else f"{exits:.2f}", self.rung]
+        exits = self.per_operation.get("exits")
+        return [
+            *cells,
+            f"{self.bound} {self.kept}".rstrip(),
+            "" if exits is None else f"{exits:.2f}",
+            self.rung,
+        ]
 
     def __str__(self) -> str:
         return _rows_table([self])
@@ -198,6 +264,18 @@ class Report:
         notes = "".join(f"\n{note}" for note in self.notes)
         return f"{self.heading}\n\n{_rows_table(self.rows)}" + (f"\n{notes}" if notes else "")
 
+    def compare(self, after: Report) -> Comparison:
+        """Hold a later report against this one."""
+        from hyperpy._bench_comparison import Comparison  # noqa: PLC0415 - it imports this
+
+        return Comparison(self, after)
+
+    def html(self) -> str:
+        """The report as a page: one file without scripts, that loads nothing, with plots of times and of ratios to C."""
+        from hyperpy._bench_page import of_report  # noqa: PLC0415 - it imports this
+
+        return of_report(self)
+
     def to_dict(self) -> dict[str, Any]:
         """All of it, with every sample, as plain values for JSON."""
         return {"form": _FORM, **asdict(self)}
@@ -214,7 +292,10 @@ class Report:
                 raise ValueError(
                     f"report is of another version: {values['form']}\n\nhint: measure again with this hyperpy"
                 )
-            return cls(tuple(_row(row) for row in values["rows"]), dict(values["host"]))
+            return cls(
+                tuple(_row(row) for row in values["rows"]),
+                {str(name): str(fact) for name, fact in values["host"].items()},
+            )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"not a report of `hyperpy bench`: {error}\n\nhint: make one with --json"
@@ -245,90 +326,48 @@ class Report:
         return cls.from_dict(values)
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """One thing as two reports have it.
-
-    `verdict` is about the times; `verdict_of_c` about the ratio to C, which a faster or busier machine leaves as it is.
-    """
-
-    name: str
-    before: Row
-    after: Row
-
-    @property
-    def change(self) -> float | None:
-        """The second median beside the first: 0.9 is 10 % less time."""
-        if self.before.hyperpy is None or self.after.hyperpy is None:
-            return None
-        return self.after.hyperpy.p50 / self.before.hyperpy.p50
-
-    @property
-    def verdict(self) -> Verdict:
-        """The second's times beside the first's."""
-        if self.before.hyperpy is None or self.after.hyperpy is None:
-            return ""
-        return verdict(self.after.hyperpy.medians, self.before.hyperpy.medians)
-
-    @property
-    def verdict_of_c(self) -> Verdict:
-        """The second's ratios to C beside the first's."""
-        return verdict(self.after.ratios, self.before.ratios)
-
-    def _cells(self) -> list[str]:
-        sides = [row.hyperpy for row in (self.before, self.after)]
-        times = ["" if samples is None else _us(samples.p50) for samples in sides]
-        ratios = ["" if row.ratio is None else f"{row.ratio:.2f}" for row in (self.before, self.after)]
-        change = "" if self.change is None else f"{self.change:.2f}"
-        return [self.name, *times, change, self.verdict, *ratios, self.verdict_of_c]
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Two reports side by side: what both have measured, and the names of what only one has."""
-
-    before: Report
-    after: Report
-
-    @property
-    def pairs(self) -> tuple[Pair, ...]:
-        """What both have measured."""
-        seconds = {row.name: row for row in self.after.rows}
-        return tuple(
-            Pair(row.name, row, seconds[row.name]) for row in self.before.rows if row.name in seconds
-        )
-
-    @property
-    def only(self) -> tuple[str, ...]:
-        """The names of what only one has."""
-        names = [{row.name for row in report.rows} for report in (self.before, self.after)]
-        return tuple(sorted(names[0] ^ names[1]))
-
-    def __str__(self) -> str:
-        head = ["µs, median", "A", "B", "B / A", "verdict", "A of C", "B of C", "verdict of C"]
-        text = f"A: {self.before.heading}\n\nB: {self.after.heading}\n\n"
-        text += table(head, [pair._cells() for pair in self.pairs])
-        return text + (f"\n\nin one of the two only: {', '.join(self.only)}" if self.only else "")
-
-
-_HEAD = ["µs", "p50", "p99", "worst", "C p50", "p99", "worst", "of C", "verdict", "exits", "answered by"]
+_HEAD = [
+    *("µs", "p50", "p99", "worst", "C p50", "p99", "worst", "a second", "of C", "verdict", "target"),
+    *("exits", "answered by"),
+]
 
 
 def _rows_table(rows: Sequence[Row]) -> str:
-    return table(_HEAD, [row._cells() for row in rows])
+    return narrow_table(_HEAD, [row._cells() for row in rows])
 
 
-def _us(ns: float) -> str:
+def narrow_table(head: Sequence[str], rows: Sequence[list[str]]) -> str:
+    """A table without the columns in which no row has anything."""
+    used = [not rows or any(cells) for cells in zip(*rows, strict=True)] or [True] * len(head)
+    return table(
+        [name for name, is_used in zip(head, used, strict=True) if is_used],
+        [[cell for cell, is_used in zip(cells, used, strict=True) if is_used] for cells in rows],
+    )
+
+
+def microseconds(ns: float) -> str:
+    """Nanoseconds as microseconds, to the nanosecond where there are few of them."""
     us = ns / 1000
+    if us < 1:
+        return f"{us:.3f}"
     return f"{us:.2f}" if us < 10 else f"{us:.1f}" if us < 1000 else f"{us:.0f}"
 
 
 def _row(values: Mapping[str, Any]) -> Row:
+    """A row of a file, whoever has written it."""
     given = dict(values)
     for side in ("hyperpy", "floor"):
         if given[side] is not None:
             rounds = given[side]["rounds"]
             given[side] = Samples(tuple(tuple(float(sample) for sample in samples) for samples in rounds))
+    for name in ("name", "title", "why", "why_floor", "group"):
+        given[name] = str(given.get(name, ""))
+    for name in ("target", "target_ns"):
+        if given.get(name) is not None:
+            given[name] = float(given[name])
+            if not 0 < given[name] < math.inf:
+                raise ValueError(f"target is out of range: {given[name]}\n\nhint: a number above 0")
+    given["per_operation"] = {str(rung): float(count) for rung, count in given["per_operation"].items()}
     return Row(**given)
 
 

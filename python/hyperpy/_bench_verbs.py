@@ -9,8 +9,9 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
-from hyperpy._bench_floor import BenchError, Floor, lives, start_of
+from hyperpy._bench_floor import BenchError, Floor, calls, library, lives, start_of
 from hyperpy._bench_guests import (
     CODE,
     COUNT,
@@ -28,13 +29,14 @@ from hyperpy.device import Device
 from hyperpy.exits import Exit
 from hyperpy.irq import Msi
 from hyperpy.machine import Machine
-from hyperpy.testing import Read, ScriptedMachine
+from hyperpy.testing import Read, ScriptedMachine, Write
 
 __all__ = [
     "GSI",
     "MESSAGE",
     "Attach",
     "Call",
+    "FloorCall",
     "FloorLife",
     "FloorMaps",
     "FloorThread",
@@ -52,15 +54,14 @@ _SERVED = 0x80
 _REGION, _REGION_SIZE = 0x4000_0000, 2 << 20
 _PATIENCE_S = 10.0
 _GAP_S = 0.0005  # GAP_NS of the floor
-_CALLS = 1000
 _SMALL = 0x1_0000  # of a machine that lives for one exit: the floor copies all of it
 
 _WRITE_END = bytes.fromhex(f"e6{END:02x}")
 # sti (for emulators in which no interrupt ends code that has them off); again: inc qword ptr [COUNT]; jmp again
 _COUNTING = b"\xfb\x48\xff\x04\x25" + struct.pack("<I", COUNT) + b"\xeb\xf6"
-# inc qword ptr [COUNT]; again: hlt; jmp again. The handler: push rax; out 0x80, al; mov eax, 0xfee000b0 (end of interrupt);
-# mov dword ptr [rax], 0; pop rax; iretq.
-_SLEEPING = INTERRUPTS_ON + b"\x48\xff\x04\x25" + struct.pack("<I", COUNT) + b"\xf4\xeb\xfd"
+# out 0x80, al (it takes interrupts from here on: one that came before would be lost); again: hlt; jmp again. The handler:
+# push rax; out 0x80, al; mov eax, 0xfee000b0 (end of interrupt); mov dword ptr [rax], 0; pop rax; iretq.
+_SLEEPING = INTERRUPTS_ON + bytes.fromhex(f"e6{_SERVED:02x} f4 ebfd")
 _SERVE = bytes.fromhex("50 e680 b8b000e0fe c70000000000 58 48cf")
 
 kicked = Loop(b"", whole=_COUNTING)
@@ -165,22 +166,37 @@ class Attach(Timed):
 
 
 class Call(Side):
-    """A Python device's method is called from a run loop without KVM: each sample is the mean of 1,000 calls."""
+    """A Python device is accessed from a run loop without KVM, as often as `access` says: each sample is the mean."""
 
-    def __init__(self, device: object) -> None:
-        self._device = device
+    def __init__(self, device: object, access: Read | Write) -> None:
+        self._device, self._access = device, access
 
     def batch(self, count: int) -> list[float]:
         """See the base."""
         return [self._mean() for _ in range(count)]
 
     def _mean(self) -> float:
-        with ScriptedMachine([Read(pio=_SERVED, size=1, times=_CALLS)], keep_reads=False) as machine:
-            machine.attach(self._device, pio=_SERVED, size=1)
+        with ScriptedMachine([self._access], keep_reads=False) as machine:
+            machine.attach(self._device, pio=self._access.pio)
             machine.vcpus[0].regs.all()  # makes the vcpu
             began = time.perf_counter_ns()
             machine.run()
-            return (time.perf_counter_ns() - began) / _CALLS
+            return (time.perf_counter_ns() - began) / self._access.times
+
+
+class FloorCall(Side):
+    """A method is called by C, from a thread that attaches to the interpreter for each call: each sample is the mean of `times`."""
+
+    def __init__(
+        self, method: Callable[..., object], arguments: int, *, has_answer: bool, times: int
+    ) -> None:
+        self._call = partial(calls, method, arguments, has_answer=has_answer, calls=times)
+        self._times = times
+        library()  # a missing compiler is told now
+
+    def batch(self, count: int) -> list[float]:
+        """See the base."""
+        return [ns / self._times for ns in self._call(count=count)]
 
 
 class Kick(Timed):
@@ -227,7 +243,7 @@ class Wake(Side):
             self._machine.route(GSI, Msi(MESSAGE, VECTOR))
             self._device = self._machine.attach(_Served(), pio=_SERVED, irq=GSI)
             self._machine.start()
-            _wait_until_it_counts(self._machine.memory.read)
+            self._wait()
         except BaseException:
             self._machine.close()
             raise
@@ -243,10 +259,13 @@ class Wake(Side):
             else:
                 line.raise_()
                 line.lower()
-            if not device.served.acquire(timeout=_PATIENCE_S):
-                raise BenchError("guest does not take its interrupt", hint="see `hyperpy doctor`")
+            self._wait()
             samples.append(float(device.at_ns - began))
         return samples
+
+    def _wait(self) -> None:
+        if not self._device.served.acquire(timeout=_PATIENCE_S):
+            raise BenchError("guest does not take its interrupt", hint="see `hyperpy doctor`")
 
     def close(self) -> None:
         """See the base."""
@@ -268,16 +287,26 @@ class _Served(Device):
 
 
 class FloorThread(Side):
-    """A guest that C runs on a thread of its own, and what is measured of it: "kicks" or "wakes"."""
+    """A guest that C runs on a thread of its own, and what is measured of it: "kicks" or "wakes".
+
+    `is_told` says that the guest makes an access once it is ready.
+    """
 
     def __init__(
-        self, loop: Loop, measured: str, argument: int, prepare: Callable[[Floor], object] | None = None
+        self,
+        loop: Loop,
+        measured: str,
+        argument: int,
+        prepare: Callable[[Floor], object] | None = None,
+        *,
+        is_told: bool = False,
     ) -> None:
         self._measured, self._argument = measured, argument
         self._floor = loop.floor(prepare)
         try:
             self._floor.tell("start")
-            _wait_until_it_counts(self._floor.read)
+            if is_told:
+                self._floor.tell("await_access")
         except BaseException:
             self._floor.close()
             raise
@@ -289,15 +318,6 @@ class FloorThread(Side):
     def close(self) -> None:
         """See the base."""
         self._floor.close()
-
-
-def _wait_until_it_counts(read: Callable[[int, int], bytes]) -> None:
-    """Until a guest has got somewhere: before it enables its local APIC, an interrupt is lost."""
-    until = time.monotonic() + _PATIENCE_S
-    while read(COUNT, 8) == bytes(8):
-        if time.monotonic() > until:
-            raise BenchError("guest does not begin", hint="see `hyperpy doctor`")
-        time.sleep(0)
 
 
 def _halted() -> Machine:

@@ -6,15 +6,17 @@ What they give is in modules that are imported when it is asked for. Steps are v
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, overload
 
 from hyperpy import _hyperpy
 from hyperpy.errors import StateError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from hyperpy.errors import GuestFault
     from hyperpy.exits import AnyExit
-    from hyperpy.trace import Trace
+    from hyperpy.trace import Trace, TraceEntry
 
 __all__ = ["Breakpoint", "Debugging"]
 
@@ -113,8 +115,21 @@ class Debugging:
             raise ValueError(f"unknown access: {access!r}\n\nhint: write or readwrite")
         return Breakpoint(self._native, address, size, access)
 
-    def trace(self) -> Trace:
+    @overload
+    def trace(self, *, follow: Literal[False] = False) -> Trace: ...
+    @overload
+    def trace(self, *, follow: Literal[True]) -> Iterator[TraceEntry]: ...
+    @overload
+    def trace(self, *, follow: bool) -> Trace | Iterator[TraceEntry]: ...
+    def trace(self, *, follow: bool = False) -> Trace | Iterator[TraceEntry]:
         """The last exits of every vcpu, by time, of a machine made with `trace=`; also while it runs, and when it is closed.
+
+        Each entry names the device and the register that the guest accessed, as they were at that moment.
+
+        Arguments:
+            follow: give an iterator that goes on with the exits that are made, until the machine stands still. An exit is
+                given when the vcpu's next one is made, or the machine stands. One that is overwritten before
+                it was read is left out: make the trace longer.
 
         Raises:
             StateError: the machine is not traced.
@@ -122,16 +137,17 @@ class Debugging:
         Example:
             >>> import hyperpy
             >>> with hyperpy.Machine(memory="1M", unclaimed="ones", trace=16) as m:
-            ...     m.load(hyperpy.Flat(bytes([0xE6, 0x80, 0xE4, 0x60, 0xF4]), at=0x1000, mode="real"))
-            ...     _ = m.run(timeout=1.0)  # out 0x80, al; in al, 0x60; hlt
-            ...     print([(e.what, hex(e.address), hex(e.value)) for e in m.trace()])
-            [('pio write', '0x80', '0x0'), ('pio read', '0x60', '0xff'), ('halt', '0x0', '0x0')]
+            ...     port = m.attach(hyperpy.DebugExit(), pio=0xF4, name="exit")
+            ...     m.load(hyperpy.Flat(bytes([0xE6, 0x80, 0xE4, 0xF4, 0xF4]), at=0x1000, mode="real"))
+            ...     _ = m.run(timeout=1.0)  # out 0x80, al; in al, 0xf4; hlt
+            ...     print([(e.what, hex(e.address), hex(e.value), e.where) for e in m.trace()])
+            [('pio write', '0x80', '0x0', ''), ('pio read', '0xf4', '0x0', 'exit'), ('halt', '0x0', '0x0', '')]
         """
-        from hyperpy.trace import from_fields  # noqa: PLC0415 - few scripts need it
+        from hyperpy import trace  # noqa: PLC0415 - few scripts need it
 
         if not self._traced:
             raise StateError("cannot read the trace: the machine is not traced", hint="Machine(trace=256)")
-        return from_fields(_hyperpy.trace(self._native))
+        return trace.follow(self._native) if follow else trace.read(self._native)
 
     def fault(self, exit: AnyExit) -> GuestFault:  # noqa: A002
         """An exception that tells what the guest was doing: `raise m.fault(exit)`, or print it.

@@ -178,9 +178,14 @@ class Hooked(Declared[_V]):
         return self._hook(method, "write", 0)
 
     def on_write_if(self, mask: int) -> Callable[[_F], _F]:
-        """Mark the method that is told of writes which have one of these bits as 1; all others call no Python."""
-        if operator.index(mask) <= 0:
-            raise DeclarationError(f"no bits to look for: {mask:#x}", hint="a mask of bits, such as 0x1")
+        """Mark the method that is told of writes which have one of these bits as 1; all others call no Python.
+
+        Of a narrow access only the bits count that it gives.
+        """
+        if not 0 < operator.index(mask) < 1 << 8 * self.width:
+            raise DeclarationError(
+                f"no bits to look for: {mask:#x}", hint=f"a mask of bits such as 0x1, of {self.width} bytes"
+            )
         return lambda method: self._hook(method, "write", mask)
 
     def _hook(self, method: _F, kind: str, mask: int) -> _F:
@@ -293,6 +298,10 @@ class Register(Hooked[Any]):
             if not isinstance(field, Field):
                 raise DeclarationError(
                     f"not a field or an argument: {name}={field!r}", hint="fields are Field(low, width)"
+                )
+            if hasattr(int, name):
+                raise DeclarationError(
+                    f"field cannot be called so: {name}", hint="every int has an attribute of that name"
                 )
             if field.low + field.width > 8 * self.width:
                 raise DeclarationError(

@@ -13,17 +13,29 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 from hyperpy import _hyperpy
 from hyperpy._bench_lines import BenchLine, IrqChange, MessageSent, lend_lines
+from hyperpy._living import Living
 from hyperpy.clock import Clock
 from hyperpy.device import Stop, prepared
+from hyperpy.dma import wants_dma
 from hyperpy.line import take_back
-from hyperpy.memory import Memory, parse_size
+from hyperpy.memory import parse_size
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Access", "Batch", "BenchLine", "DeviceBench", "IrqChange", "MessageSent"]
+    from hyperpy._bench_memory import BenchMemory
+    from hyperpy._recording import Recording
+    from hyperpy.dma import DmaMemory
+
+__all__ = ["Access", "Batch", "BenchLine", "DeviceBench", "IrqChange", "MessageSent", "Step"]
 
 _D = TypeVar("_D")
+# An access has at most so many bytes.
+_WIDEST = 8
+
+
+# Those that are alive, for `record`.
+benches: Living[DeviceBench[Any]] = Living()
 
 
 class Access(NamedTuple):
@@ -43,6 +55,19 @@ class Access(NamedTuple):
         if self.value is None:
             return f"Access({self.offset:#x}, {self.size})"
         return f"Access({self.offset:#x}, {self.size}, {self.value:#x})"
+
+
+class Step(NamedTuple):
+    """A step of a bench's clock, among accesses: see `DeviceBench.play`.
+
+    Arguments:
+        ns: nanoseconds, 0 to 2**64 - 1.
+    """
+
+    ns: int
+
+    def __repr__(self) -> str:
+        return f"Step({self.ns})"
 
 
 class Batch:
@@ -74,14 +99,14 @@ class DeviceBench(Generic[_D]):
 
     Any device will do: one with declared registers, one with `read` and `write`, or a stock device. What its methods
     raise is raised by the access, with a note that says which one it was. An interrupt line (`irq`; `lines` of a
-    device with several, `messages` that it sends), a clock that the test
-    steps (`clock`; timers fire on the way) and, for a device whose attribute `memory` is None, guest memory (`memory`)
+    device with several, `messages` that it sends), a clock that the test steps (`clock`; timers fire on the way) and, for
+    a device whose class says `dma = True`, guest memory (`memory`)
     stand in for a machine's: `device.irq`, `device.clock` and `device.memory`. Counters count the bench's clock.
 
     Arguments:
         device: what is tested; `bench.device` is it.
         size: length of its range in bytes, or "4K", if it does not know its own.
-        memory: size of the guest memory, from gpa 0 on.
+        memory: size of the guest memory, in bytes or "64G"; where it lies, `Machine` tells. It costs what is touched.
         name: for messages; the class's name if it is left out.
 
     Raises:
@@ -116,7 +141,7 @@ class DeviceBench(Generic[_D]):
         memory: int | str = "1M",
         name: str | None = None,
     ) -> None:
-        native, length, registers = prepared(device, None if size is None else parse_size(size))
+        native, length, registers, calls = prepared(device, None if size is None else parse_size(size))
         self.device = device
         self.size: int = operator.index(length)
         self.stopped: Stop | None = None
@@ -128,29 +153,36 @@ class DeviceBench(Generic[_D]):
         """A line for each that the device has, by name; `irq` is `lines["irq"]`."""
         self.irq = self.lines["irq"]
         self._memory_size = parse_size(memory)
-        self._memory: Memory | None = None
-        self._native = _hyperpy.Bench(
-            native, self.size, name or type(device).__name__, self.clock._native, registers
+        self._memory: BenchMemory | None = None
+        self._plain = self._native = _hyperpy.Bench(
+            native, self.size, name or type(device).__name__, self.clock._native, registers, calls
         )
         self._lend()
+        benches.add(self)
 
     def _lend(self) -> None:
         device: Any = self.device
         with contextlib.suppress(AttributeError):  # it wants none, or its class has no place for it
             if isinstance(getattr(device, "clock", self), Clock | None):
                 device.clock = self.clock
-        if getattr(device, "memory", self) is None:
-            with contextlib.suppress(AttributeError):
-                device.memory = self.memory
+        self._lent: DmaMemory | None = None
+        if wants_dma(device):
+            device.memory = self._lent = self.memory._for_device(device)
+
+    def _watch(self, recorder: _hyperpy.Recorder | None) -> None:
+        """Have accesses and the line told to a recorder, or to nobody."""
+        self._native = self._plain if recorder is None else self._plain.recorded(recorder)
+        self.irq._recorder = recorder
 
     @property
-    def memory(self) -> Memory:
+    def memory(self) -> BenchMemory:
         """Guest memory for the device's DMA, made when it is first wanted."""
         if self._memory is None:
+            from hyperpy._bench_memory import BenchMemory  # noqa: PLC0415 - few devices have memory
             from hyperpy.testing import ScriptedMachine  # noqa: PLC0415 - it imports this
 
             machine = ScriptedMachine((), memory=self._memory_size)
-            self._memory = machine.memory
+            self._memory = BenchMemory(machine)
             # It goes with the bench.
             weakref.finalize(self, machine.close)
         return self._memory
@@ -241,16 +273,54 @@ class DeviceBench(Generic[_D]):
         """Make accesses in order, and return what the reads gave: `compile(accesses).run()`."""
         return self.compile(accesses).run()
 
+    def play(self, sequence: Iterable[Access | Step]) -> list[int]:
+        """Make accesses and steps of the clock in order, and return what the reads gave.
+
+        It is as on a bus: an access that is not all in the device's range reaches nobody, and reads as all ones.
+
+        Raises:
+            ValueError: an access has not 1 to 8 bytes, or a value does not fit.
+            Exception: what the device or a timer raises. What is left is not done.
+
+        Example:
+            >>> from hyperpy import Counter, Device
+            >>> from hyperpy.testing import Access, DeviceBench, Step
+            >>> class Watch(Device):
+            ...     ms = Counter(0x0, hz=1000)
+            >>> DeviceBench(Watch()).play([Access(0x0, 8), Step(5_000_000), Access(0x0, 8), Access(0x4, 8)])
+            [0, 5, 18446744073709551615]
+        """
+        given = []
+        for step in sequence:
+            if isinstance(step, Step):
+                self.clock.step(step.ns)
+                continue
+            offset, size, value = _fields(step)
+            is_inside = 0 <= offset <= self.size - size
+            if is_inside or not 1 <= size <= _WIDEST:
+                given += [self.read(offset, size)] if value is None else []
+                if value is not None:
+                    self.write(offset, size, value)
+            elif value is None:
+                given.append((1 << 8 * size) - 1)
+        return given
+
     def reset(self) -> None:
-        """Press the reset button: the device's power-on state; clock at 0, lines down, their history and `stopped` forgotten.
+        """Press the reset button: the device's power-on state; clock at 0, lines down; their history, messages and `stopped` are forgotten.
 
         Declared registers go back before the device's own `reset` is called, as in a machine. Memory stays.
         """
-        self._native.reset()
         self.stopped = None
         for line in self.lines.values():
             line.clear()
         self.messages.clear()
+        self._native.reset()
+
+    def record(self, *, limit: int = 1_000_000) -> Recording:
+        """Keep what is asked of the device and what it answers, from now on: as `hyperpy.testing.record`."""
+        from hyperpy._replay import record_bench  # noqa: PLC0415 - it imports this
+
+        return record_bench(self, limit)
 
     def __enter__(self) -> Self:
         return self
@@ -265,7 +335,7 @@ class DeviceBench(Generic[_D]):
         """Take back what the device was lent."""
         take_back(self.device, self._given)
         for name in ("clock", "memory"):
-            lent = self._memory if name == "memory" else getattr(self, name)
+            lent = self._lent if name == "memory" else getattr(self, name)
             if lent is not None and getattr(self.device, name, None) is lent:
                 setattr(self.device, name, None)
 

@@ -9,10 +9,10 @@ import atexit
 import contextlib
 import os
 import time
-import weakref
 from typing import TYPE_CHECKING
 
 from hyperpy import _hyperpy
+from hyperpy._living import Living
 
 if TYPE_CHECKING:
     from hyperpy.machine import Machine
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["live"]
 
 # The machines that are not closed.
-live: weakref.WeakSet[Machine] = weakref.WeakSet()
+live: Living[Machine] = Living()
 # How long the end waits for all of them together, in seconds.
 _LAST_S = 1.0
 
@@ -32,7 +32,7 @@ def _close_all() -> None:
     A device that has not returned after a while gets a SystemExit. One that is in C code, such as a lock, does not see it:
     it is left behind, and its thread is a daemon.
     """
-    mine = [machine for machine in list(live) if machine._owner == os.getpid()]
+    mine = [machine for machine in live if machine._owner == os.getpid()]
     # One that fails must not keep the others alive, nor may a Ctrl-C.
     for machine in mine:
         with contextlib.suppress(BaseException):

@@ -7,6 +7,7 @@
 #include "_floor.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -332,6 +333,12 @@ int floor_start(struct floor *floor)
     return error ? -1 : 0;
 }
 
+/* Waits until an access has come out of the guest: it says so that it is ready. */
+int floor_await_access(struct floor *floor)
+{
+    return wait_for(&floor->served);
+}
+
 /* Ends what `floor_drive` and `floor_start` have made. */
 void floor_stop(struct floor *floor)
 {
@@ -363,7 +370,7 @@ int floor_kicks(struct floor *floor, uint64_t counter, uint64_t count, uint64_t 
         while (*turns == before) {
             if (now() - began > PATIENCE_S * 1000000000ull)
                 return errno = ETIMEDOUT, -1;
-            __builtin_ia32_pause();
+            sched_yield(); /* as hyperpy's side does: one that spins delays the vCPU where processors are few */
         }
         began = now();
         if (park(floor) != 0)

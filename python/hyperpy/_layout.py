@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hyperpy import _hyperpy
+from hyperpy import window as windows
 from hyperpy._declaration import Declared, Hooked, Register, declarations
 from hyperpy._delivery import NOW, Delivery
-from hyperpy.declare import Block, Blocks, Counter, Fifo, Indexed, Ram
+from hyperpy.declare import Block, Blocks, Counter, Fifo, FifoLevel, Indexed, Ram
 from hyperpy.errors import DeclarationError
+from hyperpy.window import parts_of, place_of
 
 if TYPE_CHECKING:
     from hyperpy.device import Device
@@ -35,6 +37,12 @@ _MASKS: dict[str, tuple[int, ...]] = {
 }
 _WRITABLE = (_STORED, _CLEARED_BY_1, _CLEARED_BY_0, _SET_BY_1)
 _MOST_CELLS = 1 << 20
+_MOST_BYTES = 1 << 63
+# What a class of devices or blocks has from `Device` and `Block`, under names that a method of a user's could have.
+_OWN = {
+    "_blocks", "_calls", "_cell_numbers", "_cells", "_computed_size", "_first_cell", "_layout", "_places", "_register_file",
+    "_told", "_windows",
+}  # fmt: skip
 
 Hooks: TypeAlias = dict[Hooked[Any], tuple[str | None, str | None, int]]
 """By declaration: names of the methods for reads and for writes, and the mask of `on_write_if` or 0."""
@@ -100,6 +108,10 @@ def _numbers(cls: type) -> tuple[dict[Declared[Any], int], int]:
 
 def number_cells(cls: type[Block | Device]) -> None:
     """Give the registers of a device's or a block's class their numbers in it, and find its marked methods."""
+    for name in _OWN & cls.__dict__.keys():
+        raise DeclarationError(
+            f"{cls.__qualname__}.{name} is what hyperpy keeps there itself", hint="give it another name"
+        )
     cls._cell_numbers, cls._cells = _numbers(cls)
     cls._told = hooks_of(cls)
     _check_members(cls)
@@ -114,6 +126,11 @@ def _check_members(cls: type) -> None:
                     f"{declared.name} ({declared.where}) refers to a register of another class: {other.name}",
                     hint="declare it in the same class, or use the one that replaces it",
                 )
+            if other.count is not None:
+                raise DeclarationError(
+                    f"{declared.name} ({declared.where}) refers to an array of registers: {other.name}",
+                    hint="only one can hold a bank or an index",
+                )
 
 
 def end_of(cls: type) -> int:
@@ -122,12 +139,15 @@ def end_of(cls: type) -> int:
 
 
 def _end(declared: Declared[Any]) -> int:
-    if declared.offset is None:
-        return 0
+    return 0 if declared.offset is None else declared.offset + _span(declared)
+
+
+def _span(declared: Declared[Any]) -> int:
+    """How many bytes it takes."""
     if isinstance(declared, Blocks):
-        return declared.offset + ((declared.count or 1) - 1) * _stride(declared) + end_of(declared.kind)
+        return ((declared.count or 1) - 1) * _stride(declared) + end_of(declared.kind)
     size: int = declared.size if isinstance(declared, Ram) else declared.width
-    return declared.offset + ((declared.count or 1) - 1) * declared.stride + size
+    return ((declared.count or 1) - 1) * declared.stride + size
 
 
 def _stride(blocks: Blocks[Any]) -> int:
@@ -136,15 +156,17 @@ def _stride(blocks: Blocks[Any]) -> int:
 
 def placed(cls: type, first: int = 0, base: int = 0, prefix: str = "") -> Iterator[Placed]:
     """Yield every register of a class by ascending number."""
+    parts = getattr(cls, "_windows", ())
     for declared, number in cls._cell_numbers.items():  # type: ignore[attr-defined]
         cell, name = first + number, prefix + declared.name
+        offset = None if declared.offset is None else base + place_of(declared.offset, parts)
         for index in range(declared.count or 1):
             label = name if declared.count is None else f"{name}[{index}]"
             if isinstance(declared, Blocks):
-                start = base + (declared.offset or 0) + index * _stride(declared)
+                start = (offset or 0) + index * _stride(declared)
                 yield from placed(declared.kind, cell + index * declared.kind._cells, start, f"{label}.")
             else:
-                place = None if declared.offset is None else base + declared.offset + index * declared.stride
+                place = None if offset is None else offset + index * declared.stride
                 at = None if declared.count is None else index
                 yield Placed(cell + index, declared, label, place, at, cls, first)
 
@@ -159,20 +181,23 @@ def _describe(place: Placed) -> dict[str, Any]:
     bits, sides, reset, kind, details = [0] * 7, (True, True), 0, "plain", [0]
     match declared:
         case Register():
-            bits = masks(declared)
-            reset = declared.reset
-            readable = bits[_READABLE] | bits[_CLEARED_BY_READ] | bits[_SET_BY_READ]
-            sides = (
-                bool(readable) or read is not None,
-                any(bits[at] for at in _WRITABLE) or write is not None,
-            )
+            bits, reset = masks(declared), declared.reset
+            sides = _sides(declared, hooks)
         case Fifo():
             takes = declared.access == "ro"
             sides = (takes, not takes)
             kind, details = (
                 "fifo",
-                [declared.depth, int(takes), int(declared.overflow == "overwrite"), declared.empty],
+                [
+                    declared.depth,
+                    int(takes),
+                    int(declared.overflow == "overwrite"),
+                    declared.empty,
+                    declared.threshold,
+                ],
             )
+        case FifoLevel():
+            sides, kind, details = (True, False), "level", [first + numbers[declared.register]]
         case Counter():
             sides = (True, declared.access == "rw" or write is not None)
             kind, details = "counter", [declared.hz]
@@ -180,10 +205,10 @@ def _describe(place: Placed) -> dict[str, Any]:
             sides = (declared.access != "wo", declared.access != "ro")
             kind, details = "ram", [declared.size]
         case Indexed():
-            behind = masks(declared.behind)
-            sides = (bool(behind[_READABLE]), any(behind[at] for at in _WRITABLE))
+            sides = _sides(declared.behind, hooks)
             index, at = first + numbers[declared.register], first + numbers[declared.behind]
-            kind, details = "port", [index, declared.bits, at, declared.behind.count or 0, declared.step]
+            step = declared.step % (1 << 64)
+            kind, details = "port", [index, declared.bits, at, declared.behind.count or 0, step]
     if place.offset is None:
         sides = (False, False)
     when, condition = declared.when, None
@@ -191,6 +216,7 @@ def _describe(place: Placed) -> dict[str, Any]:
         field = when.field
         condition = (first + numbers[when.register], field.mask, (when.equals << field.low) & field.mask)
     return {
+        "name": place.name,
         "offset": place.offset,
         "width": declared.width,
         "kind": kind,
@@ -204,6 +230,16 @@ def _describe(place: Placed) -> dict[str, Any]:
         "on_write": None if write is None else mask,
         "delivery": _delivery(place, mask),
     }
+
+
+def _sides(register: Register, hooks: Hooks) -> tuple[bool, bool]:
+    """Whether guests can read it, and write it: there is something to see or to do, or somebody wants to know."""
+    bits = masks(register)
+    read, write, _ = hooks.get(register, (None, None, 0))
+    readable = bits[_READABLE] | bits[_CLEARED_BY_READ] | bits[_SET_BY_READ]
+    # A doorbell may hold no bits.
+    writable = any(bits[at] for at in _WRITABLE) or register.delivery != NOW
+    return bool(readable) or read is not None, writable or write is not None
 
 
 def _delivery(place: Placed, mask: int) -> Delivery:
@@ -234,13 +270,25 @@ def masks(register: Register) -> list[int]:
 def declare(cls: type[Device]) -> None:
     """Number and check what a device's class declares, and make its layout."""
     number_cells(cls)
-    if not cls._cell_numbers:
+    cls._windows = parts_of(cls, cls._cell_numbers, _span)
+    if not (cls._cell_numbers or cls._windows):
         cls._layout = None
         return
-    end, is_asked = end_of(cls), "size" in cls.__dict__ or cls.size != cls._computed_size
+    end = windows.end_of(cls._windows) if cls._windows else end_of(cls)
+    is_asked = "size" in cls.__dict__ or cls.size != cls._computed_size
     cls._computed_size = None if is_asked else end
     if cls.size is None or not is_asked:
         cls.size = end
+    if end > _MOST_BYTES:
+        raise DeclarationError(
+            f"{cls.__name__}: registers reach beyond every device: {end:#x}",
+            hint="smaller offsets or strides",
+        )
+    if cls._windows:
+        windows.check(cls, is_asked)
+    if not cls._cell_numbers:
+        cls._layout = None
+        return
     if cls.access_rule not in RULES:
         raise DeclarationError(
             f"no such rule: {cls.access_rule!r}", hint=f"access_rule is one of {', '.join(RULES)}"
@@ -253,14 +301,15 @@ def declare(cls: type[Device]) -> None:
     except ValueError as error:
         text, hint, about = error.args
         names = " and ".join(
-            f"{place.name} ({_at(place)}{place.declared.where})" for place in (places[cell] for cell in about)
+            f"{place.name} ({_at(cls, place)}{place.declared.where})"
+            for place in (places[cell] for cell in about)
         )
         raise DeclarationError(f"{cls.__name__}: {text}: {names}", hint=hint) from None
     cls._places = places
 
 
-def _at(place: Placed) -> str:
-    return "" if place.offset is None else f"{place.offset:#x}, "
+def _at(cls: type[Device], place: Placed) -> str:
+    return "" if place.offset is None else f"{windows.shown(place.offset, cls._windows)}, "
 
 
 def make_blocks(owner: Any, device: Any) -> dict[Blocks[Any], list[Any]]:

@@ -6,12 +6,13 @@ exits, `trace()`, are in `_debug`. A mixin, as `_attach` is.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from hyperpy import _hyperpy
+from hyperpy.device import Device
 from hyperpy.errors import StateError
 from hyperpy.irq import Routing
-from hyperpy.stats import RUNGS, Map, MapRow, Stats, VcpuStats
+from hyperpy.stats import RUNGS, DeviceStats, Map, MapRow, Stats, VcpuStats
 
 if TYPE_CHECKING:
     from hyperpy.machine import Machine
@@ -25,17 +26,40 @@ class Looking(Routing):
     """What `Machine` has of readings."""
 
     memory: Memory
+    _attached: dict[tuple[bool, int], tuple[object, dict[str, Any]]]
     _closed: bool
+    _last_devices: tuple[DeviceStats, ...] = ()
 
     @property
     def stats(self) -> Stats:
-        """Counters up to this moment; also while the machine runs."""
+        """Counters up to this moment; also while the machine runs. They go on counting over a reset.
+
+        Example:
+            >>> import hyperpy
+            >>> class Doorbell(hyperpy.Device):
+            ...     rings = hyperpy.Register(0x0, width=1)
+            >>> code = bytes([0xE6, 0x80, 0xE4, 0x80, 0xF4])  # out 0x80, al; in al, 0x80; hlt
+            >>> with hyperpy.Machine(memory="1M") as m:
+            ...     bell = m.attach(Doorbell(), pio=0x80)
+            ...     m.load(hyperpy.Flat(code, at=0x1000, mode="real"))
+            ...     _ = m.run(timeout=1.0)
+            ...     print(m.stats.devices[0])
+            DeviceStats(name='Doorbell', hits={'register': 2, 'python': 0, 'unclaimed': 0})
+        """
         vcpus, wall = self._native.readings()
         rows = tuple(
             VcpuStats(exits, ns / 1e9, {word: hits[rung] for rung, word in RUNGS.items()}, capped / 1e9)
             for hits, exits, ns, capped in vcpus
         )
-        return Stats(rows, wall, self.memory.committed)
+        devices = self._last_devices if self._closed else self._device_stats()
+        return Stats(rows, wall, self.memory.committed, devices)
+
+    def _device_stats(self) -> tuple[DeviceStats, ...]:
+        found: dict[int, DeviceStats] = {}
+        for device, facts in list(self._attached.values()):
+            if facts["calls"] is not None and id(device) not in found:
+                found[id(device)] = DeviceStats(facts["name"], _hits(device, facts["calls"]))
+        return tuple(found.values())
 
     @property
     def map(self) -> Map:
@@ -104,3 +128,14 @@ class Looking(Routing):
         from hyperpy._spec_of import spec_of  # noqa: PLC0415 - few scripts ask
 
         return spec_of(cast("Machine", self))
+
+
+def _hits(device: object, calls: _hyperpy.Calls) -> dict[str, int]:
+    """Accesses to a device by who answered them: its registers, its methods, nobody."""
+    read, write = calls.plain()
+    by_rust, by_python, by_nobody = 0, read[0] + write[0], 0
+    if isinstance(device, Device) and device._layout is not None:
+        reads, writes, told = device._register_file.total_hits()
+        by_rust, by_python = reads + writes - told, by_python + told
+        by_nobody = sum(map(sum, device._register_file.strays()))
+    return {RUNGS[3]: by_rust, RUNGS[4]: by_python, RUNGS[5]: by_nobody}

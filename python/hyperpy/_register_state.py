@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hyperpy.declare import Counter, Fifo, Indexed, Ram, Register
+from hyperpy.declare import Counter, Fifo, FifoLevel, Indexed, Ram, Register
 from hyperpy.errors import SnapshotError
 
 if TYPE_CHECKING:
@@ -31,14 +31,18 @@ def save(device: Device) -> dict[str, Any]:
 
 def _kept(device: Device) -> Iterator[Placed]:
     """Yield what holds something: what is behind a port does, the port does not."""
-    return (place for place in device._places if not isinstance(place.declared, Indexed))
+    return (place for place in device._places if not isinstance(place.declared, Indexed | FifoLevel))
 
 
 def _saved(device: Device, place: Placed) -> Any:
     file = device._register_file
     match place.declared:
         case Fifo():
-            return {"items": file.items(place.cell), "lost": file.level(place.cell)[1]}
+            return {
+                "items": file.items(place.cell),
+                "lost": file.level(place.cell)[1],
+                "threshold": file.threshold(place.cell),
+            }
         case Ram() as ram:
             return file.read_window(place.cell, 0, ram.size)
         case _:
@@ -78,8 +82,15 @@ def _step(device: Device, place: Placed, value: Any) -> Callable[[], object]:
         case Ram() as ram if isinstance(value, bytes | bytearray) and len(value) == ram.size:
             return lambda: file.write_window(cell, 0, bytes(value))
         case Fifo() as fifo if _is_queue(value, fifo):
-            return lambda: file.set_items(cell, value["items"], value["lost"])
-        case Register() | Counter() if _fits(value, declared.width):
+
+            def fill() -> None:
+                file.set_items(cell, value["items"], value["lost"])
+                file.set_threshold(cell, value["threshold"])
+
+            return fill
+        case Register() if _fits(value, declared.width) and not value & ~declared.mask:
+            return lambda: file.set(cell, value, declared.mask)
+        case Counter() if _fits(value, declared.width):
             everything = (1 << 8 * declared.width) - 1
             return lambda: file.set(cell, value, everything)
     raise SnapshotError(
@@ -99,4 +110,6 @@ def _is_queue(value: Any, fifo: Fifo) -> bool:
         and len(value["items"]) <= fifo.depth
         and all(_fits(item, fifo.width) for item in value["items"])
         and _fits(value.get("lost"), _BYTES)
+        and _fits(value.get("threshold"), _BYTES)
+        and value["threshold"] <= fifo.depth
     )

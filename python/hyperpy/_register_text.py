@@ -5,7 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from hyperpy.declare import Counter, Fifo, Indexed, Ram, Register
+from hyperpy import window as windows
+from hyperpy.declare import Counter, Fifo, FifoLevel, Indexed, Ram, Register
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +34,7 @@ def shown(device: Device, place: Placed) -> str:
             return f"{value:#x}" + (f" ({' '.join(named)})" if named else "")
         case Fifo() as fifo:
             return f"{file.level(place.cell)[0]} of {fifo.depth}"
-        case Counter():
+        case Counter() | FifoLevel():
             return f"{file.get(place.cell):#x}"
         case Ram() as ram:
             return f"{ram.size:#x} bytes"
@@ -72,7 +73,7 @@ def html(device: Device) -> str:
     rows = []
     for name, text in _parts(device):
         place = places.get(name) or places.get(f"{name}[0]")
-        offset = "" if place is None or place.offset is None else f"{place.offset:#x}"
+        offset = "" if place is None or place.offset is None else windows.shown(place.offset, device._windows)
         doc = "" if place is None else place.declared.doc
         cells = "".join(f"<td>{escape(cell)}</td>" for cell in (name, offset, text, doc))
         rows.append(f"<tr>{cells}</tr>")
@@ -92,7 +93,9 @@ def markdown(cls: type[Device]) -> str:
     for place, count in _rows(cls):
         declared = place.declared
         name = place.name if count is None else f"{place.name.rpartition('[')[0]}[0…{count - 1}]"
-        offset = "behind the port" if place.offset is None else f"`{place.offset:#x}`"
+        offset = (
+            "behind the port" if place.offset is None else f"`{windows.shown(place.offset, cls._windows)}`"
+        )
         if count is not None and place.offset is not None:
             offset += f" + n * {declared.stride:#x}"
         lines.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -116,6 +116,11 @@ class FifoView:
             )
         return self._file.push(self._cell, number)
 
+    def extend(self, items: Iterable[int]) -> bool:
+        """Put items in, such as bytes; False if any was lost because the queue was full."""
+        kept = [self.push(item) for item in items]
+        return all(kept)
+
     def pop(self) -> int | None:
         """Take the oldest item; None if there is none."""
         return self._file.pop(self._cell)
@@ -132,6 +137,18 @@ class FifoView:
     def level(self) -> int:
         """How many items are in it."""
         return self._file.level(self._cell)[0]
+
+    @property
+    def threshold(self) -> int:
+        """Which accesses call a method: see `Fifo`. Setting it holds until the next reset."""
+        return self._file.threshold(self._cell)
+
+    @threshold.setter
+    def threshold(self, items: int) -> None:
+        number = operator.index(items)
+        if not 0 <= number <= self.depth:
+            raise ValueError(f"threshold is out of range: {number}\n\nhint: from 0 to {self.depth}")
+        self._file.set_threshold(self._cell, number)
 
     @property
     def depth(self) -> int:

@@ -11,7 +11,7 @@ import errno
 import inspect
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,18 @@ class _Device:
     spec: DeviceSpec
     size: int | None
     is_level: bool
+    windows: dict[str, int]
+
+    def ranges(self, bus: str) -> Iterator[_Range]:
+        """Where it is on a bus, as far as sizes are known."""
+        where, name = getattr(self.spec, bus), self.spec.name or self.spec.model
+        path = f"devices[{self.index}].{bus}"
+        if isinstance(where, Mapping):
+            for window, base in where.items():
+                if window in self.windows:
+                    yield _Range(f"{path}.{window}", base, self.windows[window], f"{name}.{window}")
+        elif where is not None and self.size is not None and len(self.windows) <= 1:
+            yield _Range(path, where, self.size, name)
 
 
 def ram_of(size: int) -> list[tuple[int, int]]:
@@ -106,25 +118,41 @@ def check(spec: MachineSpec) -> list[Finding]:
     return findings
 
 
-def _facts(index: int, device: DeviceSpec, folder: str, findings: list[Finding]) -> tuple[int | None, bool]:
-    """The device's size, if it is known, and whether its interrupt is level-triggered."""
+def _facts(
+    index: int, device: DeviceSpec, folder: str, findings: list[Finding]
+) -> tuple[int | None, bool, dict[str, int]]:
+    """The device's size, if it is known, whether its interrupt is level-triggered, and the sizes of its windows."""
     path, size = f"devices[{index}]", None if device.size is None else int(device.size)
     try:
         kind: Any = device.kind(folder)
     except SpecError as error:
         findings.append(Finding(f"{path}.{error.path}", error.what, error.hint or "look at the module"))
-        return size, False
+        return size, False, {}
     except Exception as error:
         told = f"its module cannot be imported: {type(error).__name__}: {error}"
         findings.append(Finding(f"{path}.model", told, "`python -c 'import MODULE'` shows where"))
-        return size, False
+        return size, False, {}
     findings += [Finding(f"{path}.args", *told) for told in _arguments(device, kind)]
     known = _hyperpy.stock_sizes().get(device.model, getattr(kind, "size", None))
     if size is None and known is None:
         findings.append(Finding(f"{path}.size", f"{device.model} does not know its own", "give size = BYTES"))
     if size is None and isinstance(known, int):  # not a property, which only an instance has
         size = known
-    return size, bool(getattr(kind, "irq_level", False))
+    windows = {part.name: part.size for part in getattr(kind, "_windows", ())}
+    findings += [Finding(f"{path}.{key}", *told) for key, *told in _unnamed(device, windows)]
+    return size, bool(getattr(kind, "irq_level", False)), windows
+
+
+def _unnamed(device: DeviceSpec, windows: dict[str, int]) -> Iterator[tuple[str, str, str]]:
+    """What is wrong with the names of windows: key, text, hint."""
+    names = ", ".join(windows) or "none"
+    for bus in ("mmio", "pio"):
+        where = getattr(device, bus)
+        if isinstance(where, Mapping):
+            for name in where.keys() - windows.keys():
+                yield f"{bus}.{name}", f"{device.model} has no such window", f"its windows: {names}"
+        elif where is not None and len(windows) > 1:
+            yield bus, f"{device.model} has several windows", f"name them: {names}"
 
 
 def _arguments(device: DeviceSpec, kind: Any) -> Iterator[tuple[str, str]]:
@@ -205,16 +233,12 @@ def _mmio(spec: MachineSpec, devices: list[_Device], has_irqchip: bool) -> Itera
     ]
     ranges = _of_kernel("mmio", has_irqchip)
     mmio = []
-    for device in devices:
-        base = device.spec.mmio
-        if base is None or device.size is None:
-            continue
-        mine = _Range(
-            f"devices[{device.index}].mmio", base, device.size, device.spec.name or device.spec.model
-        )
+    for mine in (mine for device in devices for mine in device.ranges("mmio")):
         if mine.end > _PHYSICAL:
             yield Finding(
-                mine.path, f"beyond what a guest can address: {base:#x} + {device.size:#x}", "52 bits at most"
+                mine.path,
+                f"beyond what a guest can address: {mine.base:#x} + {mine.size:#x}",
+                "52 bits at most",
             )
         ranges.append(mine)
         mmio.append(mine)
@@ -232,27 +256,34 @@ def _mmio(spec: MachineSpec, devices: list[_Device], has_irqchip: bool) -> Itera
 
 def _pio(devices: list[_Device], has_pc: bool, has_irqchip: bool) -> Iterator[Finding]:
     ranges = _of_kernel("pio", has_irqchip)
-    ranges += [_Range("", *own) for own in (_hyperpy.stock_ports() if has_pc else ())]
-    for device in devices:
-        base = device.spec.pio
-        if base is None or device.size is None:
-            continue
-        mine = _Range(
-            f"devices[{device.index}].pio", base, device.size, device.spec.name or device.spec.model
-        )
+    ranges += _stock(devices) if has_pc else []
+    for mine in (mine for device in devices for mine in device.ranges("pio")):
         if mine.end > _PORTS:
             yield Finding(
-                mine.path, f"leaves the ports: {base:#x} + {device.size:#x}", "ports go from 0 to 0xffff"
+                mine.path, f"leaves the ports: {mine.base:#x} + {mine.size:#x}", "ports go from 0 to 0xffff"
             )
         ranges.append(mine)
     yield from _overlaps(ranges, "move one of them")
+
+
+def _stock(devices: list[_Device]) -> list[_Range]:
+    """The stock devices of a PC that no device of the spec stands for."""
+
+    def is_left_out(own: _Range) -> bool:
+        ranges = (mine for device in devices for mine in device.ranges("pio"))
+        return any(mine.base <= own.base and mine.end >= own.end for mine in ranges)
+
+    return [own for own in (_Range("", *place) for place in _hyperpy.stock_ports()) if not is_left_out(own)]
 
 
 def _interrupts(devices: list[_Device], has_pc: bool) -> Iterator[Finding]:
     users: dict[int, list[tuple[str, str, bool]]] = {}
     if has_pc or any(device.spec.irq is not None for device in devices):
         users[0] = [("", "pit (in the kernel)", False)]
-    for line, is_level, name in _hyperpy.stock_lines(None) if has_pc else ():
+    stock = {own.name for own in _stock(devices)} if has_pc else set()
+    for line, is_level, name in _hyperpy.stock_lines(None):
+        if name not in stock:
+            continue
         users.setdefault(line, []).append(("", name, is_level))
     for device in devices:
         if (gsi := device.spec.irq) is None:

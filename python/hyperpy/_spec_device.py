@@ -13,6 +13,7 @@ from typing import Any
 
 from hyperpy import _spec_form as form
 from hyperpy._spec_form import Form, rule
+from hyperpy._toml import Hex
 from hyperpy._words import nearest
 from hyperpy.errors import SpecError
 
@@ -23,6 +24,33 @@ _GSI = form.number(0, 4095, "a gsi, 0 to 4095")
 _MODEL = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)")
 # Devices of hyperpy itself: the name of their class.
 STOCK = {"debug-exit": "DebugExit", "debug-console": "DebugConsole"}
+
+
+def _places(each: form.Rule) -> form.Rule:
+    """A place, or by the names of windows several."""
+
+    def check(value: object) -> int | dict[str, int]:
+        if not isinstance(value, Mapping):
+            place: int = each(value)
+            return place
+        if not value:
+            raise ValueError("no window is named\n\nhint: { regs = 0xfe000000 }, or leave it out")
+        found = {}
+        for name, place in value.items():
+            try:
+                found[form.text(name)] = each(place)
+            except ValueError as error:
+                message, _, hint = str(error).partition("\n\nhint: ")
+                raise SpecError(message, path=str(name), hint=hint) from None
+        return found
+
+    return check
+
+
+def _as_hex(value: int | Mapping[str, int]) -> Hex | dict[str, Hex]:
+    if isinstance(value, Mapping):
+        return {name: form.as_hex(place) for name, place in value.items()}
+    return form.as_hex(value)
 
 
 def _model(value: object) -> str:
@@ -40,8 +68,8 @@ class DeviceSpec(Form):
 
     Arguments:
         model: its class as "module:Class", found in the spec's folder too; or "debug-exit" or "debug-console".
-        mmio: first gpa. Exactly one of `mmio` and `pio` is given.
-        pio: first port.
+        mmio: first gpa. Exactly one of `mmio` and `pio` is given, but for a device with windows: `{ regs = 0xfe000000 }`.
+        pio: first port, or `{ ports = 0x300 }`.
         size: length of its range, in bytes or as "4K"; None: the class knows.
         irq: gsi of its interrupt line.
         name: shown in maps; None: the class's name.
@@ -49,16 +77,23 @@ class DeviceSpec(Form):
     """
 
     model: str = field(metadata=rule(_model))
-    mmio: int | None = field(default=None, metadata=rule(form.optional(form.address), shown=form.as_hex))
-    pio: int | None = field(default=None, metadata=rule(form.optional(_PORT), shown=form.as_hex))
+    mmio: int | Mapping[str, int] | None = field(
+        default=None, hash=False, metadata=rule(form.optional(_places(form.address)), shown=_as_hex)
+    )
+    pio: int | Mapping[str, int] | None = field(
+        default=None, hash=False, metadata=rule(form.optional(_places(_PORT)), shown=_as_hex)
+    )
     size: int | str | None = field(default=None, metadata=rule(form.optional(form.size), shown=form.as_size))
     irq: int | None = field(default=None, metadata=rule(form.optional(_GSI)))
     name: str | None = field(default=None, metadata=rule(form.optional(form.text)))
     args: Mapping[str, Any] = field(default_factory=dict, hash=False, metadata=rule(form.values))
 
     def _together(self) -> None:
-        if (self.mmio is None) == (self.pio is None):
+        by_window = [isinstance(where, Mapping) for where in (self.mmio, self.pio) if where is not None]
+        if len(by_window) != 1 and not (by_window and all(by_window)):
             raise SpecError("a device sits on one bus", hint="give pio = PORT or mmio = ADDRESS")
+        if self.size is not None and any(by_window):
+            raise SpecError("a window has a size by its class", path="size", hint="leave it out")
 
     def kind(self, folder: str = ".") -> type:
         """Its class, imported; the module is looked for in `folder` too.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hyperpy import _hyperpy
 from hyperpy._spec_check import ram_of
 from hyperpy.boot import Firmware, Flat, Linux, Multiboot, Pvh
 from hyperpy.device import DebugConsole, DebugExit
@@ -39,21 +39,17 @@ def spec_of(machine: Machine) -> MachineSpec:
     """See `Machine.spec`."""
     base, base_image, base_devices = machine._made_from or (MachineSpec(), None, [])
     image = base.image if machine._image is base_image else _image(machine._image)
-    has_pc = bool(_hyperpy.stock_lines(machine._native))
+    has_pc = machine._native.has_pc
     unclaimed: Any = machine.unclaimed
     if callable(unclaimed):
         raise SpecError(f"a callable has no spec: {unclaimed!r}", path="unclaimed", hint=_HINT)
     usual = "ones" if image is not None and image.has_pc else "exit"
     if unclaimed == usual:  # said only where it is not clear by itself, or was said before
         unclaimed = base.unclaimed if base.unclaimed == usual else None
-    known = {
-        (id(device), spec.pio is not None, spec.mmio if spec.pio is None else spec.pio): spec
-        for device, spec in zip(base_devices, base.devices, strict=True)
-    }
+    known = {id(device): spec for device, spec in zip(base_devices, base.devices, strict=True)}
     devices = [
-        known.get((id(device), is_pio, facts["base"])) or _device(index, device, is_pio, facts)
-        for index, ((is_pio, region), (device, facts)) in enumerate(machine._attached.items())
-        if (is_pio, region) not in machine._brought
+        _placed(known.get(id(device)) or _device(index, device, facts, where), where)
+        for index, (device, facts, where) in enumerate(_attached(machine))
     ]
     return MachineSpec(
         name=base.name if machine._made_from else machine.name,
@@ -112,7 +108,37 @@ def _image(image: object) -> ImageSpec | None:
             raise SpecError(f"an image without a spec: {type(image).__name__}", path="image", hint=_HINT)
 
 
-def _device(index: int, device: object, is_pio: bool, facts: dict[str, Any]) -> DeviceSpec:
+def _attached(machine: Machine) -> list[tuple[object, dict[str, Any], dict[str, Any]]]:
+    """Each device with its facts, and by bus where it is: windows together, by their names."""
+    found: list[tuple[object, dict[str, Any], dict[str, Any]]] = []
+    by_window: dict[int, dict[str, Any]] = {}
+    for place, (device, facts) in list(machine._attached.items()):
+        bus = "pio" if place[0] else "mmio"
+        if place in machine._brought:
+            continue
+        if facts["window"] is None:
+            found.append((device, facts, {bus: facts["base"]}))
+            continue
+        if id(device) not in by_window:
+            by_window[id(device)] = {}
+            found.append((device, facts, by_window[id(device)]))
+        by_window[id(device)].setdefault(bus, {})[facts["window"]] = facts["base"]
+    return found
+
+
+def _placed(spec: DeviceSpec, where: dict[str, Any]) -> DeviceSpec:
+    """A device's spec with the place where it is by now."""
+    if isinstance(spec.mmio, int) or isinstance(spec.pio, int):
+        # One window needs no name.
+        where = {
+            bus: next(iter(at.values())) if isinstance(at, dict) and len(at) == 1 else at
+            for bus, at in where.items()
+        }
+    mmio, pio = where.get("mmio"), where.get("pio")
+    return spec if (spec.mmio, spec.pio) == (mmio, pio) else replace(spec, mmio=mmio, pio=pio)
+
+
+def _device(index: int, device: object, facts: dict[str, Any], where: dict[str, Any]) -> DeviceSpec:
     kind = type(device)
     match device:
         case DebugExit():
@@ -130,12 +156,12 @@ def _device(index: int, device: object, is_pio: bool, facts: dict[str, Any]) -> 
                 )
             if inspect.signature(kind).parameters:
                 raise SpecError(f"its arguments are not known: {model}", path=f"devices[{index}]", hint=_HINT)
-    place = {"pio" if is_pio else "mmio": facts["base"]}
-    size = None if facts["size"] == getattr(device, "size", None) else facts["size"]
+    is_usual = facts["window"] is not None or facts["size"] == getattr(device, "size", None)
+    size = None if is_usual else facts["size"]
     name = None if facts["name"] == kind.__name__ else facts["name"]
     if not isinstance(facts["irq"], int | None):
         raise SpecError(f"its lines have no spec: {facts['irq']}", path=f"devices[{index}].irq", hint=_HINT)
-    return DeviceSpec(model=model, size=size, irq=facts["irq"], name=name, **place)
+    return DeviceSpec(model=model, size=size, irq=facts["irq"], name=name, **where)
 
 
 def _regions(machine: Machine, base: MachineSpec) -> tuple[RegionSpec, ...]:

@@ -9,6 +9,7 @@ needed use it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self, dataclass_transform
 
 __all__ = ["Value"]
@@ -20,6 +21,10 @@ class _Fields(type):
 
     _fields: tuple[str, ...]
     _defaults: dict[str, Any]
+    # For the common way to make one, with all fields by position: each field's setter and default, how many have none.
+    _set: tuple[Callable[[Any, Any], None], ...]
+    _rest: tuple[Any, ...]
+    _least: int
 
     def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> _Fields:
         own = [
@@ -36,6 +41,9 @@ class _Fields(type):
             cls, name, bases, {"__slots__": tuple(own), "__match_args__": fields} | namespace
         )
         made._fields, made._defaults = fields, defaults
+        made._set = tuple(getattr(made, field).__set__ for field in fields)
+        made._rest = tuple(defaults.get(field) for field in fields)
+        made._least = max((at + 1 for at, field in enumerate(fields) if field not in defaults), default=0)
         return made
 
 
@@ -44,6 +52,11 @@ class Value(metaclass=_Fields):
 
     def __init__(self, *values: Any, **more: Any) -> None:
         kind = type(self)
+        if not more and kind._least <= len(values) <= len(kind._fields):
+            # An exit's object is made for each run() that returns, and for each access that a function answers.
+            for set_field, value in zip(kind._set, values + kind._rest[len(values) :], strict=True):
+                set_field(self, value)
+            return
         named = dict(zip(kind._fields, values, strict=False))
         if len(values) > len(kind._fields) or more.keys() & named.keys() or more.keys() - set(kind._fields):
             shown = ", ".join(field for field in kind._fields if field[0] != "_")

@@ -1,66 +1,54 @@
 """What every kind of exit and every verb costs on this machine, beside the least that a C program can do.
 
-`run` measures what `hyperpy bench` does; `measure` and `device` measure a guest's operation, a function and a device of your
-own. All of them do hyperpy's side and C's in turn, in rounds, and return frozen values that print as tables:
+`run` measures what `hyperpy bench` does; `device` and `measure` measure a device and a guest of your own. What they return is
+frozen, prints as a table, and is kept as JSON; `html()` makes a page of it:
 
     >>> from hyperpy import bench
     >>> report = bench.run("pio-in-rust", rounds=2, count=20)
     >>> report["pio-in-rust"].per_operation["rust"]
     1.0
+    >>> report.html().startswith("<!DOCTYPE html>")
+    True
 
-The C floor is compiled by the system's compiler when it is first wanted; without one its columns are empty and the report says
-so. A verdict is given only where the ranges of the rounds do not overlap, and from seven rounds on.
+Hyperpy's side and C's take turns, in rounds. The C floor is compiled by the system's compiler when it is first wanted; without
+one its columns are empty and the report says so. A verdict is given only where the ranges of the rounds do not overlap, and from
+seven rounds on.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import platform
-import time
-from collections.abc import Callable, Iterator
-from statistics import median
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
 
-from hyperpy._bench_cases import CASES, Case
+from hyperpy._bench_case import Case
+from hyperpy._bench_cases import CASES
+from hyperpy._bench_comparison import Comparison, Pair
 from hyperpy._bench_floor import BenchError
-from hyperpy._bench_guests import MOST, Side
-from hyperpy._bench_values import (
-    MIN_ROUNDS,
-    Comparison,
-    Pair,
-    Report,
-    Row,
-    Samples,
-    Verdict,
-    unknown,
-    verdict,
-)
-from hyperpy.doctor import flavour
-from hyperpy.errors import KvmError, KvmUnavailable
+from hyperpy._bench_own import cases_of_device, rows_of_guest
+from hyperpy._bench_rounds import ROUNDS, Progress, check, ended, host, measured
+from hyperpy._bench_values import MIN_ROUNDS, Kept, Report, Row, Samples, Verdict, unknown, verdict
+from hyperpy.errors import KvmUnavailable
+from hyperpy.machine import Machine
+from hyperpy.testing import Access
 
 __all__ = [
     "MIN_ROUNDS",
     "ROUNDS",
     "BenchError",
     "Comparison",
+    "Kept",
     "Pair",
     "Report",
     "Row",
     "Samples",
     "Verdict",
     "compare",
+    "device",
+    "measure",
     "names",
     "run",
     "verdict",
 ]
-
-ROUNDS = 9
-# A round of one side takes about this long, so that both sides meet the same disturbances; at least and at most so many.
-_ROUND_NS = 20e6
-_LEAST = 12
-_WARM_UP = 8
-
-Progress = Callable[[str, int, int], object]
 
 
 def names() -> dict[str, str]:
@@ -89,16 +77,102 @@ def run(
     Raises:
         BenchError: there is nothing by that name.
         KvmUnavailable: /dev/kvm cannot be used.
+
+    Example:
+        >>> report = run("clock", "pio-in-rust", rounds=2, count=20)
+        >>> [row.name for row in report.rows], report["clock"].verdict
+        (['clock', 'pio-in-rust'], '')
     """
-    _check(rounds, count)
-    cases = _chosen(wanted)
-    host, rows = _host(), []
-    for number, case in enumerate(cases):
-        if progress is not None:
-            progress(case.name, number, len(cases))
-        rows.append(_row(case, rounds, count))
-    host["load"] += f" to {os.getloadavg()[0]:.2f}"
-    return Report(tuple(rows), host)
+    check(rounds, count)
+    cases, facts = _chosen(wanted), host()
+    if facts["flavour"] == "none":
+        raise KvmUnavailable("no usable /dev/kvm to measure", hint="`hyperpy doctor` says what is missing")
+    return measured(cases, facts, rounds, count, progress)
+
+
+def device(
+    device: object,
+    *,
+    accesses: Mapping[str, Access] | Iterable[Access | tuple[int, int] | tuple[int, int, int]] | None = None,
+    bus: Literal["mmio", "pio"] = "mmio",
+    size: int | str | None = None,
+    irq: bool = False,
+    rounds: int = ROUNDS,
+    count: int | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Measure accesses to a device of yours: by a guest under KVM beside C, and alone, without an exit.
+
+    The accesses are made, thousands of times: what the device's methods do is done. Each has two rows, one by a guest and one
+    whose name ends with "-alone": the same access from a `DeviceBench`. Without KVM, or without a C compiler, rows say so.
+
+    Arguments:
+        device: any device, not attached anywhere.
+        accesses: what to measure, as `hyperpy.testing.Access` or tuples: (offset, size) reads, (offset, size, value) writes;
+            or a mapping of names to them. None: every declared register is read and written, the first one of an
+            array, those with `when=` left out; a device that declares none is read and written at offset 0.
+        bus: where it is attached.
+        size: length of its range in bytes, or "4K", if it does not know its own.
+        irq: whether it is given an interrupt line under KVM. The guest takes no interrupts.
+        rounds: as for `run`.
+        count: as for `run`, of each row.
+        progress: as for `run`.
+
+    Raises:
+        TypeError: the object is no device, or its size is not known.
+        ValueError: an access is not in the device's range, or no guest makes it.
+        Exception: what the device raises.
+
+    Example:
+        >>> from hyperpy import Device, Register
+        >>> class Scratch(Device):
+        ...     kept = Register(0x0)
+        >>> report = device(Scratch(), rounds=2, count=20)
+        >>> [row.name for row in report.rows]
+        ['kept-read', 'kept-write', 'kept-read-alone', 'kept-write-alone']
+        >>> report["kept-read-alone"].per_second > 1e6
+        True
+    """
+    check(rounds, count)
+    return measured(cases_of_device(device, accesses, bus, size, irq), host(), rounds, count, progress)
+
+
+def measure(
+    guest: Machine | Callable[[], Machine], *, name: str = "guest", rounds: int = ROUNDS, seconds: float = 0.1
+) -> Report:
+    """Measure the exits of a guest of yours: time and processor time of each, and how many a second.
+
+    It is run for `seconds` in each round, on from every exit that nobody answers. A sample is the mean of a round: the time from one
+    exit to the next, in which the guest runs too. The loop's own tick is an exit, 20 a second.
+
+    Arguments:
+        guest: a machine that is loaded, which is left as it is after the last round; or a function that makes one, whose machines
+            are closed: a guest that ends within a round is then made anew for the next one.
+        name: what the row is called; there is a second one with "-cpu" behind it.
+        rounds: how many figures there are; fewer than seven give no verdict in a comparison.
+        seconds: how long a round is, above 0.
+
+    Raises:
+        BenchError: the guest ended, or made no exit, so that there is nothing to tell.
+        Exception: what `Machine.run` raises.
+
+    Example:
+        >>> from hyperpy import DebugExit, Flat, Machine
+        >>> def polling() -> Machine:
+        ...     m = Machine(memory="1M")
+        ...     m.attach(DebugExit(), pio=0xF4)
+        ...     m.load(Flat(bytes.fromhex("e4f4 ebfc"), mode="real"))  # again: in al, 0xf4; jmp again
+        ...     return m
+        >>> report = measure(polling, rounds=2, seconds=0.01)
+        >>> report["guest"].rung, report["guest"].per_second > 1000
+        ('rust', True)
+    """
+    check(rounds)
+    if not seconds > 0:
+        raise ValueError(f"length of a round is out of range: {seconds}\n\nhint: seconds, above 0")
+    facts = host()
+    rows = rows_of_guest(guest, name, rounds, seconds)
+    return Report(tuple(rows), ended(facts))
 
 
 def compare(before: Report, after: Report) -> Comparison:
@@ -110,17 +184,6 @@ def compare(before: Report, after: Report) -> Comparison:
         ['pio-in-rust']
     """
     return Comparison(before, after)
-
-
-def _check(rounds: int, count: int | None) -> None:
-    if rounds < 1:
-        raise ValueError(
-            f"number of rounds is out of range: {rounds}\n\nhint: {MIN_ROUNDS} or more give verdicts"
-        )
-    if count is not None and not 1 < count <= MOST:
-        raise ValueError(
-            f"number of operations is out of range: {count}\n\nhint: from 2 to {MOST} in a round"
-        )
 
 
 def _chosen(wanted: tuple[str, ...]) -> list[Case]:
@@ -135,109 +198,3 @@ def _chosen(wanted: tuple[str, ...]) -> list[Case]:
             raise unknown(name, list(CASES))
         chosen |= found
     return list(chosen.values() if wanted else CASES.values())
-
-
-def _host() -> dict[str, str]:
-    kind = flavour()
-    if kind == "none":
-        raise KvmUnavailable("no usable /dev/kvm to measure", hint="`hyperpy doctor` says what is missing")
-    return {
-        "flavour": kind,
-        "kernel": platform.release(),
-        "processor": _processor(),
-        "cpus": str(len(os.sched_getaffinity(0))),
-        "python": platform.python_version(),
-        "hyperpy": __import__("hyperpy").__version__,
-        "when": time.strftime("%Y-%m-%d %H:%M"),
-        "load": f"{os.getloadavg()[0]:.2f}",
-    }
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-            return next(
-                (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-            )
-    except OSError:
-        return "unknown"
-
-
-# -- measuring -------------------------------------------------------------------------------------------------------
-
-
-def _row(case: Case, rounds: int, count: int | None) -> Row:
-    with contextlib.ExitStack() as stack:
-        if case.alone:
-            stack.enter_context(_on_one_processor())
-        hyperpy, why = _opened(stack, case.hyperpy)
-        floor, why_floor = _opened(stack, case.floor)
-        sides = [side for side in (hyperpy, floor) if side is not None]
-        samples = dict(zip(map(id, sides), _rounds(sides, rounds, count, case.most), strict=True))
-        return Row(
-            case.name,
-            case.title,
-            samples.get(id(hyperpy)),
-            samples.get(id(floor)),
-            why,
-            why_floor,
-            {} if hyperpy is None else hyperpy.per_operation(),
-        )
-
-
-def _opened(stack: contextlib.ExitStack, side: Callable[[], Side] | str) -> tuple[Side | None, str]:
-    """The side, warm, or None and why there is none."""
-    if isinstance(side, str):
-        return None, side
-    try:
-        opened = stack.enter_context(side())
-        opened.batch(_WARM_UP)
-    except (BenchError, KvmError, KvmUnavailable) as error:
-        hint = getattr(error, "hint", None)
-        return None, error.message + (f" ({hint})" if hint else "")
-    return opened, ""
-
-
-def _rounds(sides: list[Side], rounds: int, count: int | None, most: int) -> list[Samples]:
-    """Rounds in which each side has two turns, so ordered that what one leaves behind meets the other as often."""
-    if not sides:
-        return []
-    if count is None:
-        dearest = max(median(side.batch(_WARM_UP)) for side in sides)
-        count = max(_LEAST, min(int(_ROUND_NS / max(dearest, 1.0)), most))
-    count = min(count, most)
-    found: list[list[tuple[float, ...]]] = [[] for _ in sides]
-    for number in range(rounds):
-        order = list(range(len(sides)))
-        if number % 2:
-            order.reverse()
-        turns: list[list[float]] = [[] for _ in sides]
-        for turn, part in ((order, count - count // 2), (order[::-1], count // 2)):
-            for side in turn:
-                turns[side] += sides[side].batch(part)
-        for side, samples in enumerate(turns):
-            found[side].append(tuple(samples))
-    return [Samples(tuple(each)) for each in found]
-
-
-@contextlib.contextmanager
-def _on_one_processor() -> Iterator[None]:
-    """Keep this thread on one processor, so that both sides have the same; put back what was before."""
-    before = os.sched_getaffinity(0)
-    with contextlib.suppress(OSError):
-        os.sched_setaffinity(0, {_current(before)})
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(0, before)
-
-
-def _current(allowed: set[int]) -> int:
-    """The processor that this thread is on: field 39 of its stat (proc(5))."""
-    try:
-        with open("/proc/thread-self/stat", encoding="utf-8", errors="replace") as file:
-            processor = int(file.read().rpartition(")")[2].split()[36])
-    except (OSError, ValueError, IndexError):
-        return min(allowed)
-    return processor if processor in allowed else min(allowed)

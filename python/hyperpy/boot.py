@@ -220,8 +220,7 @@ def _attach_once(machine: Machine, device: _Stock, port: int, name: str) -> None
     for place, (_, facts) in list(machine._attached.items()):
         is_pio, _ = place
         if place in machine._brought and is_pio and facts["base"] == port:
-            machine._native.detach(*place)
-            machine._attached.pop(place, None)
+            machine._take_off([place])
     machine.attach(device, pio=port, name=name)
     # Known at once: the load may replace it itself.
     machine._brought |= {place for place, (mine, _) in list(machine._attached.items()) if mine is device}

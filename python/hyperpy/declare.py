@@ -24,21 +24,26 @@ if TYPE_CHECKING:
     from hyperpy import _hyperpy
     from hyperpy._layout import Hooks
 
-__all__ = ["AccessKind", "Block", "Counter", "Field", "Fifo", "Indexed", "Ram", "Register"]
+__all__ = ["AccessKind", "Block", "Counter", "Field", "Fifo", "FifoLevel", "Indexed", "Ram", "Register"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _B = TypeVar("_B", bound="Block")
 
 
 class Fifo(Hooked[FifoView]):
-    """A queue behind a register: each access of a guest moves one item. Its attribute is a `FifoView`.
+    """A queue behind a register: each access of a guest moves one item, however many of its bytes it covers.
+
+    Its attribute is a `FifoView`, by which the device puts in and takes. Guests see how many items there are at a
+    `FifoLevel`.
 
     Arguments:
         offset, width, when, doc: as for `Register`.
-        depth: how many items it holds.
+        depth: how many items it holds, up to 65536.
         access: "ro": the guest's reads take what the device has put in; "wo": its writes put in what the device takes.
         overflow: what happens to one item too many: "drop" loses it, "overwrite" the oldest.
         empty: what a read of an empty one gives.
+        threshold: which accesses are told to the method that is marked by `on_write` ("wo"): those that leave at least
+            so many items; by `on_read` ("ro"): at most so many. All of them, if it is left out. Others call no Python.
 
     Example:
         >>> from hyperpy import Device, Fifo
@@ -59,12 +64,15 @@ class Fifo(Hooked[FifoView]):
         width: int = 1,
         overflow: Literal["drop", "overwrite"] = "drop",
         empty: int = 0,
+        threshold: int | None = None,
         when: Bits | None = None,
         doc: str = "",
     ) -> None:
         super().__init__(offset, width, doc, when=when)
         self.access = access
         self.depth, self.overflow, self.empty = operator.index(depth), overflow, operator.index(empty)
+        told_of_all = self.depth if access == "ro" else 0
+        self.threshold = told_of_all if threshold is None else operator.index(threshold)
         if access not in ("ro", "wo"):
             raise DeclarationError(
                 f"a queue has no such access: {access!r}", hint='"ro" or "wo": who takes from it'
@@ -77,12 +85,55 @@ class Fifo(Hooked[FifoView]):
             raise DeclarationError(
                 f"value of the empty queue is too wide: {empty:#x}", hint=f"it has {width} bytes"
             )
+        if not 0 <= self.threshold <= self.depth:
+            raise DeclarationError(
+                f"threshold is out of range: {threshold}", hint=f"from 0 to the depth, {self.depth}"
+            )
 
     def _view(self, device: Any, cell: int) -> FifoView:
         return FifoView(device._register_file, cell, self)
 
     def __set__(self, device: Any, value: object) -> None:
         raise AttributeError(f"{self.name} is a queue\n\nhint: {self.name}.push(item)")
+
+
+class FifoLevel(Declared[int]):
+    """A register in which guests read how many items are in a queue.
+
+    Arguments:
+        offset, width, when, doc: as for `Register`.
+        fifo: the queue, declared in the same class.
+
+    Example:
+        >>> from hyperpy import Device, Fifo, FifoLevel
+        >>> class Link(Device):
+        ...     received = Fifo(0x0, depth=16, access="ro")
+        ...     waiting = FifoLevel(0x4, received)
+        >>> link = Link()
+        >>> link.received.push(0x41), link.waiting
+        (True, 1)
+    """
+
+    access = "ro"
+
+    def __init__(
+        self, offset: int, fifo: Fifo, *, width: int = 4, when: Bits | None = None, doc: str = ""
+    ) -> None:
+        super().__init__(offset, width, doc, when=when)
+        if not isinstance(fifo, Fifo):
+            raise DeclarationError(f"not a queue: {fifo!r}", hint="give a Fifo of the same class")
+        if fifo.depth >= 1 << 8 * width:
+            raise DeclarationError(
+                f"level of a queue of {fifo.depth} does not fit: {width} bytes", hint="give it a larger width"
+            )
+        self.register = fifo
+
+    def _view(self, device: Any, cell: int) -> int:
+        shown: int = device._register_file.get(cell)
+        return shown
+
+    def __set__(self, device: Any, value: object) -> None:
+        raise AttributeError(f"{self.name} is the level of a queue\n\nhint: {self.register.name}.push(item)")
 
 
 class Counter(Hooked[int]):
@@ -194,6 +245,10 @@ class Blocks(Declared[Any], Generic[_B]):
     ) -> None:
         super().__init__(offset, 1, doc, count=count)
         self.kind, self.asked_stride = kind, stride
+        if stride is not None and operator.index(stride) < 0:
+            raise DeclarationError(
+                f"stride is below 0: {stride}", hint="bytes from one block to the next; leave it out"
+            )
 
     def _view(self, device: Any, cell: int) -> Any:
         blocks = device._blocks[self]
@@ -211,8 +266,9 @@ class Indexed(Declared[ArrayView]):
         index: the register that holds the number.
         count: how many registers are behind the port: an array, whose attribute is used as that of `Register(count=)`.
         width: of each, and of the port.
-        mask: bits of the index that count.
-        step: added to the index after each access.
+        mask: bits of the index that count, the lowest of them as 1; those that it has, if it is left out. A number that
+            leads nowhere reads as 0.
+        step: added to the number after each access, within `mask`; perhaps below 0.
         access: as for `Register`, of all of them.
         reset: what each holds at power-on.
         doc: what they are for.

@@ -7,7 +7,7 @@ are attached, and how the machine reacts, is in `hyperpy.machine`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -29,10 +29,14 @@ from hyperpy.memory import parse_size
 if TYPE_CHECKING:
     from hyperpy._declaration import Declared
     from hyperpy._layout import Handler, Hooks, Placed
+    from hyperpy.dma import DmaMemory
+    from hyperpy.explain import Explanation
+    from hyperpy.window import Part
 
-__all__ = ["DebugConsole", "DebugExit", "Device", "DeviceLike", "IrqLine", "Stop"]
+__all__ = ["DebugConsole", "DebugExit", "Device", "DeviceLike", "Stop"]
 
 AccessRule: TypeAlias = Literal["exact", "split", "widen", "refuse"]
+_IDS = {"acpi_hid", "acpi_cid", "acpi_uid"}
 
 
 class Stop(Value):
@@ -99,12 +103,21 @@ class Device:
 
     Class attributes:
         size: length of the device's range in bytes, if every instance has the same.
-        acpi_hid: hardware id (ACPI 6.5, 6.1.5) to list the device under, so that an operating system finds it.
+        access_rule: what becomes of accesses that fit no declared register: "split", "widen", "exact" or "refuse". Each is
+            told in the guide to devices, "Accesses that fit no register".
+        schema: number of the form of what `save` returns.
+        acpi_hid: hardware id (ACPI 6.5, 6.1.5) to list the device under, so that an operating system finds it: an EISA
+            id ("PNP0501") or an ACPI id ("QEMU0002").
+        acpi_cid: one id, or several, of what it is compatible with, for drivers that do not know `acpi_hid`.
+        acpi_uid: a number or text that tells it from others of its `acpi_hid`; None: they are numbered.
         irq_level: whether its interrupt is level-triggered (True) or edge-triggered.
+        dma: whether it reads and writes guest memory: True gives it `memory`.
+        dma_limit: most bytes that it reads from guest memory at once.
 
     `irq` is its interrupt line, which `Machine.attach(..., irq=n)` connects: `self.irq.pulse()`, or `raise_()` and
     `lower()`. A device with several declares them (`hyperpy.line`). `clock` is the machine's clock
-    once it is attached (`hyperpy.clock`): what is set by it are this device's timers, and `detach` takes them off.
+    once it is attached (`hyperpy.clock`): what is set by it are this device's timers, and `detach` takes them off. `memory` is
+    guest memory as the device reaches it, from `attach` to `detach`, if its class says `dma = True` (`hyperpy.dma`).
 
     Example:
         >>> import hyperpy
@@ -127,11 +140,16 @@ class Device:
     access_rule: ClassVar[AccessRule] = "split"
     schema: ClassVar[int] = 1
     acpi_hid: ClassVar[str | None] = None
+    acpi_cid: ClassVar[str | Sequence[str] | None] = None
+    acpi_uid: ClassVar[int | str | None] = None
     irq_level: ClassVar[bool] = False
+    dma: ClassVar[bool] = False
+    dma_limit: ClassVar[int] = 64 << 20
     if TYPE_CHECKING:
         irq: IrqLine
     else:
         irq = Line()
+    memory: DmaMemory | None = None
     clock: Clock | None = None
 
     _layout: ClassVar[_hyperpy.RegisterLayout | None] = None
@@ -140,14 +158,22 @@ class Device:
     _told: ClassVar[Hooks] = {}
     _places: ClassVar[tuple[Placed, ...]] = ()
     _computed_size: ClassVar[int | None] = None
+    _windows: ClassVar[tuple[Part, ...]] = ()
     _first_cell: ClassVar[int] = 0
     _register_file = _Made(lambda device: _hyperpy.RegisterFile(device._layout))
     _blocks = _Made(_make_blocks)
+    _calls = _Made(lambda device: _hyperpy.Calls(device._layout))
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
-        if cls._cell_numbers or any(
-            getattr(value, "_is_declaration", False) for value in cls.__dict__.values()
+        if not _IDS.isdisjoint(cls.__dict__):
+            from hyperpy._acpi import check  # noqa: PLC0415 - few devices are listed
+
+            check(cls)
+        if (
+            cls._cell_numbers
+            or cls._windows
+            or any(getattr(value, "_is_declaration", False) for value in cls.__dict__.values())
         ):
             from hyperpy._layout import declare  # noqa: PLC0415 - most programs declare nothing
 
@@ -207,6 +233,37 @@ class Device:
 
         return markdown(cls)
 
+    def explain(self, *, measure: bool = False) -> Explanation:
+        """Tell who serves each register, how often guests have accessed it, and what calls to Python take: prints as a table.
+
+        While it is attached, and afterwards; a reset of the machine changes nothing. See `hyperpy.explain`.
+
+        Arguments:
+            measure: also measure what a read takes here that Rust serves: some milliseconds, on registers of its own.
+
+        Example:
+            >>> import hyperpy
+            >>> from hyperpy.testing import DeviceBench
+            >>> class Dice(hyperpy.Device):
+            ...     throws = hyperpy.Register(0x0, access="ro")
+            ...     value = hyperpy.Register(0x4, access="ro")
+            ...
+            ...     @value.on_read
+            ...     def _value(self) -> int:
+            ...         self.throws += 1
+            ...         return 4
+            >>> dice = Dice()
+            >>> _ = DeviceBench(dice).batch([(0x4, 4), (0x4, 4), (0x0, 4)])
+            >>> print(dice.explain())  # doctest: +ELLIPSIS
+            Dice: 3 accesses, 2 calls to Python
+            register  offset  bytes  rung      reads  writes  calls  mean ns  worst ns
+            throws       0x0      4  register      1       0      0
+            value        0x4      4  python        2       0      2  ...
+        """
+        from hyperpy.explain import explained  # noqa: PLC0415 - few programs ask
+
+        return explained(self, measure)
+
     def __repr__(self) -> str:
         if self._layout is None:
             return super().__repr__()
@@ -259,8 +316,8 @@ class DebugConsole(_Stock):
 
 def prepared(
     device: object, size: int | str | None
-) -> tuple[object, int, tuple[_hyperpy.RegisterFile, list[Handler]] | None]:
-    """Return what the native half takes of a device: its object, the length of its range, and its declared registers.
+) -> tuple[object, int, tuple[_hyperpy.RegisterFile, list[Handler]] | None, _hyperpy.Calls | None]:
+    """Return what the native half takes of a device: object, length of its range, declared registers, and its calls' meters.
 
     Raises:
         TypeError: it is no device, or no length is given and it does not know its own.
@@ -280,9 +337,11 @@ def prepared(
             f"size of {type(device).__name__} is not known\n\nhint: give size=BYTES, or the class a `size`"
         )
     if isinstance(device, _Stock):
-        return device._native, length, None
-    if not isinstance(device, Device) or device._layout is None:
-        return device, length, None
+        return device._native, length, None, None
+    if not isinstance(device, Device):
+        return device, length, None, _hyperpy.Calls()
+    if device._layout is None:
+        return device, length, None, device._calls
     from hyperpy._layout import handlers  # noqa: PLC0415 - whoever declared has imported it
 
-    return device, length, (device._register_file, handlers(device))
+    return device, length, (device._register_file, handlers(device)), device._calls

@@ -93,7 +93,7 @@ class KvmUnavailable(HyperpyError, OSError):  # noqa: N818 - the name says it
 
 
 class MemoryAccessError(HyperpyError, LookupError):
-    """An access to guest-physical memory that is not there.
+    """An access to guest-physical memory that is not there; or one by a device that may not be.
 
     `address` is the gpa, `size` the length in bytes.
     """

@@ -1,6 +1,6 @@
 """Files for a guest's first file system: initramfs images, written without root.
 
-This module owns the newc cpio writer and the busybox initramfs built on it. It does not compress (a kernel
+This module owns the newc cpio writer, the busybox initramfs built on it, and the choice of a kernel's modules for it. It does not compress (a kernel
 reads a plain archive, and the copy costs less than unpacking), does not read archives, and knows nothing
 about machines. Format: `Documentation/driver-api/early-userspace/buffer-format.rst` of the Linux kernel,
 magic 070701.
@@ -11,6 +11,8 @@ numbers count from 1.
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import os
 import shutil
 import stat
@@ -31,6 +33,7 @@ __all__ = [
     "Symlink",
     "busybox_initramfs",
     "initramfs",
+    "kernel_modules",
 ]
 
 _MAGIC = "070701"
@@ -161,6 +164,66 @@ def busybox_initramfs(
         "tmp": Directory(mode=0o1777),
     }
     return initramfs(entries | {name.strip("/"): content for name, content in (extra or {}).items()})
+
+
+def kernel_modules(folder: os.PathLike[str], *names: str) -> dict[str, Content]:
+    """Return the files of kernel modules and of what they depend on, for `extra=`: then `busybox modprobe NAME` loads them.
+
+    What is built into the kernel needs no file. Modules packed by xz or gzip are unpacked.
+
+    Args:
+        folder: a kernel's folder of modules, named as its release: `packages.kernel().modules`.
+        names: as `modprobe` takes them, such as `qemu_fw_cfg`; `-` and `_` are the same.
+
+    Raises:
+        InitramfsError: there is no such module, or it is packed in another way.
+        OSError: the folder or a file in it cannot be read.
+
+    Follows modules.dep(5).
+
+    Example:
+        >>> from hyperpy import packages
+        >>> modules = kernel_modules(packages.kernel().modules, "pvpanic-mmio")  # doctest: +SKIP
+        >>> image = busybox_initramfs("busybox modprobe pvpanic-mmio", extra=modules)  # doctest: +SKIP
+    """
+    folder = Path(folder)
+    needs: dict[str, list[str]] = {}
+    for line in (folder / "modules.dep").read_text().splitlines():
+        path, _, others = line.partition(":")
+        needs[path] = others.split()
+    by_name = {_module_name(path): path for path in needs}
+    built_in = folder / "modules.builtin"
+    here = {_module_name(path) for path in built_in.read_text().split()} if built_in.exists() else set[str]()
+    chosen: dict[str, str] = {}
+    entries: dict[str, Content] = {}
+    for name in names:
+        path = by_name.get(_module_name(name), "")
+        if not path and _module_name(name) not in here:
+            raise InitramfsError(f"no such kernel module: {name}", hint=f"see {folder / 'modules.dep'}")
+        for each in (path, *needs[path]) if path else ():
+            entries[f"lib/modules/{folder.name}/{_unpacked_name(each)}"] = _unpacked_module(folder / each)
+            chosen[_unpacked_name(each)] = " ".join(map(_unpacked_name, needs[each]))
+    lines = "".join(f"{path}: {others}".rstrip() + "\n" for path, others in sorted(chosen.items()))
+    return entries | {f"lib/modules/{folder.name}/modules.dep": lines}
+
+
+def _module_name(path: str) -> str:
+    return path.rpartition("/")[2].partition(".")[0].replace("-", "_")
+
+
+def _unpacked_name(path: str) -> str:
+    return path.removesuffix(".xz").removesuffix(".gz")
+
+
+def _unpacked_module(file: Path) -> Content:
+    match file.suffix:
+        case ".ko":
+            return file
+        case ".xz":
+            return lzma.decompress(file.read_bytes())
+        case ".gz":
+            return gzip.decompress(file.read_bytes())
+    raise InitramfsError(f"kernel module is packed in an unknown way: {file}", hint="unpack it to a .ko file")
 
 
 def _static_busybox(given: os.PathLike[str] | None) -> Path:

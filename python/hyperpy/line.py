@@ -25,13 +25,8 @@ _D = TypeVar("_D")
 class Line:
     """An interrupt line of a device, declared in its class. Its attribute is an `IrqLine` once it is connected.
 
-    | | |
-    |---|---|
-    | `raise_()` | asserts it; a level-triggered line interrupts until it is lowered |
-    | `lower()` | takes it down |
-    | `pulse()` | one rising edge: up, and down again |
-    | `set(level)` | either, by a bool |
-    | `level` | whether this device asserts it |
+    `raise_()` asserts it: a level-triggered line interrupts until `lower()` takes it down. `pulse()` is one rising edge: up, and
+    down again. `set(level)` does either, by a bool, and `level` says whether this device asserts it.
 
     All of them may be called from any thread at any time. Until it is connected a line is false, as in `if self.sent:`; to
     lower it does nothing then, and to raise it is a `DeviceError`.

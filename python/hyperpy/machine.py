@@ -1,7 +1,7 @@
 """The machine: what a script makes, gives devices and images to, runs, and asks.
 
 The verbs are those of docs/design.md. Everything here is thin: states, threads and dispatch are in Rust. Here is a machine's
-life, from its arguments to `close()`; the rest of the class is mixed in: devices from `_attach`, what answers for want of
+life, from its arguments to `close()`; the rest of the class is mixed in: devices from `_attach` and `_places`, what answers for want of
 one from `_answers`, registers and hypercalls that are trapped from `_traps`, debugging from `_debug`, and what a machine
 tells of itself from `_looking`. The interpreter's end is in `_ending`.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import operator
 import os
+import threading
 import warnings
 import weakref
 from collections.abc import Iterable
@@ -136,6 +137,7 @@ class Machine(Attaching, Answering, Trapping, Debugging, Looking):
         self.errors: list[BaseException] = []
         self.errors_dropped = 0
         self._attached = {}
+        self._places_lock = threading.RLock()
         self._images: dict[tuple[type, object], Image] = {}
         # For `spec`: what was asked for, what was loaded and brought regions and devices of its own, and the spec that
         # the machine is made from with the image and the devices made of it.
@@ -197,7 +199,7 @@ class Machine(Attaching, Answering, Trapping, Debugging, Looking):
 
         Raises:
             BootError: the image cannot be loaded.
-            DeviceError: a device is where the image brings one of its own.
+            DeviceError: a device has some of the ports of one that the image brings; one that has all stands in its place.
             StateError: the machine runs, has ended, or is closed.
             TypeError: it is no image.
         """
@@ -339,6 +341,7 @@ class Machine(Attaching, Answering, Trapping, Debugging, Looking):
 
     def _let_go(self, patience: float = PATIENCE) -> None:
         """The rest of `close`; `patience` is for a callable sink, in seconds."""
+        self._last_devices = self._device_stats()
         self._closed = True
         self._share.give_back()
         if self._owner == os.getpid():  # in the child of a fork the console is the parent's

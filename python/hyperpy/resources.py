@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import operator
 import os
-import weakref
 from _thread import RLock
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Self, SupportsFloat
 
+from hyperpy._living import Living
 from hyperpy._value import Value
 from hyperpy.errors import BudgetError
 from hyperpy.memory import parse_size
@@ -126,7 +126,7 @@ class Share:
     """What one machine has asked for. It counts for as long as it lives and is not given back."""
 
     _lock: ClassVar[RLock] = RLock()  # a finalizer may come in between
-    _living: ClassVar[weakref.WeakSet[Share]] = weakref.WeakSet()
+    _living: ClassVar[Living[Share]] = Living()
     _memory: ClassVar[int | None] = None
     _cpu: ClassVar[float | None] = None
 
@@ -143,11 +143,11 @@ class Share:
             BudgetError: it is more than all may have together; nothing has changed then.
         """
         with Share._lock:
-            used_memory, used_cpu = Share._used()
-            if memory > 0:
-                _check("memory", memory, used_memory, Share._memory, "bytes")
-            if cpu > 0:
-                _check("cpu", cpu, used_cpu, Share._cpu, "processors")
+            # What others have asked for is added up only where there is a limit: each machine would look at all others.
+            if memory > 0 and Share._memory is not None:
+                _check("memory", memory, Share._used()[0], Share._memory, "bytes")
+            if cpu > 0 and Share._cpu is not None:
+                _check("cpu", cpu, Share._used()[1], Share._cpu, "processors")
             self.memory += memory
             self.cpu += cpu
 
@@ -165,15 +165,15 @@ class Share:
     def _after_fork(cls) -> None:
         """Begin anew in a child: the machines are the parent's."""
         cls._lock = RLock()
-        cls._living = weakref.WeakSet()
+        cls._living = Living()
 
 
 os.register_at_fork(after_in_child=Share._after_fork)
 
 
-def _check(what: str, asked: float, used: float, allowed: float | None, unit: str) -> None:
+def _check(what: str, asked: float, used: float, allowed: float, unit: str) -> None:
     # Sums of fractions of a processor are not exact.
-    if allowed is None or used + asked <= allowed + 1e-9:
+    if used + asked <= allowed + 1e-9:
         return
     raise BudgetError(
         f"{what} budget is exceeded: {_shown(asked)} {unit} asked, {_shown(used)} of {_shown(allowed)} used",

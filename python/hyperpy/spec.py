@@ -268,15 +268,15 @@ class MachineSpec(Form):
             for index, region in enumerate(self.regions):
                 with _named(f"regions[{index}]"):
                     self._add(made, region)
-            if self.pc:
-                made.attach_pc()
-            # Before the image: a kernel's tables list them.
+            # Before the image, since a kernel's tables list them, and before the stock devices that they stand for.
             for index, (spec, device) in enumerate(zip(self.devices, devices, strict=True)):
                 with _named(f"devices[{index}]"):
                     things.append(spec.make(console=made.console) if device is None else device)
                     made.attach(
                         things[-1], pio=spec.pio, mmio=spec.mmio, size=spec.size, irq=spec.irq, name=spec.name
                     )
+            if self.pc:
+                made.attach_pc()
             if self.image is not None:
                 made.load(self.image.make(self.folder))
             if self.unclaimed is not None:

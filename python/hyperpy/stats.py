@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from hyperpy.machine import Machine
 
-__all__ = ["IrqRow", "Map", "MapRow", "Stats", "VcpuStats", "overview"]
+__all__ = ["DeviceStats", "IrqRow", "Map", "MapRow", "Stats", "VcpuStats", "overview"]
 
 _NUMBER = re.compile(r"(-?(0x[0-9a-f]+|\d+(\.\d+)?))?")
 RUNGS = {1: "kernel", 2: "rust", 3: "register", 4: "python", 5: "unclaimed"}
@@ -37,15 +37,30 @@ class VcpuStats(Value):
     capped_seconds: float = 0.0
 
 
-class Stats(Value):
-    """A machine's counters at one moment: per vcpu, and in sum.
+class DeviceStats(Value):
+    """Accesses to one device in Python, by who answered.
 
-    `wall_seconds` is the time that the machine has been running, `memory_bytes` the host memory that it uses.
+    `hits["register"]` are of registers that Rust serves, `hits["python"]` called a method, and `hits["unclaimed"]` are in its
+    range and no register takes them. A posted write, or one of a stream, is among those that called a method when it has been
+    called: in `Stats.hits` it is counted by what the guest waited for. They are the device's: of a device that was attached to another machine before, its hits there are among them. An access
+    to several registers counts for each. `Device.explain` tells more.
+    """
+
+    name: str
+    hits: dict[str, int]
+
+
+class Stats(Value):
+    """A machine's counters at one moment: per vcpu, and in sum; and those of each device in Python that is attached.
+
+    `wall_seconds` is the time that the machine has been running, `memory_bytes` the host memory that it uses. Accesses to
+    devices in Rust are counted together, since a counter for each would be a good part of what they cost; a trace names them.
     """
 
     vcpus: tuple[VcpuStats, ...]
     wall_seconds: float
     memory_bytes: int
+    devices: tuple[DeviceStats, ...] = ()
 
     @property
     def exits(self) -> int:
@@ -81,7 +96,12 @@ class Stats(Value):
         total = f"{self.wall_seconds:.3f} s running, {self.memory_bytes >> 10} KiB of memory in use"
         if self.capped_seconds:
             total += f", {self.capped_seconds:.3f} s resting by cpu_limit"
-        return table(head, rows) + "\n" + total
+        parts = [table(head, rows) + "\n" + total]
+        if self.devices:
+            words = list(self.devices[0].hits)
+            rows = [[device.name, *(str(device.hits[word]) for word in words)] for device in self.devices]
+            parts.append(table(["device", *words], rows))
+        return "\n\n".join(parts)
 
 
 def overview(booted: Mapping[Machine, float]) -> str:

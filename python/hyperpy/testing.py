@@ -3,35 +3,87 @@
 A `DeviceBench` has one device: a test reads and writes its registers, steps its clock and looks at its interrupt line. A
 `ScriptedMachine` is a `Machine` whose processor makes the accesses that a script gives, instead of running code. All
 else is what it is under KVM: buses, dispatch, exceptions with their notes, exits, statistics.
+
+From a device's declaration come Hypothesis strategies of `accesses` to it and of `sequences` of them, legal, nearly legal and
+hostile ones, and a `state_machine` that looks for a way to break it. `record` keeps what happened to a device, and `replay` drives
+another one from it. Strategies and state machines want Hypothesis: `pip install 'hyperpy[testing]'`.
 """
 
 from __future__ import annotations
 
+import importlib
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hyperpy import _hyperpy
 from hyperpy._bench_lines import BenchLine, IrqChange, MessageSent
-from hyperpy._device_bench import Access, Batch, DeviceBench
+from hyperpy._bench_memory import BenchMemory
+from hyperpy._device_bench import Access, Batch, DeviceBench, Step
+from hyperpy._recording import Event, Recording, RecordingError
+from hyperpy._replay import Divergence, record, replay
 from hyperpy.machine import Machine
+
+if TYPE_CHECKING:
+    from hyperpy._state_machine import DeviceMachine, state_machine
+    from hyperpy._strategies import accesses, sequences
 
 __all__ = [
     "Access",
     "Batch",
     "BenchLine",
+    "BenchMemory",
     "DeviceBench",
+    "DeviceMachine",
+    "Divergence",
+    "Event",
     "IrqChange",
     "MessageSent",
     "Read",
+    "Recording",
+    "RecordingError",
     "ScriptedMachine",
+    "Step",
     "Write",
+    "accesses",
+    "record",
+    "replay",
+    "sequences",
+    "state_machine",
 ]
+# Where what needs Hypothesis is.
+_DRAWN = {
+    "DeviceMachine": "_state_machine",
+    "accesses": "_strategies",
+    "sequences": "_strategies",
+    "state_machine": "_state_machine",
+}
 
 _PORTS = 0x10000
 _PIO_SIZES = (1, 2, 4)
 _MMIO_SIZES = range(1, 9)
+
+
+def __getattr__(name: str) -> object:
+    """Import what needs Hypothesis when it is first wanted."""
+    if name not in _DRAWN:
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}\n\nhint: `{__name__}.__all__` lists what there is"
+        )
+    try:
+        return getattr(importlib.import_module(f"hyperpy.{_DRAWN[name]}"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "hypothesis":
+            raise
+        raise ModuleNotFoundError(
+            f"hypothesis is not installed, of which {name} is made\n\nhint: pip install 'hyperpy[testing]'",
+            name="hypothesis",
+        ) from None
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_DRAWN})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

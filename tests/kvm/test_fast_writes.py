@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 from tests.guests import START_OTHERS, Mode, assemble, interruptible
 
-from hyperpy import Device, Exit, Flat, Machine, Register, StateError, Stop
+from hyperpy import Device, Exit, Flat, Machine, Register, StateError, Stop, Window
 
 RUN = 10.0
 BOUND = 0.1
 PORT, GPA = 0x300, 0xFE00_0000
+# Where a device moves to: another bit of its address.
+OTHER = GPA + 0x1_0000
 
 
 class Logger(Device):
@@ -45,6 +47,20 @@ class Logger(Device):
     @property
     def values(self) -> list[int]:
         return [value for _, value in self.log]
+
+
+class Windowed(Logger):
+    """The same in a second window."""
+
+    control, lane = Window(0x1000), Window(0x10)
+    switch = Register(control[0x0])
+    data = Register(lane[0x0], access="wo", stream=True)
+    tail = Register(lane[0x4], posted=True)
+    sync = Register(lane[0x8])
+
+    data.on_write(Logger._data)
+    tail.on_write(Logger._tail)
+    sync.on_write(Logger._sync)
 
 
 # Writes 1, 2, 3 ... to the register at ebx + {offset}, for ever.
@@ -136,6 +152,69 @@ def test_detach_while_the_guest_writes_loses_none_and_what_comes_after_is_nobody
     m.pause()
     assert logger.values == list(range(1, count + 1))
     assert rest == list(range(count + 1, count + len(rest) + 1))
+
+
+def test_stream_in_a_second_window_is_in_the_ring_and_told_with_the_others(boot: Any) -> None:
+    m = boot(
+        f"xor eax, eax; again: inc eax; mov [{GPA:#x}], eax; cmp eax, 500; jb again; mov [{GPA + 4:#x}], eax;"
+        f"mov [{GPA + 8:#x}], eax; hlt",
+        "protected",
+    )
+    logger = m.attach(Windowed(), mmio={"control": OTHER, "lane": GPA})
+    assert m.run(RUN) == Exit.Halt(0)
+    assert logger.log == [*(("data", n) for n in range(1, 501)), ("tail", 500), ("sync", 500)]
+    assert m.stats.hits["kernel"] + m.stats.hits["python"] == 501
+    assert exits(m) < 15
+
+
+@pytest.mark.parametrize("how", ["move", "disable"])
+@pytest.mark.parametrize("windows", [False, True], ids=["whole", "window"])
+@pytest.mark.parametrize("offset", [0, 4], ids=["stream", "posted"])
+def test_device_that_changes_its_place_while_the_guest_writes_gets_each_write_there_once(
+    boot: Any, offset: int, windows: bool, how: str
+) -> None:
+    # Fifty writes to one place, fifty to the other; what the device is not there for is somebody else's.
+    source = f"""
+        xor eax, eax
+    again:
+        mov ecx, 50
+    burst:
+        inc eax
+        mov [ebx + {offset}], eax
+        dec ecx
+        jnz burst
+        xor ebx, {GPA ^ OTHER:#x}
+        jmp again
+    """
+    rest: list[int] = []
+    m = boot(
+        f"mov ebx, {GPA:#x}\n{interruptible()}\n{source}",
+        "protected",
+        unclaimed=lambda access: rest.append(access.value),
+    )
+    logger: Logger = Windowed() if windows else Logger()
+    m.attach(logger, mmio={"lane": GPA} if windows else GPA)
+    m.start()
+    for turn in range(20):
+        wait_for(logger, len(logger.log) + 100)
+        if how == "disable":
+            m.disable(logger)
+            count = len(logger.log)
+            until = time.monotonic() + RUN
+            while len(rest) < 200 * (turn + 1):
+                assert time.monotonic() < until, "nothing came"
+                time.sleep(0.001)
+            assert len(logger.log) == count, "none is told after it has gone"
+            m.enable(logger)
+        else:
+            base = GPA if turn % 2 else OTHER
+            m.move(logger, mmio={"lane": base} if windows else base)
+    m.pause()
+    written = m.vcpus[0].regs.rax
+    assert logger.values == sorted(logger.values)
+    everything = sorted(logger.values + rest)
+    # The vcpu may stand between the addition and the write.
+    assert everything in (list(range(1, written)), list(range(1, written + 1)))
 
 
 @pytest.mark.parametrize("how", ["stop", "close", "reset"])

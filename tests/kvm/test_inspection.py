@@ -10,7 +10,7 @@ import pytest
 from tests.guests import assemble
 
 import hyperpy
-from hyperpy import Device, Exit, Flat, GuestFault, Machine, MemoryAccessError, StateError
+from hyperpy import Device, Exit, Flat, GuestFault, Machine, MemoryAccessError, Register, StateError
 from hyperpy.disassembly import Instruction
 from hyperpy.doctor import flavour
 
@@ -93,10 +93,54 @@ def test_trace_tells_the_last_exits_with_what_was_written_and_answered(boot: Any
     lines = str(trace).splitlines()
     assert (len(lines), lines[0].split()) == (
         4,
-        ["vcpu", "us", "exit", "address", "size", "value", "rip"],
+        ["vcpu", "us", "exit", "address", "device", "size", "value", "rip"],
     )
     m.close()
     assert m.trace() == trace
+
+
+class Lamp(Device):
+    """A register that Rust serves, and one that a method wants to know of."""
+
+    level = Register(0x0, width=1)
+    switch = Register(0x1, width=1, access="wo")
+
+    @switch.on_write
+    def _switch(self, value: int) -> None:
+        self.level = value
+
+
+def test_trace_names_devices_and_registers_also_of_posted_writes(boot: Any) -> None:
+    code = """
+        out 0x81, al
+        in al, 0x80
+        mov dx, 0x3fd
+        in al, dx
+        mov dx, 0x3f8
+        mov al, 'x'
+        out dx, al
+        in al, 0x99
+        hlt
+    """
+    m = boot(code, trace=16, unclaimed="ones")
+    m.attach(Lamp(), pio=0x80, name="lamp")
+    m.attach_pc()
+    assert m.run(RUN) == Exit.Halt(0)
+    names = ["lamp.switch", "lamp.level", "uart com1.line_status"]
+    names += ["uart com1.transmitter_holding|divisor_low", ""]
+    assert [e.where for e in m.trace()][:5] == names
+    fault = str(m.fault(Exit.Timeout()))
+    assert all(name in fault for name in names)
+
+
+def test_trace_is_followed_until_the_guest_halts(boot: Any) -> None:
+    m = boot("mov cx, 500\nagain: in al, 0x80\n loop again\n hlt", trace=1024)
+    m.attach(Device(), pio=0x80, size=1)
+    m.start()
+    followed = list(m.trace(follow=True))
+    assert m.wait(RUN) == Exit.Halt(0)
+    assert followed == m.trace()
+    assert [e.kind for e in followed] == ["pio"] * 500 + ["halt"]
 
 
 def test_trace_is_read_while_the_machine_runs(boot: Any) -> None:
@@ -106,7 +150,7 @@ def test_trace_is_read_while_the_machine_runs(boot: Any) -> None:
     while seen < 1000:
         trace = m.trace()
         assert [e.ns for e in trace] == sorted(e.ns for e in trace)
-        assert {(e.reason, e.address, e.size) for e in trace} <= {("pio", 0x80, 1)}
+        assert {(e.kind, e.address, e.size) for e in trace} <= {("pio", 0x80, 1)}
         seen += len(trace)
     m.stop()
 
@@ -119,6 +163,39 @@ def test_trace_of_a_machine_without_one_is_refused_and_its_length_is_checked(boo
         with pytest.raises(ValueError, match="number of exits to record"):
             Machine(trace=length)
     assert str(boot(trace=1).trace()) == "no exits"
+
+
+# -- what a device costs ----------------------------------------------------------------------------------------------
+
+
+def test_explain_and_stats_of_a_guests_accesses_agree_by_rung(boot: Any) -> None:
+    code = """
+        mov cx, 100
+again:  in al, 0x80
+        mov al, cl
+        out 0x81, al
+        in al, 0x90
+        loop again
+        hlt
+    """
+    m = boot(code)
+    lamp = m.attach(Lamp(), pio=0x80)
+    plain = m.attach(Device(), pio=0x90, size=1, name="plain")
+    assert m.run(RUN) == Exit.Halt(0)
+    rows = {row.register: (row.rung, row.reads, row.writes, row.calls) for row in lamp.explain()}
+    assert rows["level"] == ("register", 100, 0, 0)
+    assert rows["switch"] == ("python", 0, 100, 100)
+    assert lamp.explain()["switch"].mean_ns > 0
+    assert plain.explain()["(read, write)"].reads == 100
+    stats = m.stats
+    assert {device.name: device.hits for device in stats.devices} == {
+        "Lamp": {"register": 100, "python": 100, "unclaimed": 0},
+        "plain": {"register": 0, "python": 100, "unclaimed": 0},
+    }
+    assert (stats.hits["register"], stats.hits["python"]) == (100, 200)
+    m.close()
+    assert m.stats.devices == stats.devices
+    assert lamp.explain()["level"].reads == 100
 
 
 # -- faults ----------------------------------------------------------------------------------------------------------
@@ -134,7 +211,7 @@ def test_fault_of_a_triple_fault_shows_registers_code_and_walks(boot: Any) -> No
         0,
         "triple fault: an exception, and nothing to handle it",
     )
-    assert [e.reason for e in fault.trace] == ["shutdown"]
+    assert [e.kind for e in fault.trace] == ["shutdown"]
     if flavour() == "amd":
         assert fault.is_reset
         assert "rip is lost, KVM has reset the vcpu" in str(fault)

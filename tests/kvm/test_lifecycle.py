@@ -315,6 +315,16 @@ def test_machine_of_options_of_wrong_type_is_refused(options: Any) -> None:
 
 
 # Every verb that a thread can call; the errors that are documented for them.
+def _juggle(m: Machine, event: Event) -> None:
+    """Move, disable, enable and detach a device of this thread's own."""
+    try:
+        m.move(event, pio=threading.get_ident() % 0x1000 + 0x5000)
+        m.disable(event)
+        m.enable(event)
+    finally:
+        m.detach(event)
+
+
 ANY_TIME: list[Callable[[Machine], Any]] = [
     lambda m: m.run(0.001),
     lambda m: m.start(),
@@ -335,6 +345,7 @@ ANY_TIME: list[Callable[[Machine], Any]] = [
     lambda m: m.console.expect("never", timeout=0.001),
     lambda m: m.errors,
     lambda m: m.detach(m.attach(Event(), pio=threading.get_ident() % 0x1000 + 0x1000)),
+    lambda m: _juggle(m, m.attach(Event(), pio=threading.get_ident() % 0x1000 + 0x3000)),
     lambda m: m.console.output,
     lambda m: setattr(m, "unclaimed", "ones"),
     repr,

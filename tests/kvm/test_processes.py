@@ -222,6 +222,7 @@ def test_fork_with_a_live_machine_child_gets_state_errors_and_parent_goes_on() -
         m.memory.write(0x4000, b"inherited")
         view = m.memory.view(0x4000, 9)
         line_holder = m.attach(hyperpy.Device(), pio=0x300, size=1, irq=5)
+        engine = m.attach(type("Engine", (hyperpy.Device,), {"dma": True})(), pio=0x310, size=1)
         reached = threading.Event()
         Ready.write = lambda *access: reached.set()
         m.start()
@@ -237,6 +238,9 @@ def test_fork_with_a_live_machine_child_gets_state_errors_and_parent_goes_on() -
             "read": lambda: m.memory.read(0x4000, 1), "write": lambda: m.memory.write(0x4000, b"lost"),
             "read into": lambda: m.memory.read_into(0x4000, bytearray(1)), "with": m.__enter__,
             "view": lambda: m.memory.view(0x4000, 1), "item": lambda: m.memory[0x4000:0x4001],
+            "dma read": lambda: engine.memory.read(0x4000, 1), "dma write": lambda: engine.memory.write(0, b"lost"),
+            "dma list": lambda: engine.memory.scatter([(0, 1)], b"x"), "dma int": lambda: engine.memory.read_int(0, 4),
+            "move": lambda: m.move(engine, pio=0x320), "disable": lambda: m.disable(engine),
             "irq": lambda: line_holder.irq.pulse(), "answer": lambda: m.answer(Exit.Pio(0, 1, 1, False, 0), 1),
         }
         child = os.fork()

@@ -163,7 +163,10 @@ def test_fpu_registers_set_are_read_back_and_shown(boot: Any) -> None:
     assert " xmm15 " + "f" * 32 in repr(fpu)
     assert {"st0", "xmm0"} <= set(dir(fpu))
     assert m.run(RUN) == Exit.Halt(0)
-    assert fpu.all() == values
+    # An AMD processor saves `fop` as 0 unless an exception is pending: a host that switched tasks meanwhile lost it.
+    after = fpu.all()
+    assert after.pop("fop") in (values.pop("fop"), 0)
+    assert after == values
 
 
 def test_ymm_registers_hold_the_xmm_registers() -> None:

@@ -230,7 +230,7 @@ def test_reset_lowers_interrupt_lines(boot: Any) -> None:
     )  # OCW3: read the request register
     bell = Bell()
     m.attach(bell, pio=0x80, irq=5)
-    assert bell.irq is not None
+    assert bell.irq
     bell.irq.set(True)
     assert m.run(RUN) == Exit.Pio(0, 0x99, 1, True, 0x20)
     m.reset()

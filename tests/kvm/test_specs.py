@@ -25,8 +25,10 @@ from hyperpy import (
     Machine,
     MachineSpec,
     RegionSpec,
+    Register,
     SpecError,
     StateError,
+    Window,
 )
 
 RUN = 10.0
@@ -127,6 +129,14 @@ def test_spec_of_memory_and_stock_devices_is_what_the_machine_has(tmp_path: Path
         assert m.spec.devices == spec.devices[1:]
 
 
+def test_spec_with_a_device_that_stands_for_a_stock_one_makes_that_machine() -> None:
+    mine = DeviceSpec(model="debug-console", pio=0xE9, name="mine")
+    spec = MachineSpec(pc=True, memory="1M", devices=(mine,))
+    with spec.make() as m:
+        assert [row.name for row in m.map.rows if row.base == 0xE9] == ["mine"]
+        assert m.spec.devices == (mine,)
+
+
 def test_spec_of_a_machine_made_by_hand_makes_the_same_again(folder: Path) -> None:
     code = out8(0xF4, 3)
     with Machine(memory="2M", vcpus=2, name="by hand", unclaimed="ones") as m:
@@ -181,6 +191,60 @@ def test_spec_of_a_device_that_was_moved_has_its_new_place() -> None:
         m.detach(device)
         m.attach(device, pio=0x500)
         assert m.spec.devices == (DeviceSpec(model="debug-exit", pio=0x500),)
+
+
+class Wide(Device):
+    regs, ports = Window(0x100), Window(8)
+    count = Register(regs[0x0], reset=7)
+
+    def __init__(self, first: int = 0) -> None:
+        self.first = first
+
+
+class Narrow(Device):
+    regs = Window(0x10)
+
+
+def test_spec_of_devices_with_windows_makes_them_again_where_they_are() -> None:
+    toml = f"""
+        [[devices]]
+        model = "{__name__}:Wide"
+        mmio = {{ regs = 0xfe000000 }}
+        pio = {{ ports = 0x300 }}
+        args = {{ first = 5 }}
+
+        [[devices]]
+        model = "{__name__}:Narrow"
+        mmio = 0xfe001000
+        """
+    spec = MachineSpec.from_toml(textwrap.dedent(toml))
+    assert spec.check() == []
+    assert MachineSpec.from_toml(spec.to_toml()) == MachineSpec.from_json(spec.to_json()) == spec
+    with spec.make() as m:
+        assert m.spec == spec
+        wide = next(device for device, _ in m._attached.values() if isinstance(device, Wide))
+        assert (wide.first, len(m._attached)) == (5, 3)
+        m.move(wide, mmio={"regs": 0xFE00_2000})
+        assert str(spec.diff(m.spec)) == "devices[0].mmio.regs: 0xfe000000 -> 0xfe002000"
+    with Machine(name="by hand") as m:
+        m.attach(Narrow(), mmio=0xFE00_0000)
+        (device,) = m.spec.devices
+        assert device == DeviceSpec(model=f"{__name__}:Narrow", mmio={"regs": 0xFE00_0000})
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"mmio": {}}, "no window is named"),
+        ({"mmio": {"regs": -1}}, "regs: out of range"),
+        ({"mmio": {"regs": 1}, "pio": 2}, "sits on one bus"),
+        ({"pio": {"ports": 1 << 16}}, "ports: out of range"),
+        ({"pio": {"ports": 1}, "size": 4}, "size: a window has a size by its class"),
+    ],
+)
+def test_spec_of_windows_that_cannot_be_names_the_key(values: dict[str, Any], told: str) -> None:
+    with pytest.raises(SpecError, match=told):
+        DeviceSpec(model="a:B", **values)
 
 
 class Local(Device):

@@ -123,6 +123,11 @@ VERBS: dict[str, Callable[[Case], Any] | tuple[Callable[[Case], Any], ...]] = {
     "load": lambda case: case.m.load(hyperpy.Flat(b"\xf4", mode="real")),
     "attach": lambda case: case.m.attach(Bell(), pio=0x70),
     "detach": lambda case: case.m.detach(case.bell),
+    "move, disable, enable": (
+        lambda case: case.m.move(case.bell, pio=0x70),
+        lambda case: case.m.disable(case.bell),
+        lambda case: case.m.enable(case.bell),
+    ),
     "run": lambda case: case.m.run(RUN),
     "vcpu.step, run_until": (
         lambda case: case.m.vcpus[0].step(timeout=RUN),
@@ -234,6 +239,7 @@ TABLE = {
     "load": row("loads", REFUSED, "loads", REFUSED, REFUSED),
     "attach": row(*["attaches"] * 4, REFUSED),
     "detach": row(*["detaches"] * 4, "DeviceError"),
+    "move, disable, enable": row(*["nothing"] * 4, "DeviceError"),
     "run": row("an exit; paused", REFUSED, "an exit; paused", REFUSED, REFUSED),
     "vcpu.step, run_until": row("an exit; paused", REFUSED, "an exit; paused", REFUSED, REFUSED),
     "start": row("nothing; running", REFUSED, "nothing; running", REFUSED, REFUSED),

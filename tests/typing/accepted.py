@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import assert_never, assert_type
 
+from hypothesis.strategies import SearchStrategy
+
 from hyperpy import AnyExit, Device, Exit, Machine
+from hyperpy.testing import (
+    Access,
+    DeviceBench,
+    DeviceMachine,
+    Divergence,
+    Recording,
+    Step,
+    accesses,
+    record,
+    replay,
+    sequences,
+    state_machine,
+)
+from hyperpy.trace import Trace, TraceEntry
 
 
 class Bell(Device):
@@ -50,7 +67,31 @@ def processor(machine: Machine) -> int:
     return vcpu.msrs[0x10] + vcpu.cpuid[1].eax
 
 
+def seen(machine: Machine, bell: Bell) -> float:
+    """A trace is a list of entries, or goes on; what a device costs is a row for each register."""
+    assert_type(machine.trace()[0], TraceEntry)
+    assert_type(machine.trace()[1:], Trace)
+    assert_type(machine.trace(follow=True), Iterator[TraceEntry])
+    assert_type([use.register for use in bell.explain()], list[str])
+    return bell.explain()["(read, write)"].mean_ns or 0.0
+
+
 def bell_from_machine(machine: Machine) -> Bell:
     """Attach gives back what it took."""
     assert_type(machine.attach(Bell(), pio=0x80), Bell)
     return machine.attach(Bell(), mmio=0xFE00_0000)
+
+
+def tested(bell: Bell) -> Divergence | None:
+    """What tests of devices are made of keeps the device's type, and says what is drawn."""
+    bench = DeviceBench(bell)
+    assert_type(bench.device, Bell)
+    assert_type(accesses(bell), SearchStrategy[Access])
+    assert_type(sequences(Bell, "hostile"), SearchStrategy[list[Access | Step]])
+    machine = state_machine(Bell)
+    assert_type(machine, type[DeviceMachine[Bell]])
+    state_machine(Bell, invariants=[lambda bench: bench.device.size == 4])
+    with record(bell) as recording:
+        bench.play([Access(0x0, 4), Step(5)])
+    assert_type(recording, Recording)
+    return replay(recording, Bell())

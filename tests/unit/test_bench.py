@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,13 @@ def row(name: str, hyperpy: float, floor: float, spread: float = 0.0, rounds: in
 
 def report(*rows: Row) -> Report:
     return Report(rows, HOST)
+
+
+def a_file(**changed: object) -> bytes:
+    """A report's file with one row."""
+    whole = report(row("a", 2, 1)).to_dict()
+    whole["rows"] = [whole["rows"][0] | changed]
+    return json.dumps(whole).encode()
 
 
 # -- samples ---------------------------------------------------------------------------------------------------------
@@ -104,7 +112,7 @@ def test_row_tells_its_ratio_verdict_and_rung() -> None:
 def test_row_with_one_side_has_no_ratio_and_no_verdict() -> None:
     told = Row("a", "", samples(1), why_floor="no compiler")
     assert (told.ratio, told.verdict, told.ratios, told.rung) == (None, "", (), "")
-    assert "0.00" in str(told)
+    assert "0.001" in str(told)
 
 
 def test_report_prints_the_flavour_first_and_why_figures_are_missing() -> None:
@@ -140,12 +148,53 @@ def test_report_comes_back_from_its_file(tmp_path: Path) -> None:
         (b'{"form": 99}', "another version: 99"),
         (b'{"form": 1, "rows": [{}], "host": {}}', "not a report"),
         (b'{"form": 1, "rows": [{"hyperpy": 5, "floor": 5}], "host": {}}', "not a report"),
+        (a_file(hyperpy={"rounds": [[-1.0]]}), "sample is not a time"),
+        (a_file(hyperpy={"rounds": [[1e999]]}), "sample is not a time"),
+        (a_file(floor={"rounds": [[float("nan")]]}), "sample is not a time"),
+        (a_file(target=0), "target is out of range: 0"),
+        (a_file(target_ns=float("nan")), "target is out of range: nan"),
+        (a_file(per_operation=None), "not a report"),
+        (a_file(surprise=1), "not a report"),
     ],
 )
 def test_file_that_is_no_report_says_so(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "r.json").write_bytes(content)
     with pytest.raises(ValueError, match=f"(?s){message}.*hint: "):
         Report.load(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize(
+    ("target", "spread", "expected"),
+    [(2.1, 0, "met"), (2.0, 0, "met"), (1.9, 0, "missed"), (1.9, 10, "undecided"), (None, 0, "")],
+)
+def test_target_is_met_or_missed_only_where_all_rounds_agree(
+    target: float | None, spread: float, expected: str
+) -> None:
+    told = replace(row("a", 200, 100, spread=spread), target=target)
+    assert told.kept == expected
+    assert told.bound == ("" if target is None else f"≤ {target:.2f}")
+
+
+def test_target_in_nanoseconds_is_about_the_time_itself() -> None:
+    told = Row("a", "", samples(*[390] * 6, 410), target_ns=400)
+    assert (told.kept, told.bound) == ("undecided", "≤ 0.400 µs")
+    assert replace(told, target_ns=420).kept == "met"
+    assert replace(told, target_ns=380).kept == "missed"
+
+
+def test_target_with_too_few_rounds_is_not_judged() -> None:
+    assert replace(row("a", 200, 100, rounds=6), target=3.0).kept == ""
+
+
+def test_row_of_c_that_takes_no_time_has_no_ratio() -> None:
+    told = Row("a", "", samples(5), Samples(((0.0,),)))
+    assert (told.ratio, told.ratios) == (None, ())
+
+
+def test_report_leaves_out_columns_that_are_empty_and_tells_rates_where_there_is_no_c() -> None:
+    lines = str(report(Row("a", "", samples(2000)))).splitlines()
+    assert lines[-2].split() == ["µs", "p50", "p99", "worst", "a", "second"]
+    assert lines[-1].split() == ["a", "2.00", "2.00", "2.00", "500000"]
 
 
 # -- comparison ------------------------------------------------------------------------------------------------------

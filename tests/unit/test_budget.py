@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import math
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -31,6 +33,16 @@ def test_budget_without_limits_only_counts() -> None:
     assert now.cpu_used - before.cpu_used == 2
     share.give_back()
     assert budget() == before
+
+
+def test_budget_without_limits_looks_at_no_other_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each machine, and each change of its memory, would cost as much as there are machines."""
+    monkeypatch.setattr(Share, "_used", lambda: pytest.fail("asked"))
+    share = Share(MIB, 1)
+    share.ask(memory=MIB)
+    share.ask(memory=-MIB, cpu=0.5)
+    assert (share.memory, share.cpu) == (MIB, 1.5)
+    share.give_back()
 
 
 def test_budget_share_that_is_collected_counts_no_more() -> None:
@@ -126,3 +138,45 @@ def test_budget_in_the_child_of_a_fork_begins_anew() -> None:
         os._exit(0 if (budget().memory_used, budget().cpu_used) == (0, 0) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     share.give_back()
+
+
+def test_budget_counts_while_the_collector_gives_shares_back() -> None:
+    class Owner:
+        """As a machine in a cycle, which is closed when it is collected."""
+
+        def __init__(self) -> None:
+            self.share, self.me = Share(MIB, 1), self
+
+        def __del__(self) -> None:
+            self.share.give_back()
+
+    before, asks, other = budget().memory_used, Share(MIB, 1), Share(MIB, 1)
+    gc.disable()
+    try:
+        for line in range(60):
+            Owner()
+            _collecting_at(line, asks.ask)
+    finally:
+        gc.enable()
+    del asks, other
+    gc.collect()
+    assert budget().memory_used == before
+
+
+def _collecting_at(line: int, do: Callable[[], None]) -> None:
+    """Call it, and have the collector run at its so many-th line."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal lines
+        lines += 1
+        if lines == line:
+            gc.collect()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        do()
+    finally:
+        sys.settrace(before)

@@ -56,6 +56,27 @@ def test_bench_writes_all_samples(measured: list[dict[str, Any]], tmp_path: Path
     assert Report.load(tmp_path / "r.json") == a_report()
 
 
+def test_bench_writes_a_page(measured: list[dict[str, Any]], tmp_path: Path) -> None:
+    assert cli.main(["bench", "--html", str(tmp_path / "r.html")]) == 0
+    assert (tmp_path / "r.html").read_text(encoding="utf-8") == a_report().html()
+
+
+def test_bench_compares_two_files_on_a_page(tmp_path: Path) -> None:
+    file, page = str(tmp_path / "a.json"), tmp_path / "c.html"
+    a_report().save(file)
+    assert cli.main(["bench", "--compare", file, file, "--html", str(page)]) == 0
+    assert page.read_text(encoding="utf-8") == a_report().compare(a_report()).html()
+
+
+def test_bench_page_that_cannot_be_written_is_told_with_status_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(tmp_path / "a.json")
+    a_report().save(file)
+    assert cli.main(["bench", "--compare", file, file, "--html", str(tmp_path)]) == 1
+    assert "page cannot be written: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
@@ -69,7 +90,8 @@ def test_bench_writes_all_samples(measured: list[dict[str, Any]], tmp_path: Path
         (["--json", "/"], "file cannot be written: /", "a folder that is there"),
         (["--compare", "a"], "expected 2 arguments", "--help"),
         (["--compare", "/nowhere/a", "b"], "report cannot be read", "--json"),
-        (["clock", "--compare", "a", "b"], "--compare measures nothing", "alone"),
+        (["clock", "--compare", "a", "b"], "--compare measures nothing", "two files of --json"),
+        (["--html", "/nowhere/r.html"], "file cannot be written: /nowhere/r.html", "a folder that is there"),
     ],
 )
 def test_bench_argument_that_cannot_be_says_why_and_measures_nothing(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.declared import Bell, Link, Timer, play
+from tests.declared import Bell, Channel, Link, Queues, Timer, play
 
-from hyperpy import Counter, DeclarationError, Device, Field, Fifo, Indexed, Register
+from hyperpy import Counter, DeclarationError, Device, Field, Fifo, FifoLevel, Indexed, Register
 from hyperpy.errors import SnapshotError
 
 # -- classes ---------------------------------------------------------------------------------------------------------
@@ -87,6 +87,26 @@ def _bad(name: str) -> Any:
             class Foreign(Device):
                 data = Indexed(0x0, index=Link.index, count=2)
 
+        case "array":
+
+            class Array(Device):
+                banks = Register(0x0, count=2, bank=Field(0))
+                data = Register(0x8, when=banks.bank)
+
+        case "unheard":
+
+            class Unheard(Device):
+                data = Fifo(0x0, depth=2, access="ro")
+
+                @data.on_write
+                def _data(self, value: int) -> None:
+                    pass
+
+        case "far":
+
+            class Far(Device):
+                one = Register(1 << 62, count=3, stride=1 << 62)
+
         case "rule":
 
             class Rule(Device):
@@ -103,6 +123,12 @@ def _bad(name: str) -> Any:
         ),
         ("small", r"Small: register leaves the device: 0x4 \+ 0x4 is above 0x4: one \(0x4, .*:\d+\)"),
         ("foreign", r"data \(.*:\d+\) refers to a register of another class: index"),
+        ("array", r"data \(.*:\d+\) refers to an array of registers: banks"),
+        (
+            "unheard",
+            r"Unheard: register contradicts itself: a method is told of accesses that guests cannot make: data \(0x0, .*:\d+\)",
+        ),
+        ("far", "Far: registers reach beyond every device"),
         ("rule", "no such rule: 'guess'"),
     ],
 )
@@ -132,6 +158,16 @@ def test_class_that_cannot_be_is_refused_when_it_is_made_and_names_the_lines(nam
         (lambda: Fifo(0, depth=0, access="ro"), "depth is out of range: 0"),
         (lambda: Fifo(0, depth=1, access="rw"), "a queue has no such access: 'rw'"),
         (lambda: Fifo(0, depth=1, access="ro", empty=256), "value of the empty queue is too wide"),
+        (lambda: Fifo(0, depth=4, access="wo", threshold=5), "threshold is out of range: 5"),
+        (lambda: Fifo(0, depth=4, access="ro", threshold=-1), "threshold is out of range: -1"),
+        (lambda: FifoLevel(0, Register(0)), "not a queue"),  # type: ignore[arg-type]
+        (
+            lambda: FifoLevel(0, Fifo(0, depth=256, access="ro"), width=1),
+            "level of a queue of 256 does not fit",
+        ),
+        (lambda: Channel.at(0, count=2, stride=-4), "stride is below 0: -4"),
+        (lambda: Register(0, width=1).on_write_if(0x100), "no bits to look for: 0x100"),
+        (lambda: Register(0, fields={"real": Field(0)}), "field cannot be called so: real"),
         (lambda: Counter(0, hz=0), "rate is out of range: 0"),
         (lambda: Indexed(0, index=3, count=1), "not a register: 3"),
         (lambda: Register(0).on_write_if(0), "no bits to look for"),
@@ -164,6 +200,19 @@ def test_saved_state_loads_into_another_instance() -> None:
     )
 
 
+def test_saved_queue_keeps_its_threshold_and_levels_are_not_saved() -> None:
+    device = Queues()
+    device.received.threshold = 4
+    device.received.push(7)
+    assert device.save()["registers"]["received"] == {"items": [7], "lost": 0, "threshold": 4}
+    assert "waiting" not in device.save()["registers"]
+    other = Queues()
+    other.load(device.save())
+    assert (other.received.threshold, list(other.received), other.waiting) == (4, [7], 1)
+    assert "| `0x1` | `waiting` | 1 | ro |" in Queues.markdown()
+    assert "waiting=0x1" in repr(other)
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -173,7 +222,16 @@ def test_saved_state_loads_into_another_instance() -> None:
         (lambda s: s["registers"].update(low=256) or s, "low cannot hold: 256"),
         (lambda s: s["registers"].update(low="1") or s, "low cannot hold"),
         (lambda s: s["registers"].update(buffer=b"short") or s, "buffer cannot hold"),
-        (lambda s: s["registers"].update(sent={"items": [1] * 3, "lost": 0}) or s, "sent cannot hold"),
+        (
+            lambda s: s["registers"].update(sent={"items": [1] * 3, "lost": 0, "threshold": 0}) or s,
+            "sent cannot hold",
+        ),
+        (lambda s: s["registers"].update(sent={"items": [], "lost": 0}) or s, "sent cannot hold"),
+        (
+            lambda s: s["registers"].update(sent={"items": [], "lost": 0, "threshold": 3}) or s,
+            "sent cannot hold",
+        ),
+        (lambda s: s["registers"].update(control=1) or s, "control cannot hold: 1"),
         (lambda s: [], "not a saved state of Link"),
     ],
 )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.declared import BASE, Bell, Dma, Link, Mode, Timer, play
+from tests.declared import BASE, Bell, Dma, Link, Mode, Queues, Timer, play
 
-from hyperpy import Device, DeviceError, Register
+from hyperpy import Device, DeviceError, Field, Indexed, Register
 from hyperpy.exits import Exit
 from hyperpy.testing import Read, ScriptedMachine, Write
 
@@ -210,6 +210,13 @@ def test_on_write_that_raises_keeps_the_value_and_is_raised_by_run() -> None:
 # -- other kinds -----------------------------------------------------------------------------------------------------
 
 
+def test_queue_takes_several_items_in_order_and_says_whether_all_fitted() -> None:
+    link = Link()
+    assert link.received.extend(b"ab")
+    assert not link.received.extend([3])
+    assert (list(link.received), link.received.lost) == ([0x61, 0x62], 1)
+
+
 def test_queues_of_both_directions_share_an_offset() -> None:
     link = Link()
     assert (link.received.push(1), link.received.push(2), link.received.push(3)) == (True, True, False)
@@ -223,6 +230,66 @@ def test_queues_of_both_directions_share_an_offset() -> None:
     ]
     assert (link.sent.pop(), link.sent.peek(), link.sent.pop(), link.sent.pop()) == (0x41, 0x42, 0x42, None)
     assert (link.sent.lost, bool(link.sent), link.sent.depth) == (1, False, 2)
+
+
+def test_queue_calls_its_method_at_the_threshold_alone_and_shows_guests_its_level() -> None:
+    device = Queues()
+    for item in (1, 2, 3, 4):
+        device.received.push(item)
+    script = [
+        *(Read(mmio=BASE + at, size=1) for at in (1, 0, 0, 1, 0, 0, 0)),
+        *(Write(item, mmio=BASE, size=1) for item in (5, 6, 7, 8, 9)),
+        Read(mmio=BASE + 2, size=2),
+    ]
+    with ScriptedMachine(script) as m:
+        m.attach(device, mmio=BASE)
+        m.run(timeout=10.0)
+        assert m.reads == [4, 1, 2, 2, 3, 4, 0, 4]
+        assert (m.stats.hits["register"], m.stats.hits["python"]) == (7, 6)
+    assert device.log == [
+        ("drained", 1), ("drained", 0), ("drained", 0),
+        (7, [5, 6, 7]), (8, [5, 6, 7, 8]), (9, [6, 7, 8, 9]),
+    ]  # fmt: skip
+    assert (device.waiting, device.to_send, device.sent.lost) == (0, 4, 1)
+
+
+def test_threshold_of_a_queue_can_be_set_in_its_range_until_the_reset() -> None:
+    device = Queues()
+    device.sent.threshold = 1
+    play(device, ("w", 0, 1, 5))
+    assert device.log == [(5, [5])]
+    for wrong in (-1, 5):
+        with pytest.raises(ValueError, match="threshold is out of range"):
+            device.sent.threshold = wrong
+    device.reset()
+    assert (device.sent.threshold, device.received.threshold) == (3, 1)
+    for name in ("waiting", "sent"):
+        with pytest.raises(AttributeError, match="push"):
+            setattr(device, name, 1)
+
+
+def test_index_can_count_down_and_be_the_upper_bits_of_its_register() -> None:
+    class Down(Device):
+        select = Register(0x0, width=1, other=Field(0, 4), number=Field(4, 3))
+        data = Indexed(0x1, index=select, count=4, width=1, mask=0x70, step=-1)
+
+    device = Down()
+    for index in range(4):
+        device.data[index] = 0x10 + index
+    reads = play(device, ("w", 0, 1, 0x2F), *[("r", 1, 1)] * 4, ("r", 0, 1))
+    assert reads == [0x12, 0x11, 0x10, 0, 0x6F]
+
+
+def test_port_to_registers_that_only_a_method_answers_can_be_read() -> None:
+    class Computed(Device):
+        select = Register(0x0, width=1)
+        data = Indexed(0x1, index=select, count=4, width=1, access="wo")
+
+        @data.on_read
+        def _data(self, index: int) -> int:
+            return index * 3
+
+    assert play(Computed(), ("w", 0, 1, 2), ("r", 1, 1)) == [6]
 
 
 def test_when_puts_another_register_at_the_place() -> None:
@@ -275,6 +342,13 @@ def test_blocks_have_registers_methods_and_attributes_of_their_own() -> None:
     assert dma.log == [(1, 0x8000), (0, 0)]
     assert [channel.runs for channel in dma.channels] == [0, 1, 0]
     assert (dma.channels[1].control, dma.extra.runs, dma.size) == (0, 1, 0x14C)
+
+
+def test_access_over_index_and_data_is_served_in_ascending_order() -> None:
+    link = Link()
+    link.data[2] = 0x22
+    assert play(link, ("w", 3, 2, 0xAA01), ("r", 3, 2)) == [0x2202]
+    assert link.data[:] == [0, 0xAA, 0x22, 0]
 
 
 # -- access rules -----------------------------------------------------------------------------------------------------

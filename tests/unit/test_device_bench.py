@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.devices import Notes
 
-from hyperpy import Counter, DebugExit, Device, DeviceError, Memory, MemoryAccessError, Register, Stop
+from hyperpy import Counter, DebugExit, Device, DeviceError, MemoryAccessError, Register, Stop
 from hyperpy._hyperpy import StockDevice
 from hyperpy.device import _Stock
 from hyperpy.testing import Access, DeviceBench, IrqChange
@@ -155,7 +155,7 @@ def test_reset_that_raises_is_raised_and_named() -> None:
 
 def test_memory_is_lent_to_a_device_that_wants_it() -> None:
     class Dma(Device):
-        memory: Memory | None = None
+        dma = True
         source = Register(0x0, access="wo")
 
         @source.on_write

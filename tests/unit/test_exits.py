@@ -110,6 +110,21 @@ def test_ticket_of_an_exit_is_no_part_of_it() -> None:
     assert Exit.Hypercall(0, 12, (0,) * 6, 5) == Exit.Hypercall(0, 12, (0,) * 6)
 
 
+def test_exit_made_by_position_by_name_or_by_both_is_the_same() -> None:
+    whole = Exit.Mmio(1, 0x1000, 4, True, 7)
+    assert whole == Exit.Mmio(vcpu=1, address=0x1000, size=4, is_write=True, value=7)
+    assert whole == Exit.Mmio(1, 0x1000, 4, value=7, is_write=True)
+    assert [exit_._ticket for exit_ in (whole, Exit.Mmio(1, 0x1000, 4, True, 7, 9))] == [0, 9]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"), [((0, 0x80, 1, False), "lacks a field: value"), ((0,) * 7, "takes no such field")]
+)
+def test_exit_of_too_few_or_too_many_values_is_refused(values: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        Exit.Pio(*values)
+
+
 def test_value_of_a_class_without_postponed_annotations_has_its_fields() -> None:
     """As a script writes it, without `from __future__ import annotations`."""
     namespace: dict[str, Any] = {}

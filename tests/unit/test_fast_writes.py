@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from tests.declared import BASE
 
-from hyperpy import DeclarationError, Device, Field, Register, StateError, Stop
+from hyperpy import DeclarationError, Device, Field, Register, StateError, Stop, Window
 from hyperpy.exits import Exit
 from hyperpy.testing import DeviceBench, Read, ScriptedMachine, Write
+
+PORTS = 0x300
 
 
 class Ring(Device):
@@ -152,6 +154,89 @@ def test_reset_of_a_machine_leaves_no_posted_write_behind() -> None:
         m.run(timeout=10.0)
         m.reset()
         assert (len(ring.log), ring.tail, ring._register_file.hits(0)) == (2, 0, (0, 2, 2))
+
+
+class Card(Device):
+    """Two windows: a register that is told at once in the first, a posted one in the second."""
+
+    regs, ports = Window(0x100), Window(8)
+    sync = Register(regs[0x10])
+    tail = Register(ports[0x4], posted=True)
+
+    def __init__(self) -> None:
+        self.log: list[Any] = []
+
+    @sync.on_write
+    def _sync(self, value: int) -> None:
+        self.log.append(("sync", value))
+
+    @tail.on_write
+    def _tail(self, value: int) -> None:
+        self.log.append(("tail", value))
+        if value == 0xBAD:
+            raise ValueError("no such tail")
+
+
+def test_posted_write_to_a_second_window_is_told_before_methods_of_the_first_and_by_its_own_address() -> None:
+    script = [
+        *(Write(value, pio=PORTS + 4) for value in (1, 0xBAD)),
+        Write(2, mmio=BASE + 0x10),
+        Write(3, pio=PORTS + 4),
+    ]
+    with ScriptedMachine(script) as m:
+        card = m.attach(Card(), name="card", mmio={"regs": BASE}, pio={"ports": PORTS})
+        with pytest.raises(ValueError, match="no such tail") as caught:
+            m.run(timeout=10.0)
+        assert caught.value.__notes__ == [
+            f"device card: write of 0xbad to port {PORTS + 4:#x}, 4 bytes, vcpu 0, made before and told of later"
+        ]
+        assert card.log == [("tail", 1), ("tail", 0xBAD), ("sync", 2)]
+        assert m.run(timeout=10.0) == Exit.Halt(0)
+        assert card.log[3:] == [("tail", 3)]
+
+
+def test_posted_writes_of_a_device_that_a_callback_moves_come_once_and_in_order() -> None:
+    class Moving(Ring):
+        machine: ScriptedMachine
+
+        def _sync(self, value: int) -> None:
+            super()._sync(value)
+            self.machine.move(self, mmio=BASE + value)
+
+        Ring.sync.on_write(_sync)
+
+    script = [
+        *(Write(value, mmio=BASE) for value in (1, 2)),
+        Write(0x1000, mmio=BASE + 0x10),
+        Write(3, mmio=BASE),
+        *(Write(value, mmio=BASE + 0x1000) for value in (4, 5)),
+    ]
+    with ScriptedMachine(script, unclaimed="ones") as m:
+        ring = Moving()
+        ring.machine = m
+        m.attach(ring, mmio=BASE)
+        assert m.run(timeout=10.0) == Exit.Halt(0)
+        assert [entry[:2] for entry in ring.log] == [
+            ("tail", 1),
+            ("tail", 2),
+            ("sync", 0x1000),
+            ("tail", 4),
+            ("tail", 5),
+        ]
+        assert m.stats.hits["unclaimed"] == 1
+
+
+def test_statistics_tell_what_a_guest_waited_for_and_how_often_methods_were_called() -> None:
+    ring, m = scripted((0, 1), (0, 2), 0x00, (0x04, 3), (0x10, 4))
+    with m:
+        assert m.run(timeout=10.0) == Exit.Halt(0)
+        # Scripted, there is no ring.
+        assert (m.stats.hits["register"], m.stats.hits["python"]) == (3, 2)
+        assert m.stats.devices[0].hits == {"register": 1, "python": 4, "unclaimed": 0}
+        use = {row.register: (row.rung, row.reads, row.writes, row.calls) for row in ring.explain()}
+        assert use["tail"] == ("register", 1, 2, 2)
+        assert use["data"] == ("kernel", 0, 1, 1)
+        assert use["sync"] == ("register/python", 0, 1, 1)
 
 
 # -- on a bench ------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Initramfs images: unpacked again by cpio(1) and by a reader of this file, against the newc format."""
 
+import gzip
+import lzma
 import os
 import stat
 import subprocess
@@ -16,6 +18,7 @@ from hyperpy.guest import (
     Symlink,
     busybox_initramfs,
     initramfs,
+    kernel_modules,
 )
 
 
@@ -173,3 +176,47 @@ def test_busybox_initramfs_without_static_busybox_raises(tmp_path: Path, content
     with pytest.raises(InitramfsError, match="busybox") as caught:
         busybox_initramfs("", busybox=busybox)
     assert "busybox-static" in (caught.value.hint or "")
+
+
+@pytest.fixture
+def modules(tmp_path: Path) -> Path:
+    folder = tmp_path / "6.1.0-1-amd64"
+    (folder / "kernel/misc").mkdir(parents=True)
+    (folder / "modules.dep").write_text(
+        "kernel/misc/card-io.ko: kernel/misc/card.ko.xz kernel/bus.ko.gz\n"
+        "kernel/misc/card.ko.xz: kernel/bus.ko.gz\n"
+        "kernel/bus.ko.gz:\n"
+        "kernel/other.ko:\n"
+        "kernel/odd.ko.zst:\n"
+    )
+    (folder / "modules.builtin").write_text("kernel/in_it.ko\n")
+    (folder / "kernel/misc/card-io.ko").write_bytes(b"io")
+    (folder / "kernel/misc/card.ko.xz").write_bytes(lzma.compress(b"card"))
+    (folder / "kernel/bus.ko.gz").write_bytes(gzip.compress(b"bus"))
+    (folder / "kernel/odd.ko.zst").write_bytes(b"odd")
+    return folder
+
+
+def test_kernel_modules_are_those_asked_for_and_what_they_need_unpacked(modules: Path) -> None:
+    chosen = kernel_modules(modules, "card_io", "in-it")
+    archive = {name: content for name, _, content in members(initramfs(chosen))}
+    below = "lib/modules/6.1.0-1-amd64"
+    assert {name: content for name, content in archive.items() if content} == {
+        f"{below}/kernel/misc/card-io.ko": b"io",
+        f"{below}/kernel/misc/card.ko": b"card",
+        f"{below}/kernel/bus.ko": b"bus",
+        f"{below}/modules.dep": (
+            b"kernel/bus.ko:\n"
+            b"kernel/misc/card-io.ko: kernel/misc/card.ko kernel/bus.ko\n"
+            b"kernel/misc/card.ko: kernel/bus.ko\n"
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("none", "no such kernel module: none"), ("odd", "packed in an unknown way")]
+)
+def test_kernel_modules_that_cannot_be_had_are_an_error(modules: Path, name: str, message: str) -> None:
+    with pytest.raises(InitramfsError, match=message) as caught:
+        kernel_modules(modules, name)
+    assert caught.value.hint

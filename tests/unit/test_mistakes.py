@@ -83,8 +83,8 @@ def test_device_that_has_a_slot_for_its_line_takes_one() -> None:
         __slots__ = ("irq",)
 
     with ScriptedMachine([]) as m:
-        assert m.attach(WithSlot(), pio=0x80, irq=5).irq is not None
-        assert m.attach(Device(), pio=0x90, size=4, irq=6).irq is not None
+        assert m.attach(WithSlot(), pio=0x80, irq=5).irq
+        assert m.attach(Device(), pio=0x90, size=4, irq=6).irq
 
 
 @pytest.mark.parametrize(

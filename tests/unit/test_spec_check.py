@@ -16,10 +16,13 @@ from hyperpy import DeviceSpec, FlatSpec, LinuxSpec, MachineSpec, RegionSpec, _h
 KVMS_PAGES = next(base for _, base, _, name, _ in _hyperpy.kernel_ranges() if "KVM keeps" in name)
 
 CARDS = """
-    from hyperpy import Device
+    from hyperpy import Device, Window
 
     class Card(Device):
         size = 0x100
+
+    class Wide(Device):
+        regs, ports = Window(0x100), Window(8)
 
     class Level(Device):
         size = 4
@@ -70,6 +73,36 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         {"devices": (card(mmio=0xD000_0800),), "regions": (region(0xD000_0000, kind="rom"),)},
         "devices[0].mmio",
         "lies over memory: 0xd0000800 to 0xd00008ff over rom at 0xd0000000",
+    ),
+    "window over ram": (
+        {"devices": (card("Wide", mmio={"regs": 0x3F_FFF0}, pio={"ports": 0x300}),), "memory": "4M"},
+        "devices[0].mmio.regs",
+        "lies over memory: 0x3ffff0 to 0x4000ef over ram at 0x0",
+    ),
+    "window beyond the ports": (
+        {"devices": (card("Wide", pio={"ports": 0xFFFC}),)},
+        "devices[0].pio.ports",
+        "leaves the ports: 0xfffc + 0x8",
+    ),
+    "windows in each other's place": (
+        {"devices": (card("Wide", mmio={"regs": 0xFE00_0000, "ports": 0xFE00_00F8}, name="w"),)},
+        "devices[0].mmio.ports",
+        "overlaps w.regs (devices[0].mmio.regs): 0xfe0000f8 to 0xfe0000ff and 0xfe000000 to 0xfe0000ff",
+    ),
+    "window that is not there": (
+        {"devices": (card("Wide", mmio={"reg": 0xFE00_0000}),)},
+        "devices[0].mmio.reg",
+        "cards_for_check:Wide has no such window",
+    ),
+    "windows without names": (
+        {"devices": (card("Wide", mmio=0xFE00_0000),)},
+        "devices[0].mmio",
+        "cards_for_check:Wide has several windows",
+    ),
+    "names for a device without windows": (
+        {"devices": (card(mmio={"regs": 0xFE00_0000}),)},
+        "devices[0].mmio.regs",
+        "cards_for_check:Card has no such window",
     ),
     "devices in each other's place": (
         {"devices": (card(mmio=0xFE00_0000), card("Level", mmio=0xFE00_00FC, name="second"))},
@@ -309,3 +342,9 @@ def test_check_of_thousands_of_parts_takes_no_long_time() -> None:
 
     small = min(seconds(500) for _ in range(3))
     assert min(seconds(2000) for _ in range(3)) < 8 * small
+
+
+@pytest.mark.parametrize("more", [{"pc": True}, {"image": LinuxSpec(kernel="small")}])
+def test_check_lets_a_device_stand_for_a_stock_one(folder: str, more: dict[str, Any]) -> None:
+    com1 = card("Sizeless", pio=0x3F8, size=8, irq=4)
+    assert MachineSpec(devices=(com1,), folder=folder, **more).check() == []

@@ -15,6 +15,7 @@ import hyperpy.errors
 import hyperpy.guest
 import hyperpy.lab
 import hyperpy.packages
+import hyperpy.testing
 
 ROOT = Path(__file__).parents[2]
 TROUBLESHOOTING = (ROOT / "docs/troubleshooting.md").read_text()
@@ -58,7 +59,7 @@ def test_every_class_of_errors_has_a_section() -> None:
     sections = re.findall(r"^## (.*)$", TROUBLESHOOTING, re.MULTILINE)
     classes = {
         name
-        for module in (hyperpy.errors, hyperpy.guest, hyperpy.lab, hyperpy.packages)
+        for module in (hyperpy.errors, hyperpy.guest, hyperpy.lab, hyperpy.packages, hyperpy.testing)
         for name, value in inspect.getmembers(module, inspect.isclass)
         if issubclass(value, hyperpy.errors.HyperpyError) and value is not hyperpy.errors.HyperpyError
     }

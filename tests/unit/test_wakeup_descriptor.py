@@ -234,10 +234,15 @@ def test_run_that_is_shorter_than_a_tick_leaves_the_descriptor_alone(monkeypatch
     monkeypatch.setattr(
         signal, "set_wakeup_fd", lambda fd, **options: calls.append(fd) or real(fd, **options)
     )
+    short = 0
     with machine() as m:
-        for _ in range(20):
+        while short < 20:
+            began = time.monotonic()
             assert m.run(TICK / 5) == Exit.Timeout()
-    assert calls == []
+            if time.monotonic() - began < TICK:
+                assert calls == []
+                short += 1
+            calls.clear()  # of a run that the host held up, and the tick came
 
 
 @pytest.mark.fault(34)

@@ -51,6 +51,13 @@ impl Bench {
         Self { device, name: name.into(), size, clock, keeps }
     }
 
+    /// The same bench with another device, made of the one that is on it.
+    #[must_use]
+    pub fn with<D: Device + 'static>(&self, other: impl FnOnce(&Arc<dyn Device>) -> Arc<D>) -> Self {
+        let device = other(&self.device);
+        Self { device, name: self.name.clone(), size: self.size, clock: self.clock.clone(), keeps: self.keeps }
+    }
+
     /// Whether a guest could make such an access: 1 to 8 bytes, in the range.
     #[must_use]
     pub fn holds(&self, offset: u64, size: u8) -> bool {
@@ -86,11 +93,15 @@ impl Bench {
     /// # Errors
     /// The device panicked.
     pub fn play(&self, play: Play) -> Result<Answer, RunError> {
-        let at = Access { offset: play.offset, size: play.size, vcpu: 0 };
-        self.quick(play).map_or_else(|| self.play_slowly(at, play.written), Ok)
+        self.quick(play).map_or_else(|| self.call(play), Ok)
     }
 
-    fn play_slowly(&self, at: Access, written: Option<u64>) -> Result<Answer, RunError> {
+    /// Makes an access that [`Self::quick`] did not.
+    ///
+    /// # Errors
+    /// The device panicked.
+    pub fn call(&self, Play { offset, size, written }: Play) -> Result<Answer, RunError> {
+        let at = Access { offset, size, vcpu: 0 };
         let current = Current {
             machine: Current::NO_MACHINE,
             vcpu: at.vcpu,

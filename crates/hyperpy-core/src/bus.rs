@@ -5,18 +5,21 @@
 //! exit path takes no lock and makes no allocation. [`Presence`] says whether a vCPU is inside a device, so that
 //! `detach` can return after the last one has left.
 //!
-//! Not here: what a device does (crate `hyperpy-devices`), and what happens when nobody answers (`run`).
+//! How a map becomes the next one is in `change`. Not here: what a device does (crate `hyperpy-devices`), and what happens
+//! when nobody answers (`run`).
 
+mod change;
 mod shortcut;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+pub use self::change::Placement;
 pub use self::shortcut::{BellAt, Shortcuts, Spot};
 use crate::control::POLL;
-use crate::error::BusError;
 use crate::exit::StopReason;
+use crate::names::{Known, Names, Past};
 
 /// Which of the two buses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,15 +102,25 @@ pub trait Device: Send + Sync {
     fn has_late(&self) -> bool {
         false
     }
-    /// Serves the writes that it keeps, in order, before anything else of it is called; `asked` gets what they ask for.
-    fn flush(&self, spot: Spot, asked: &dyn Fn(u32, Action)) {
+    /// Serves the writes that it keeps, in order, before anything else of it is called: `spot` says where its range is that has
+    /// an offset, `asked` gets what they ask for.
+    fn flush(&self, spot: &dyn Fn(u64) -> Spot, asked: &dyn Fn(u32, Action)) {
         let _ = (spot, asked);
+    }
+    /// Where in the range of which device this begins: one that keeps writes may be attached window by window, by several values
+    /// of this type, and its offsets are those of all of its range.
+    fn origin(&self) -> (usize, u64) {
+        (std::ptr::from_ref(self).addr(), 0)
     }
     /// Returns to the power-on state.
     fn reset(&self) {}
     /// The same number for what is one device to its owner, though it is attached at several places by several values
     /// of this type; `None`: this value is the device.
     fn identity(&self) -> Option<usize> {
+        None
+    }
+    /// What its registers are called.
+    fn names(&self) -> Option<Arc<dyn Names>> {
         None
     }
 }
@@ -120,6 +133,10 @@ pub trait DeviceMut: Send {
     fn write(&mut self, at: Access, value: u64) -> Action;
     /// Returns to the power-on state.
     fn reset(&mut self) {}
+    /// What its registers are called.
+    fn names(&self) -> Option<Arc<dyn Names>> {
+        None
+    }
 }
 
 /// Serves a [`DeviceMut`] as a [`Device`] behind a mutex.
@@ -149,6 +166,9 @@ impl<D: DeviceMut> Device for Exclusive<D> {
     }
     fn reset(&self) {
         self.with(DeviceMut::reset);
+    }
+    fn names(&self) -> Option<Arc<dyn Names>> {
+        self.with(|device| device.names())
     }
 }
 
@@ -190,6 +210,10 @@ pub struct Region {
     pub rung: Rung,
     /// The device.
     pub device: Arc<dyn Device>,
+    /// What its registers are called.
+    pub names: Option<Arc<dyn Names>>,
+    /// Since when it is there, CLOCK_MONOTONIC in nanoseconds.
+    pub since_ns: u64,
 }
 
 impl fmt::Debug for Region {
@@ -217,6 +241,14 @@ impl Map {
         self.regions.get(self.find(address, size)?)
     }
 
+    /// Whether one region has every address of a range.
+    #[must_use]
+    pub fn is_one_region(&self, base: u64, len: u64) -> bool {
+        // Written without sums, so that no address can wrap.
+        let within = |region: &Region| region.base <= base && region.len.saturating_sub(base - region.base) >= len;
+        self.regions.iter().any(within)
+    }
+
     /// Index of the region that holds the whole access. An access that leaves its region belongs to nobody.
     fn find(&self, address: u64, size: u8) -> Option<usize> {
         let index = self.bases.partition_point(|&base| base <= address).checked_sub(1)?;
@@ -237,13 +269,21 @@ pub struct Bus {
     /// Counts changes of `map`; a cursor whose generation is older fetches the map again.
     generation: AtomicU64,
     map: Mutex<Arc<Map>>,
+    /// What was on it. Locked after `map`.
+    past: Mutex<Past>,
 }
 
 impl Bus {
     /// An empty bus whose last address is `limit`: 0xffff for ports.
     #[must_use]
     pub fn new(limit: u64) -> Self {
-        Self { limit, next_id: AtomicU64::new(1), generation: AtomicU64::new(1), map: Mutex::default() }
+        Self {
+            limit,
+            next_id: AtomicU64::new(1),
+            generation: AtomicU64::new(1),
+            map: Mutex::default(),
+            past: Mutex::default(),
+        }
     }
 
     /// The map as it is now.
@@ -252,56 +292,11 @@ impl Bus {
         self.map.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Puts a device at `base..base + len`.
-    ///
-    /// # Errors
-    /// The range is empty, leaves the bus, or overlaps a region that is there.
-    pub fn attach(
-        &self,
-        base: u64,
-        len: u64,
-        name: Arc<str>,
-        rung: Rung,
-        device: Arc<dyn Device>,
-    ) -> Result<RegionId, BusError> {
-        let last = match len.checked_sub(1).map(|span| base.checked_add(span)) {
-            None => return Err(BusError::Empty { base }),
-            Some(Some(last)) if last <= self.limit => last,
-            Some(_) => return Err(BusError::OutsideBus { base, len, limit: self.limit }),
-        };
-        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = map.bases.partition_point(|&other| other <= base);
-        let before = at.checked_sub(1).and_then(|i| map.regions.get(i));
-        let clash = before
-            .filter(|region| region.base + (region.len - 1) >= base)
-            .or_else(|| map.regions.get(at).filter(|region| region.base <= last));
-        if let Some(region) = clash {
-            return Err(BusError::Overlap { base, len, other: region.name.to_string(), other_base: region.base });
-        }
-        let id = RegionId(self.next_id.fetch_add(1, Ordering::Relaxed));
-        let mut regions = map.regions.clone();
-        regions.insert(at, Region { id, base, len, name, rung, device });
-        self.publish(&mut map, regions);
-        Ok(id)
-    }
-
-    /// Takes a device off the bus and returns it. vCPUs may still be inside it: see [`Presence::wait_until_left`].
-    ///
-    /// # Errors
-    /// No such attachment.
-    pub fn detach(&self, id: RegionId) -> Result<Region, BusError> {
-        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = map.regions.iter().position(|region| region.id == id).ok_or(BusError::NotAttached)?;
-        let mut regions = map.regions.clone();
-        let region = regions.remove(at);
-        self.publish(&mut map, regions);
-        Ok(region)
-    }
-
-    fn publish(&self, map: &mut Arc<Map>, regions: Vec<Region>) {
-        let bases = regions.iter().map(|region| region.base).collect();
-        *map = Arc::new(Map { bases, regions });
-        self.generation.fetch_add(1, Ordering::SeqCst);
+    /// What is on it, and was.
+    pub(crate) fn known(&self) -> Known {
+        let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let past = self.past.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Known { map: map.clone(), past }
     }
 }
 
@@ -322,11 +317,14 @@ impl Cursor {
         if generation != self.generation {
             self.refresh(bus, generation);
         }
-        let hit = self.map.regions.get(self.last).is_some_and(|region| holds(region, address, size));
-        if !hit {
-            self.last = self.map.find(address, size)?;
+        let map: &Map = &self.map;
+        match map.regions.get(self.last) {
+            Some(region) if holds(region, address, size) => Some(region),
+            _ => {
+                self.last = map.find(address, size)?;
+                map.regions.get(self.last)
+            }
         }
-        self.map.regions.get(self.last)
     }
 
     #[cold]

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use proptest::prelude::*;
 
 use super::*;
+use crate::error::BusError;
 use crate::testing::Recorder;
 
 fn put(bus: &Bus, base: u64, len: u64) -> Result<RegionId, BusError> {

@@ -5,12 +5,14 @@
 //! The host's clock is the monotonic one: what somebody does to the time of day does not matter. Timers are in `timers`, the
 //! thread that fires a machine's in `machine`.
 
+mod held;
 mod timers;
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
+pub use self::held::Held;
 use self::timers::Queue;
 pub use self::timers::{Callback, Fired, Raised, Timer, When, is_firing};
 pub(crate) use self::timers::{Due, Firing};
@@ -49,6 +51,8 @@ pub struct Clock {
     /// The bits of an `f64`: 0 while it stands still.
     rate: AtomicU64,
     is_manual: bool,
+    /// How many threads it stands still for.
+    holds: AtomicU32,
     state: Mutex<State>,
     /// Something changed for the thread that fires timers.
     wake: Condvar,
@@ -64,6 +68,7 @@ impl Clock {
             since: AtomicU64::new(0),
             rate: AtomicU64::new(0),
             is_manual,
+            holds: AtomicU32::new(0),
             state: Mutex::new(State { scale: 1.0, is_running: false, queue: Queue::default(), is_awaited: false }),
             wake: Condvar::new(),
             returned: Condvar::new(),
@@ -92,6 +97,9 @@ impl Clock {
     #[must_use]
     #[inline]
     pub fn now(&self) -> u64 {
+        if let Some(held) = self.held() {
+            return held;
+        }
         let mut spins = 0;
         loop {
             let before = self.sequence.load(Ordering::Acquire);

@@ -124,3 +124,19 @@ fn test_time_never_goes_back_for_readers_beside_changes() {
         assert!(matches!(reader.join(), Ok(1..)));
     }
 }
+
+#[test]
+fn test_clock_that_is_held_stands_still_for_one_thread_and_no_other_clock() {
+    let (clock, other) = (Clock::of_machine(), Clock::manual());
+    clock.run(true);
+    wait_past(&clock, 10);
+    let held = clock.hold(7);
+    assert_eq!((clock.now(), other.now()), (7, 0));
+    assert!(thread::scope(|scope| scope.spawn(|| clock.now()).join()).is_ok_and(|now| now > 10));
+    let again = other.hold(9);
+    assert_eq!(other.now(), 9);
+    drop(again);
+    assert_eq!((clock.now(), other.now()), (7, 0));
+    drop(held);
+    assert!(clock.now() > 10);
+}

@@ -16,11 +16,12 @@ mod threads;
 mod verbs;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::bells::Bells;
 use crate::clock::Clock;
+use crate::condvar::Condvar;
 use crate::error::{RunError, StateError};
 use crate::exit::{Exit, StopReason};
 use crate::vcpu::Shared;
@@ -243,7 +244,7 @@ impl Default for Control {
         };
         Self {
             inner: Mutex::new(inner),
-            changed: Condvar::new(),
+            changed: Condvar::default(),
             vcpus: OnceLock::new(),
             watcher: OnceLock::new(),
             clock: Arc::new(Clock::of_machine()),

@@ -1,9 +1,9 @@
 //! A virtual machine: memory, two buses, vCPUs, interrupt lines, and the verbs on the whole of them.
 //!
 //! KVM's objects are made late, when registers or a run first need them: the interrupt controllers must exist before
-//! the first vCPU, and devices that want one are attached before (`objects`). Devices and lines are in `devices`, the verbs
-//! that change the state in `lifecycle`, those on one vCPU that stands still in `registers` and `processor`, how vCPUs start
-//! and stop together in `control`, what one does between exits in `run`.
+//! the first vCPU, and devices that want one are attached before (`objects`). Devices and lines are in `devices`, where
+//! devices are in `places`, the verbs that change the state in `lifecycle`, those on one vCPU that stands still in `registers`
+//! and `processor`, how vCPUs start and stop together in `control`, what one does between exits in `run`.
 
 mod bells;
 mod devices;
@@ -11,6 +11,7 @@ mod late;
 mod lifecycle;
 mod memory;
 mod objects;
+mod places;
 mod processor;
 mod registers;
 mod reset;

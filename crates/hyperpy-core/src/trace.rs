@@ -164,8 +164,17 @@ impl Ring {
     /// The last exits, oldest first. One that is overwritten meanwhile is left out.
     #[must_use]
     pub fn entries(&self) -> Vec<Entry> {
+        self.entries_from(0, false).0
+    }
+
+    /// Those of the last exits whose number is `first` or more, and the number of the next one. `is_open`: the last one is
+    /// left for the next time, since it may be a read that is still to be answered.
+    #[must_use]
+    pub fn entries_from(&self, first: u64, is_open: bool) -> (Vec<Entry>, u64) {
         let written = self.written.load(Ordering::Acquire);
-        (written.saturating_sub(self.len)..written).filter_map(|n| self.read(n)).collect()
+        let end = written.saturating_sub(is_open.into());
+        let entries = (written.saturating_sub(self.len).max(first)..end).filter_map(|n| self.read(n)).collect();
+        (entries, end.max(first))
     }
 
     fn read(&self, n: u64) -> Option<Entry> {

@@ -35,6 +35,21 @@ fn test_ring_of_any_length_keeps_that_many_of_the_last_exits() {
 }
 
 #[test]
+fn test_ring_read_from_a_number_gives_what_came_since_and_leaves_an_open_exit_for_the_next_time() {
+    let ring = Ring::new(4).unwrap();
+    let from = |first, is_open| {
+        let (entries, next) = ring.entries_from(first, is_open);
+        (entries.iter().map(|entry| entry.address).collect::<Vec<_>>(), next)
+    };
+    assert_eq!((from(0, true), from(0, false), from(7, true)), ((vec![], 0), (vec![], 0), (vec![], 7)));
+    (0..3).for_each(|n| ring.record(&write(n), 0, 0));
+    assert_eq!((from(0, true), from(0, false)), ((vec![0, 1], 2), (vec![0, 1, 2], 3)));
+    assert_eq!((from(2, true), from(2, false)), ((vec![], 2), (vec![2], 3)));
+    (3..9).for_each(|n| ring.record(&write(n), 0, 0));
+    assert_eq!((from(2, true), from(7, false)), ((vec![5, 6, 7], 8), (vec![7, 8], 9)));
+}
+
+#[test]
 fn test_ring_keeps_every_kind_of_exit_as_it_was() {
     let exits = [
         AccelExit::Pio { port: 0xffff, size: 2, count: u32::MAX, is_write: false },

@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex};
 use hyperpy_core::bus::{Access, Action, Device, DeviceMut, ones};
 use hyperpy_core::exit::StopReason;
 use hyperpy_core::irq::Line;
+use hyperpy_core::names::Names;
 
 use crate::clock::Clock;
+use crate::names::{self, fixed};
 use crate::{OPEN_BUS, lock, read_bytes, write_bytes};
 
 /// Ports of the PM1a event block.
@@ -122,6 +124,10 @@ impl Device for Pm1Event {
         let mut state = lock(&self.state);
         (state.status, state.enable) = (0, 0);
         self.drive(&mut state);
+    }
+
+    fn names(&self) -> Option<Arc<dyn Names>> {
+        fixed(names::PM1_EVENT)
     }
 }
 

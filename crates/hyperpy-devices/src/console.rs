@@ -221,8 +221,13 @@ impl Console {
 
     /// Says that no output will come, because the machine has stopped: wakes all who wait. What is there stays.
     pub fn close(&self) {
-        lock(&self.output).closed = true;
-        self.grew.notify_all();
+        let mut output = lock(&self.output);
+        output.closed = true;
+        let waited_for = output.waiters > 0;
+        drop(output);
+        if waited_for {
+            self.grew.notify_all();
+        }
     }
 
     /// Says that output can come again: the machine was reset or runs on.

@@ -9,11 +9,13 @@
 //! everything else is a named file of the directory.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use hyperpy_core::bus::{Access, Action, Device};
+use hyperpy_core::names::Names;
 use thiserror::Error;
 
+use crate::names::{self, fixed};
 use crate::{OPEN_BUS, lock, read_bytes};
 
 /// Ports that the device takes.
@@ -145,6 +147,10 @@ impl Device for FwCfg {
 
     fn reset(&self) {
         *lock(&self.place) = Place::default();
+    }
+
+    fn names(&self) -> Option<Arc<dyn Names>> {
+        fixed(names::FW_CFG)
     }
 }
 

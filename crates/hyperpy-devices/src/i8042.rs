@@ -15,7 +15,9 @@
 use std::sync::{Arc, Mutex};
 
 use hyperpy_core::bus::{Access, Action, Device};
+use hyperpy_core::names::Names;
 
+use crate::names::{self, fixed};
 use crate::{OPEN_BUS, lock, read_bytes, write_bytes};
 
 /// From the data port to the command port.
@@ -206,6 +208,10 @@ impl Device for Window {
 
     fn reset(&self) {
         *lock(&self.controller.state) = State::default();
+    }
+
+    fn names(&self) -> Option<Arc<dyn Names>> {
+        if self.is_command_port { fixed(names::I8042_COMMAND) } else { None }
     }
 }
 

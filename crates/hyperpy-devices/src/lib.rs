@@ -18,6 +18,7 @@ pub mod debugcon;
 pub mod debugexit;
 pub mod fw_cfg;
 pub mod i8042;
+mod names;
 pub mod pc;
 pub mod rtc;
 pub mod uart;

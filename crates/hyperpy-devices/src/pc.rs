@@ -22,8 +22,15 @@ use crate::i8042::{COMMAND_PORT_OFFSET, I8042};
 use crate::rtc::{self, Rtc};
 use crate::uart::{self, Uart};
 
+/// Names of devices that something else depends on.
+pub const COM1: &str = "uart com1";
+/// The clock chip's.
+pub const RTC: &str = "rtc";
+/// The power button's.
+const PM1_EVENT: &str = "acpi pm1a event";
+
 /// The lines that the devices drive: gsi, whether level-triggered, and whose.
-pub const LINES: [(u32, bool, &str); 2] = [(COM1_GSI, false, "uart com1"), (SCI_GSI, true, "acpi pm1a event")];
+pub const LINES: [(u32, bool, &str); 2] = [(COM1_GSI, false, COM1), (SCI_GSI, true, PM1_EVENT)];
 
 /// What the devices are made from.
 pub struct Parts<'a> {
@@ -51,13 +58,16 @@ pub struct Board {
     pub pm1_event: Arc<Pm1Event>,
     uart: Arc<Uart>,
     regions: Vec<RegionId>,
+    names: Vec<&'static str>,
 }
 
 impl Board {
     /// Makes the devices and attaches them: all, or none when one's ports are taken.
     ///
+    /// One whose ports a device on the bus already has, all of them, is left out: that device stands for it.
+    ///
     /// # Errors
-    /// A port is taken, or the debug-exit port does not leave room for its four ports.
+    /// Some of a device's ports are taken, or the debug-exit port does not leave room for its four ports.
     pub fn attach(pio: &Bus, parts: Parts<'_>) -> Result<Self, BusError> {
         let Parts { lines, clock, console, memory_size, posts, debug_exit } = parts;
         let pm1_event = Arc::new(Pm1Event::new(lines(SCI_GSI)));
@@ -66,14 +76,15 @@ impl Board {
         let (i8042_data, i8042_command) = I8042::windows();
         let debug_console = DebugConsole::new(console.clone());
 
-        let mut board = Self { console, pm1_event: pm1_event.clone(), uart: uart.clone(), regions: Vec::new() };
-        let devices: [(u16, u64, &str, Arc<dyn Device>); 9] = [
-            (COM1_PORT, uart::PORTS, "uart com1", uart.clone()),
-            (CMOS_PORT, rtc::PORTS, "rtc", Arc::new(Exclusive::new(rtc))),
+        let mut board =
+            Self { console, pm1_event: pm1_event.clone(), uart: uart.clone(), regions: Vec::new(), names: Vec::new() };
+        let devices: [(u16, u64, &'static str, Arc<dyn Device>); 9] = [
+            (COM1_PORT, uart::PORTS, COM1, uart.clone()),
+            (CMOS_PORT, rtc::PORTS, RTC, Arc::new(Exclusive::new(rtc))),
             (I8042_PORT, 1, "i8042 data", i8042_data),
             (I8042_PORT + COMMAND_PORT_OFFSET, 1, "i8042 command", i8042_command),
             (DEBUG_CONSOLE_PORT, 1, "debug console", Arc::new(debug_console)),
-            (PM1A_EVENT_PORT, acpi_pm::EVENT_PORTS, "acpi pm1a event", pm1_event),
+            (PM1A_EVENT_PORT, acpi_pm::EVENT_PORTS, PM1_EVENT, pm1_event),
             (
                 PM1A_CONTROL_PORT,
                 acpi_pm::CONTROL_PORTS,
@@ -86,16 +97,35 @@ impl Board {
         let debug_exit =
             debug_exit.map(|port| (port, debugexit::PORTS, "debug exit", Arc::new(DebugExit) as Arc<dyn Device>));
         for (port, ports, name, device) in devices.into_iter().chain(debug_exit) {
+            if pio.map().is_one_region(port.into(), ports) {
+                continue;
+            }
             match pio.attach(port.into(), ports, name.into(), Rung::Native, device) {
-                Ok(id) => board.regions.push(id),
+                Ok(id) => {
+                    board.regions.push(id);
+                    board.names.push(name);
+                }
                 Err(error) => {
                     board.detach(pio);
                     return Err(error);
                 }
             }
         }
-        uart.post(posts, COM1_PORT.into());
+        if board.has(COM1) {
+            uart.post(posts, COM1_PORT.into());
+        }
         Ok(board)
+    }
+
+    /// Whether the device of that name is attached.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.names.contains(&name)
+    }
+
+    /// The lines of the devices that are attached, as [`LINES`].
+    pub fn lines(&self) -> impl Iterator<Item = (u32, bool, &'static str)> + '_ {
+        LINES.into_iter().filter(|(_, _, name)| self.has(name))
     }
 
     /// Where the devices are attached; also those that somebody has detached since.

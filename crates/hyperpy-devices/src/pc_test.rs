@@ -60,6 +60,21 @@ fn test_board_is_where_a_pc_has_it() {
 }
 
 #[test]
+fn test_board_leaves_out_what_a_device_on_the_bus_stands_for() {
+    let pio = Bus::new(PIO_LIMIT);
+    for (port, ports) in [(0x64, 1), (0x70, 8), (0x3f0, 16)] {
+        pio.attach(port, ports, "mine".into(), Rung::Native, Arc::new(DebugExit)).unwrap();
+    }
+    let (board, _) = attach(&pio, None).unwrap();
+    let mine = pio.map().regions().iter().filter(|region| &*region.name == "mine").count();
+    assert_eq!((mine, board.regions().len(), pio.map().regions().len()), (3, 6, 9));
+    assert_eq!((board.has(COM1), board.has(RTC), board.has(PM1_EVENT)), (false, false, true));
+    assert_eq!(board.lines().collect::<Vec<_>>(), [(9, true, "acpi pm1a event")]);
+    board.detach(&pio);
+    assert_eq!(pio.map().regions().len(), 3);
+}
+
+#[test]
 fn test_board_without_debug_exit_leaves_its_ports_free() {
     let pio = Bus::new(PIO_LIMIT);
     attach(&pio, None).unwrap();
@@ -68,7 +83,7 @@ fn test_board_without_debug_exit_leaves_its_ports_free() {
 
 #[test]
 fn test_board_attach_over_any_taken_port_leaves_the_bus_as_it_was() {
-    for (port, debug_exit) in [(0x3f8, None), (0x64, None), (0x600, None), (0xcf9, None), (0xf7, Some(0xf4))] {
+    for (port, debug_exit) in [(0x3f8, None), (0x71, None), (0x600, None), (0x605, None), (0xf7, Some(0xf4))] {
         let pio = Bus::new(PIO_LIMIT);
         pio.attach(port, 1, "other".into(), Rung::Native, Arc::new(DebugExit)).unwrap();
         let error = attach(&pio, debug_exit).err().unwrap();

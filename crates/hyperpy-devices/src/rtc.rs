@@ -13,8 +13,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyperpy_core::arch::x86_64::layout::MMIO_HOLE_START;
 use hyperpy_core::bus::{Access, Action, DeviceMut};
+use hyperpy_core::names::Names;
 
 use crate::clock::Clock;
+use crate::names::{self, fixed};
 use crate::{OPEN_BUS, read_bytes, write_bytes};
 
 /// Ports that the device takes.
@@ -238,6 +240,10 @@ impl DeviceMut for Rtc {
     fn reset(&mut self) {
         self.set(REGISTER_B, self.get(REGISTER_B) & !B_ENABLES);
         self.index = 0;
+    }
+
+    fn names(&self) -> Option<Arc<dyn Names>> {
+        fixed(names::RTC)
     }
 }
 

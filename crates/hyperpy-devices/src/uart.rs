@@ -21,11 +21,13 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use hyperpy_core::bus::{Access, Action, Device, Space};
 use hyperpy_core::irq::Line;
+use hyperpy_core::names::Names;
 use hyperpy_core::posted::{Posts, Range};
 use vm_superio::serial::NoEvents;
 use vm_superio::{Serial, Trigger};
 
 use crate::console::Console;
+use crate::names::{self, fixed};
 use crate::{OPEN_BUS, lock, read_bytes, write_bytes};
 
 /// Ports that the device takes.
@@ -291,6 +293,10 @@ impl Device for Uart {
         if let Some((posts, range)) = self.posting.get() {
             posts.set(*range, true);
         }
+    }
+
+    fn names(&self) -> Option<Arc<dyn Names>> {
+        fixed(names::UART)
     }
 }
 

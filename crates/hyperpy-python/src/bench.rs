@@ -11,9 +11,11 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
+use crate::calls::Calls;
 use crate::clock::Clock;
 use crate::device::{Faults, PyDevice, Report, StockDevice};
 use crate::errors;
+use crate::record::Recorder;
 use crate::regfile::Registers;
 
 /// Accesses that have been checked against a device's range.
@@ -31,6 +33,8 @@ pub struct Bench {
     /// Of a device in Python.
     device: Option<Arc<PyDevice>>,
     faults: Arc<Faults>,
+    /// Another one is kept that has all of Python's, and shows it to the collector.
+    is_second: bool,
 }
 
 /// Offset, size in bytes, what is written.
@@ -42,17 +46,30 @@ const SIGNALS_EVERY: usize = 1 << 16;
 #[pymethods]
 impl Bench {
     #[new]
-    #[pyo3(signature = (object, size, name, clock, registers = None))]
-    fn new(object: &Bound<'_, PyAny>, size: u64, name: &str, clock: &Clock, registers: Option<Registers<'_>>) -> Self {
+    #[pyo3(signature = (object, size, name, clock, registers = None, calls = None))]
+    fn new(
+        object: &Bound<'_, PyAny>,
+        size: u64,
+        name: &str,
+        clock: &Clock,
+        registers: Option<Registers<'_>>,
+        calls: Option<&Calls>,
+    ) -> Self {
         let faults = Arc::<Faults>::default();
         let (device, python): (Arc<dyn Device>, _) = if let Ok(stock) = object.cast::<StockDevice>() {
             (stock.get().device.clone(), None)
         } else {
             let report = Report { faults: faults.clone(), control: std::sync::Weak::new() };
-            let device = PyDevice::of(object, name, report, registers, clock.core());
+            let device = PyDevice::of(object, name, report, registers, Vec::new(), calls, clock.core());
             (device.clone(), Some(device))
         };
-        Self { core: Core::new(device, name, size, clock.core().clone()), device: python, faults }
+        Self { core: Core::new(device, name, size, clock.core().clone()), device: python, faults, is_second: false }
+    }
+
+    /// A bench of the same device whose accesses are recorded. This one must be kept as long.
+    fn recorded(&self, recorder: &Recorder) -> Self {
+        let core = self.core.with(|device| recorder.before(device));
+        Self { core, device: None, faults: self.faults.clone(), is_second: true }
     }
 
     /// What a read gives.
@@ -65,7 +82,10 @@ impl Bench {
 
     /// The reason of the stop that a write asks for.
     fn write(&self, py: Python<'_>, offset: u64, size: u64, value: u64) -> PyResult<Option<String>> {
-        Ok(asked(&self.play(py, self.checked((offset, size, Some(value)))?)?))
+        match self.play(py, self.checked((offset, size, Some(value)))?)? {
+            Answer::Value(_) => Ok(None),
+            Answer::Asked(action) => Ok(asked(&action)),
+        }
     }
 
     fn reset(&self, py: Python<'_>) -> PyResult<()> {
@@ -93,18 +113,24 @@ impl Bench {
             match self.play(py, *play).map_err(|error| with_note(py, error, index))? {
                 Answer::Value(value) => values.push(value),
                 Answer::Asked(Action::Continue) => {}
-                answer @ Answer::Asked(_) => stop = asked(&answer),
+                Answer::Asked(action) => stop = asked(&action),
             }
         }
         Ok((PyList::new(py, values)?, stop))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if self.is_second {
+            return Ok(());
+        }
         self.device.as_ref().map_or(Ok(()), |device| device.traverse(&visit))?;
         self.faults.traverse(&visit)
     }
 
     fn __clear__(&self) {
+        if self.is_second {
+            return;
+        }
         drop(self.device.as_ref().map(|device| device.let_go()));
         drop(self.faults.take());
     }
@@ -133,7 +159,7 @@ impl Bench {
         if let Some(answer) = self.core.quick(play) {
             return Ok(answer);
         }
-        let answer = self.core.play(play);
+        let answer = self.core.call(play);
         self.raise(py)?;
         answer.map_err(|error| errors::run(&error))
     }
@@ -160,12 +186,13 @@ fn with_note(py: Python<'_>, error: PyErr, index: usize) -> PyErr {
     error
 }
 
-fn asked(answer: &Answer) -> Option<String> {
-    match answer {
-        Answer::Value(_) | Answer::Asked(Action::Continue) => None,
-        Answer::Asked(Action::Reset) => Some("reset".to_owned()),
-        Answer::Asked(Action::Stop(StopReason::Text(text))) => Some(text.to_string()),
-        Answer::Asked(Action::Stop(StopReason::DebugExit { status })) => Some(format!("debug exit, status {status}")),
-        Answer::Asked(Action::Stop(StopReason::PowerOff)) => Some("power off".to_owned()),
+/// What a write asks for, as the reason of a stop.
+pub(crate) fn asked(action: &Action) -> Option<String> {
+    match action {
+        Action::Continue => None,
+        Action::Reset => Some("reset".to_owned()),
+        Action::Stop(StopReason::Text(text)) => Some(text.to_string()),
+        Action::Stop(StopReason::DebugExit { status }) => Some(format!("debug exit, status {status}")),
+        Action::Stop(StopReason::PowerOff) => Some("power off".to_owned()),
     }
 }

@@ -1,6 +1,6 @@
 //! Loaders: images into a machine's memory, and its first vCPU to their entry.
 
-use hyperpy_core::boot::acpi::{Irq, ListedDevice, Platform, Range};
+use hyperpy_core::boot::acpi::{Irq, ListedDevice, Platform, Range, Uid};
 use hyperpy_core::boot::flat::Mode;
 use hyperpy_core::boot::linux::Linux;
 use hyperpy_core::boot::multiboot::Multiboot;
@@ -9,8 +9,8 @@ use hyperpy_core::boot::pvh::Pvh;
 use hyperpy_core::boot::recognise::{self as marks, Kind};
 use hyperpy_core::boot::{Entry, Module, flat, linux, multiboot, pvh, trim, unpack};
 use hyperpy_core::error::BootError;
-use hyperpy_core::machine::Machine as Core;
 use hyperpy_core::memory::Memory;
+use hyperpy_devices::pc;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -39,19 +39,46 @@ pub fn load_flat(machine: &Machine, image: &Bound<'_, PyAny>, at: u64, mode: &st
     enter(image.py(), machine, entry)
 }
 
-/// A device for the ACPI tables: hardware id, mmio ranges, port ranges, (gsi, level-triggered) pairs.
-type Listed = (String, Vec<(u64, u64)>, Vec<(u64, u64)>, Vec<(u32, bool)>);
+/// A device for the ACPI tables: `hyperpy._acpi.Listed`.
+#[derive(FromPyObject)]
+pub struct Listed {
+    hid: String,
+    cids: Vec<String>,
+    uid: Option<Unique>,
+    mmio: Vec<(u64, u64)>,
+    pio: Vec<(u64, u64)>,
+    /// (gsi, whether level-triggered).
+    irqs: Vec<(u32, bool)>,
+}
+
+#[derive(FromPyObject)]
+enum Unique {
+    #[pyo3(annotation = "int")]
+    Number(u64),
+    #[pyo3(annotation = "str")]
+    Text(String),
+}
 
 /// What the tables of a machine with a PC's stock devices describe.
-fn platform(core: &Core, listed: Vec<Listed>) -> Platform {
+fn platform(machine: &Machine, listed: Vec<Listed>) -> Platform {
     let range = |(base, len)| Range { base, len };
-    let devices = listed.into_iter().map(|(hid, mmio, pio, irqs)| ListedDevice {
-        hid,
-        mmio: mmio.into_iter().map(range).collect(),
-        pio: pio.into_iter().map(range).collect(),
-        irqs: irqs.into_iter().map(|(gsi, level)| Irq { gsi, level }).collect(),
+    let devices = listed.into_iter().map(|one| ListedDevice {
+        hid: one.hid,
+        cids: one.cids,
+        uid: one.uid.map(|uid| match uid {
+            Unique::Number(number) => Uid::Number(number),
+            Unique::Text(text) => Uid::Text(text),
+        }),
+        mmio: one.mmio.into_iter().map(range).collect(),
+        pio: one.pio.into_iter().map(range).collect(),
+        irqs: one.irqs.into_iter().map(|(gsi, level)| Irq { gsi, level }).collect(),
     });
-    Platform { cpus: core.config().vcpus, com1: true, rtc: true, devices: devices.collect() }
+    Platform {
+        cpus: machine.core().config().vcpus,
+        com1: machine.has_stock(pc::COM1),
+        rtc: machine.has_stock(pc::RTC),
+        devices: devices.collect(),
+    }
 }
 
 /// Loads an operating system, which finds the platform's tables.
@@ -63,7 +90,7 @@ fn load_system(
 ) -> PyResult<()> {
     machine.require_load()?;
     let core = machine.core();
-    let platform = platform(core, listed);
+    let platform = platform(machine, listed);
     // Kernels are tens of megabytes: other threads go on meanwhile.
     let entry = py.detach(|| describe(&core.memory, &platform, |rsdp| load(&core.memory, rsdp)));
     enter(py, machine, entry)

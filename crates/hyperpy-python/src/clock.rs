@@ -14,14 +14,16 @@ use hyperpy_core::error::{RunError, StateError};
 use hyperpy_core::exit::StopReason;
 use hyperpy_core::kvm::thread::fork_generation;
 use hyperpy_core::machine::Machine as Core;
+use hyperpy_core::record::Recorder as CoreRecorder;
 use pyo3::exceptions::{PyException, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use crate::device::{Faults, keep_traceback, stop};
+use crate::device::{Faults, keep_traceback, note_raised, stop};
 use crate::errors;
 use crate::host::PyHost;
+use crate::record::Recorder;
 use crate::signals::attach;
 
 /// Whose timers they are.
@@ -36,6 +38,7 @@ struct Owner {
     forks: u64,
     /// What ended a step.
     raised: Mutex<Option<PyErr>>,
+    recorder: Mutex<Option<Arc<CoreRecorder>>>,
 }
 
 /// A clock, and by its means the timers of one owner.
@@ -53,8 +56,8 @@ impl Clock {
     fn made(clock: Arc<clock::Clock>, device: Option<String>, machine: Option<(Weak<Core>, Arc<Faults>)>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let (forks, raised) = (fork_generation(), Mutex::default());
-        Self { clock, owner: Arc::new(Owner { id, device, machine, forks, raised }) }
+        let (forks, raised, recorder) = (fork_generation(), Mutex::default(), Mutex::default());
+        Self { clock, owner: Arc::new(Owner { id, device, machine, forks, raised, recorder }) }
     }
 
     /// The time itself.
@@ -63,9 +66,22 @@ impl Clock {
     }
 
     /// Refuses in the child of a fork, before any lock is taken. A manual clock belongs to nobody else.
+    /// Whether it is a machine's, and not one that only steps move.
+    pub(crate) fn is_of_a_machine(&self) -> bool {
+        self.owner.machine.is_some()
+    }
+
     fn ours(&self, verb: &'static str) -> PyResult<()> {
         let mine = self.owner.machine.is_none() || self.owner.forks == fork_generation();
         if mine { Ok(()) } else { Err(errors::run(&RunError::Forked { verb })) }
+    }
+
+    /// What a callback raised.
+    fn failed(&self, Raised: Raised) -> PyErr {
+        let raised = self.owner.raised.lock().unwrap_or_else(PoisonError::into_inner).take();
+        raised.unwrap_or_else(|| {
+            PyException::new_err("a timer failed on another thread\n\nhint: `run` or `wait` raises what it met")
+        })
     }
 
     /// The machine whose clock it is, while it is there.
@@ -95,12 +111,31 @@ impl Clock {
 
     fn step(&self, ns: u64) -> PyResult<()> {
         self.ours("step the clock")?;
-        self.clock.step(ns).map_err(|Raised| {
-            let raised = self.owner.raised.lock().unwrap_or_else(PoisonError::into_inner).take();
-            raised.unwrap_or_else(|| {
-                PyException::new_err("a timer failed on another thread\n\nhint: `run` or `wait` raises what it met")
-            })
-        })
+        self.clock.step(ns).map_err(|failed| self.failed(failed))
+    }
+
+    /// Moves a manual clock to a time, and fires nothing.
+    fn move_to(&self, ns: u64) {
+        self.clock.move_to(ns);
+    }
+
+    /// When the first timer is due.
+    fn first_deadline(&self) -> Option<u64> {
+        self.clock.first_deadline()
+    }
+
+    /// Fires the first timer of a manual clock, if it is due; whether it was.
+    fn fire_first(&self) -> PyResult<bool> {
+        self.clock.fire_first().map_err(|failed| self.failed(failed))
+    }
+
+    /// Tells a recorder of this owner's timers from now on, or nobody.
+    fn record(&self, recorder: Option<&Recorder>) {
+        if self.ours("record").is_err() {
+            return;
+        }
+        let recorder = recorder.map(|recorder| recorder.core.clone());
+        *self.owner.recorder.lock().unwrap_or_else(PoisonError::into_inner) = recorder;
     }
 
     #[getter]
@@ -225,8 +260,16 @@ impl Callback for PyCallback {
             let callable = if fired.is_last { object.take() } else { object.as_ref().map(|it| it.clone_ref(py)) };
             drop(object);
             let Some(callable) = callable else { return Ok(None) };
+            let recorder = self.owner.recorder.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let serving = recorder.as_ref().and_then(|recorder| recorder.timer(fired));
             let called = callable.bind(py).call0();
             let action = called.and_then(|answer| if answer.is_none() { Ok(None) } else { stop(&answer) });
+            if let Err(error) = &action {
+                note_raised(py, error);
+            }
+            if let Some(serving) = serving {
+                serving.end(action.as_ref().ok().cloned().flatten());
+            }
             match action {
                 Ok(Some(Action::Stop(reason))) => Ok(Some(reason)),
                 Ok(_) => Ok(None),

@@ -2,8 +2,11 @@
 
 use hyperpy_core::arch::x86_64::disassemble as code;
 use hyperpy_core::arch::x86_64::paging::{End, Level, Page, Walk};
+use hyperpy_core::bus::Space;
+use hyperpy_core::control::Phase;
 use hyperpy_core::debug::{Breakpoint, On};
-use hyperpy_core::trace::Entry;
+use hyperpy_core::names::History;
+use hyperpy_core::trace::{Entry, Reason};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -101,19 +104,40 @@ pub fn clear_breakpoint(machine: &Machine, number: u8) -> PyResult<()> {
     machine.core().clear_breakpoint(number).map_err(|error| errors::debug(&error))
 }
 
-type EntryFields = (u64, u32, &'static str, u64, u64, u8, u32, bool, u64);
+/// Time, vCPU, kind, address, value, size, count, whether it is a write, rip, device, register.
+type EntryFields = (u64, u32, &'static str, u64, u64, u8, u32, bool, u64, String, String);
 
-/// The last exits of each vCPU, oldest first; nothing on a machine that is not traced.
+/// The last exits of each vCPU, oldest first; nothing on a machine that is not traced. Those before the numbers in
+/// `after`, one for each vCPU, are left out. Then the numbers from which to go on, and whether there may be more: then the
+/// last one of each vCPU, which may be under way, is left for the next time.
 #[pyfunction]
-pub fn trace(machine: &Machine) -> PyResult<Vec<EntryFields>> {
+#[pyo3(signature = (machine, after = None))]
+pub fn trace(machine: &Machine, after: Option<Vec<u64>>) -> PyResult<(Vec<EntryFields>, Vec<u64>, bool)> {
     machine.ours("read its trace")?;
-    let vcpus = (0..).zip(machine.core().control.vcpus());
-    let entries = vcpus.flat_map(|(id, vcpu)| {
-        let entries = vcpu.trace().map(|ring| ring.entries()).unwrap_or_default();
-        entries.into_iter().map(move |entry| {
+    let core = machine.core();
+    let is_open = after.is_some() && core.control.phase() == Phase::Running;
+    let (vcpus, history) = (core.control.vcpus(), core.history());
+    let (mut fields, mut next) = (Vec::new(), Vec::new());
+    for (id, vcpu) in (0..).zip(vcpus) {
+        let first = after.as_ref().and_then(|after| after.get(next.len())).copied().unwrap_or_default();
+        let (entries, end) = vcpu.trace().map(|ring| ring.entries_from(first, is_open)).unwrap_or_default();
+        next.push(end);
+        fields.extend(entries.into_iter().map(|entry| {
+            let (device, register) = named(&history, &entry);
             let Entry { ns, reason, address, value, size, count, is_write, rip } = entry;
-            (ns, id, reason.name(), address, value, size, count, is_write, rip)
-        })
-    });
-    Ok(entries.collect())
+            (ns, id, reason.name(), address, value, size, count, is_write, rip, device, register)
+        }));
+    }
+    Ok((fields, next, is_open))
+}
+
+/// The device and the register of an exit, where it is an access and they are known.
+fn named(history: &History, entry: &Entry) -> (String, String) {
+    let space = match entry.reason {
+        Reason::Pio => Space::Pio,
+        Reason::Mmio => Space::Mmio,
+        _ => return Default::default(),
+    };
+    let found = history.find(space, entry.address, entry.size, entry.is_write, entry.ns);
+    found.map(|found| (found.device.to_string(), found.register.unwrap_or_default())).unwrap_or_default()
 }

@@ -7,10 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use hyperpy_core::boot::firmware::e820;
 use hyperpy_core::bus::{Access, Action, Device, Shortcuts, Space, Spot, ones};
+use hyperpy_core::calls::Calls as Counted;
 use hyperpy_core::clock::Clock;
 use hyperpy_core::control::Control;
 use hyperpy_core::exit::StopReason;
 use hyperpy_core::machine::Answerer;
+use hyperpy_core::names::Names;
+use hyperpy_core::record;
 use hyperpy_core::regfile::RegisterFile;
 use hyperpy_core::vcpu::{Current, current};
 use hyperpy_devices::debugcon::DebugConsole;
@@ -22,6 +25,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyString};
 
+use crate::calls::Calls;
 use crate::console::Console;
 use crate::errors::Raise;
 use crate::machine::Machine;
@@ -68,11 +72,19 @@ impl Report {
             // An exception that takes no notes is raised without.
             let _ = error.value(py).call_method1(intern!(py, "add_note"), (note,));
         }
+        note_raised(py, &error);
         keep_traceback(py, &error);
         self.faults.push(error.into_value(py));
         if let Some(control) = self.control.upgrade() {
             control.device_failed();
         }
+    }
+}
+
+/// Tells whoever records the device.
+pub(crate) fn note_raised(py: Python<'_>, error: &PyErr) {
+    if let Ok(name) = error.get_type(py).qualname() {
+        record::raised(&name.to_string_lossy());
     }
 }
 
@@ -136,15 +148,21 @@ pub(crate) struct PyDevice {
     pub(crate) declared: Mutex<Option<Arc<Declared>>>,
     /// The same registers, for what calls no method.
     pub(crate) file: Option<Arc<RegisterFile>>,
+    /// Where the windows of its range begin, by descending address, and their names: for messages.
+    pub(crate) windows: Vec<(u64, String)>,
+    /// How often its methods are called.
+    pub(crate) calls: Arc<Counted>,
 }
 
 impl PyDevice {
-    /// An object with its declared registers, if it has some: they count the time of `clock`.
+    /// An object with its declared registers, if it has some: they count the time of `clock`; `calls` counts its methods'.
     pub(crate) fn of(
         object: &Bound<'_, PyAny>,
         name: &str,
         report: Report,
         registers: Option<Registers<'_>>,
+        windows: Vec<(u64, String)>,
+        calls: Option<&Calls>,
         clock: &Arc<Clock>,
     ) -> Arc<Self> {
         let declared = registers.map(|(file, handlers)| Declared::new(file.get(), handlers));
@@ -153,7 +171,8 @@ impl PyDevice {
             file.set_clock(clock.clone());
         }
         let (object, declared) = (Mutex::new(Some(object.clone().unbind())), Mutex::new(declared.map(Arc::new)));
-        Arc::new(Self { object, name: name.to_owned(), report, declared, file })
+        let calls = calls.map(|calls| calls.inner.clone()).unwrap_or_default();
+        Arc::new(Self { object, name: name.to_owned(), report, declared, file, windows, calls })
     }
 
     fn object(&self, py: Python<'_>) -> Option<Py<PyAny>> {
@@ -180,28 +199,32 @@ impl PyDevice {
 
     /// Calls its `read`.
     pub(crate) fn call_read(&self, at: Access) -> u64 {
-        attach(|py| {
-            let Some(object) = self.object(py) else { return at.ones() };
-            let answer = object
-                .call_method1(py, intern!(py, "read"), (at.offset, at.size))
-                .and_then(|value| number(value.bind(py), at.size, &self.name));
-            answer.unwrap_or_else(|error| {
-                self.report.raised(py, error, &self.name, None);
-                at.ones()
+        self.calls.plain.read.time(|| {
+            attach(|py| {
+                let Some(object) = self.object(py) else { return at.ones() };
+                let answer = object
+                    .call_method1(py, intern!(py, "read"), (at.offset, at.size))
+                    .and_then(|value| number(value.bind(py), at.size, &self.name));
+                answer.unwrap_or_else(|error| {
+                    self.report.raised(py, error, &self.name, None);
+                    at.ones()
+                })
             })
         })
     }
 
     /// Calls its `write`.
     pub(crate) fn call_write(&self, at: Access, value: u64) -> Action {
-        attach(|py| {
-            let Some(object) = self.object(py) else { return Action::Continue };
-            let action = object
-                .call_method1(py, intern!(py, "write"), (at.offset, at.size, value))
-                .and_then(|answer| action(answer.bind(py), &self.name));
-            action.unwrap_or_else(|error| {
-                self.report.raised(py, error, &self.name, Some(value));
-                Action::Continue
+        self.calls.plain.write.time(|| {
+            attach(|py| {
+                let Some(object) = self.object(py) else { return Action::Continue };
+                let action = object
+                    .call_method1(py, intern!(py, "write"), (at.offset, at.size, value))
+                    .and_then(|answer| action(answer.bind(py), &self.name));
+                action.unwrap_or_else(|error| {
+                    self.report.raised(py, error, &self.name, Some(value));
+                    Action::Continue
+                })
             })
         })
     }
@@ -209,8 +232,12 @@ impl PyDevice {
     /// An access that its declaration refuses is an error of the driver's.
     pub(crate) fn refused(&self, at: Access, written: Option<u64>) {
         let what = if written.is_some() { "write" } else { "read" };
-        let message =
-            format!("device {}: no register takes this {what}: {:#x}, {} bytes", self.name, at.offset, at.size);
+        let window = self.windows.iter().find(|(origin, _)| *origin <= at.offset);
+        let place = match window {
+            Some((origin, name)) => format!("{name}[{:#x}]", at.offset - origin),
+            None => format!("{:#x}", at.offset),
+        };
+        let message = format!("device {}: no register takes this {what}: {place}, {} bytes", self.name, at.size);
         let hint = "its registers are accessed one at a time at their width: `access_rule` is \"refuse\"";
         attach(|py| self.report.raised(py, Raise::new("DeviceError", message, hint).into(), &self.name, written));
     }
@@ -253,7 +280,7 @@ impl Device for PyDevice {
         self.file.as_ref().is_some_and(|file| file.has_late())
     }
 
-    fn flush(&self, spot: Spot, asked: &dyn Fn(u32, Action)) {
+    fn flush(&self, spot: &dyn Fn(u64) -> Spot, asked: &dyn Fn(u32, Action)) {
         let Some(declared) = self.declared() else { return };
         // Detached, since another thread may be at it.
         if let Some(batch) = declared.file.batch() {
@@ -278,6 +305,10 @@ impl Device for PyDevice {
 
     fn identity(&self) -> Option<usize> {
         attach(|py| self.object(py).map(|object| object.as_ptr() as usize))
+    }
+
+    fn names(&self) -> Option<Arc<dyn Names>> {
+        self.file.as_ref().map(|file| file.layout().clone() as Arc<dyn Names>)
     }
 }
 

@@ -3,6 +3,7 @@
 use hyperpy_core::accel::AccelError;
 use hyperpy_core::debug::DebugError;
 use hyperpy_core::error::{AttachError, BootError, MemoryError, RouteError, RunError, StateError, TrapError};
+use hyperpy_core::memory::dma::DmaError;
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -99,6 +100,18 @@ pub(crate) fn memory(error: &MemoryError) -> PyErr {
         }
         _ => pyo3::exceptions::PyValueError::new_err(format!("{error}\n\nhint: {}", error.hint())),
     }
+}
+
+pub(crate) fn dma(error: DmaError) -> PyErr {
+    let (address, size) = match error {
+        DmaError::Access { gpa, len } | DmaError::ReadOnly { gpa, len } | DmaError::TooMuch { gpa, len, .. } => {
+            (gpa, len)
+        }
+        DmaError::Short { data, .. } => (0, data),
+        _ => return Raise::new("StateError", error, error.hint()).into(),
+    };
+    let raise = Raise::new("MemoryAccessError", error, error.hint());
+    raise.with("address", Field::Number(address)).with("size", Field::Number(size)).into()
 }
 
 pub(crate) fn state(error: &StateError) -> PyErr {

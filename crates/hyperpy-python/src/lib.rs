@@ -7,18 +7,22 @@
 mod bench;
 mod boot;
 mod buffer;
+mod calls;
 mod clock;
 mod console;
 mod convert;
 mod debug;
 mod device;
+mod dma;
 mod errors;
 mod host;
 mod line;
 mod machine;
 mod memory;
+mod places;
 mod probe;
 mod processor;
+mod record;
 mod regfile;
 mod routes;
 mod script;
@@ -42,6 +46,8 @@ mod _hyperpy {
     #[pymodule_export]
     use crate::buffer::{View, end_thread};
     #[pymodule_export]
+    use crate::calls::Calls;
+    #[pymodule_export]
     use crate::clock::{Clock, Timer};
     #[pymodule_export]
     use crate::console::Console;
@@ -49,6 +55,8 @@ mod _hyperpy {
     use crate::debug::{clear_breakpoint, code_at, disassemble, run_until, set_breakpoint, step, trace, walk};
     #[pymodule_export]
     use crate::device::StockDevice;
+    #[pymodule_export]
+    use crate::dma::Dma;
     #[pymodule_export]
     use crate::host::{BellThread, TimerThread, VcpuThread};
     #[pymodule_export]
@@ -58,11 +66,15 @@ mod _hyperpy {
     #[pymodule_export]
     use crate::memory::Memory;
     #[pymodule_export]
+    use crate::places::{attach, change, detach, end_record, record};
+    #[pymodule_export]
     use crate::probe::capabilities;
     #[pymodule_export]
     use crate::processor::{
         cpuid, fpu, msr_indices, msrs, remove_cpuid, set_cpuid, set_fpu, set_msrs, trap_hypercalls, trap_msr,
     };
+    #[pymodule_export]
+    use crate::record::Recorder;
     #[pymodule_export]
     use crate::regfile::{RegisterFile, RegisterLayout};
     #[pymodule_export]

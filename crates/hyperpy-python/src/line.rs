@@ -1,14 +1,16 @@
 //! Interrupt lines and messages, as Python devices hold them: `hyperpy.line`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hyperpy_core::error::RunError;
 use hyperpy_core::irq::{Line, LineHub};
 use hyperpy_core::kvm::thread::fork_generation;
+use hyperpy_core::record::Recorder as CoreRecorder;
 use pyo3::prelude::*;
 
 use crate::errors;
 use crate::machine::Machine;
+use crate::record::Recorder;
 
 /// Refuses in the child of a fork: the controllers are the parent's, and a thread that is not there may hold the lock.
 fn ours(forks: u64) -> PyResult<()> {
@@ -27,6 +29,22 @@ pub struct IrqLine {
     message: Option<(u64, u32)>,
     /// The process that it belongs to.
     forks: u64,
+    /// Who wants to know where it is driven to.
+    recorder: Mutex<Option<Arc<CoreRecorder>>>,
+}
+
+impl IrqLine {
+    fn new(line: Arc<dyn Line>, gsi: Option<u32>, message: Option<(u64, u32)>) -> Self {
+        Self { line, gsi, message, forks: fork_generation(), recorder: Mutex::default() }
+    }
+
+    /// To be told before it is driven: what comes of it, on another thread, is recorded after it.
+    fn tell(&self, levels: &[bool]) {
+        let recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(recorder) = recorder {
+            levels.iter().for_each(|&high| recorder.line(high));
+        }
+    }
 }
 
 #[pymethods]
@@ -45,6 +63,7 @@ impl IrqLine {
     /// One rising edge.
     fn pulse(&self, py: Python<'_>) -> PyResult<()> {
         ours(self.forks)?;
+        self.tell(&[true, false]);
         py.detach(|| self.line.pulse());
         Ok(())
     }
@@ -52,6 +71,7 @@ impl IrqLine {
     /// Drives the line: True is asserted.
     fn set(&self, py: Python<'_>, level: bool) -> PyResult<()> {
         ours(self.forks)?;
+        self.tell(&[level]);
         py.detach(|| self.line.set(level));
         Ok(())
     }
@@ -61,6 +81,16 @@ impl IrqLine {
     fn level(&self, py: Python<'_>) -> PyResult<bool> {
         ours(self.forks)?;
         Ok(py.detach(|| self.line.is_high()))
+    }
+
+    /// Tells a recorder from now on, or nobody.
+    #[pyo3(name = "_record")]
+    fn record(&self, recorder: Option<&Recorder>) {
+        if ours(self.forks).is_err() {
+            return;
+        }
+        let recorder = recorder.map(|recorder| recorder.core.clone());
+        *self.recorder.lock().unwrap_or_else(PoisonError::into_inner) = recorder;
     }
 
     fn __repr__(&self) -> String {
@@ -95,7 +125,7 @@ impl MessageSender {
 pub(crate) fn line(machine: &Machine, gsi: u32) -> PyResult<IrqLine> {
     machine.ours("use an interrupt line")?;
     let line = machine.core().line(gsi).map_err(|error| errors::run(&error))?;
-    Ok(IrqLine { line, gsi: Some(gsi), message: None, forks: fork_generation() })
+    Ok(IrqLine::new(line, Some(gsi), None))
 }
 
 /// A line that sends a message whenever it is asserted.
@@ -103,7 +133,7 @@ pub(crate) fn line(machine: &Machine, gsi: u32) -> PyResult<IrqLine> {
 pub(crate) fn message_line(machine: &Machine, address: u64, data: u32) -> PyResult<IrqLine> {
     machine.ours("use an interrupt line")?;
     let line = machine.core().message_line(address, data).map_err(|error| errors::route(&error))?;
-    Ok(IrqLine { line, gsi: None, message: Some((address, data)), forks: fork_generation() })
+    Ok(IrqLine::new(line, None, Some((address, data))))
 }
 
 /// What sends messages to this machine.

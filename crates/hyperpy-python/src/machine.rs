@@ -1,4 +1,4 @@
-//! The machine for Python: verbs, devices and statistics. What they share is in `inside`.
+//! The machine for Python: verbs and statistics. What they share is in `inside`, where devices are in `places`.
 
 pub(crate) mod inside;
 
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyperpy_core::accel::{Accelerator, VmConfig};
-use hyperpy_core::bus::{RegionId, Rung, Space};
+use hyperpy_core::bus::{RegionId, Space};
 use hyperpy_core::control::Phase;
 use hyperpy_core::error::RunError;
 use hyperpy_core::exit::StopReason;
@@ -15,22 +15,21 @@ use hyperpy_core::kvm::affinity::CpuSet;
 use hyperpy_core::machine::{Attachment, Machine as Core, Unclaimed};
 use hyperpy_core::memory::Memory as CoreMemory;
 use hyperpy_core::vcpu::Refused;
-use hyperpy_devices::clock::HostClock;
-use hyperpy_devices::pc::{Board, Parts};
+use hyperpy_devices::pc::Board;
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use self::inside::duration;
+use self::inside::{BoardError, duration};
 use crate::clock::{self, Clock};
 use crate::console::Console;
-use crate::device::{Faults, PyAnswerer, PyDevice, StockDevice};
+use crate::device::{Faults, PyAnswerer};
 use crate::host::PyHost;
 use crate::memory::{Memory, pages};
+use crate::places::Places;
 use crate::processor::Handlers;
-use crate::regfile::Registers;
 use crate::script::Script;
 use crate::signals::attach;
 use crate::{convert, errors, vcpu};
@@ -40,13 +39,13 @@ use crate::{convert, errors, vcpu};
 pub struct Machine {
     core: Arc<Core>,
     faults: Arc<Faults>,
-    devices: Mutex<Vec<(Attachment, Option<Arc<PyDevice>>)>>,
+    pub(crate) places: Mutex<Places>,
     answerer: Mutex<Option<Arc<PyAnswerer>>>,
     board: Mutex<Option<Board>>,
     pub(crate) handlers: Handlers,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -92,7 +91,7 @@ impl Machine {
         Ok(Self {
             core,
             faults: Arc::default(),
-            devices: Mutex::default(),
+            places: Mutex::default(),
             answerer: Mutex::default(),
             board: Mutex::default(),
             handlers: Handlers::default(),
@@ -130,56 +129,6 @@ impl Machine {
         Memory { inner: self.core.memory.clone(), machine: Arc::downgrade(&self.core), forks: self.core.forks() }
     }
 
-    /// Puts an object with `read` and `write` on a bus; returns a number that `detach` takes.
-    /// `registers` are its declared ones, with the methods that want to know of accesses to them.
-    #[pyo3(signature = (object, pio, base, size, name, registers = None))]
-    #[allow(clippy::too_many_arguments)]
-    fn attach(
-        &self,
-        py: Python<'_>,
-        object: &Bound<'_, PyAny>,
-        pio: bool,
-        base: u64,
-        size: u64,
-        name: &str,
-        registers: Option<Registers<'_>>,
-    ) -> PyResult<u64> {
-        self.ours("attach")?;
-        let space = space(pio);
-        let (attachment, device) = if let Ok(stock) = object.cast::<StockDevice>() {
-            let device = stock.get().device.clone();
-            (self.core.attach(space, base, size, name, Rung::Native, device), None)
-        } else {
-            let device = PyDevice::of(object, name, self.report(), registers, &self.core.clock);
-            let rung = if device.file.is_some() { Rung::Declared } else { Rung::Method };
-            (self.core.attach(space, base, size, name, rung, device.clone()), Some(device))
-        };
-        let attachment = attachment.map_err(|error| errors::attach(&error))?;
-        lock(&self.devices).push((attachment, device));
-        self.hosted(py, |host| self.core.spawn_ringer(host)).inspect_err(|_| {
-            let _ = self.detach(py, pio, attachment.region.0);
-        })?;
-        Ok(attachment.region.0)
-    }
-
-    /// Takes a device off its bus; vCPUs may still be in it.
-    fn detach(&self, py: Python<'_>, pio: bool, region: u64) -> PyResult<()> {
-        self.ours("detach")?;
-        let space = space(pio);
-        let mut devices = lock(&self.devices);
-        let at = devices.iter().position(|(a, _)| a.space == space && a.region.0 == region);
-        let Some(at) = at else {
-            // Another thread has just done it.
-            let hint = "`m.map` shows what is attached";
-            return Err(errors::Raise::new("DeviceError", "device is not attached any more", hint).into());
-        };
-        let (attachment, kept) = devices.swap_remove(at);
-        drop(devices);
-        let region = py.detach(|| self.core.detach(attachment)).map_err(|error| errors::attach(&error))?;
-        drop((region, kept));
-        Ok(())
-    }
-
     /// Waits until every vCPU has left a device that is off its bus.
     fn wait_until_left(&self, py: Python<'_>, pio: bool, region: u64) -> PyResult<()> {
         let detached = Attachment { space: space(pio), region: RegionId(region) };
@@ -195,25 +144,10 @@ impl Machine {
     /// Puts the stock devices of a PC onto the port bus, with interrupt controllers.
     fn attach_pc(&self, console: &Console) -> PyResult<()> {
         self.ours("attach")?;
-        let mut board = lock(&self.board);
-        if board.is_some() {
-            return Ok(());
-        }
-        let open = [Phase::Created, Phase::Running, Phase::Paused, Phase::Stopped];
-        self.core.control.require("attach", &open).map_err(|error| errors::state(&error))?;
-        let had_irqchip = self.core.config().irqchip;
-        self.core.want_irqchip().map_err(|error| errors::run(&error))?;
-        let lines = |gsi| self.core.lines.line(gsi);
-        let memory_size = self.core.memory.pc_ram();
-        let (clock, posts) = (Arc::new(HostClock::default()), self.core.posts.clone());
-        let console = console.inner.clone();
-        let parts = Parts { lines: &lines, clock, console, memory_size, posts, debug_exit: None };
-        let made = Board::attach(&self.core.pio, parts).map_err(|error| {
-            self.core.unwant_irqchip(had_irqchip);
-            errors::attach(&error.into())
-        })?;
-        *board = Some(made);
-        Ok(())
+        self.make_board(console).map_err(|failed| match failed {
+            BoardError::Run(error) => errors::run(&error),
+            BoardError::Attach(error) => errors::attach(&error),
+        })
     }
 
     /// Whether the stock devices of a PC are there.
@@ -225,7 +159,9 @@ impl Machine {
     /// Takes the stock devices of a PC away again; `irqchip` is whether interrupt controllers were asked for before.
     fn detach_pc(&self, py: Python<'_>, irqchip: bool) -> PyResult<()> {
         self.ours("detach")?;
-        if let Some(board) = lock(&self.board).take() {
+        // Nothing is locked where the interpreter is taken again.
+        let board = lock(&self.board).take();
+        if let Some(board) = board {
             py.detach(|| {
                 for &region in board.regions() {
                     // One that is no longer there was detached by somebody else: nothing is left to do.
@@ -452,8 +388,8 @@ impl Machine {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         // A lock that is held belongs to a thread that is changing the list: the collector comes again.
-        if let Ok(devices) = self.devices.try_lock() {
-            devices.iter().filter_map(|(_, device)| device.as_ref()).try_for_each(|device| device.traverse(&visit))?;
+        if let Ok(places) = self.places.try_lock() {
+            places.traverse(&visit)?;
         }
         if let Ok(answerer) = self.answerer.try_lock() {
             visit.call(answerer.as_ref().map(|answerer| &answerer.callable))?;
@@ -488,6 +424,6 @@ fn cpu_set(cpus: Vec<u32>) -> PyResult<CpuSet> {
     }
 }
 
-fn space(pio: bool) -> Space {
+pub(crate) fn space(pio: bool) -> Space {
     if pio { Space::Pio } else { Space::Mmio }
 }

@@ -5,12 +5,13 @@ use std::sync::{Arc, Weak};
 use hyperpy_core::error::{MemoryError, RunError};
 use hyperpy_core::kvm::thread::fork_generation;
 use hyperpy_core::machine::Machine;
-use hyperpy_core::memory::{self, Kind, Pages};
+use hyperpy_core::memory::{self, Kind, Pages, dma as core};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::buffer::{self, View};
+use crate::dma::Dma;
 use crate::errors;
 
 /// Guest-physical memory of a machine.
@@ -115,6 +116,11 @@ impl Memory {
             (r.gpa, r.len, kind(r.kind), r.name.to_string(), r.writable, pages_word(r.pages), r.alias_of)
         };
         self.inner.regions().into_iter().map(row).collect()
+    }
+
+    /// It for a device that reads at most so many bytes at once.
+    fn dma(&self, most: u64) -> Dma {
+        Dma { inner: core::Dma::new(&self.inner, most), forks: self.forks }
     }
 
     /// Bytes of host memory that are in use for it.

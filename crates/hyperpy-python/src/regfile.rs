@@ -16,10 +16,11 @@ use pyo3::types::PyBytes;
 use crate::device::{PyDevice, action, number};
 use crate::signals::attach;
 
-/// A register as Python describes it: one field for each of [`Cell`].
+/// A register as Python describes it: its name, and one field for each of [`Cell`].
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct Description {
+    name: String,
     offset: Option<u64>,
     width: u8,
     kind: String,
@@ -45,7 +46,14 @@ impl Description {
         let overflow = if number(2) == 0 { Overflow::Drop } else { Overflow::Overwrite };
         let kind = match self.kind.as_str() {
             "plain" => Kind::Plain,
-            "fifo" => Kind::Fifo { depth: small(0), guest_takes: number(1) != 0, overflow, empty: number(3) },
+            "fifo" => Kind::Fifo {
+                depth: small(0),
+                guest_takes: number(1) != 0,
+                overflow,
+                empty: number(3),
+                threshold: small(4),
+            },
+            "level" => Kind::Level { of: small(0) },
             "counter" => Kind::Counter { hz: number(0) },
             "ram" => Kind::Ram { len: number(0) },
             "port" => {
@@ -87,7 +95,7 @@ impl Description {
 /// The registers that a class of devices declares.
 #[pyclass(frozen, module = "hyperpy._hyperpy")]
 pub struct RegisterLayout {
-    layout: Arc<Layout>,
+    pub(crate) layout: Arc<Layout>,
 }
 
 #[pymethods]
@@ -96,6 +104,7 @@ impl RegisterLayout {
     /// about.
     #[new]
     fn new(cells: Vec<Description>, size: u64, rule: &str, plain: bool) -> PyResult<Self> {
+        let names = cells.iter().map(|cell| cell.name.as_str().into()).collect();
         let cells = cells.iter().map(Description::cell).collect::<PyResult<_>>()?;
         let rule = match rule {
             "exact" => Rule::Exact,
@@ -110,7 +119,12 @@ impl RegisterLayout {
         };
         let layout = Layout::new(cells, size, rule, plain);
         let layout = layout.map_err(|error| PyValueError::new_err((error.to_string(), error.hint(), about(&error))))?;
-        Ok(Self { layout: Arc::new(layout) })
+        Ok(Self { layout: Arc::new(layout.named(names)) })
+    }
+
+    /// How long a read that Rust serves takes here, in nanoseconds; None if it serves none.
+    fn measure(&self, py: Python<'_>) -> Option<f64> {
+        py.detach(|| Core::measure(&self.layout))
     }
 }
 
@@ -124,7 +138,8 @@ fn about(error: &LayoutError) -> Vec<u32> {
         LayoutError::Width { cell, .. }
         | LayoutError::Outside { cell, .. }
         | LayoutError::Value { cell, .. }
-        | LayoutError::Length { cell, .. } => vec![cell],
+        | LayoutError::Length { cell, .. }
+        | LayoutError::Kind { cell, .. } => vec![cell],
         _ => Vec::new(),
     }
 }
@@ -173,6 +188,15 @@ impl RegisterFile {
         self.inner.level(cell)
     }
 
+    /// From which level on its methods are told of accesses to a queue.
+    fn threshold(&self, cell: u32) -> usize {
+        self.inner.threshold(cell)
+    }
+
+    fn set_threshold(&self, cell: u32, threshold: usize) {
+        self.inner.set_threshold(cell, threshold);
+    }
+
     fn items(&self, cell: u32) -> Vec<u64> {
         self.inner.items(cell)
     }
@@ -199,6 +223,18 @@ impl RegisterFile {
     fn hits(&self, cell: u32) -> (u64, u64, u64) {
         let hits = self.inner.hits(cell);
         (hits.reads, hits.writes, hits.told)
+    }
+
+    /// The same of all registers together.
+    fn total_hits(&self) -> (u64, u64, u64) {
+        let hits = self.inner.total_hits();
+        (hits.reads, hits.writes, hits.told)
+    }
+
+    /// Reads and writes that no register takes, and those that the device refuses.
+    fn strays(&self) -> ([u64; 2], [u64; 2]) {
+        let strays = self.inner.strays();
+        (strays.missed, strays.refused)
     }
 
     fn reset(&self) {
@@ -259,8 +295,8 @@ pub(crate) struct Served<'a> {
     pub(crate) declared: &'a Declared,
 }
 
-impl Owner for Served<'_> {
-    fn read(&self, cell: u32, _held: u64) -> Option<u64> {
+impl Served<'_> {
+    fn ask(&self, cell: u32) -> Option<u64> {
         let method = self.declared.methods.get(cell as usize)?;
         attach(|py| {
             let call = method.on_read.as_ref()?.bind(py);
@@ -279,7 +315,7 @@ impl Owner for Served<'_> {
         })
     }
 
-    fn write(&self, cell: u32, value: u64) -> Action {
+    fn tell(&self, cell: u32, value: u64) -> Action {
         let Some(method) = self.declared.methods.get(cell as usize) else { return Action::Continue };
         attach(|py| {
             let Some(call) = method.on_write.as_ref() else { return Action::Continue };
@@ -294,6 +330,17 @@ impl Owner for Served<'_> {
                 Action::Continue
             })
         })
+    }
+}
+
+impl Owner for Served<'_> {
+    fn read(&self, cell: u32, _held: u64) -> Option<u64> {
+        self.device.calls.cell(cell).map_or_else(|| self.ask(cell), |calls| calls.read.time(|| self.ask(cell)))
+    }
+
+    fn write(&self, cell: u32, value: u64) -> Action {
+        let calls = self.device.calls.cell(cell);
+        calls.map_or_else(|| self.tell(cell, value), |calls| calls.write.time(|| self.tell(cell, value)))
     }
 
     fn plain_read(&self, at: Access) -> u64 {

@@ -49,14 +49,9 @@ pub(crate) fn routes(machine: &Machine) -> PyResult<Vec<(u32, &'static str, u64,
 #[pyfunction]
 #[pyo3(signature = (machine))]
 pub(crate) fn stock_lines(machine: Option<&Machine>) -> PyResult<Vec<(u32, bool, &'static str)>> {
-    let has_them = match machine {
-        None => true,
-        Some(machine) => {
-            machine.ours("read its map")?;
-            machine.has_board()
-        }
-    };
-    Ok(if has_them { pc::LINES.to_vec() } else { Vec::new() })
+    let Some(machine) = machine else { return Ok(pc::LINES.to_vec()) };
+    machine.ours("read its map")?;
+    Ok(machine.stock_lines())
 }
 
 /// (first port, ports, name) of every stock device of a PC: needs no machine and no KVM.

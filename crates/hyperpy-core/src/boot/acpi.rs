@@ -16,7 +16,7 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 
 use super::dsdt;
-pub use super::dsdt::{Irq, ListedDevice, Range};
+pub use super::dsdt::{Irq, ListedDevice, Range, Uid};
 use crate::arch::x86_64::layout::{
     ACPI_START, IOAPIC_START, LAPIC_START, MP_TABLE_START, PM_TIMER_PORT, PM1A_CONTROL_PORT, PM1A_EVENT_PORT,
     RESET_PORT, SCI_GSI,
@@ -58,9 +58,9 @@ const MADT_HEADER_LEN: u32 = 44;
 pub struct Platform {
     /// Processors, 1 to [`MOST_CPUS`], with local APIC ids from 0.
     pub cpus: u32,
-    /// Whether there is a 16550 at COM1.
+    /// Whether the stock 16550 is at COM1.
     pub com1: bool,
-    /// Whether there is a CMOS RTC.
+    /// Whether the stock CMOS RTC is there.
     pub rtc: bool,
     /// Devices that ask to be listed.
     pub devices: Vec<ListedDevice>,
@@ -142,7 +142,7 @@ fn fadt(platform: &Platform, facs: u64, dsdt: u64) -> impl Aml {
     // Above these latencies C2 and C3 are not there.
     fadt.p_lvl2_lat = 101.into();
     fadt.p_lvl3_lat = 1001.into();
-    let rtc = if platform.rtc { 0 } else { CMOS_RTC_NOT_PRESENT };
+    let rtc = if dsdt::has_rtc(platform) { 0 } else { CMOS_RTC_NOT_PRESENT };
     fadt.iapc_boot_arch = (LEGACY_DEVICES | VGA_NOT_PRESENT | rtc).into();
     fadt.reset_reg = port(RESET_PORT, 8, AccessSize::ByteAccess);
     fadt.reset_value = RESET_VALUE;

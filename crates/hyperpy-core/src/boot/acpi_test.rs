@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use super::acpi::{Irq, ListedDevice, MOST_CPUS, Platform, Range, build};
+use super::acpi::{Irq, ListedDevice, MOST_CPUS, Platform, Range, Uid, build};
 use super::flat::{Mode, flat};
 use super::platform::describe;
 use crate::arch::x86_64::layout::ACPI_START;
@@ -16,9 +16,21 @@ fn platform() -> Platform {
         mmio: vec![range(0xfe00_0000, 0x1000), range(1 << 40, 1 << 33)],
         pio: vec![range(0x510, 4), range(0x1000, 0x800)],
         irqs: vec![Irq { gsi: 5, level: false }, Irq { gsi: 10, level: true }],
+        ..ListedDevice::default()
     };
-    let bare = ListedDevice { hid: "PNP0C02".into(), ..ListedDevice::default() };
-    Platform { cpus: 3, com1: true, rtc: true, devices: vec![doorbell, bare] }
+    let bare = ListedDevice { cids: vec!["QEMU0002".into()], ..listed("PNP0C02") };
+    let named = ListedDevice {
+        cids: vec!["PNP0C02".into(), "ACPI0001".into()],
+        uid: Some(Uid::Text("left one".into())),
+        ..listed("PNP0501")
+    };
+    let numbered = ListedDevice { uid: Some(Uid::Number(1 << 40)), ..listed("PNP0501") };
+    let devices = vec![doorbell, bare, named, numbered, listed("PNP0501")];
+    Platform { cpus: 3, com1: true, rtc: true, devices }
+}
+
+fn listed(hid: &str) -> ListedDevice {
+    ListedDevice { hid: hid.into(), ..ListedDevice::default() }
 }
 
 fn number(bytes: &[u8]) -> usize {
@@ -97,6 +109,10 @@ fn test_acpi_fadt_names_the_platforms_ports() {
     assert_eq!((fadt[116], port(120, 8), fadt[128]), (1, 0xcf9, 6));
     let bytes = build(&Platform { rtc: false, ..platform() }).unwrap();
     assert_eq!(number(&tables(&bytes)[0][109..111]), 0b10_0101);
+    for rtc in [listed("PNP0B00"), ListedDevice { cids: vec!["PNP0B01".into()], ..listed("ACPI000E") }] {
+        let bytes = build(&Platform { rtc: false, devices: vec![rtc], ..platform() }).unwrap();
+        assert_eq!(number(&tables(&bytes)[0][109..111]), 0b101);
+    }
 }
 
 #[test]
@@ -152,6 +168,33 @@ fn test_acpi_devices_that_cannot_be_described_are_refused() {
         with(ListedDevice { hid: "PNP0C02".into(), irqs: vec![Irq { gsi, level: true }], ..ListedDevice::default() })
     };
     assert!(irq(23).is_ok() && matches!(irq(24), Err(BootError::Gsi { gsi: 24, .. })));
+    let cids =
+        |cids: Vec<&str>| with(ListedDevice { cids: cids.into_iter().map(Into::into).collect(), ..listed("PNP0C02") });
+    assert!(cids(vec!["PNP0501"; 16]).is_ok());
+    assert!(matches!(cids(vec!["PNP0501"; 17]), Err(BootError::CompatibleIds { count: 17, .. })));
+    assert!(matches!(cids(vec!["PNP0501", "pnp"]), Err(BootError::HardwareId { .. })));
+    let uid = |uid| with(ListedDevice { uid: Some(uid), ..listed("PNP0C02") });
+    assert!(uid(Uid::Number(u64::MAX)).is_ok() && uid(Uid::Text("x".repeat(63))).is_ok());
+    for text in [String::new(), "x".repeat(64), "a\0".into(), "\u{e4}".into(), "a\nb".into()] {
+        assert!(matches!(uid(Uid::Text(text)), Err(BootError::UniqueId { .. })));
+    }
+}
+
+#[test]
+fn test_acpi_unique_ids_that_are_left_out_are_the_first_free_numbers_of_their_hardware_id() {
+    let unique = |devices| {
+        let source = disassembled("uids", &Platform { cpus: 1, com1: true, devices, ..Platform::default() });
+        let uids = source.lines().filter_map(|line| line.trim().strip_prefix("Name (_UID, "));
+        uids.map(|line| line.split(')').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let asks = |number| ListedDevice { uid: Some(Uid::Number(number)), ..listed("PNP0501") };
+    if let Some(source) = iasl_is_there() {
+        let uids = unique(vec![listed("PNP0501"), asks(1), listed("PNP0C02"), listed("PNP0501"), asks(0x10)]);
+        assert_eq!(uids, ["Zero", "0x02", "One", "Zero", "0x03", "0x10"], "{source}");
+    }
+    let twice = build(&Platform { cpus: 1, com1: true, devices: vec![asks(0)], ..Platform::default() });
+    let message = twice.unwrap_err().to_string();
+    assert_eq!(message, "two ACPI devices PNP0501 have one unique id: 0");
 }
 
 #[test]
@@ -177,14 +220,16 @@ fn iasl(folder: &std::path::Path, arguments: &[&str]) -> String {
     text
 }
 
-#[test]
-fn test_acpi_tables_are_understood_by_iasl() {
-    if Command::new("iasl").arg("-v").output().is_err() {
-        return; // acpica-tools is not installed here; `make test` installs it.
-    }
-    let folder = std::env::temp_dir().join(format!("hyperpy-acpi-{}", std::process::id()));
+/// iasl's version, if it is installed: acpica-tools, which `make test` installs.
+fn iasl_is_there() -> Option<String> {
+    Command::new("iasl").arg("-v").output().ok().map(|out| String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
+/// The DSDT's source as iasl gives it, which then compiles it again without a word.
+fn disassembled(name: &str, platform: &Platform) -> String {
+    let folder = std::env::temp_dir().join(format!("hyperpy-acpi-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    let bytes = build(&platform()).unwrap();
+    let bytes = build(platform).unwrap();
     for (name, table) in ["facp", "apic", "facs", "dsdt"].iter().zip(tables(&bytes)) {
         std::fs::write(folder.join(format!("{name}.dat")), table).unwrap();
         iasl(&folder, &["-d", &format!("{name}.dat")]);
@@ -194,6 +239,16 @@ fn test_acpi_tables_are_understood_by_iasl() {
         assert!(compiled.contains(" 0 Errors, 0 Warnings") || *name != "dsdt", "{compiled}");
     }
     let source = std::fs::read_to_string(folder.join("dsdt.dsl")).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    source
+}
+
+#[test]
+fn test_acpi_tables_are_understood_by_iasl() {
+    if iasl_is_there().is_none() {
+        return;
+    }
+    let source = disassembled("all", &platform());
     for line in [
         "Name (_S5, Package (0x04)",
         "Device (COM1)",
@@ -201,11 +256,18 @@ fn test_acpi_tables_are_understood_by_iasl() {
         "Device (D000)",
         "Name (_HID, \"LNRO0005\")",
         "Device (D001)",
-        "Interrupt (ResourceConsumer, Level, ActiveHigh, Exclusive",
+        "Name (_CID, \"QEMU0002\")",
+        "Name (_CID, Package (0x02)",
+        "Name (_UID, \"left one\")",
+        "Name (_UID, 0x0000010000000000)",
+        "Name (_STA, 0x0F)",
+        "Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive",
+        "Interrupt (ResourceConsumer, Level, ActiveHigh, Shared",
+        "QWordMemory (ResourceConsumer",
+        "WordIO (ResourceConsumer",
         "0xFE000000,         // Address Base",
         "0x0000010000000000, // Range Minimum",
     ] {
         assert!(source.contains(line), "{line} is not in {source}");
     }
-    std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -2,6 +2,8 @@
 //!
 //! acpi_tables asserts where a name or a number is wrong, so that everything a user can give is checked here first.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use acpi_tables::Aml;
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, Path,
@@ -14,20 +16,55 @@ use crate::error::BootError;
 
 /// Listed devices are named D000 to DFFF.
 const MOST_DEVICES: usize = 0x1000;
+/// Most compatible ids of a device: AML counts elements in a byte, and an operating system looks at each.
+const MOST_CIDS: usize = 16;
+/// Longest unique id that is text.
+const UID_LEN: usize = 63;
 /// Ports on the bus.
 const PORTS: u64 = 0x1_0000;
+/// Hardware ids of COM1 and of the RTC, and those that a CMOS RTC can have besides.
+const COM1_HID: &str = "PNP0501";
+const RTC_HID: &str = "PNP0B00";
+const RTC_HIDS: [&str; 3] = [RTC_HID, "PNP0B01", "PNP0B02"];
+/// General flags of an address space descriptor: the device consumes the range.
+const CONSUMER: u8 = 1;
+/// `_STA`: present, enabled, shown, working.
+const WORKING: u8 = 0b1111;
 
 /// A device that no bus announces and that asks to be listed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListedDevice {
     /// Hardware id: an EISA id (PNP0C02) or an ACPI id (LNRO0005).
     pub hid: String,
+    /// Ids of what it is compatible with, for a driver that does not know `hid`.
+    pub cids: Vec<String>,
+    /// What tells it from others of its `hid`; if left out, the first number from 0 that none of them has.
+    pub uid: Option<Uid>,
     /// Registers in memory.
     pub mmio: Vec<Range>,
     /// Registers on ports.
     pub pio: Vec<Range>,
     /// Interrupts.
     pub irqs: Vec<Irq>,
+}
+
+/// A unique id: unique among the devices with one hardware id (6.1.12).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Uid {
+    /// A number.
+    Number(u64),
+    /// Text.
+    Text(String),
+}
+
+impl std::fmt::Display for Uid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            // Cut, since it is for a message.
+            Self::Text(text) => write!(f, "{:?}", text.chars().take(UID_LEN + 1).collect::<String>()),
+        }
+    }
 }
 
 /// A range of registers.
@@ -54,22 +91,28 @@ pub(super) fn body(platform: &Platform) -> Result<Vec<u8>, BootError> {
     let off = SOFT_OFF_SLP_TYP;
     Name::new("_S5_".into(), &Package::new(vec![&off, &off, &0u8, &0u8])).to_aml_bytes(&mut aml);
     let mut devices = Vec::new();
+    let mut uids = Uids::default();
     if platform.com1 {
         let resources = [port_range(COM1_PORT, 8), irq(COM1_GSI, false)];
-        device("COM1", &eisa("PNP0501"), 0, &resources, &mut devices);
+        device("COM1", COM1_HID, &[], &uids.free(COM1_HID), &resources, &mut devices)?;
     }
     if platform.rtc {
         let resources = [port_range(CMOS_PORT, 2), irq(RTC_GSI, false)];
-        device("RTC_", &eisa("PNP0B00"), 0, &resources, &mut devices);
+        device("RTC_", RTC_HID, &[], &uids.free(RTC_HID), &resources, &mut devices)?;
     }
     if platform.devices.len() > MOST_DEVICES {
         // Each takes more than 32 bytes.
         let len = platform.devices.len() as u64 * 32;
         return Err(BootError::TablesTooLong { len, room: MOST_DEVICES as u64 * 32 });
     }
-    for (uid, listed) in platform.devices.iter().enumerate() {
-        let hid = hardware_id(&listed.hid)?;
-        device(&format!("D{uid:03X}"), &hid, uid as u32, &resources(listed)?, &mut devices);
+    // Before those that are left out are given what is free.
+    for listed in &platform.devices {
+        uids.take(listed)?;
+    }
+    for (number, listed) in platform.devices.iter().enumerate() {
+        let uid = listed.uid.clone().unwrap_or_else(|| uids.free(&listed.hid));
+        let name = format!("D{number:03X}");
+        device(&name, &listed.hid, &listed.cids, &uid, &resources(listed)?, &mut devices)?;
     }
     if !devices.is_empty() {
         aml.extend(Scope::raw(Path::new("_SB_"), devices));
@@ -77,16 +120,105 @@ pub(super) fn body(platform: &Platform) -> Result<Vec<u8>, BootError> {
     Ok(aml)
 }
 
-fn device(name: &str, hid: &[u8], uid: u32, resources: &[Box<dyn Aml>], aml: &mut Vec<u8>) {
+/// Whether a CMOS RTC is there: ours, or a listed device that a driver takes for one.
+pub(super) fn has_rtc(platform: &Platform) -> bool {
+    let is_rtc = |id: &String| RTC_HIDS.contains(&id.as_str());
+    platform.rtc || platform.devices.iter().any(|listed| is_rtc(&listed.hid) || listed.cids.iter().any(is_rtc))
+}
+
+/// Unique ids that are taken, by hardware id, and the first number that may be free.
+#[derive(Default)]
+struct Uids {
+    taken: BTreeSet<(String, Uid)>,
+    next: BTreeMap<String, u64>,
+}
+
+impl Uids {
+    /// Takes the one that a device asks for.
+    fn take(&mut self, listed: &ListedDevice) -> Result<(), BootError> {
+        let Some(uid) = &listed.uid else { return Ok(()) };
+        let hid = cut(&listed.hid);
+        if let Uid::Text(text) = uid {
+            let is_shown = |b: u8| b == b' ' || b.is_ascii_graphic();
+            if !(1..=UID_LEN).contains(&text.len()) || !text.bytes().all(is_shown) {
+                return Err(BootError::UniqueId { hid, uid: uid.clone() });
+            }
+        }
+        if !self.taken.insert((listed.hid.clone(), uid.clone())) {
+            return Err(BootError::SameUniqueId { hid, uid: uid.clone() });
+        }
+        Ok(())
+    }
+
+    /// Takes the first number that is free.
+    fn free(&mut self, hid: &str) -> Uid {
+        let next = self.next.entry(hid.to_owned()).or_default();
+        loop {
+            let uid = Uid::Number(*next);
+            // There are fewer devices than numbers.
+            *next = next.wrapping_add(1);
+            if self.taken.insert((hid.to_owned(), uid.clone())) {
+                return uid;
+            }
+        }
+    }
+}
+
+fn device(
+    name: &str,
+    hid: &str,
+    cids: &[String],
+    uid: &Uid,
+    resources: &[Box<dyn Aml>],
+    aml: &mut Vec<u8>,
+) -> Result<(), BootError> {
     let template = ResourceTemplate::new(resources.iter().map(AsRef::as_ref).collect());
-    let hid = Name::new("_HID".into(), &Raw(hid));
-    let uid = Name::new("_UID".into(), &uid);
+    let compatible = compatible_ids(hid, cids)?;
+    let hid = Name::new("_HID".into(), &Raw(&hardware_id(hid)?));
+    let cid = compatible.map(|aml| Name::new("_CID".into(), &Raw(&aml)));
+    let uid = match uid {
+        Uid::Number(number) => Name::new("_UID".into(), number),
+        Uid::Text(text) => Name::new("_UID".into(), text),
+    };
+    let sta = Name::new("_STA".into(), &WORKING);
     let crs = Name::new("_CRS".into(), &template);
-    Device::new(Path::new(name), vec![&hid, &uid, &crs]).to_aml_bytes(aml);
+    let mut children: Vec<&dyn Aml> = vec![&hid, &uid, &sta, &crs];
+    if let Some(cid) = &cid {
+        children.insert(1, cid);
+    }
+    Device::new(Path::new(name), children).to_aml_bytes(aml);
+    Ok(())
+}
+
+/// `_CID`'s value: one id, or a package of several.
+fn compatible_ids(hid: &str, cids: &[String]) -> Result<Option<Vec<u8>>, BootError> {
+    if cids.len() > MOST_CIDS {
+        return Err(BootError::CompatibleIds { hid: cut(hid), count: cids.len(), most: MOST_CIDS });
+    }
+    let ids = cids.iter().map(|cid| hardware_id(cid)).collect::<Result<Vec<_>, _>>()?;
+    Ok(match ids.as_slice() {
+        [] => None,
+        [one] => Some(one.clone()),
+        several => {
+            let raw: Vec<_> = several.iter().map(|id| Raw(id)).collect();
+            let mut aml = Vec::new();
+            Package::new(raw.iter().map(|id| id as &dyn Aml).collect()).to_aml_bytes(&mut aml);
+            Some(aml)
+        }
+    })
 }
 
 /// AML that is there already.
 struct Raw<'a>(&'a [u8]);
+
+/// The same, kept.
+struct Owned(Vec<u8>);
+
+impl Aml for Owned {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        sink.vec(&self.0);
+    }
+}
 
 impl Aml for Raw<'_> {
     fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
@@ -114,8 +246,13 @@ fn hardware_id(hid: &str) -> Result<Vec<u8>, BootError> {
             hid.to_owned().to_aml_bytes(&mut aml);
             Ok(aml)
         }
-        _ => Err(BootError::HardwareId { hid: hid.chars().take(64).collect() }),
+        _ => Err(BootError::HardwareId { hid: cut(hid) }),
     }
+}
+
+/// What of an id is shown in a message.
+fn cut(hid: &str) -> String {
+    hid.chars().take(64).collect()
 }
 
 fn resources(listed: &ListedDevice) -> Result<Vec<Box<dyn Aml>>, BootError> {
@@ -130,7 +267,7 @@ fn resources(listed: &ListedDevice) -> Result<Vec<Box<dyn Aml>>, BootError> {
         let last = last_of(range).filter(|last| *last < PORTS && range.len < PORTS).ok_or_else(|| bad("pio", range))?;
         resources.push(match u8::try_from(range.len) {
             Ok(len) => port_range(range.base as u16, len),
-            Err(_) => Box::new(AddressSpace::new_io(range.base as u16, last as u16, None)),
+            Err(_) => consumed(&AddressSpace::new_io(range.base as u16, last as u16, None)),
         });
     }
     for Irq { gsi, level } in listed.irqs.iter().copied() {
@@ -150,15 +287,26 @@ fn last_of(range: &Range) -> Option<u64> {
 fn memory_range(range: &Range, last: u64) -> Box<dyn Aml> {
     match (u32::try_from(range.base), u32::try_from(range.len), u32::try_from(last)) {
         (Ok(base), Ok(len), Ok(_)) => Box::new(Memory32Fixed::new(true, base, len)),
-        _ => Box::new(AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, range.base, last, None)),
+        _ => consumed(&AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, range.base, last, None)),
     }
+}
+
+/// An address space descriptor of what a device takes: acpi_tables marks all as what a bridge hands on, which Linux gives
+/// to no driver. Its general flags follow tag, length and type (6.4.3.5.1).
+fn consumed(range: &dyn Aml) -> Box<dyn Aml> {
+    let mut aml = Vec::new();
+    range.to_aml_bytes(&mut aml);
+    if let Some(flags) = aml.get_mut(4) {
+        *flags |= CONSUMER;
+    }
+    Box::new(Owned(aml))
 }
 
 fn port_range(base: u16, len: u8) -> Box<dyn Aml> {
     Box::new(IO::new(base, base, 1, len))
 }
 
-/// An interrupt that this device consumes, active high and not shared.
+/// An interrupt that this device consumes, active high. A level can be shared, an edge cannot.
 fn irq(gsi: u32, level: bool) -> Box<dyn Aml> {
-    Box::new(Interrupt::new(true, !level, false, false, gsi))
+    Box::new(Interrupt::new(true, !level, false, level, gsi))
 }

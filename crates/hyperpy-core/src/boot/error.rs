@@ -4,6 +4,7 @@ use std::io;
 
 use thiserror::Error;
 
+use super::dsdt::Uid;
 use crate::error::MemoryError;
 
 /// An image could not be put into guest memory. A refused load has changed nothing there.
@@ -212,6 +213,32 @@ pub enum BootError {
         /// As given.
         hid: String,
     },
+    /// A unique id that ACPI's tables cannot hold.
+    #[error("not a unique id for ACPI device {hid}: {uid}")]
+    UniqueId {
+        /// Hardware id of the device.
+        hid: String,
+        /// As given.
+        uid: Uid,
+    },
+    /// A unique id given twice.
+    #[error("two ACPI devices {hid} have one unique id: {uid}")]
+    SameUniqueId {
+        /// Hardware id of both.
+        hid: String,
+        /// Their unique id.
+        uid: Uid,
+    },
+    /// More compatible ids than are listed.
+    #[error("ACPI device {hid} has too many compatible ids: {count}")]
+    CompatibleIds {
+        /// Hardware id of the device.
+        hid: String,
+        /// How many.
+        count: usize,
+        /// Most.
+        most: usize,
+    },
     /// A register range that ACPI cannot describe.
     #[error("{space} range of ACPI device {hid} is empty or leaves the bus: {base:#x} + {len:#x}")]
     DeviceRange {
@@ -293,6 +320,9 @@ impl BootError {
             Self::HardwareId { .. } => {
                 "use three capital letters and four hex digits (PNP0C02), or four letters or digits and four hex digits (LNRO0005), hex digits in capitals"
             }
+            Self::UniqueId { .. } => "acpi_uid is a number from 0 to 2^64 - 1, or 1 to 63 printable ASCII characters",
+            Self::SameUniqueId { .. } => "give each its own acpi_uid, or leave it out: then they are numbered",
+            Self::CompatibleIds { most, .. } => return format!("at most {most} in acpi_cid"),
             Self::DeviceRange { .. } => "mmio ranges lie below 2^64, pio ranges below 0x10000",
             Self::Gsi { .. } => "use a gsi from 0 to 23",
             Self::Header { format: "ELF", field: "p_paddr", .. } => {

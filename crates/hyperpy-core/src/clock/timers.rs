@@ -35,6 +35,8 @@ pub struct Raised;
 pub struct Fired {
     /// When the timer was due, in nanoseconds.
     pub deadline: u64,
+    /// The time by which the next firing is set.
+    pub now: u64,
     /// It will not fire again.
     pub is_last: bool,
 }
@@ -125,14 +127,15 @@ impl Queue {
         let first = self.entries.first_entry().filter(|entry| entry.key().0 <= until)?;
         let ((deadline, _), entry) = first.remove_entry();
         let (timer, callback, owner) = (entry.timer.clone(), entry.callback.clone(), entry.owner);
-        let next = (entry.period > 0).then(|| following(deadline, entry.period, now.max(deadline))).flatten();
+        let now = now.max(deadline);
+        let next = (entry.period > 0).then(|| following(deadline, entry.period, now)).flatten();
         if let Some(next) = next {
             timer.0.deadline.store(next, Ordering::Release);
             self.insert(entry);
         } else {
             timer.0.is_active.store(false, Ordering::Release);
         }
-        Some((Due { callback, fired: Fired { deadline, is_last: next.is_none() } }, owner))
+        Some((Due { callback, fired: Fired { deadline, now, is_last: next.is_none() } }, owner))
     }
 
     /// Takes off all of an owner.
@@ -264,6 +267,27 @@ impl Clock {
             due.callback.fire(due.fired)?;
         }
         Ok(())
+    }
+
+    /// Moves a manual clock forward to a time, and fires nothing: what is due then waits for [`Self::fire_first`], or a step.
+    pub fn move_to(&self, ns: u64) {
+        self.change(|_, now| now.max(ns));
+    }
+
+    /// When the first timer is due.
+    #[must_use]
+    pub fn first_deadline(&self) -> Option<u64> {
+        self.lock().queue.first()
+    }
+
+    /// Fires the first timer of a manual clock, if it is due, with the time as it is; whether one was.
+    ///
+    /// # Errors
+    /// The callback failed.
+    pub fn fire_first(&self) -> Result<bool, Raised> {
+        let now = self.now();
+        let due = self.lock().queue.pop(now, now);
+        due.map_or(Ok(false), |(due, _)| due.callback.fire(due.fired).map(|_| true))
     }
 
     /// Moves a manual clock to its next timer that is due at `until`, or else there.

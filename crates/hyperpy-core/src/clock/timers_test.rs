@@ -121,7 +121,7 @@ fn test_callback_may_set_and_cancel_timers_and_step() {
     let (clock, next) = (Arc::downgrade(&rig.clock), Mutex::new(Some((rig.logs(2), rig.logs(3)))));
     let change = calls(move |fired| {
         let clock = clock.upgrade().unwrap();
-        assert_eq!(fired, Fired { deadline: 5, is_last: true });
+        assert_eq!(fired, Fired { deadline: 5, now: 5, is_last: true });
         assert!(clock.cancel(&late));
         let (soon, now) = next.lock().unwrap().take().unwrap();
         clock.arm(When::After(4), 0, soon).unwrap();
@@ -223,4 +223,22 @@ fn test_time_until_a_deadline_on_the_host_follows_the_scale() {
     assert_eq!(host_time(1, 0.0), None);
     assert_eq!(host_time(u64::MAX, 1.0), Some(LONGEST));
     assert_eq!(host_time(u64::MAX, f64::MIN_POSITIVE), Some(LONGEST));
+}
+
+#[test]
+fn test_clock_that_is_moved_fires_nothing_by_itself_and_the_first_when_it_is_asked() {
+    let rig = Rig::new();
+    rig.arm(When::Every(10), 1);
+    rig.arm(When::At(15), 2);
+    rig.clock.move_to(34);
+    rig.clock.move_to(5); // never back
+    assert_eq!((rig.clock.now(), rig.clock.first_deadline(), rig.log.take()), (34, Some(10), vec![]));
+    assert_eq!(rig.clock.fire_first(), Ok(true));
+    assert_eq!((rig.clock.first_deadline(), rig.clock.fire_first()), (Some(15), Ok(true)));
+    // Of the one that repeats, those that are over are left out.
+    assert_eq!((rig.clock.first_deadline(), rig.clock.fire_first()), (Some(40), Ok(false)));
+    assert_eq!(rig.log.take(), [(1, 34), (2, 34)]);
+    assert_eq!(rig.step(6), [(1, 40)]);
+    rig.clock.cancel_all();
+    assert_eq!((rig.clock.first_deadline(), rig.clock.fire_first()), (None, Ok(false)));
 }

@@ -251,7 +251,7 @@ impl Kick {
             libc::sigaddset(set.as_mut_ptr(), signal);
             let mut old: libc::sigset_t = zeroed();
             libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), &raw mut old);
-            old
+            (libc::sigismember(&raw const old, signal) == 1).then_some(old)
         };
         // SAFETY: gettid cannot fail.
         let tid = unsafe { libc::gettid() };
@@ -282,7 +282,8 @@ impl Drop for Kick {
 pub(crate) struct Sitting<'a> {
     kick: &'a Kick,
     seat: &'static Seat,
-    old_mask: libc::sigset_t,
+    /// What this thread had blocked before, if the signal was among it.
+    old_mask: Option<libc::sigset_t>,
     /// The first timer of a process has the number 0, which is a null `timer_t`.
     timer: Option<libc::timer_t>,
 }
@@ -323,8 +324,10 @@ impl Drop for Sitting<'_> {
         }
         self.seat.flag.store(null_mut(), Ordering::Relaxed);
         self.seat.tid.store(0, Ordering::SeqCst);
-        // SAFETY: the mask is the one that this thread had before.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.old_mask, null_mut()) };
+        if let Some(old_mask) = &self.old_mask {
+            // SAFETY: the mask is the one that this thread had before.
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const *old_mask, null_mut()) };
+        }
     }
 }
 

@@ -1,18 +1,16 @@
 //! What hangs on a machine: devices on its two buses, and its interrupt lines.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use super::bells::ring;
 use super::{Attachment, Machine};
 use crate::accel::Route;
 use crate::arch::x86_64::layout::kernels_at;
-use crate::bus::{Bus, Device, Map, Place, Region, Rung, Space, Spot};
+use crate::bus::{Device, Map, Place, Placement, Region, Rung, Space};
 use crate::control::{Host, Phase};
 use crate::error::{AttachError, BusError, RouteError, RunError};
 use crate::irq::{GSIS, Line, check_routes};
 use crate::memory::Kind;
-use crate::posted::Range;
+use crate::names::History;
 use crate::vcpu::{Inside, Shared};
 
 impl Machine {
@@ -123,31 +121,9 @@ impl Machine {
         rung: Rung,
         device: Arc<dyn Device>,
     ) -> Result<Attachment, AttachError> {
-        self.control.require("attach", &[Phase::Created, Phase::Running, Phase::Paused, Phase::Stopped])?;
-        let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
-        if space == Space::Mmio
-            && let Some(region) = self.memory.overlapping(base, len)
-        {
-            return Err(AttachError::Memory { base, len, other: region.gpa, name: region.name.to_string() });
-        }
-        if let Some(own) = kernels_at(space, base, len, self.config().irqchip) {
-            return Err(AttachError::Kernel { base, len, other: own.base, name: own.name });
-        }
-        let shortcuts = device.shortcuts();
-        // Before the guest can write to it.
-        self.keepers.fetch_add(usize::from(shortcuts.late), Ordering::SeqCst);
-        let attached = self.bus(space).attach(base, len, name.into(), rung, device.clone());
-        let region = attached.inspect_err(|_| {
-            self.keepers.fetch_sub(usize::from(shortcuts.late), Ordering::SeqCst);
-        })?;
-        for (offset, len) in shortcuts.streams {
-            self.posts.set(Range { space, base: base.saturating_add(offset), len }, true);
-        }
-        if !shortcuts.bells.is_empty() {
-            let spot = Spot { machine: self.id, space, base };
-            self.control.bells.add(&shortcuts.bells, spot, region, &device);
-        }
-        Ok(Attachment { space, region })
+        let placement = Placement { base, len, name: name.into(), rung, device };
+        let (_, added) = self.rearrange(&[], &[(space, placement)])?;
+        Ok(added.first().copied().ok_or(BusError::NotAttached)?)
     }
 
     /// Takes a device off its bus. vCPUs may still be in it: see [`Self::wait_until_left`]. Of one that keeps writes they are
@@ -156,23 +132,19 @@ impl Machine {
     /// # Errors
     /// It is not attached.
     pub fn detach(&self, attachment: Attachment) -> Result<Region, AttachError> {
-        let Attachment { space, region } = attachment;
-        let map = self.bus(space).map();
-        let there = map.regions().iter().find(|it| it.id == region).ok_or(BusError::NotAttached)?;
-        let keeps = there.device.shortcuts().late;
-        self.posts.forget(space, there.base, there.len);
-        let bells = self.control.bells.remove(attachment);
-        let held = if keeps && !Inside::any() { self.control.hold() } else { None };
-        let region = self.bus(space).detach(region)?;
-        drop(held);
-        if keeps {
-            self.keepers.fetch_sub(1, Ordering::SeqCst);
-            self.flush(&region, space);
-        }
-        for bell in bells {
-            ring(&bell, &self.control);
-        }
-        Ok(region)
+        let (removed, _) = self.rearrange(&[attachment], &[])?;
+        self.serve_rest(&removed);
+        Ok(removed.into_iter().next().map(|(_, region)| region).ok_or(BusError::NotAttached)?)
+    }
+
+    /// Puts into an attachment what watches its device, or the device itself again, and returns what was there. Who waits for
+    /// the vCPUs to leave the attachment waits for those in either.
+    ///
+    /// # Errors
+    /// It is not attached.
+    pub fn replace(&self, attachment: Attachment, device: Arc<dyn Device>) -> Result<Arc<dyn Device>, AttachError> {
+        let bus = if attachment.space == Space::Pio { &self.pio } else { &self.mmio };
+        Ok(bus.replace(attachment.region, device)?)
     }
 
     /// Waits until every vCPU has left a device that is detached; inside a device callback it does not wait.
@@ -192,11 +164,10 @@ impl Machine {
         if is_left { Ok(()) } else { Err(RunError::Host) }
     }
 
-    fn bus(&self, space: Space) -> &Bus {
-        match space {
-            Space::Pio => &self.pio,
-            Space::Mmio => &self.mmio,
-        }
+    /// Which devices are and were where.
+    #[must_use]
+    pub fn history(&self) -> History {
+        History { pio: self.pio.known(), mmio: self.mmio.known() }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::Machine;
+use super::{Attachment, Machine};
 use crate::bus::{Bus, Place, Region, Space, Spot};
 use crate::vcpu::Shared;
 
@@ -38,11 +38,31 @@ impl Machine {
         shared.presence.leave();
     }
 
-    /// Serves what a device keeps, inside of it.
+    /// Serves what a device keeps, inside of it: reached by one of its windows, and made by way of any.
     #[cold]
     pub(crate) fn flush(&self, region: &Region, space: Space) {
-        let spot = Spot { machine: self.id, space, base: region.base };
-        region.device.flush(spot, &|vcpu, action| self.control.device_asks(vcpu, action));
+        let (whose, _) = region.device.origin();
+        let here = Spot::of(self.id, space, region);
+        let find = |bus: &Bus, space, offset| {
+            let map = bus.map();
+            let window = map.regions().iter().find(|other| other.shows(whose, offset));
+            window.map(|window| Spot::of(self.id, space, window))
+        };
+        let spot = |offset| {
+            let elsewhere = || find(&self.pio, Space::Pio, offset).or_else(|| find(&self.mmio, Space::Mmio, offset));
+            if region.shows(whose, offset) { here } else { elsewhere().unwrap_or(here) }
+        };
+        region.device.flush(&spot, &|vcpu, action| self.control.device_asks(vcpu, action));
+    }
+
+    /// Serves what devices keep in the places that are taken off the buses, before they are.
+    pub(super) fn flush_all(&self, off: &[Attachment]) {
+        for &Attachment { space, region } in off {
+            let map = self.bus(space).map();
+            if let Some(region) = map.regions().iter().find(|it| it.id == region && it.device.has_late()) {
+                self.flush(region, space);
+            }
+        }
     }
 }
 

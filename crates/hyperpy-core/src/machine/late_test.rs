@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::accel::AccelExit;
-use crate::bus::{Access, Action, Device, Rung, Shortcuts, Space, Spot};
+use crate::bus::{Access, Action, BellAt, Device, Placement, Rung, Shortcuts, Space, Spot};
 use crate::exit::{Exit, StopReason};
 use crate::posted::{Posted, Range};
 use crate::regfile::{Bits, Cell, Delivery, Kind, Layout, Owner, RegisterFile, Rule, Tell};
@@ -30,7 +30,7 @@ impl Told {
             offset: Some(offset),
             width: 4,
             kind: Kind::Plain,
-            bits: Bits { readable: u64::MAX, stored: u64::MAX, ..Bits::default() },
+            bits: Bits { readable: 0xffff_ffff, stored: 0xffff_ffff, ..Bits::default() },
             reset: 0,
             big_endian: false,
             sides: (true, true),
@@ -97,7 +97,7 @@ impl Device for Told {
     fn has_late(&self) -> bool {
         self.file.has_late()
     }
-    fn flush(&self, spot: Spot, asked: &dyn Fn(u32, Action)) {
+    fn flush(&self, spot: &dyn Fn(u64) -> Spot, asked: &dyn Fn(u32, Action)) {
         if let Some(batch) = self.file.batch() {
             batch.serve(spot, self, asked);
         }
@@ -222,6 +222,47 @@ fn test_stream_is_posted_while_its_device_is_attached() {
     assert_eq!(rig.log().posts, [range]);
     rig.machine.detach(place).unwrap();
     assert_eq!(rig.log().posts, []);
+}
+
+#[test]
+fn test_moved_device_is_told_at_its_old_place_and_has_its_streams_at_the_new_one_alone() {
+    let (rig, log, place) = attached(vec![vec![write(0, 1), write(0, 2), Step::Sleep { interruptible: true }]]);
+    let stream = |base: u64| [Range { space: Space::Mmio, base: base + 8, len: 4 }];
+    rig.machine.regs(0, &rig).unwrap();
+    let device = rig.machine.mmio.map().regions()[0].device.clone();
+    let to = |base, len| {
+        let (name, device) = ("told".into(), device.clone());
+        [(Space::Mmio, Placement { base, len, name, rung: Rung::Declared, device })]
+    };
+    let file = rig.machine.mmio.map().regions()[0].device.clone();
+    assert!(file.quick_write(Access { offset: 0, size: 4, vcpu: 0 }, 7));
+    // Refused, nothing is changed but that it was told.
+    assert!(rig.machine.rearrange(&[place], &to(u64::MAX, 0x10)).is_err());
+    assert_eq!((rig.log().posts.clone(), seen(&log)), (stream(BASE).to_vec(), vec![("posted", 7)]));
+    rig.start();
+    let vcpu = rig.machine.control.vcpus()[0].clone();
+    while vcpu.readings().hits[Rung::Declared as usize] < 2 {
+        std::thread::yield_now();
+    }
+    let (removed, added) = rig.machine.rearrange(&[place], &to(BASE + 0x1000, 0x10)).unwrap();
+    assert_eq!(seen(&log)[1..], [("posted", 1), ("posted", 2)]);
+    assert!(!removed[0].1.device.has_late());
+    assert_eq!(rig.log().posts, stream(BASE + 0x1000));
+    // A window that ends before the stream has none.
+    let (_, added) = rig.machine.rearrange(&added, &to(BASE, 8)).unwrap();
+    assert_eq!(rig.log().posts, []);
+    rig.machine.detach(added[0]).unwrap();
+    assert!(rig.machine.mmio.map().regions().is_empty());
+}
+
+#[test]
+fn test_shortcuts_of_a_window_are_those_in_it_seen_from_there() {
+    let bell = |offset| BellAt { offset, size: 4, value: Some(1) };
+    let all =
+        Shortcuts { late: true, streams: vec![(0, 4), (8, 4), (0xe, 4), (0x10, 4)], bells: vec![bell(4), bell(0xc)] };
+    let inside = all.clone().within(8, 8);
+    assert_eq!(inside, Shortcuts { late: true, streams: vec![(0, 4)], bells: vec![bell(4)] });
+    assert_eq!(all.within(0x20, 8), Shortcuts { late: true, ..Shortcuts::default() });
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! What of a machine exists only once its vCPUs do: KVM's objects, and a slot for each vCPU while nobody drives it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Machine;
 use crate::accel::{AccelError, Accelerator, Vm};
 use crate::boot::Entry;
+use crate::condvar::Condvar;
 use crate::control::{Host, POLL, Phase};
 use crate::error::{RunError, StateError};
 use crate::trace::Ring;
@@ -92,7 +93,7 @@ impl Machine {
             self.prepare(vcpu)?;
         }
         let shared = vcpus.iter().map(|vcpu| vcpu.shared.clone()).collect();
-        let slot = |vcpu| Slot { vcpu: Mutex::new(Place::Here(Box::new(vcpu))), back: Condvar::new() };
+        let slot = |vcpu| Slot { vcpu: Mutex::new(Place::Here(Box::new(vcpu))), back: Condvar::default() };
         let slots = vcpus.into_iter().map(slot).collect();
         let made = Arc::new(Objects { slots, vm: vm.clone() });
         self.lines.connect(&vm)?;

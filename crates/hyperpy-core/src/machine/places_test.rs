@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::arch::x86_64::layout::{KERNELS, KernelRange};
-use crate::bus::{Rung, Space};
+use crate::bus::{Map, Placement, Rung, Space};
 use crate::error::{AttachError, BootError, MemoryError, RunError};
 use crate::memory::{Kind, Pages};
 use crate::testing::{Recorder, Rig};
@@ -69,4 +69,31 @@ fn test_firmware_over_a_device_is_refused_and_changes_nothing() {
     // Loaded again, it lies where it lay.
     rig.machine.load_firmware(&image).unwrap();
     assert!(matches!(rig.machine.load_firmware(&vec![1; (16 << 20) + 0x1000]), Err(BootError::FirmwareSize { .. })));
+}
+
+// fault row 40
+#[test]
+fn test_change_of_both_buses_that_one_refuses_changes_neither() {
+    let rig = Rig::new(vec![]);
+    let attachment = rig.attach(Space::Pio, 0x80, 1, Recorder::default());
+    rig.attach(Space::Mmio, 0xfe00_0000, 4, Recorder::default());
+    let placed = |space, base| {
+        let (name, device) = ("window".into(), Arc::new(Recorder::default()));
+        (space, Placement { base, len: 4, name, rung: Rung::Native, device })
+    };
+    for (space, base) in [(Space::Mmio, 0xfe00_0002), (Space::Mmio, 0), (Space::Pio, 0xffff)] {
+        let refused = rig.machine.rearrange(&[attachment], &[placed(Space::Pio, 0x90), placed(space, base)]);
+        assert!(refused.is_err(), "{space:?} {base:#x}");
+        let bases = |map: Arc<Map>| map.regions().iter().map(|region| region.base).collect::<Vec<_>>();
+        assert_eq!((bases(rig.machine.pio.map()), bases(rig.machine.mmio.map())), (vec![0x80], vec![0xfe00_0000]));
+    }
+    let on = [placed(Space::Mmio, 0xfe00_1000), placed(Space::Pio, 0x80), placed(Space::Mmio, 0xfe00_2000)];
+    let (removed, added) = rig.machine.rearrange(&[attachment], &on).unwrap();
+    assert_eq!(
+        (removed.len(), added.iter().map(|it| it.space).collect::<Vec<_>>()),
+        (1, vec![Space::Mmio, Space::Pio, Space::Mmio])
+    );
+    for (attachment, (_, placement)) in added.into_iter().zip(on) {
+        assert_eq!(rig.machine.detach(attachment).unwrap().base, placement.base);
+    }
 }

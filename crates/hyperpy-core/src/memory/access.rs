@@ -12,7 +12,12 @@ use crate::error::MemoryError;
 impl Layout {
     /// Calls `f` with each mapping that holds a part of `gpa..gpa + len`: (mapping, offset in it, range of the whole).
     /// False, and nothing more is called, where a byte has no memory.
-    fn walk(&self, gpa: u64, len: usize, mut f: impl FnMut(&Mapping, usize, std::ops::Range<usize>) -> bool) -> bool {
+    pub(super) fn walk(
+        &self,
+        gpa: u64,
+        len: usize,
+        mut f: impl FnMut(&Mapping, usize, std::ops::Range<usize>) -> bool,
+    ) -> bool {
         let mut done = 0;
         while done < len {
             let Some(at) = gpa.checked_add(done as u64) else { return false };

@@ -281,10 +281,11 @@ impl Place {
         let mapped = unsafe { libc::mmap(start as *mut _, len, protection, flags | libc::MAP_FIXED, fd, bytes) };
         let failed = (mapped == libc::MAP_FAILED).then(io::Error::last_os_error);
         let place = Self { start, len };
-        // SAFETY: what is left of the mapping made above before and behind the place.
-        unsafe {
-            libc::munmap(around as *mut _, start - around);
-            libc::munmap((start + len) as *mut _, around + room - start - len);
+        for (from, to) in [(around, start), (start + len, around + room)] {
+            if from < to {
+                // SAFETY: what is left of the mapping made above before and behind the place.
+                unsafe { libc::munmap(from as *mut _, to - from) };
+            }
         }
         failed.map_or(Ok(place), Err)
     }

@@ -1,14 +1,15 @@
 //! Guest-physical memory: regions of kind ram, rom or mmio, added and taken away at any time.
 //!
 //! A region is a part of a memfd at a gpa ([`block`]); an alias is a second place for pages that have one. Here is what
-//! lies where, for this process and for the accelerator's slots; `access` reads, writes and views it, `dirty` tells
-//! which pages were written. Layout and slots change under one lock, that of [`Link`]; who only reads the layout takes
-//! a copy of a pointer and never waits for an ioctl. A slot's mapping is kept by the VM itself (`accel::Slot`), so that
-//! nothing is unmapped while a vCPU could touch it. vm-memory stays private to this module and `boot`.
+//! lies where, for this process and for the accelerator's slots; `access` reads, writes and views it, [`dma`] does that for
+//! devices, `dirty` tells which pages were written. Layout and slots change under one lock, that of [`Link`]; who only reads
+//! the layout takes a copy of a pointer and never waits for an ioctl. A slot's mapping is kept by the VM itself
+//! (`accel::Slot`), so that nothing is unmapped while a vCPU could touch it. vm-memory stays private to this module and `boot`.
 
 mod access;
 mod block;
 mod dirty;
+pub mod dma;
 pub(crate) mod error;
 mod layout;
 mod marks;

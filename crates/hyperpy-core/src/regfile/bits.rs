@@ -20,18 +20,21 @@ pub struct Bits {
 }
 
 impl Bits {
-    /// Every mask cut to the bits of `mask`.
+    /// The bits that are in any of the masks.
     #[must_use]
-    pub fn within(self, mask: u64) -> Self {
-        Self {
-            readable: self.readable & mask,
-            stored: self.stored & mask,
-            cleared_by_1: self.cleared_by_1 & mask,
-            cleared_by_0: self.cleared_by_0 & mask,
-            set_by_1: self.set_by_1 & mask,
-            cleared_by_read: self.cleared_by_read & mask,
-            set_by_read: self.set_by_read & mask,
-        }
+    pub fn any(&self) -> u64 {
+        self.readable | self.written() | self.cleared_by_read | self.set_by_read
+    }
+
+    fn written(&self) -> u64 {
+        self.stored | self.cleared_by_1 | self.cleared_by_0 | self.set_by_1
+    }
+
+    /// Whether a write does one thing to each bit, and a read too.
+    #[must_use]
+    pub fn is_consistent(&self) -> bool {
+        let ways = [self.stored, self.cleared_by_1, self.cleared_by_0, self.set_by_1].map(u64::count_ones);
+        ways.iter().sum::<u32>() == self.written().count_ones() && self.cleared_by_read & self.set_by_read == 0
     }
 
     /// What a register holds after `value` was written to its bits in `lanes`.
@@ -57,7 +60,7 @@ impl Bits {
         self.cleared_by_read | self.set_by_read != 0
     }
 
-    /// The value that, written to all of it, changes nothing.
+    /// The value that, written to all of it, changes nothing: what stands for bits that were not written.
     #[must_use]
     pub fn neutral(&self, held: u64) -> u64 {
         (held & self.stored) | self.cleared_by_0

@@ -121,10 +121,12 @@ pub struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// Tells the owner, oldest first; `asked` gets what it asks for, with the vCPU that made the write.
-    pub fn serve(mut self, spot: Spot, owner: &dyn Owner, asked: &dyn Fn(u32, Action)) {
+    /// Tells the owner, oldest first: `spot` says where an offset is, `asked` gets what the owner asks for, with the vCPU that
+    /// made the write.
+    pub fn serve(mut self, spot: &dyn Fn(u64) -> Spot, owner: &dyn Owner, asked: &dyn Fn(u32, Action)) {
         while let Some(item) = self.next() {
             let Item { at, value, cell } = item;
+            let spot = spot(at.offset);
             let current = Current {
                 machine: spot.machine,
                 vcpu: at.vcpu,

@@ -12,7 +12,7 @@ use crate::testing::Event;
 use crate::vcpu::current;
 
 pub(crate) fn cell(offset: u64, delivery: Delivery) -> Cell {
-    let bits = Bits { readable: u64::MAX, stored: u64::MAX, ..Bits::default() };
+    let bits = Bits { readable: 0xffff_ffff, stored: 0xffff_ffff, ..Bits::default() };
     Cell {
         offset: Some(offset),
         width: 4,
@@ -38,7 +38,7 @@ fn at(offset: u64) -> Access {
     Access { offset, size: 4, vcpu: 3 }
 }
 
-const SPOT: Spot = Spot { machine: 7, space: Space::Mmio, base: 0x1000 };
+const SPOT: &dyn Fn(u64) -> Spot = &|_| Spot { machine: 7, space: Space::Mmio, base: 0x1000 };
 
 /// Keeps what it is told of, and what the thread said that it is in.
 #[derive(Default)]
@@ -98,6 +98,37 @@ fn test_write_of_several_registers_is_kept_only_if_none_of_them_is_told_at_once(
     file.write(wide, 0x2_0000_0001, &log);
     assert_eq!(*log.0.borrow(), [(0, 1, None), (1, 2, None)]);
     assert!(!file.has_late());
+}
+
+#[test]
+fn test_write_of_two_posted_registers_is_kept_as_a_whole_or_not_at_all() {
+    let cells = vec![cell(0, Delivery::Posted), cell(4, Delivery::Posted)];
+    let (file, log) = (RegisterFile::new(Arc::new(Layout::new(cells, 8, Rule::Split, false).unwrap())), Log::default());
+    let wide = Access { offset: 0, size: 8, vcpu: 0 };
+    let kept = (1..).take_while(|&value| file.quick_write(wide, value << 32 | value)).count();
+    assert_eq!((kept, file.get(0), file.get(1)), (DEPTH / 2, Some(DEPTH as u64 / 2), Some(DEPTH as u64 / 2)));
+    file.batch().unwrap().serve(SPOT, &log, &nothing);
+    let told: Vec<_> = log.0.borrow().iter().map(|&(cell, value, _)| (cell, value)).collect();
+    assert_eq!(told, (1..=DEPTH as u64 / 2).flat_map(|value| [(0, value), (1, value)]).collect::<Vec<_>>());
+}
+
+#[test]
+fn test_posted_register_behind_a_port_is_kept_with_its_number_and_moves_it_once() {
+    let quiet = |offset| Cell { on_write: Tell::Never, ..cell(offset, Delivery::Now) };
+    let kind = Kind::Port { index: 0, mask: 3, first: 2, count: 2, step: 1 };
+    let behind = |delivery| Cell { offset: None, ..cell(0, delivery) };
+    let port = |one, two| {
+        let cells = vec![quiet(0), Cell { kind, bits: Bits::default(), ..quiet(4) }, behind(one), behind(two)];
+        Layout::new(cells, 8, Rule::Split, false)
+    };
+    let (file, log) = (RegisterFile::new(Arc::new(port(Delivery::Posted, Delivery::Posted).unwrap())), Log::default());
+    assert!(file.layout().shortcuts().late);
+    assert!(file.quick_write(at(4), 7) && file.quick_write(at(4), 8));
+    assert_eq!((file.get(0), file.get(2), file.get(3)), (Some(2), Some(7), Some(8)));
+    file.batch().unwrap().serve(SPOT, &log, &nothing);
+    assert_eq!(*log.0.borrow(), [(2, 7, Some(0x1004)), (3, 8, Some(0x1004))]);
+    assert_eq!(port(Delivery::Posted, Delivery::Now).unwrap_err(), LayoutError::Reference { cell: 1, other: 3 });
+    assert_eq!(port(Delivery::Stream, Delivery::Stream).unwrap_err(), LayoutError::Reference { cell: 1, other: 2 });
 }
 
 #[test]
@@ -220,8 +251,14 @@ fn test_register_whose_writes_the_kernel_takes_shares_its_place_with_none() {
     }
     let wide = vec![cell(0, Delivery::Bell(vec![1 << 32]))];
     assert!(matches!(Layout::new(wide, 4, Rule::Split, false), Err(LayoutError::Value { cell: 0, .. })));
-    let fifo = Kind::Fifo { depth: 4, guest_takes: true, overflow: Overflow::Drop, empty: 0 };
-    let beside = Cell { kind: fifo, sides: (true, false), ..cell(0, Delivery::Now) };
+    let fifo = Kind::Fifo { depth: 4, guest_takes: true, overflow: Overflow::Drop, empty: 0, threshold: 0 };
+    let beside = Cell {
+        kind: fifo,
+        sides: (true, false),
+        on_write: Tell::Never,
+        bits: Bits::default(),
+        ..cell(0, Delivery::Now)
+    };
     let stream = Cell { sides: (false, true), ..cell(0, Delivery::Stream) };
     assert!(Layout::new(vec![beside, stream], 4, Rule::Split, false).is_ok(), "reads are others");
 }

@@ -3,20 +3,25 @@
 //! A layout has no state and is shared by all devices of a class. A register can be at an offset for reads alone, and
 //! another for writes; several can share a place, told apart by bits of a third one (`when`).
 
-use thiserror::Error;
-
 use super::bits::Bits;
+pub use super::check::LayoutError;
+use super::check::check;
 use super::delivery::{self, Delivery};
+use super::side::Side;
 use crate::bus::ones;
 
-/// How accesses that are not exactly one register are served.
+/// How accesses that are not exactly one register are served. Those to a window are exact at any width.
+///
+/// Under each of them: of several registers the one of the lowest address is served first, with all that this does, and then
+/// it is seen what is at the next address. A read is cut to the bytes of the access. A write does nothing to bytes that it
+/// does not give. A queue moves one item for each access that touches it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// Not at all: they read as 0, and writes are dropped.
     Exact,
-    /// Byte by byte: each register gives and takes the bytes that the access covers, and no others.
+    /// Each register gives and takes the bytes that the access covers. What a read does to bits, it does to those alone.
     Split,
-    /// Each register that the access touches is read, or written, whole; bytes that were not given keep what it holds.
+    /// The same, but what a read does to bits, it does to all of each register that the access touches.
     Widen,
     /// They are an error of the driver's, which the owner is told.
     Refuse,
@@ -29,12 +34,12 @@ pub enum Tell {
     Never,
     /// At each write.
     Always,
-    /// When one of these bits is written as 1.
+    /// When one of these bits is written as 1: of a narrow access only those count that it gives.
     If(u64),
 }
 
 impl Tell {
-    /// Whether a write of `value` is told.
+    /// Whether a write that gives these bits as 1 is told.
     #[inline]
     pub(super) fn wants(self, value: u64) -> bool {
         match self {
@@ -69,6 +74,14 @@ pub enum Kind {
         overflow: Overflow,
         /// What a read of an empty one gives.
         empty: u64,
+        /// The owner is told of accesses that leave at least so many items where guests put, at most so many where they
+        /// take.
+        threshold: u32,
+    },
+    /// Shows how many items a queue has.
+    Level {
+        /// The queue.
+        of: u32,
     },
     /// Counts the machine's time; a write sets it.
     Counter {
@@ -84,7 +97,7 @@ pub enum Kind {
     Port {
         /// The register that holds the number.
         index: u32,
-        /// Bits of it that count.
+        /// Bits of it that count: the lowest of them is worth 1.
         mask: u64,
         /// The first of the registers behind it.
         first: u32,
@@ -153,143 +166,8 @@ impl Cell {
     }
 }
 
-/// A declaration that cannot be. Indices count registers as they were given.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum LayoutError {
-    /// A width that no register has.
-    #[error("width of a register is not 1, 2, 4 or 8: {width}")]
-    Width {
-        /// Which.
-        cell: u32,
-        /// Its width.
-        width: u8,
-    },
-    /// It ends outside of the device.
-    #[error("register leaves the device: {offset:#x} + {len:#x} is above {size:#x}")]
-    Outside {
-        /// Which.
-        cell: u32,
-        /// Where it is.
-        offset: u64,
-        /// Its length.
-        len: u64,
-        /// The device's.
-        size: u64,
-    },
-    /// A value that has bits which the register has not.
-    #[error("value is wider than its register: {value:#x}")]
-    Value {
-        /// Which.
-        cell: u32,
-        /// The value.
-        value: u64,
-    },
-    /// Two at one place.
-    #[error("registers overlap at {offset:#x}")]
-    Overlap {
-        /// Which.
-        cell: u32,
-        /// The other.
-        other: u32,
-        /// Where the later one begins.
-        offset: u64,
-    },
-    /// It refers to a register that is not there or is of no use there.
-    #[error("register refers to another that it cannot use: {other}")]
-    Reference {
-        /// Which.
-        cell: u32,
-        /// The other.
-        other: u32,
-    },
-    /// The kernel takes its writes, whatever else is at its place.
-    #[error("register whose writes bypass its device shares a place: {offset:#x}")]
-    Shared {
-        /// Which.
-        cell: u32,
-        /// The other, or itself if it is there only at times.
-        other: u32,
-        /// Where it is.
-        offset: u64,
-    },
-    /// A queue or window of no length, or too long.
-    #[error("length is out of range: {len}")]
-    Length {
-        /// Which.
-        cell: u32,
-        /// Its length.
-        len: u64,
-    },
-}
-
-impl LayoutError {
-    /// What to do about it.
-    #[must_use]
-    pub fn hint(&self) -> &'static str {
-        match self {
-            Self::Width { .. } => "1, 2, 4 or 8 bytes",
-            Self::Outside { .. } => "a larger `size`, or none: then it is computed",
-            Self::Value { .. } => "fewer bits, or a wider register",
-            Self::Overlap { .. } => "give them other offsets, or a `when` each",
-            Self::Shared { .. } => "give it a place of its own: no `when` goes with `stream` or `doorbell`",
-            Self::Reference { .. } => "`when` and `index` name a plain register of the same class",
-            Self::Length { .. } => "queues and windows of a device have up to 256 MiB together",
-        }
-    }
-}
-
-/// A register at a place.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Slot {
-    pub(super) offset: u64,
-    pub(super) len: u64,
-    pub(super) cell: u32,
-    pub(super) when: Option<When>,
-}
-
-/// RegisterFile by ascending offset, seen from one side. Of those that share a place the one without a condition is first.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Side {
-    starts: Vec<u64>,
-    slots: Vec<Slot>,
-}
-
-impl Side {
-    /// The last slot that begins at or before an offset; those that share its place are before it.
-    #[inline]
-    fn last_at(&self, offset: u64) -> Option<usize> {
-        self.starts.partition_point(|&start| start <= offset).checked_sub(1)
-    }
-
-    /// The register whose bytes hold `offset`, of those whose condition `holds`.
-    #[inline]
-    pub(super) fn find(&self, offset: u64, holds: impl Fn(&When) -> bool) -> Option<&Slot> {
-        let mut at = self.last_at(offset)?;
-        loop {
-            let slot = self.slots.get(at)?;
-            if offset - slot.offset >= slot.len {
-                return None;
-            }
-            if slot.when.as_ref().is_none_or(&holds) {
-                return Some(slot);
-            }
-            at = at.checked_sub(1).filter(|&before| self.starts.get(before) == Some(&slot.offset))?;
-        }
-    }
-
-    pub(super) fn slots(&self) -> &[Slot] {
-        &self.slots
-    }
-
-    /// The first place after `offset` where a register begins.
-    pub(super) fn next_after(&self, offset: u64) -> Option<u64> {
-        self.starts.get(self.starts.partition_point(|&start| start <= offset)).copied()
-    }
-}
-
-/// Most bytes of windows, and items of queues, that one device may declare: state of a device is allocated at once.
-const MOST: u64 = 1 << 28;
+/// Most bytes of windows and queues that one device may declare: state of a device is allocated at once.
+pub(super) const MOST: u64 = 1 << 28;
 
 /// The registers of a class of devices.
 #[derive(Clone, Debug)]
@@ -301,6 +179,8 @@ pub struct Layout {
     pub(super) writes: Side,
     /// What is at no register is the owner's.
     pub(super) plain: bool,
+    /// What they are called, where that was said.
+    pub(super) names: Vec<Box<str>>,
 }
 
 impl Layout {
@@ -321,10 +201,9 @@ impl Layout {
                 return Err(LayoutError::Length { cell: id, len: total });
             }
         }
-        let reads = sorted(&cells, |cell| cell.sides.0)?;
-        let writes = sorted(&cells, |cell| cell.sides.1)?;
+        let (reads, writes) = (Side::new(&cells, true)?, Side::new(&cells, false)?);
         delivery::check(&cells, &writes)?;
-        Ok(Self { cells, rule, size, reads, writes, plain })
+        Ok(Self { cells, rule, size, reads, writes, plain, names: Vec::new() })
     }
 
     /// The registers as declared.
@@ -337,81 +216,5 @@ impl Layout {
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
-    }
-}
-
-fn check(cells: &[Cell], cell: &Cell, id: u32, size: u64) -> Result<(), LayoutError> {
-    if !matches!(cell.width, 1 | 2 | 4 | 8) {
-        return Err(LayoutError::Width { cell: id, width: cell.width });
-    }
-    let len = match cell.kind {
-        Kind::Ram { len } => len,
-        Kind::Fifo { depth, .. } => depth.into(),
-        _ => 1,
-    };
-    if len == 0 || len > MOST {
-        return Err(LayoutError::Length { cell: id, len });
-    }
-    if let Some(offset) = cell.offset
-        && size.checked_sub(offset).is_none_or(|left| left < cell.len())
-    {
-        return Err(LayoutError::Outside { cell: id, offset, len: cell.len(), size });
-    }
-    let other = |other: u32| cells.get(other as usize);
-    if cell.reset & !cell.all() != 0 {
-        return Err(LayoutError::Value { cell: id, value: cell.reset });
-    }
-    if let Some(when) = cell.when
-        && other(when.cell).is_none_or(|it| it.kind != Kind::Plain || when.equals & !when.mask != 0)
-    {
-        return Err(LayoutError::Reference { cell: id, other: when.cell });
-    }
-    if let Kind::Port { index, first, count, .. } = cell.kind {
-        if other(index).is_none_or(|it| it.kind != Kind::Plain) {
-            return Err(LayoutError::Reference { cell: id, other: index });
-        }
-        for behind in first..first.saturating_add(count) {
-            // One behind a port is not itself a port, so that an access ends.
-            if other(behind).is_none_or(|it| matches!(it.kind, Kind::Port { .. } | Kind::Ram { .. })) {
-                return Err(LayoutError::Reference { cell: id, other: behind });
-            }
-        }
-    }
-    Ok(())
-}
-
-fn sorted(cells: &[Cell], is_there: impl Fn(&Cell) -> bool) -> Result<Side, LayoutError> {
-    let mut slots: Vec<Slot> = Vec::new();
-    for (cell, id) in cells.iter().zip(0..) {
-        if let Some(offset) = cell.offset.filter(|_| is_there(cell)) {
-            slots.push(Slot { offset, len: cell.len(), cell: id, when: cell.when });
-        }
-    }
-    // Stable: as declared where all else is equal.
-    slots.sort_by_key(|slot| (slot.offset, slot.when.is_some()));
-    for (at, slot) in slots.iter().enumerate() {
-        // All before it that reach into it: those at its own place, and the last one of another.
-        for before in slots.get(..at).unwrap_or_default().iter().rev() {
-            let shares = before.offset == slot.offset && before.len == slot.len && apart(before, slot);
-            if before.offset + before.len > slot.offset && !shares {
-                return Err(LayoutError::Overlap { cell: slot.cell, other: before.cell, offset: slot.offset });
-            }
-            if before.offset < slot.offset {
-                break;
-            }
-        }
-    }
-    Ok(Side { starts: slots.iter().map(|slot| slot.offset).collect(), slots })
-}
-
-/// Whether two at one place are never there at once, or the second has precedence while it is there.
-fn apart(one: &Slot, two: &Slot) -> bool {
-    match (one.when, two.when) {
-        (None, None) => false,
-        (None, Some(_)) | (Some(_), None) => true,
-        (Some(one), Some(two)) => {
-            let common = one.mask & two.mask;
-            one.cell == two.cell && one.equals & common != two.equals & common
-        }
     }
 }

@@ -1,32 +1,45 @@
 //! Declared registers: what a device in Python describes and Rust serves, rung 3 of the ladder.
 //!
-//! A [`Layout`] says what is where (`layout`), a [`RegisterFile`] holds one device's state. Guests reach it by
-//! [`quick_read`](RegisterFile::quick_read) and [`quick_write`](RegisterFile::quick_write), which do all that needs nobody else,
-//! without a lock or an allocation; what the owner wants to know of goes through [`read`](RegisterFile::read) and
-//! [`write`](RegisterFile::write) with its [`Owner`]. The owner sees the same state by `get` and `set` (`state`), while guests run.
-//! How an access falls onto registers is in `parts`; what it does to one register is in `touch`. Writes that the owner is told of
-//! later wait in `late`.
+//! A [`Layout`] says what is where (`layout`, checked in `check` and sorted in `side`), a [`RegisterFile`] holds one device's
+//! state. Guests reach it by [`quick_read`](RegisterFile::quick_read) and [`quick_write`](RegisterFile::quick_write), which do all
+//! that needs nobody else, without an allocation, and without a lock but that of a queue; what the owner wants to know of goes
+//! through [`read`](RegisterFile::read) and [`write`](RegisterFile::write) with its [`Owner`], or waits for it in `late`. The owner
+//! sees the same state by `get` and `set` (`state`), while guests run. How an access falls onto registers is in `parts`; what it
+//! does to one register is in `touch`, how its owner gets to know of it in `delivery`. Each register is changed at once, whoever
+//! else does: what is across several is done one after the other.
 
 mod bits;
+mod check;
+mod counts;
 mod delivery;
 mod late;
 mod layout;
+mod measure;
+mod names;
 mod parts;
 mod queue;
+mod side;
 mod state;
 mod touch;
+mod window;
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 pub use self::bits::Bits;
+pub use self::check::{Contradiction, LayoutError};
+pub use self::counts::StrayCounts;
+use self::counts::Strays;
 pub use self::delivery::Delivery;
+use self::delivery::To;
+use self::late::Late;
 pub use self::late::{Batch, DEPTH};
-use self::late::{Item, Late};
-pub use self::layout::{Cell, Kind, Layout, LayoutError, Overflow, Rule, Tell, When};
-use self::parts::Parts;
+pub use self::layout::{Cell, Kind, Layout, Overflow, Rule, Tell, When};
+use self::parts::Fall;
 use self::queue::Queue;
+use self::side::{Place, Whole};
 pub use self::state::HitCounts;
+use self::window::Window;
 use crate::bus::{Access, Action};
 use crate::clock::Clock;
 
@@ -58,8 +71,24 @@ struct Hits {
 struct Slot {
     value: AtomicU64,
     hits: Hits,
-    /// Which queue, or where in `ram` it begins.
+    /// Which queue, or which window.
     extra: usize,
+}
+
+impl Slot {
+    /// Reads the bits in `lanes` of a register that holds its value, and returns what it held.
+    #[inline]
+    fn take(&self, bits: &Bits, lanes: u64) -> u64 {
+        let after = |held| Some(bits.after_read(held, lanes));
+        self.value.fetch_update(Ordering::AcqRel, Ordering::Acquire, after).unwrap_or_default()
+    }
+
+    /// Writes the bits in `lanes` of a register that holds its value, and returns what it held.
+    #[inline]
+    fn put(&self, bits: &Bits, given: u64, lanes: u64) -> u64 {
+        let after = |held| Some(bits.after_write(held, given, lanes));
+        self.value.fetch_update(Ordering::AcqRel, Ordering::Acquire, after).unwrap_or_default()
+    }
 }
 
 /// One device's registers.
@@ -67,36 +96,36 @@ struct Slot {
 pub struct RegisterFile {
     layout: Arc<Layout>,
     slots: Box<[Slot]>,
+    strays: Strays,
     queues: Box<[Mutex<Queue>]>,
-    ram: Box<[AtomicU8]>,
+    windows: Box<[Window]>,
     clock: RwLock<Arc<Clock>>,
     late: Late,
 }
 
 impl RegisterFile {
-    /// RegisterFile as they are at power-on.
+    /// Registers as they are at power-on.
     #[must_use]
     pub fn new(layout: Arc<Layout>) -> Self {
-        let (mut queues, mut ram) = (Vec::new(), 0_usize);
+        let (mut queues, mut windows) = (Vec::new(), Vec::new());
         let mut slots = Vec::with_capacity(layout.cells.len());
         for cell in &layout.cells {
             let extra = match cell.kind {
-                Kind::Fifo { depth, overflow, .. } => {
-                    queues.push(Mutex::new(Queue::new(depth, overflow)));
+                Kind::Fifo { depth, overflow, threshold, .. } => {
+                    queues.push(Mutex::new(Queue::new(depth, overflow, threshold)));
                     queues.len() - 1
                 }
                 Kind::Ram { len } => {
-                    let begin = ram;
-                    ram = ram.saturating_add(usize::try_from(len).unwrap_or(usize::MAX));
-                    begin
+                    windows.push(Window::new(len));
+                    windows.len() - 1
                 }
                 _ => 0,
             };
             slots.push(Slot { value: AtomicU64::new(cell.reset), hits: Hits::default(), extra });
         }
-        let ram = std::iter::repeat_with(AtomicU8::default).take(ram).collect();
         let clock = RwLock::new(Arc::new(Clock::manual()));
-        Self { layout, slots: slots.into(), queues: queues.into(), ram, clock, late: Late::default() }
+        let (strays, late) = (Strays::default(), Late::default());
+        Self { layout, slots: slots.into(), strays, queues: queues.into(), windows: windows.into(), clock, late }
     }
 
     /// The time that counters count from now on.
@@ -115,99 +144,110 @@ impl RegisterFile {
     #[must_use]
     pub fn quick_read(&self, at: Access) -> Option<u64> {
         // Nearly always it is one register that needs nothing.
-        let slot = self.layout.reads.find(at.offset, |when| self.holds(when));
-        if let Some(slot) = slot
-            && slot.offset == at.offset
-            && slot.len == u64::from(at.size)
-            && let Some(cell) = self.layout.cells.get(slot.cell as usize)
-            && cell.kind == Kind::Plain
-            && !cell.on_read
-            && !cell.big_endian
+        let first = self.layout.reads.find(at.offset, |when| self.holds(when));
+        if let Some(place) = first
+            && let whole @ (Whole::Value | Whole::Bits) = place.whole(at)
+            && let Some((cell, slot)) = self.target(place.cell)
         {
-            return self.read_plain(slot.cell, cell, u64::MAX);
+            slot.hits.reads.fetch_add(1, Ordering::Relaxed);
+            let held = if whole == Whole::Value {
+                slot.value.load(Ordering::Acquire)
+            } else {
+                slot.take(&cell.bits, u64::MAX)
+            };
+            return Some(held & place.mask);
         }
-        self.quick_read_parts(at)
-    }
-
-    #[cold]
-    fn quick_read_parts(&self, at: Access) -> Option<u64> {
-        let parts = self.parts(&self.layout.reads, at);
-        let is_owners = parts.iter().any(|part| self.is_told_read(part)) || self.is_elsewhere(&parts);
-        (!is_owners).then(|| self.read_parts(&parts, None))
+        self.read_as(at, first, None)
     }
 
     /// Serves a write, if the owner need not be told; whether it did.
     #[inline]
     pub fn quick_write(&self, at: Access, value: u64) -> bool {
-        let slot = self.layout.writes.find(at.offset, |when| self.holds(when));
-        if let Some(slot) = slot
-            && slot.offset == at.offset
-            && slot.len == u64::from(at.size)
-            && let Some(cell) = self.layout.cells.get(slot.cell as usize)
-            && cell.kind == Kind::Plain
-            && cell.on_write == Tell::Never
-            && !cell.big_endian
+        let first = self.layout.writes.find(at.offset, |when| self.holds(when));
+        if let Some(place) = first
+            && let whole @ (Whole::Value | Whole::Bits) = place.whole(at)
+            && let Some((cell, slot)) = self.target(place.cell)
         {
-            return self.write_plain(slot.cell, cell, value, u64::MAX).is_some();
+            slot.hits.writes.fetch_add(1, Ordering::Relaxed);
+            if whole == Whole::Value {
+                slot.value.store(value & place.mask, Ordering::Release);
+            } else {
+                slot.put(&cell.bits, value, u64::MAX);
+            }
+            return true;
         }
-        self.quick_write_parts(at, value)
-    }
-
-    #[cold]
-    fn quick_write_parts(&self, at: Access, value: u64) -> bool {
-        let parts = self.parts(&self.layout.writes, at);
-        if parts.iter().any(|part| self.is_told_write(part, part.given(value))) || self.is_elsewhere(&parts) {
-            return false;
-        }
-        // Nobody is told, so nobody asks for anything.
-        let _ = self.write_parts(&parts, at, value, None);
-        true
+        let to = if self.late.has_room() { To::Late } else { To::Nobody };
+        self.write_as(at, value, first, to).is_some()
     }
 
     /// Serves a read, asking the owner where it wants to be.
     pub fn read(&self, at: Access, owner: &dyn Owner) -> u64 {
-        let parts = self.parts(&self.layout.reads, at);
-        if parts.refused {
-            owner.refused(at, None);
-            return 0;
-        }
-        if parts.is_empty() && self.layout.plain {
-            return owner.plain_read(at);
-        }
-        self.read_parts(&parts, Some(owner))
+        let first = self.layout.reads.find(at.offset, |when| self.holds(when));
+        self.read_as(at, first, Some(owner)).unwrap_or_default()
     }
 
     /// Serves a write, telling the owner where it wants to be.
     pub fn write(&self, at: Access, value: u64, owner: &dyn Owner) -> Action {
-        let parts = self.parts(&self.layout.writes, at);
-        if parts.refused {
-            owner.refused(at, Some(value));
-            return Action::Continue;
-        }
-        if parts.is_empty() && self.layout.plain {
-            return owner.plain_write(at, value);
-        }
-        self.write_parts(&parts, at, value, Some(owner))
+        let first = self.layout.writes.find(at.offset, |when| self.holds(when));
+        self.write_as(at, value, first, To::Owner(owner)).unwrap_or(Action::Continue)
     }
 
-    fn is_elsewhere(&self, parts: &Parts) -> bool {
-        parts.refused || (parts.is_empty() && self.layout.plain)
-    }
-
-    fn read_parts(&self, parts: &Parts, owner: Option<&dyn Owner>) -> u64 {
-        parts.iter().fold(0, |value, part| value | (self.read_part(part, owner) << part.shift))
-    }
-
-    /// The first thing that was asked for is done.
-    fn write_parts(&self, parts: &Parts, at: Access, value: u64, owner: Option<&dyn Owner>) -> Action {
-        let mut asked = Action::Continue;
-        for part in parts.iter() {
-            let action = self.write_part(part, at, part.given(value), owner);
-            if asked == Action::Continue {
-                asked = action;
+    /// Without an owner `None` says that it is needed, and that nothing was done.
+    #[inline(never)]
+    fn read_as(&self, at: Access, first: Option<&Place>, owner: Option<&dyn Owner>) -> Option<u64> {
+        let side = &self.layout.reads;
+        match self.fall(side, at, first) {
+            Fall::One(part) => self.read_part(&part, owner),
+            Fall::Several if owner.is_none() && side.touched(at).any(|place| self.asks(place.cell)) => None,
+            Fall::Several => {
+                let mut value = 0;
+                self.each_part(side, at, |part| {
+                    value |= self.read_part(part, owner).unwrap_or_default() << part.shift;
+                });
+                Some(value)
             }
+            Fall::Owners => owner.map(|owner| owner.plain_read(at)),
+            Fall::Nothing => {
+                self.strays.miss(false);
+                Some(0)
+            }
+            Fall::Refused => owner.map(|owner| {
+                self.strays.refuse(false);
+                owner.refused(at, None);
+                0
+            }),
         }
-        asked
+    }
+
+    /// The same for a write. Of several registers the first thing that was asked for is done.
+    #[inline(never)]
+    fn write_as(&self, at: Access, value: u64, first: Option<&Place>, to: To<'_>) -> Option<Action> {
+        let side = &self.layout.writes;
+        let owner = if let To::Owner(owner) = to { Some(owner) } else { None };
+        match self.fall(side, at, first) {
+            Fall::One(part) => self.write_part(&part, at, part.given(value), to),
+            Fall::Several if side.touched(at).any(|place| self.tells(place.cell, to)) => None,
+            Fall::Several => {
+                let mut asked = Action::Continue;
+                self.each_part(side, at, |part| {
+                    let action = self.write_part(part, at, part.given(value), to);
+                    if let (Action::Continue, Some(action)) = (&asked, action) {
+                        asked = action;
+                    }
+                });
+                Some(asked)
+            }
+            Fall::Owners => owner.map(|owner| owner.plain_write(at, value)),
+            Fall::Nothing => {
+                self.strays.miss(true);
+                Some(Action::Continue)
+            }
+            Fall::Refused => owner.map(|owner| {
+                self.strays.refuse(true);
+                owner.refused(at, Some(value));
+                Action::Continue
+            }),
+        }
     }
 
     fn holds(&self, when: &layout::When) -> bool {
@@ -222,3 +262,16 @@ impl RegisterFile {
         self.clock.read().unwrap_or_else(PoisonError::into_inner).now()
     }
 }
+
+#[cfg(test)]
+#[path = "access_test.rs"]
+mod access_tests;
+#[cfg(test)]
+#[path = "kinds_test.rs"]
+mod kinds_tests;
+#[cfg(test)]
+#[path = "layout_test.rs"]
+mod layout_tests;
+#[cfg(test)]
+#[path = "threads_test.rs"]
+mod threads_tests;

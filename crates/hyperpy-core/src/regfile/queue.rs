@@ -11,13 +11,14 @@ pub(super) struct Queue {
     depth: usize,
     overflow: Overflow,
     lost: u64,
+    threshold: usize,
 }
 
 impl Queue {
     /// An empty one, whose room is there from the beginning: nothing is allocated on the path of an access.
-    pub(super) fn new(depth: u32, overflow: Overflow) -> Self {
-        let depth = depth as usize;
-        Self { items: VecDeque::with_capacity(depth), depth, overflow, lost: 0 }
+    pub(super) fn new(depth: u32, overflow: Overflow, threshold: u32) -> Self {
+        let (depth, threshold) = (depth as usize, threshold as usize);
+        Self { items: VecDeque::with_capacity(depth), depth, overflow, lost: 0, threshold }
     }
 
     /// Adds an item; false if one was lost.
@@ -38,6 +39,16 @@ impl Queue {
         self.items.pop_front()
     }
 
+    /// Whether a push fills it to its threshold, or beyond.
+    pub(super) fn fills(&self) -> bool {
+        self.items.len().saturating_add(1).min(self.depth) >= self.threshold
+    }
+
+    /// Whether a pop drains it to its threshold, or below.
+    pub(super) fn drains(&self) -> bool {
+        self.items.len().saturating_sub(1) <= self.threshold
+    }
+
     pub(super) fn front(&self) -> Option<u64> {
         self.items.front().copied()
     }
@@ -51,20 +62,29 @@ impl Queue {
         self.lost
     }
 
+    pub(super) fn threshold(&self) -> usize {
+        self.threshold
+    }
+
+    pub(super) fn set_threshold(&mut self, threshold: usize) {
+        self.threshold = threshold;
+    }
+
     pub(super) fn items(&self) -> Vec<u64> {
         self.items.iter().copied().collect()
     }
 
-    /// Empty, and nothing lost.
-    pub(super) fn reset(&mut self) {
+    /// Empty, nothing lost, and the threshold as declared.
+    pub(super) fn reset(&mut self, threshold: u32) {
         self.items.clear();
         self.lost = 0;
+        self.threshold = threshold as usize;
     }
 
     /// Takes these items, as many as fit, and no others.
-    pub(super) fn load(&mut self, items: &[u64], lost: u64) {
+    pub(super) fn load(&mut self, items: impl Iterator<Item = u64>, lost: u64) {
         self.items.clear();
-        self.items.extend(items.iter().take(self.depth));
+        self.items.extend(items.take(self.depth));
         self.lost = lost;
     }
 }

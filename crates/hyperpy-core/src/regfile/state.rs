@@ -1,10 +1,12 @@
-//! RegisterFile as their owner sees them, while guests run: values by number, queues, windows, and counts of accesses.
+//! Registers as their owner sees them, while guests run: values by number, queues, windows, and counts of accesses.
 
 use std::sync::atomic::Ordering;
 
 use super::RegisterFile;
+use super::Slot;
 use super::layout::{Cell, Kind};
-use super::{Queue, Slot};
+use super::queue::Queue;
+use super::window::Window;
 
 /// How often guests touched a register.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,12 +24,12 @@ impl RegisterFile {
         Some((self.layout.cells.get(id as usize)?, self.slots.get(id as usize)?))
     }
 
-    /// What a register holds, its hidden bits included; what a counter shows. Nothing happens to it.
+    /// What a register holds, its hidden bits included; what a counter or a level shows. Nothing happens to it.
     #[must_use]
     pub fn get(&self, id: u32) -> Option<u64> {
         let (cell, slot) = self.at(id)?;
         Some(match cell.kind {
-            Kind::Counter { .. } => self.count(cell, slot),
+            Kind::Counter { .. } | Kind::Level { .. } => self.shown(cell, slot),
             _ => slot.value.load(Ordering::Acquire) & cell.all(),
         })
     }
@@ -37,7 +39,9 @@ impl RegisterFile {
         let Some((cell, slot)) = self.at(id) else { return };
         let mask = mask & cell.all();
         match cell.kind {
-            Kind::Counter { .. } => self.set_count(cell, slot, (self.count(cell, slot) & !mask) | (value & mask)),
+            Kind::Counter { .. } => {
+                self.set_count(cell, slot, value, mask);
+            }
             _ if mask == cell.all() => slot.value.store(value & mask, Ordering::Release),
             _ => {
                 let after = |held: u64| Some((held & !mask) | (value & mask));
@@ -47,72 +51,72 @@ impl RegisterFile {
     }
 
     /// Runs `f` on a queue register's items; `None` where there is no queue.
-    fn with_queue<T>(&self, id: u32, f: impl FnOnce(&mut Queue) -> T) -> Option<T> {
+    fn with_queue<T>(&self, id: u32, f: impl FnOnce(&Cell, &mut Queue) -> T) -> Option<T> {
         let (cell, slot) = self.at(id)?;
-        matches!(cell.kind, Kind::Fifo { .. }).then(|| self.queue(slot).map(|mut queue| f(&mut queue)))?
+        self.queue(slot).filter(|_| matches!(cell.kind, Kind::Fifo { .. })).map(|mut queue| f(cell, &mut queue))
     }
 
-    /// Puts an item into a queue; false if one was lost.
+    /// Puts an item into a queue, cut to its width; false if one was lost.
     #[must_use]
     pub fn push(&self, id: u32, item: u64) -> bool {
-        self.with_queue(id, |queue| queue.push(item)).unwrap_or(false)
+        self.with_queue(id, |cell, queue| queue.push(item & cell.all())).unwrap_or(false)
     }
 
     /// Takes the oldest item of a queue.
     #[must_use]
     pub fn pop(&self, id: u32) -> Option<u64> {
-        self.with_queue(id, Queue::pop)?
+        self.with_queue(id, |_, queue| queue.pop())?
     }
 
     /// The oldest item, which stays.
     #[must_use]
     pub fn front(&self, id: u32) -> Option<u64> {
-        self.with_queue(id, |queue| queue.front())?
+        self.with_queue(id, |_, queue| queue.front())?
     }
 
     /// How many items a queue has, and how many did not fit since the last reset.
     #[must_use]
     pub fn level(&self, id: u32) -> (usize, u64) {
-        self.with_queue(id, |queue| (queue.len(), queue.lost())).unwrap_or_default()
+        self.with_queue(id, |_, queue| (queue.len(), queue.lost())).unwrap_or_default()
+    }
+
+    /// From which level on the owner is told of accesses to a queue.
+    #[must_use]
+    pub fn threshold(&self, id: u32) -> usize {
+        self.with_queue(id, |_, queue| queue.threshold()).unwrap_or_default()
+    }
+
+    /// Changes that level, until the next reset.
+    pub fn set_threshold(&self, id: u32, threshold: usize) {
+        self.with_queue(id, |_, queue| queue.set_threshold(threshold));
     }
 
     /// A queue's items, oldest first.
     #[must_use]
     pub fn items(&self, id: u32) -> Vec<u64> {
-        self.with_queue(id, |queue| queue.items()).unwrap_or_default()
+        self.with_queue(id, |_, queue| queue.items()).unwrap_or_default()
     }
 
     /// Gives a queue these items, as many as fit, and a number of lost ones.
     pub fn set_items(&self, id: u32, items: &[u64], lost: u64) {
-        self.with_queue(id, |queue| queue.load(items, lost));
+        self.with_queue(id, |cell, queue| queue.load(items.iter().map(|item| item & cell.all()), lost));
     }
 
     /// Copies bytes out of a window; false if they are not all in it.
     #[must_use]
     pub fn read_window(&self, id: u32, offset: u64, into: &mut [u8]) -> bool {
-        let Some(bytes) = self.bytes(id, offset, into.len()) else { return false };
-        for (into, byte) in into.iter_mut().zip(bytes) {
-            *into = byte.load(Ordering::Acquire);
-        }
-        true
+        self.window(id).is_some_and(|window| window.copy_out(offset, into))
     }
 
     /// Copies bytes into a window; false, and none of them, if they do not all fit.
     #[must_use]
     pub fn write_window(&self, id: u32, offset: u64, from: &[u8]) -> bool {
-        let Some(bytes) = self.bytes(id, offset, from.len()) else { return false };
-        for (byte, from) in bytes.iter().zip(from) {
-            byte.store(*from, Ordering::Release);
-        }
-        true
+        self.window(id).is_some_and(|window| window.copy_in(offset, from))
     }
 
-    fn bytes(&self, id: u32, offset: u64, len: usize) -> Option<&[std::sync::atomic::AtomicU8]> {
+    fn window(&self, id: u32) -> Option<&Window> {
         let (cell, slot) = self.at(id)?;
-        let Kind::Ram { len: all } = cell.kind else { return None };
-        let (all, offset) = (usize::try_from(all).ok()?, usize::try_from(offset).ok()?);
-        let window = self.ram.get(slot.extra..slot.extra.checked_add(all)?)?;
-        window.get(offset..offset.checked_add(len)?)
+        self.windows.get(slot.extra).filter(|_| matches!(cell.kind, Kind::Ram { .. }))
     }
 
     /// How often guests touched a register since the last [`Self::reset_hits`].
@@ -137,15 +141,17 @@ impl RegisterFile {
         self.late.clear();
         for (cell, slot) in self.layout.cells.iter().zip(&self.slots) {
             match cell.kind {
-                Kind::Counter { .. } => self.set_count(cell, slot, cell.reset),
+                Kind::Counter { .. } => {
+                    self.set_count(cell, slot, cell.reset, cell.all());
+                }
                 _ => slot.value.store(cell.reset, Ordering::Release),
             }
-            if let (Kind::Fifo { .. }, Some(mut queue)) = (cell.kind, self.queue(slot)) {
-                queue.reset();
+            if let (Kind::Fifo { threshold, .. }, Some(mut queue)) = (cell.kind, self.queue(slot)) {
+                queue.reset(threshold);
             }
         }
-        for byte in &self.ram {
-            byte.store(0, Ordering::Release);
+        for window in &self.windows {
+            window.clear();
         }
     }
 }

@@ -1,152 +1,150 @@
 //! What an access does to one register.
+//!
+//! Each is done without an owner first, and is not done at all if the owner would have to be asked or told at once: `None`.
 
 use std::sync::atomic::Ordering;
 
+use super::delivery::To;
+use super::late::Item;
 use super::layout::{Cell, Kind, Tell};
 use super::parts::Part;
-use super::{Delivery, Item, Owner, RegisterFile, Slot};
+use super::{Owner, RegisterFile, Slot};
 use crate::bus::{Access, Action, ones};
 
 /// Nanoseconds of a second.
 const SECOND: u128 = 1_000_000_000;
 
 impl RegisterFile {
-    /// Reads a register that holds its value.
     #[inline]
-    pub(super) fn read_plain(&self, id: u32, cell: &Cell, lanes: u64) -> Option<u64> {
-        let slot = self.slots.get(id as usize)?;
-        slot.hits.reads.fetch_add(1, Ordering::Relaxed);
-        let held = if cell.bits.changes_when_read() {
-            let after = |held| Some(cell.bits.after_read(held, lanes));
-            slot.value.fetch_update(Ordering::AcqRel, Ordering::Acquire, after).unwrap_or_default()
-        } else {
-            slot.value.load(Ordering::Acquire)
-        };
-        Some(held & cell.bits.readable)
+    pub(super) fn target(&self, id: u32) -> Option<(&Cell, &Slot)> {
+        Some((self.layout.cells.get(id as usize)?, self.slots.get(id as usize)?))
     }
 
-    /// Writes a register that holds its value; what it held.
-    #[inline]
-    pub(super) fn write_plain(&self, id: u32, cell: &Cell, value: u64, lanes: u64) -> Option<u64> {
-        let slot = self.slots.get(id as usize)?;
-        slot.hits.writes.fetch_add(1, Ordering::Relaxed);
-        let after = |held| Some(cell.bits.after_write(held, value, lanes));
-        slot.value.fetch_update(Ordering::AcqRel, Ordering::Acquire, after).ok()
+    /// Whether the owner may want to answer a read of a register, or of those behind it.
+    pub(super) fn asks(&self, id: u32) -> bool {
+        self.target(id).is_some_and(|(cell, _)| self.model(cell).on_read)
     }
 
-    fn target(&self, part: &Part) -> Option<(&Cell, &Slot)> {
-        Some((self.layout.cells.get(part.cell as usize)?, self.slots.get(part.cell as usize)?))
-    }
-
-    /// Whether the owner is asked when this is read.
-    pub(super) fn is_told_read(&self, part: &Part) -> bool {
-        self.target(part).is_some_and(|(cell, _)| cell.on_read)
-    }
-
-    /// Whether the owner may have to be told at once when this is written.
-    pub(super) fn is_told_write(&self, part: &Part, given: u64) -> bool {
-        self.target(part).is_some_and(|(cell, _)| match cell.on_write {
-            _ if matches!(cell.delivery, Delivery::Posted) && self.late.has_room() => false,
-            // What it holds decides: `write` looks.
-            Tell::If(_) if part.whole => true,
-            tell => tell.wants(in_order(cell, (given << (8 * part.from)) & cell.all())),
+    /// Whether the owner may want to be told of a write to a register, or to those behind it, and cannot be.
+    pub(super) fn tells(&self, id: u32, to: To<'_>) -> bool {
+        self.target(id).is_some_and(|(cell, _)| {
+            let model = self.model(cell);
+            model.on_write != Tell::Never && !to.takes(model)
         })
     }
 
-    /// A port's number moves on.
-    fn step(&self, part: &Part) {
-        if let Some(Kind::Port { index, mask, step, .. }) =
-            part.port.and_then(|port| Some(self.layout.cells.get(port as usize)?.kind))
-            && step != 0
-            && let Some(slot) = self.slots.get(index as usize)
-        {
-            let after = |held: u64| Some((held & !mask) | (held.wrapping_add(step) & mask));
-            let _ = slot.value.fetch_update(Ordering::AcqRel, Ordering::Acquire, after);
-        }
-    }
-
-    pub(super) fn read_part(&self, part: &Part, owner: Option<&dyn Owner>) -> u64 {
-        let Some((cell, slot)) = self.target(part) else {
-            self.step(part);
-            return 0;
-        };
-        let value = if let Kind::Ram { len } = cell.kind {
-            slot.hits.reads.fetch_add(1, Ordering::Relaxed);
-            self.window(slot, len, part)
-                .fold(0, |value, (byte, at)| value | u64::from(byte.load(Ordering::Acquire)) << at)
-        } else {
-            let lanes = if part.whole { cell.all() } else { lanes(cell, part) };
-            let held = self.take(part.cell, cell, slot, lanes);
-            let answer = owner.filter(|_| cell.on_read).and_then(|owner| {
-                slot.hits.told.fetch_add(1, Ordering::Relaxed);
-                owner.read(part.cell, held)
-            });
-            in_order(cell, answer.unwrap_or(held)) >> (8 * part.from)
-        };
-        self.step(part);
-        value & ones(part.len)
-    }
-
-    /// What a guest's read of a register finds, with all that the read does to it.
-    fn take(&self, id: u32, cell: &Cell, slot: &Slot, lanes: u64) -> u64 {
+    /// The register itself; for a port one of those behind it, which are alike.
+    fn model<'a>(&'a self, cell: &'a Cell) -> &'a Cell {
         match cell.kind {
-            Kind::Fifo { guest_takes: true, empty, .. } => {
-                slot.hits.reads.fetch_add(1, Ordering::Relaxed);
-                self.queue(slot).and_then(|mut queue| queue.pop()).unwrap_or(empty)
-            }
-            Kind::Counter { .. } => {
-                slot.hits.reads.fetch_add(1, Ordering::Relaxed);
-                self.count(cell, slot)
-            }
-            _ => self.read_plain(id, cell, lanes).unwrap_or_default(),
+            Kind::Port { first, .. } => self.layout.cells.get(first as usize).unwrap_or(cell),
+            _ => cell,
         }
     }
 
-    pub(super) fn write_part(&self, part: &Part, at: Access, given: u64, owner: Option<&dyn Owner>) -> Action {
-        let Some((cell, slot)) = self.target(part) else {
-            self.step(part);
-            return Action::Continue;
+    /// The register that a port leads to, whose number moves on: each access has a number of its own.
+    fn advance(&self, port: Kind) -> Option<u32> {
+        let Kind::Port { index, mask, first, count, step } = port else { return None };
+        let value = &self.slots.get(index as usize)?.value;
+        let low = mask.trailing_zeros();
+        let held = if step == 0 || mask == 0 {
+            value.load(Ordering::Acquire)
+        } else {
+            let after = |held: u64| Some((held & !mask) | (held.wrapping_add(step << low) & mask));
+            value.fetch_update(Ordering::AcqRel, Ordering::Acquire, after).unwrap_or_default()
         };
-        // Bits that were written.
-        let mut told = u64::MAX;
+        let number = (held & mask).checked_shr(low).unwrap_or_default();
+        u32::try_from(number).ok().filter(|&number| number < count).and_then(|number| first.checked_add(number))
+    }
+
+    pub(super) fn read_part(&self, part: &Part, owner: Option<&dyn Owner>) -> Option<u64> {
+        let (cell, slot) = self.target(part.cell)?;
+        let mut asks = self.model(cell).on_read;
+        let held = match cell.kind {
+            Kind::Fifo { empty, .. } => {
+                let mut queue = self.queue(slot)?;
+                asks &= queue.drains();
+                if asks && owner.is_none() {
+                    return None;
+                }
+                queue.pop().unwrap_or(empty)
+            }
+            _ if asks && owner.is_none() => return None,
+            Kind::Port { .. } => {
+                let Some(behind) = self.advance(cell.kind) else {
+                    self.strays.miss(false);
+                    return Some(0);
+                };
+                return self.read_part(&Part { cell: behind, ..*part }, owner);
+            }
+            Kind::Ram { .. } => {
+                slot.hits.reads.fetch_add(1, Ordering::Relaxed);
+                return Some(self.windows.get(slot.extra)?.read(part.from, part.len));
+            }
+            Kind::Counter { .. } | Kind::Level { .. } => self.shown(cell, slot),
+            Kind::Plain => self.read_plain(cell, slot, if part.whole { cell.all() } else { lanes(cell, part) }),
+        };
+        slot.hits.reads.fetch_add(1, Ordering::Relaxed);
+        let answer = owner.filter(|_| asks).and_then(|owner| {
+            slot.hits.told.fetch_add(1, Ordering::Relaxed);
+            owner.read(part.cell, held)
+        });
+        Some((in_order(cell, answer.unwrap_or(held)) >> (8 * part.from)) & ones(part.len))
+    }
+
+    /// Reads a register that holds its value, as far as a guest sees it; the bits in `lanes` are those that are read.
+    fn read_plain(&self, cell: &Cell, slot: &Slot, lanes: u64) -> u64 {
+        let changes = cell.bits.changes_when_read();
+        let held = if changes { slot.take(&cell.bits, lanes) } else { slot.value.load(Ordering::Acquire) };
+        held & cell.bits.readable
+    }
+
+    pub(super) fn write_part(&self, part: &Part, at: Access, given: u64, to: To<'_>) -> Option<Action> {
+        let (cell, slot) = self.target(part.cell)?;
+        if let Kind::Ram { .. } = cell.kind {
+            slot.hits.writes.fetch_add(1, Ordering::Relaxed);
+            self.windows.get(slot.extra)?.write(part.from, part.len, given);
+            return Some(Action::Continue);
+        }
+        let lanes = lanes(cell, part);
+        // As bits of the register; those that are not given are 0.
+        let given_bits = in_order(cell, (given << (8 * part.from)) & cell.all());
+        let model = self.model(cell);
+        let mut tells = model.on_write.wants(given_bits);
         let value = match cell.kind {
-            Kind::Ram { len } => {
-                slot.hits.writes.fetch_add(1, Ordering::Relaxed);
-                for (byte, at) in self.window(slot, len, part) {
-                    byte.store((given >> at) as u8, Ordering::Release);
+            Kind::Fifo { .. } => {
+                let mut queue = self.queue(slot)?;
+                tells &= queue.fills();
+                if tells && !to.takes(model) {
+                    return None;
                 }
-                given
+                queue.push(given_bits);
+                given_bits
             }
-            Kind::Fifo { guest_takes: false, .. } => {
-                slot.hits.writes.fetch_add(1, Ordering::Relaxed);
-                let item = in_order(cell, given << (8 * part.from)) & cell.all();
-                if let Some(mut queue) = self.queue(slot) {
-                    queue.push(item);
-                }
-                item
+            _ if tells && !to.takes(model) => return None,
+            Kind::Port { .. } => {
+                let Some(behind) = self.advance(cell.kind) else {
+                    self.strays.miss(true);
+                    return Some(Action::Continue);
+                };
+                return self.write_part(&Part { cell: behind, ..*part }, at, given, to);
             }
-            Kind::Counter { .. } => {
-                slot.hits.writes.fetch_add(1, Ordering::Relaxed);
-                let value = merged(self.count(cell, slot), cell, part, given);
-                self.set_count(cell, slot, value);
-                value
-            }
-            _ => {
-                let (value, lanes) = whole_from_part(cell, slot, part, given);
-                self.write_plain(part.cell, cell, value, lanes);
-                told = lanes;
-                value
+            Kind::Counter { .. } => self.set_count(cell, slot, given_bits, lanes),
+            Kind::Level { .. } | Kind::Ram { .. } => given_bits,
+            Kind::Plain => {
+                let held = slot.put(&cell.bits, given_bits, lanes);
+                // As if all of it had been written.
+                given_bits | (cell.bits.neutral(held) & !lanes)
             }
         };
-        self.step(part);
-        match owner {
-            _ if !cell.on_write.wants(value & told) => Action::Continue,
-            Some(owner) => self.tell(part.cell, value, owner),
-            None => {
+        slot.hits.writes.fetch_add(1, Ordering::Relaxed);
+        Some(match to {
+            _ if !tells => Action::Continue,
+            To::Owner(owner) => self.tell(part.cell, value, owner),
+            To::Late | To::Nobody => {
                 self.late.push(Item { at, value, cell: Some(part.cell) });
                 Action::Continue
             }
-        }
+        })
     }
 
     /// Tells the owner of a write.
@@ -157,25 +155,30 @@ impl RegisterFile {
         owner.write(id, value)
     }
 
-    /// What a counter shows now. Its slot holds what is added to the time.
-    pub(super) fn count(&self, cell: &Cell, slot: &Slot) -> u64 {
-        slot.value.load(Ordering::Acquire).wrapping_add(self.ticks(cell)) & cell.all()
+    /// What a counter or a level shows now. A counter's slot holds what is added to the time.
+    pub(super) fn shown(&self, cell: &Cell, slot: &Slot) -> u64 {
+        match cell.kind {
+            Kind::Level { of } => {
+                let queue = self.slots.get(of as usize).and_then(|slot| self.queue(slot));
+                queue.map_or(0, |queue| u64::try_from(queue.len()).unwrap_or(u64::MAX).min(cell.all()))
+            }
+            _ => slot.value.load(Ordering::Acquire).wrapping_add(self.ticks(cell)) & cell.all(),
+        }
     }
 
-    pub(super) fn set_count(&self, cell: &Cell, slot: &Slot, value: u64) {
-        slot.value.store(value.wrapping_sub(self.ticks(cell)), Ordering::Release);
+    /// Sets a counter's bits in `lanes`, and returns what it shows then.
+    pub(super) fn set_count(&self, cell: &Cell, slot: &Slot, value: u64, lanes: u64) -> u64 {
+        // One reading of the time, so that the bits which are not set do not move.
+        let ticks = self.ticks(cell);
+        let merged = |held: u64| (held.wrapping_add(ticks) & cell.all() & !lanes) | (value & lanes);
+        let after = |held| Some(merged(held).wrapping_sub(ticks));
+        merged(slot.value.fetch_update(Ordering::AcqRel, Ordering::Acquire, after).unwrap_or_default())
     }
 
     fn ticks(&self, cell: &Cell) -> u64 {
         let Kind::Counter { hz } = cell.kind else { return 0 };
+        // Cut to 64 bits: it counts on from 0.
         (u128::from(self.now()) * u128::from(hz) / SECOND) as u64
-    }
-
-    /// Bytes of a window that an access covers, with the bits below them.
-    fn window(&self, slot: &Slot, len: u64, part: &Part) -> impl Iterator<Item = (&std::sync::atomic::AtomicU8, u32)> {
-        let begin = slot.extra.saturating_add(usize::try_from(part.from.min(len)).unwrap_or(usize::MAX));
-        let end = begin.saturating_add(part.len.into());
-        self.ram.get(begin..end).unwrap_or_default().iter().zip((0..).step_by(8))
     }
 }
 
@@ -187,21 +190,4 @@ pub(super) fn in_order(cell: &Cell, value: u64) -> u64 {
 /// The bits of a register that are covered.
 fn lanes(cell: &Cell, part: &Part) -> u64 {
     in_order(cell, (ones(part.len) << (8 * part.from)) & cell.all())
-}
-
-/// What is written, merged into what a register holds.
-fn merged(held: u64, cell: &Cell, part: &Part, given: u64) -> u64 {
-    let lanes = lanes(cell, part);
-    (held & !lanes) | (in_order(cell, (given << (8 * part.from)) & cell.all()) & lanes)
-}
-
-/// What a write of the whole register that does the same would be, and the bits that are written.
-fn whole_from_part(cell: &Cell, slot: &Slot, part: &Part, given: u64) -> (u64, u64) {
-    let held = slot.value.load(Ordering::Acquire);
-    if part.whole {
-        // The device writes back what a read shows, whatever that does.
-        (merged(held & cell.bits.readable, cell, part, given), cell.all())
-    } else {
-        (merged(cell.bits.neutral(held), cell, part, given), lanes(cell, part))
-    }
 }

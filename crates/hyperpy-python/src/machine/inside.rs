@@ -4,25 +4,79 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyperpy_core::control::{Outcome, Phase};
-use hyperpy_core::error::{RunError, StateError};
+use hyperpy_core::error::{AttachError, RunError, StateError};
 use hyperpy_core::machine::{Machine as Core, Unclaimed};
+use hyperpy_devices::clock::HostClock;
+use hyperpy_devices::pc::{Board, Parts};
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use super::{Machine, lock};
+use crate::console::Console;
 use crate::device::Report;
 use crate::host::PyHost;
 use crate::{convert, errors};
+
+/// Why there are no stock devices.
+pub(super) enum BoardError {
+    Run(RunError),
+    Attach(AttachError),
+}
+
+impl From<RunError> for BoardError {
+    fn from(error: RunError) -> Self {
+        Self::Run(error)
+    }
+}
+
+impl From<AttachError> for BoardError {
+    fn from(error: AttachError) -> Self {
+        Self::Attach(error)
+    }
+}
 
 impl Machine {
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
     }
 
+    /// Puts the stock devices of a PC onto the port bus, once. No exception is made while the board is locked: that is Python.
+    pub(super) fn make_board(&self, console: &Console) -> Result<(), BoardError> {
+        let mut board = lock(&self.board);
+        if board.is_some() {
+            return Ok(());
+        }
+        let open = [Phase::Created, Phase::Running, Phase::Paused, Phase::Stopped];
+        self.core.control.require("attach", &open).map_err(RunError::from)?;
+        let had_irqchip = self.core.config().irqchip;
+        self.core.want_irqchip()?;
+        let lines = |gsi| self.core.lines.line(gsi);
+        let memory_size = self.core.memory.pc_ram();
+        let (clock, posts) = (Arc::new(HostClock::default()), self.core.posts.clone());
+        let console = console.inner.clone();
+        let parts = Parts { lines: &lines, clock, console, memory_size, posts, debug_exit: None };
+        let made = Board::attach(&self.core.pio, parts);
+        *board = Some(made.map_err(|error| {
+            self.core.unwant_irqchip(had_irqchip);
+            AttachError::from(error)
+        })?);
+        Ok(())
+    }
+
     /// Whether the stock devices of a PC are attached.
     pub(crate) fn has_board(&self) -> bool {
         lock(&self.board).is_some()
+    }
+
+    /// Whether a stock device of that name is attached: not if a script's own stands there.
+    pub(crate) fn has_stock(&self, name: &str) -> bool {
+        lock(&self.board).as_ref().is_some_and(|board| board.has(name))
+    }
+
+    /// The lines of the stock devices that are attached.
+    pub(crate) fn stock_lines(&self) -> Vec<(u32, bool, &'static str)> {
+        lock(&self.board).as_ref().map_or_else(Vec::new, |board| board.lines().collect())
     }
 
     /// Refuses a verb in the child of a fork, before any lock is taken: the thread that holds it may not be there.
@@ -72,10 +126,8 @@ impl Machine {
 
     /// Drops every reference to Python objects.
     pub(super) fn let_go(&self) {
-        let devices = std::mem::take(&mut *lock(&self.devices));
-        for (_, device) in &devices {
-            drop(device.as_ref().map(|device| device.let_go()));
-        }
+        let places = std::mem::take(&mut *lock(&self.places));
+        places.let_go();
         let answerer = lock(&self.answerer).take();
         self.core.set_unclaimed(Unclaimed::Ones);
         drop(answerer);

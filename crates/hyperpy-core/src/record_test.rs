@@ -1,0 +1,303 @@
+//! What is kept of a device's traffic, in which order, at which moments, and how much.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+use crate::bus::{Rung, Space};
+use crate::clock::{Callback, Raised, When};
+use crate::exit::{Exit, StopReason};
+use crate::testing::{Closures, Event as Signal, Rig, outs, stopper};
+
+fn recorder(limit: usize) -> Arc<Recorder> {
+    Recorder::new(Arc::new(Clock::manual()), limit, false)
+}
+
+fn recorded(recorder: &Arc<Recorder>, inner: impl Device + 'static) -> Recorded {
+    Recorded { inner: Arc::new(inner), recorder: recorder.clone() }
+}
+
+fn at(offset: u64, size: u8) -> Access {
+    Access { offset, size, vcpu: 3 }
+}
+
+fn whats(recorder: &Recorder) -> Vec<What> {
+    recorder.events().0.iter().map(|event| event.what).collect()
+}
+
+/// Serves everything at offset 0 quickly, and the rest slowly.
+struct Quick;
+
+impl Device for Quick {
+    fn quick_read(&self, at: Access) -> Option<u64> {
+        (at.offset == 0).then_some(u64::MAX)
+    }
+    fn quick_write(&self, at: Access, _: u64) -> bool {
+        at.offset == 0
+    }
+    fn read(&self, _: Access) -> u64 {
+        u64::MAX - 1
+    }
+    fn write(&self, _: Access, value: u64) -> Action {
+        if value == 9 { Action::Reset } else { Action::Continue }
+    }
+}
+
+#[test]
+fn test_accesses_are_kept_as_the_guest_sees_them_whoever_serves_them() {
+    let recorder = recorder(10);
+    let device = recorded(&recorder, Quick);
+    assert_eq!((device.quick_read(at(0, 2)), device.quick_read(at(1, 2))), (Some(u64::MAX), None));
+    assert_eq!((device.quick_write(at(0, 1), 0x1FF), device.quick_write(at(1, 1), 0)), (true, false));
+    assert_eq!(device.read(at(1, 2)), u64::MAX - 1);
+    assert_eq!(device.write(at(1, 1), 9), Action::Reset);
+    let (events, lost) = recorder.events();
+    let expected = [
+        What::Read { offset: 0, size: 2, value: 0xFFFF },
+        What::Write { offset: 0, size: 1, value: 0xFF },
+        What::Read { offset: 1, size: 2, value: 0xFFFE },
+        What::Write { offset: 1, size: 1, value: 9 },
+    ];
+    assert_eq!((whats(&recorder), lost), (expected.to_vec(), 0));
+    assert!(events.iter().all(|event| event.vcpu == 3 && event.lines().is_empty() && event.raised().is_none()));
+    let asked: Vec<_> = events.iter().map(|event| event.asked().cloned()).collect();
+    assert_eq!(asked, [None, None, None, Some(Action::Reset)]);
+}
+
+#[test]
+fn test_line_changes_belong_to_the_access_in_which_they_come_and_else_stand_alone() {
+    let recorder = recorder(10);
+    let inside = recorder.clone();
+    let device = recorded(
+        &recorder,
+        Closures(
+            |_| 0,
+            move |_, value| {
+                for high in [value == 1, value == 1, true, false] {
+                    inside.line(high);
+                }
+                raised("KeyError");
+                raised("ValueError");
+                Action::Continue
+            },
+        ),
+    );
+    recorder.line(false); // it is low
+    recorder.line(true);
+    device.write(at(0, 1), 1);
+    device.write(at(0, 1), 0);
+    raised("nobody's");
+    let (events, _) = recorder.events();
+    assert_eq!(events[0].what, What::Line { high: true });
+    assert_eq!((events[1].lines(), events[1].raised()), (&[false][..], Some("KeyError")));
+    assert_eq!(events[2].lines(), [true, false]);
+    assert_eq!(events.len(), 3);
+}
+
+#[test]
+fn test_clock_stands_still_in_an_access_and_moments_never_go_back() {
+    let clock = Arc::new(Clock::of_machine());
+    let recorder = Recorder::new(clock.clone(), 10, false);
+    clock.run(true);
+    let (inner, seen) = (clock.clone(), Arc::new(AtomicU64::new(0)));
+    let saw = seen.clone();
+    let device = recorded(
+        &recorder,
+        Closures(
+            move |_| {
+                let first = inner.now();
+                assert_eq!(inner.step(1_000_000), Ok(()));
+                saw.store(inner.now(), Ordering::SeqCst);
+                first
+            },
+            |_, _| Action::Continue,
+        ),
+    );
+    let moment = device.read(at(0, 8));
+    assert_eq!(seen.load(Ordering::SeqCst), moment);
+    assert!(clock.now() > moment + 1_000_000);
+    recorder.line(true);
+    let (events, _) = recorder.events();
+    assert_eq!(events[0].ns, moment);
+    assert!(events[1].ns > moment + 1_000_000);
+}
+
+#[test]
+fn test_what_begins_inside_of_an_event_comes_of_it_and_is_not_kept() {
+    let recorder = recorder(10);
+    let inner = Arc::new(recorded(&recorder, Quick));
+    let (device, again) = (inner.clone(), recorder.clone());
+    let outer = recorded(
+        &recorder,
+        Closures(
+            move |_| {
+                assert!(again.timer(Fired { deadline: 1, now: 1, is_last: true }).is_none());
+                device.quick_read(at(0, 1)).unwrap();
+                device.read(at(1, 1))
+            },
+            |_, _| Action::Continue,
+        ),
+    );
+    outer.read(at(2, 1));
+    assert_eq!(whats(&recorder), [What::Read { offset: 2, size: 1, value: 0xFE }]);
+}
+
+#[test]
+fn test_what_does_not_fit_ends_it_and_is_counted() {
+    let recorder = recorder(3);
+    let device = recorded(&recorder, Quick);
+    for _ in 0..5 {
+        assert_eq!(device.quick_read(at(0, 1)), Some(u64::MAX));
+        assert_eq!(device.read(at(1, 1)), u64::MAX - 1);
+    }
+    let (events, lost) = recorder.events();
+    assert_eq!((events.len(), lost), (3, 7));
+}
+
+#[test]
+fn test_event_that_is_not_all_there_is_left_out_with_all_after_it() {
+    let recorder = recorder(3);
+    let inside = recorder.clone();
+    let flood = move |_: Access| {
+        for _ in 0..50 {
+            inside.line(true);
+            inside.line(false);
+        }
+        0
+    };
+    let device = recorded(&recorder, Closures(flood, |_, _| Action::Continue));
+    device.write(at(0, 1), 1);
+    device.read(at(0, 1));
+    assert_eq!(whats(&recorder), [What::Write { offset: 0, size: 1, value: 1 }]);
+    assert_eq!(recorder.events().1, 100);
+}
+
+#[test]
+fn test_access_that_has_not_returned_is_left_out_with_all_after_it() {
+    let recorder = recorder(10);
+    let (entered, go) = (Signal::new(), Signal::new());
+    let (tell, wait) = (entered.clone(), go.clone());
+    let slow = move |_: Access| {
+        tell.set();
+        wait.wait();
+        7
+    };
+    let device = recorded(&recorder, Closures(slow, |_, _| Action::Continue));
+    device.write(at(0, 1), 1);
+    std::thread::scope(|scope| {
+        scope.spawn(|| device.read(at(0, 1)));
+        entered.wait();
+        device.write(at(0, 1), 2);
+        let (events, lost) = recorder.events();
+        assert_eq!((events.len(), lost), (1, 2));
+        go.set();
+    });
+    let (events, lost) = recorder.events();
+    assert_eq!((events.len(), lost), (3, 0));
+    assert_eq!(events[1].what, What::Read { offset: 0, size: 1, value: 7 });
+}
+
+#[test]
+fn test_device_that_panics_leaves_no_event_behind_that_is_served() {
+    let recorder = recorder(10);
+    let device = recorded(&recorder, Closures(|_| panic!("why"), |_, _| Action::Continue));
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| device.read(at(0, 1)))).is_err());
+    recorder.line(true);
+    let (events, lost) = recorder.events();
+    assert_eq!((events.len(), lost), (0, 2));
+    assert_eq!(recorder.lock().events[1].what, What::Line { high: true });
+}
+
+#[test]
+fn test_stopped_recorder_keeps_and_counts_nothing() {
+    let recorder = recorder(10);
+    let device = recorded(&recorder, Quick);
+    device.quick_read(at(0, 1));
+    recorder.stop();
+    device.quick_read(at(0, 1));
+    device.read(at(1, 1));
+    recorder.line(true);
+    let (events, lost) = recorder.events();
+    assert_eq!((events.len(), lost), (1, 0));
+}
+
+struct Drives(Arc<Recorder>);
+
+impl Callback for Drives {
+    fn fire(&self, fired: Fired) -> Result<Option<StopReason>, Raised> {
+        let serving = self.0.timer(fired).unwrap();
+        self.0.line(true);
+        serving.end(Some(Action::Stop(StopReason::PowerOff)));
+        Ok(None)
+    }
+}
+
+#[test]
+fn test_timer_is_kept_with_its_deadline_and_a_reset_begins_time_anew() {
+    let clock = Arc::new(Clock::manual());
+    let recorder = Recorder::new(clock.clone(), 10, false);
+    clock.arm(When::At(50), 0, Arc::new(Drives(recorder.clone()))).unwrap();
+    clock.move_to(70);
+    assert_eq!(clock.fire_first(), Ok(true));
+    clock.reset();
+    recorded(&recorder, Quick).reset();
+    recorder.line(true); // it was low after the reset
+    let (events, _) = recorder.events();
+    let told: Vec<_> = events.iter().map(|event| (event.ns, event.what)).collect();
+    assert_eq!(told, [(70, What::Timer { deadline: 50 }), (0, What::Reset), (0, What::Line { high: true })]);
+    assert_eq!((events[0].lines(), events[0].asked()), (&[true][..], Some(&Action::Stop(StopReason::PowerOff))));
+}
+
+#[test]
+fn test_device_on_a_machine_is_recorded_where_it_is_and_is_itself_again_afterwards() {
+    let rig = Rig::new(vec![vec![outs(0x80, &[1]), outs(0x81, &[2]), outs(0x80, &[3])]]);
+    let device: Arc<dyn Device> = Arc::new(stopper("x"));
+    let place = rig.machine.attach(Space::Pio, 0x80, 2, "it", Rung::Native, device.clone()).unwrap();
+    let recorder = recorder(10);
+    let put = Arc::new(Recorded { inner: device.clone(), recorder: recorder.clone() });
+    let before = rig.machine.replace(place, put.clone()).unwrap();
+    assert!(Arc::ptr_eq(&before, &device));
+    assert!(matches!(rig.run().unwrap(), Exit::Stopped { .. }));
+    assert!(matches!(rig.run().unwrap(), Exit::Stopped { .. }));
+    rig.machine.reset(&rig, || Ok(())).unwrap();
+    let expected =
+        [What::Write { offset: 0, size: 1, value: 1 }, What::Write { offset: 1, size: 1, value: 2 }, What::Reset];
+    assert_eq!(whats(&recorder), expected);
+    rig.machine.replace(place, device.clone()).unwrap();
+    rig.machine.detach(place).unwrap();
+    assert!(rig.machine.replace(place, put).is_err());
+    drop(before);
+    assert_eq!(Arc::strong_count(&device), 1);
+}
+
+#[test]
+fn test_recorded_device_at_two_places_is_one_device() {
+    let inner: Arc<dyn Device> = Arc::new(Quick);
+    let at = |_| Recorded { inner: inner.clone(), recorder: recorder(1) };
+    assert_eq!(at(0).identity(), at(1).identity());
+    assert_ne!(at(0).identity(), recorded(&recorder(1), Quick).identity());
+}
+
+#[test]
+fn test_registers_of_a_recorded_device_have_their_names() {
+    struct Named;
+    impl Names for Named {
+        fn register(&self, offset: u64, _: u8, _: bool) -> Option<String> {
+            Some(format!("r{offset}"))
+        }
+    }
+    impl Device for Named {
+        fn read(&self, _: Access) -> u64 {
+            0
+        }
+        fn write(&self, _: Access, _: u64) -> Action {
+            Action::Continue
+        }
+        fn names(&self) -> Option<Arc<dyn Names>> {
+            Some(Arc::new(Self))
+        }
+    }
+    let names = recorded(&recorder(1), Named).names().unwrap();
+    assert_eq!(names.register(4, 4, false).as_deref(), Some("r4"));
+}
