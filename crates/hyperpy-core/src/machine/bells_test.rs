@@ -64,12 +64,22 @@ fn ring(script: &Scripted, offset: u64, value: Option<u64>) {
     assert!(script.ring(ADDRESS + offset, value));
 }
 
+/// What a hook finds the script by that it is part of: while it is there, neither goes.
+struct Later(Arc<Mutex<Option<Scripted>>>);
+
+impl Drop for Later {
+    fn drop(&mut self) {
+        let script = self.0.lock().unwrap().take();
+        drop(script);
+    }
+}
+
 /// A script whose hooks ring, which is made before its machine.
-fn rig(steps: impl FnOnce(Arc<Mutex<Option<Scripted>>>) -> Vec<Step>) -> Rig {
-    let later = Arc::new(Mutex::new(None));
-    let rig = Rig::with_irqchip(vec![steps(later.clone())], true);
-    *later.lock().unwrap() = Some(rig.script.clone());
-    rig
+fn rig(steps: impl FnOnce(Arc<Mutex<Option<Scripted>>>) -> Vec<Step>) -> (Rig, Later) {
+    let later = Later(Arc::default());
+    let rig = Rig::with_irqchip(vec![steps(later.0.clone())], true);
+    *later.0.lock().unwrap() = Some(rig.script.clone());
+    (rig, later)
 }
 
 #[test]
@@ -91,7 +101,7 @@ fn test_ring_is_served_by_a_thread_while_the_guest_makes_no_exit() {
 
 #[test]
 fn test_rings_of_a_run_are_served_before_it_returns_and_several_may_be_one() {
-    let rig = rig(|script| {
+    let (rig, _later) = rig(|script| {
         let rings = before(move || {
             let script = script.lock().unwrap().clone().unwrap();
             ring(&script, 0, None);
@@ -264,7 +274,7 @@ fn test_more_bells_than_a_look_tells_of_are_all_served_before_a_run_returns() {
             Shortcuts { bells, ..Shortcuts::default() }
         }
     }
-    let rig = rig(|script| {
+    let (rig, _later) = rig(|script| {
         let all = move || (0..32).for_each(|offset| ring(script.lock().unwrap().as_ref().unwrap(), offset, None));
         vec![before(all), ins(0x70, 1)]
     });
