@@ -6,12 +6,14 @@
 //!
 //! A round is one run of all vCPUs, numbered by its epoch: `round` begins and settles it. What one vCPU does between
 //! exits is in `run`, who asks vCPUs to leave and what is queued for the caller in `request`, which thread serves which vCPU
-//! in `threads`, callbacks of timers beside them in `callbacks`, and what pause, reset and close wait for in `verbs`.
+//! in `threads`, callbacks of timers beside them in `callbacks`, a moment's stand for a snapshot in `still`, and what pause and close wait
+//! for in `verbs`.
 
 mod callbacks;
 mod hold;
 mod request;
 mod round;
+mod still;
 mod threads;
 mod verbs;
 
@@ -19,6 +21,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+pub(crate) use self::still::{Before, Parked};
 use crate::bells::Bells;
 use crate::clock::Clock;
 use crate::condvar::Condvar;
@@ -99,6 +102,8 @@ pub(crate) enum Cause {
     Timeout,
     /// `pause()`: whoever waits for the round is told, and nothing is queued.
     Pause,
+    /// Somebody wants it to stand still for a moment: the round is not over.
+    Still,
     /// All looked halted for good; whether they are is decided when all stand still.
     CheckHalt,
 }
@@ -112,7 +117,7 @@ pub(crate) enum Crew {
     Caller,
     /// This one alone, on the thread of the caller, who owns the round. The others stand still.
     One(u32),
-    /// None: the machine is being reset, by a caller who owns this.
+    /// None: the machine stands still for a caller who owns this.
     Nobody,
 }
 
@@ -174,6 +179,9 @@ struct Inner {
     holds: u32,
     /// vCPUs that are in the round but wait outside of the guest.
     resting: u32,
+    /// How many wait for it to stand still for a moment, and whether it does and none of them knows yet.
+    still_wanted: u32,
+    has_settled_still: bool,
     started: Option<Instant>,
     ran: Duration,
 }
@@ -239,6 +247,8 @@ impl Default for Control {
             ringer: Served::No,
             holds: 0,
             resting: 0,
+            still_wanted: 0,
+            has_settled_still: false,
             started: None,
             ran: Duration::ZERO,
         };

@@ -14,7 +14,7 @@ impl Control {
         if inner.closing || inner.phase == Phase::Running { None } else { inner.take() }
     }
 
-    /// Asks every vCPU to leave. The first request of a round decides, but a look for a halt gives way to any other.
+    /// Asks every vCPU to leave. The first request of a round decides, but a look for a halt, and a moment's stand, give way to any other.
     /// An outcome that comes while nothing runs (a device served by the completion of an access) is kept for the next
     /// `run()`.
     pub(crate) fn request(&self, cause: Cause, outcome: Option<Outcome>) {
@@ -94,7 +94,7 @@ impl Control {
 impl Inner {
     /// Stores a wish; whether it is the first of the round, so that vCPUs have not been kicked for one yet.
     pub(super) fn ask(&mut self, cause: Cause) -> bool {
-        let first = matches!(self.cause, None | Some(Cause::CheckHalt));
+        let first = matches!(self.cause, None | Some(Cause::CheckHalt | Cause::Still));
         if first {
             self.cause = Some(cause);
         }

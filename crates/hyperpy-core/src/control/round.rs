@@ -47,7 +47,7 @@ impl Control {
         self.kick_all();
     }
 
-    fn next_round(&self, inner: &mut Inner) -> Turn {
+    pub(super) fn next_round(&self, inner: &mut Inner) -> Turn {
         inner.epoch += 1;
         inner.cause = None;
         inner.aside = None;
@@ -119,6 +119,10 @@ impl Control {
 
     /// Ends a round that every vCPU has left, or begins it again: the new turn, if a halt was none.
     pub(super) fn settle(&self, inner: &mut Inner) -> Option<Turn> {
+        if inner.cause == Some(Cause::Still) && inner.outcomes.is_empty() && !inner.closing {
+            // Or nobody wants it to stand still any more.
+            return if self.settle_still(inner) { None } else { Some(self.next_round(inner)) };
+        }
         let parked = inner.cause.is_none() && !inner.closing;
         // One that ran alone tells nothing of others: they are where they were.
         let is_all = !matches!(inner.crew, Crew::One(_)) || self.vcpus().len() == 1;

@@ -1,10 +1,9 @@
-//! What `pause()`, `reset()` and `close()` do to the state, and what they wait for.
+//! What `pause()` and `close()` do to the state, and what they wait for.
 
 use std::sync::PoisonError;
 
-use super::{Cause, Control, Crew, Host, POLL, Phase, Served};
+use super::{Cause, Control, Host, POLL, Phase, Served};
 use crate::error::{RunError, StateError};
-use crate::exit::Exit;
 
 impl Control {
     /// `pause()`: asks every vCPU to leave and waits until all stand still. A host that wants its thread back ends the
@@ -26,40 +25,6 @@ impl Control {
             Phase::Running => Ok(()),
             phase => Err(StateError::new("pause", phase).into()),
         }
-    }
-
-    /// Begins a reset: nothing runs, and for all others the machine is running. Gives the state before it.
-    pub(crate) fn begin_reset(&self) -> Result<Phase, StateError> {
-        let mut inner = self.lock();
-        let before = inner.visible();
-        if !matches!(before, Phase::Created | Phase::Paused | Phase::Stopped) {
-            return Err(StateError::new("reset", before));
-        }
-        inner.phase = Phase::Running;
-        inner.crew = Crew::Nobody;
-        inner.owned = true;
-        Ok(before)
-    }
-
-    /// Ends a reset. `Created` forgets what was queued; any other state is the one from before: nothing was done. What
-    /// `stop()` asked for meanwhile holds.
-    pub(crate) fn end_reset(&self, phase: Phase) {
-        let mut inner = self.lock();
-        let is_stop = |exit: &&Exit| matches!(exit, Exit::Stopped { vcpu: None, .. });
-        let stop = inner.outcomes.iter().rev().flatten().find(is_stop).cloned();
-        let stop = stop.filter(|_| inner.cause == Some(Cause::Stop));
-        inner.phase = if stop.is_some() { Phase::Stopped } else { phase };
-        if phase == Phase::Created {
-            inner.outcomes.clear();
-            inner.last = stop;
-            inner.all_parked = false;
-            inner.last_parked = 0;
-        }
-        inner.cause = None;
-        inner.owned = false;
-        inner.settled += 1;
-        drop(inner);
-        self.changed.notify_all();
     }
 
     /// Begins to close: vCPUs leave, threads end, nothing starts again.

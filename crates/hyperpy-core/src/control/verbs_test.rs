@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::bus::{Action, Space};
 use crate::control::paused;
-use crate::exit::StopReason;
+use crate::exit::{Exit, StopReason};
 use crate::scripted::Step;
 use crate::testing::{Closures, Event, LONG, Later, Rig, before, outs, stopped};
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::Machine;
 use crate::bus::Region;
-use crate::control::{Host, Phase};
+use crate::control::{Before, Host, Parked, Phase};
 use crate::error::RunError;
 use crate::run;
 use crate::vcpu::Inside;
@@ -30,11 +30,11 @@ impl Machine {
     /// [`RunError::Host`] before that: the host wants its thread back, and nothing was done.
     pub fn reset(&self, host: &dyn Host, reload: impl FnOnce() -> Result<(), RunError>) -> Result<(), RunError> {
         self.check("reset")?;
-        let before = self.control.begin_reset()?;
+        let before = self.control.still("reset", false, host)?;
         let _inside = Inside::enter(self.id);
-        let mut ending = Ending { machine: self, phase: before, outer: RESETTING.replace(Some(self.id)) };
+        let mut ending = Ending { machine: self, before: Some(before), outer: RESETTING.replace(Some(self.id)) };
         self.drop_objects(host)?;
-        ending.phase = Phase::Created;
+        ending.before = None;
         *self.entry.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.clock.reset();
         self.lines.reset();
@@ -90,14 +90,18 @@ fn identity(region: &Region) -> usize {
 /// Ends the reset, whatever happens in it.
 struct Ending<'a> {
     machine: &'a Machine,
-    phase: Phase,
+    /// What it was doing, as long as nothing was done.
+    before: Option<Before>,
     outer: Option<u64>,
 }
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
         RESETTING.set(self.outer);
-        self.machine.control.end_reset(self.phase);
+        match self.before {
+            Some(before) => self.machine.control.end_still(before),
+            None => self.machine.control.end_as(Phase::Created, Parked::default()),
+        }
         self.machine.close_if_forsaken();
     }
 }
