@@ -112,28 +112,48 @@ class Machine(Attaching, Answering, Trapping, Debugging, Looking):
         size = parse_size(memory)
         chosen = None if cpus is None else affinity(cpus)
         limit = None if cpu_limit is None else processors(cpu_limit, "cpu_limit")
-        self._share = Share(size, vcpus if limit is None else limit)
-        reference = weakref.ref(self)
-        self.console = Console(
-            standing=lambda: "gone" if (m := reference()) is None else m._standing(),
-            failed=lambda error: None if (m := reference()) is None else m._keep([error]),
-        )
+        self._begin(Share(size, vcpus if limit is None else limit))
         try:
-            self._native = self._make_native(
+            native = self._make_native(
                 size, vcpus, irqchip, self.console._native, huge_pages, chosen, trace
             )
         except BaseException:
             self._share.give_back()
             raise
         if limit is not None:
-            self._native.set_cpu_limit(limit)
+            native.set_cpu_limit(limit)
+        self._become(native, name, limit, trace, (size, huge_pages, chosen))
+        self.unclaimed = unclaimed
+        self._closed = False
+        live.add(self)
+
+    def _begin(self, share: Share) -> None:
+        """What must be there before the native half: what it asks for, and its console."""
+        self._share = share
+        reference = weakref.ref(self)
+        self.console = Console(
+            standing=lambda: "gone" if (m := reference()) is None else m._standing(),
+            failed=lambda error: None if (m := reference()) is None else m._keep([error]),
+        )
+
+    def _become(
+        self,
+        native: _hyperpy.Machine,
+        name: str | None,
+        limit: float | None,
+        trace: int,
+        asked: tuple[int, HugePages | None, list[int] | None],
+    ) -> None:
+        """What comes after it."""
+        reference = weakref.ref(self)
+        self._native = native
         self._cpu_limit = limit
-        self.clock = Clock(self._native.clock())
+        self.clock = Clock(native.clock())
         self._owner = os.getpid()
-        self.name = name or f"machine {self._native.id}"
+        self.name = name or f"machine {native.id}"
         self._traced = trace
-        self.memory = Memory(self._native.memory, self._share, self._native)
-        self.vcpus = tuple(Vcpu(self._native, index, reference) for index in range(vcpus))
+        self.memory = Memory(native.memory, self._share, native)
+        self.vcpus = tuple(Vcpu(native, index, reference) for index in range(native.vcpus))
         self.errors: list[BaseException] = []
         self.errors_dropped = 0
         self._attached = {}
@@ -141,13 +161,10 @@ class Machine(Attaching, Answering, Trapping, Debugging, Looking):
         self._images: dict[tuple[type, object], Image] = {}
         # For `spec`: what was asked for, what was loaded and brought regions and devices of its own, and the spec that
         # the machine is made from with the image and the devices made of it.
-        self._asked = (size, huge_pages, chosen)
+        self._asked = asked
         self._image: Image | None = None
         self._brought: set[object] = set()
         self._made_from: tuple[MachineSpec, Image | None, list[object]] | None = None
-        self.unclaimed = unclaimed
-        self._closed = False
-        live.add(self)
 
     def __setattr__(self, name: str, value: object) -> None:
         # A class of ours that is made has all of its attributes; a script's own class may have others.

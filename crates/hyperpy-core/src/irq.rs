@@ -142,6 +142,12 @@ impl LineHub {
         Ok(())
     }
 
+    /// Leads every gsi to where another machine's does; before there are controllers.
+    pub(crate) fn copy_routes(&self, other: &Self) {
+        let routes = other.routes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        *self.routes.lock().unwrap_or_else(PoisonError::into_inner) = routes;
+    }
+
     /// There are no controllers until the next [`Self::connect`], and every line is low.
     pub(crate) fn reset(&self) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = HubState::default();

@@ -55,6 +55,12 @@ impl Limits {
         *period = Period::default();
     }
 
+    /// The same, for a copy of the machine: each has its own time.
+    pub(crate) fn copied(&self) -> Self {
+        let quota = AtomicU64::new(self.quota.load(Ordering::Relaxed));
+        Self { cpus: self.cpus, quota, period: Mutex::default() }
+    }
+
     /// Whether there is a limit on its time.
     pub(crate) fn is_capped(&self) -> bool {
         self.quota.load(Ordering::Relaxed) != 0

@@ -15,6 +15,7 @@ mod places;
 mod processor;
 mod registers;
 mod reset;
+mod snapshot;
 mod timers;
 
 use std::collections::BTreeMap;

@@ -77,6 +77,12 @@ impl Traps {
         Ok(())
     }
 
+    /// The same, for a copy of the machine: by the same handlers.
+    pub(crate) fn copied(&self) -> Self {
+        let list = self.list.read().unwrap_or_else(PoisonError::into_inner).clone();
+        Self { list: RwLock::new(list), hypercalls: AtomicBool::new(self.hypercalls.load(Ordering::SeqCst)) }
+    }
+
     fn drop_last(&self) {
         self.list.write().unwrap_or_else(PoisonError::into_inner).pop();
     }

@@ -403,6 +403,15 @@ impl Vcpu {
         }
     }
 
+    /// Stands where another state is put in: nothing of an access is left, and nothing that was returned can be answered.
+    pub(crate) fn put(&mut self, parked: bool) {
+        self.pending = None;
+        self.unfinished = false;
+        self.open = None;
+        self.reported = None;
+        self.parked = parked;
+    }
+
     /// After a panic inside a device: the region it was in, and the vCPU outside of it again.
     pub(crate) fn escape(&mut self) -> Option<Arc<str>> {
         let access = CURRENT.take();

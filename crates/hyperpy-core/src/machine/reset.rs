@@ -83,7 +83,7 @@ impl Machine {
     }
 }
 
-fn identity(region: &Region) -> usize {
+pub(super) fn identity(region: &Region) -> usize {
     region.device.identity().unwrap_or_else(|| Arc::as_ptr(&region.device).cast::<()>() as usize)
 }
 

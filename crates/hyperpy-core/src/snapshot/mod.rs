@@ -1,9 +1,108 @@
 //! Snapshots: what a machine was at one moment, as a value.
 //!
-//! Plain data is in [`value`]. Pages of memory are kept by `memory`, what the accelerator knows of vCPUs and interrupt
-//! controllers by [`accel::state`](crate::accel::state), what a device keeps by the device; the verbs that put
-//! them together are the machine's (`machine/snapshot.rs`).
+//! Plain data is in [`value`], what must be alike for a snapshot to be put back in `shape`. Pages of memory are kept by
+//! `memory`, what the accelerator knows of vCPUs and interrupt controllers by [`accel::state`](crate::accel::state), what a
+//! device keeps by the device; the verbs that put them together are the machine's (`machine/snapshot.rs`).
 
+mod shape;
 pub mod value;
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+
+pub use self::shape::{Place, Shape};
 pub use self::value::{Saved, State, StateFault, Value};
+use crate::accel::{VcpuState, VmState};
+use crate::clock;
+use crate::control::{Parked, Phase};
+use crate::error::{MemoryError, RunError};
+use crate::irq;
+use crate::memory::Image;
+
+/// A machine at one moment. It does not change, and it does not keep the machine.
+#[derive(Clone)]
+pub struct Snapshot {
+    pub(crate) parts: Parts,
+    pub(crate) memory: Arc<Image>,
+}
+
+/// All but memory.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    pub(crate) shape: Shape,
+    /// The state of the machine.
+    pub(crate) phase: Phase,
+    pub(crate) parked: Parked,
+    pub(crate) vcpus: Vec<VcpuPart>,
+    pub(crate) vm: VmState,
+    /// One for each region on the port bus and then on the other, in order.
+    pub(crate) devices: Vec<Option<State>>,
+    pub(crate) lines: irq::Kept,
+    pub(crate) clock: clock::Kept,
+}
+
+/// A vCPU.
+#[derive(Clone)]
+pub(crate) struct VcpuPart {
+    pub(crate) state: VcpuState,
+    /// Halted on a machine without an interrupt controller.
+    pub(crate) parked: bool,
+}
+
+/// What a restore did, and how long its parts took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Pages that were put back.
+    pub pages: u64,
+    /// Interrupt controllers and lines.
+    pub vm: Duration,
+    /// Registers.
+    pub vcpus: Duration,
+    /// Memory.
+    pub memory: Duration,
+    /// Devices, clock and timers.
+    pub devices: Duration,
+}
+
+/// A snapshot could not be taken or put back.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// The machine's state does not allow it, or the accelerator refuses.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// Memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// A device.
+    #[error("device {name}: {fault}")]
+    Device {
+        /// Its name and where it is.
+        name: String,
+        /// Why.
+        fault: StateFault,
+    },
+    /// The machine is not made as the one of the snapshot was.
+    #[error("the machine is not as the snapshot's was: {}", .differences.join("; "))]
+    Shape {
+        /// What differs, a line each.
+        differences: Vec<String>,
+    },
+}
+
+impl SnapshotError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Run(error) => error.hint(),
+            Self::Memory(_) => "look at `m.map` for what is where",
+            Self::Device { fault: StateFault::NotSaved, .. } => "give it save(self) and load(self, state)",
+            Self::Device { fault: StateFault::Misfit(_), .. } => "restore a snapshot of a machine with the same devices",
+            Self::Device { fault: StateFault::Raised, .. } => "",
+            Self::Shape { .. } => "make a machine with the same vcpus, memory and devices at the same places",
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Snapshot, restore and fork: the machine's state taken and put back while it stands still.
+//!
+//! A snapshot is taken at a consistent point: every vCPU out of the guest, its pending access completed (run loop, rule
+//! 7), writes in the kernel's ring and rung doorbells served. What is put back where: memory by `memory`, vCPUs and interrupt controllers by
+//! the accelerator, devices by themselves; the order is lines, VM, vCPUs, memory, devices, clock, so that each finds what it
+//! depends on. A restore that fails half-way leaves a stopped machine that can be restored again.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::Machine;
+use super::objects::{Objects, borrow};
+use super::reset::identity;
+use crate::bus::{Device, Region};
+use crate::control::{Before, Host, Parked, Phase};
+use crate::error::RunError;
+use crate::memory::Memory;
+use crate::run;
+use crate::snapshot::{Parts, Restored, Shape, Snapshot, SnapshotError, State, StateFault, VcpuPart};
+use crate::vcpu::Inside;
+
+impl Machine {
+    /// What the machine is now, as a value. One that `start()` set going stands still for a moment and goes on.
+    ///
+    /// # Errors
+    /// A device cannot be saved, the host refuses, or the state does not allow it: nothing has changed then, but that accesses
+    /// that were pending are complete.
+    pub fn snapshot(&self, host: &dyn Host) -> Result<Snapshot, SnapshotError> {
+        let still = self.stand_still("snapshot", true, host)?;
+        let parts = self.take_parts(still.before, host)?;
+        Ok(Snapshot { parts, memory: self.memory.image()? })
+    }
+
+    /// Puts the machine back to where it was when the snapshot was taken, also one of another machine of the same shape. What was queued is forgotten.
+    ///
+    /// # Errors
+    /// The machine runs; or it has another shape, which tells what differs: nothing has changed then. Or the host or a device refuses a part: the machine is stopped then, and can be restored again.
+    pub fn restore(&self, snapshot: &Snapshot, host: &dyn Host) -> Result<Restored, SnapshotError> {
+        let mut still = self.stand_still("restore", false, host)?;
+        self.refuse_other_shape(&snapshot.parts)?;
+        let objects = self.objects()?;
+        self.complete_all(&objects, host)?;
+        still.begin_change();
+        let restored = self.put_parts(&snapshot.parts, &objects, host, || Ok(self.memory.restore(&snapshot.memory)?.pages))?;
+        still.end_as(snapshot.parts.phase, snapshot.parts.parked);
+        Ok(restored)
+    }
+
+    /// The parts of a copy of this machine, and its memory. `copy` makes a machine of them that has the same devices; the state
+    /// is put into it before this one goes on. Says whether this one runs, so that the copy can be started.
+    ///
+    /// # Errors
+    /// As for [`Self::snapshot`], and what `copy` fails with.
+    pub fn fork<T>(
+        &self,
+        host: &dyn Host,
+        copy: impl FnOnce(Memory) -> Result<(T, Arc<Machine>), SnapshotError>,
+    ) -> Result<(T, bool), SnapshotError> {
+        let still = self.stand_still("fork", true, host)?;
+        let parts = self.take_parts(still.before, host)?;
+        let (copied, child) = copy(self.memory.fork()?)?;
+        child.become_copy(&parts, host)?;
+        Ok((copied, still.before == Before::Running))
+    }
+
+    /// A machine without devices that is configured as this one, with other memory.
+    ///
+    /// # Errors
+    /// The machine is closed.
+    pub fn sibling(&self, memory: Memory) -> Result<Self, RunError> {
+        let accel = self.accelerator("fork")?;
+        let mut child = Self::new(accel, memory, self.config()).traced(self.traced.unwrap_or_default());
+        child.limits = self.limits.copied();
+        child.traps = self.traps.copied();
+        child.cpuid = Mutex::new(self.cpuid.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        child.lines.copy_routes(&self.lines);
+        Ok(child)
+    }
+
+    /// Takes the state of another machine's parts, whose memory it has.
+    fn become_copy(&self, parts: &Parts, host: &dyn Host) -> Result<(), SnapshotError> {
+        let mut still = self.stand_still("fork", false, host)?;
+        self.refuse_other_shape(parts)?;
+        let objects = self.objects()?;
+        still.begin_change();
+        self.put_parts(parts, &objects, host, || Ok(0))?;
+        still.end_as(parts.phase, parts.parked);
+        Ok(())
+    }
+
+    fn stand_still(&self, verb: &'static str, from_running: bool, host: &dyn Host) -> Result<Still<'_>, RunError> {
+        self.check(verb)?;
+        let before = self.control.still(verb, from_running, host)?;
+        Ok(Still { machine: self, before, changed: None, _inside: Inside::enter(self.id) })
+    }
+
+    fn complete_all(&self, objects: &Objects, host: &dyn Host) -> Result<(), RunError> {
+        let goes_on = || if host.poll() { Err(RunError::Host) } else { Ok(()) };
+        for id in 0..self.config().vcpus {
+            self.ended(
+                borrow(objects, id, Some(host), || Ok(()), |vcpu| run::complete(vcpu, self, &goes_on)).flatten(),
+                host,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// All but memory. What can refuse does so before anything is changed.
+    fn take_parts(&self, before: Before, host: &dyn Host) -> Result<Parts, SnapshotError> {
+        let objects = self.objects()?;
+        self.complete_all(&objects, host)?;
+        let devices = self.save_devices()?;
+        let mut vcpus = Vec::new();
+        for id in 0..self.config().vcpus {
+            let taken = borrow(&objects, id, Some(host), || Ok(()), |vcpu| {
+                vcpu.accel.save().map(|state| VcpuPart { state, parked: vcpu.parked })
+            });
+            vcpus.push(taken?.map_err(RunError::from)?);
+        }
+        Ok(Parts {
+            shape: Shape::of(self.config(), &self.pio.map(), &self.mmio.map()),
+            phase: before.standing(),
+            parked: self.control.parked(),
+            vcpus,
+            vm: objects.vm.save().map_err(RunError::from)?,
+            devices,
+            lines: self.lines.save(),
+            clock: self.clock.save(),
+        })
+    }
+
+    /// Puts all but memory back, and memory by `put_memory`, which says how many pages that were. No allocation is made here.
+    fn put_parts(
+        &self,
+        parts: &Parts,
+        objects: &Objects,
+        host: &dyn Host,
+        put_memory: impl FnOnce() -> Result<u64, SnapshotError>,
+    ) -> Result<Restored, SnapshotError> {
+        let began = Instant::now();
+        let mut restored = Restored::default();
+        // First: the controllers' own levels follow from what drives them.
+        self.lines.load(&parts.lines);
+        objects.vm.load(&parts.vm).map_err(RunError::from)?;
+        restored.vm = began.elapsed();
+        for (id, part) in (0_u32..).zip(&parts.vcpus) {
+            let put = borrow(objects, id, Some(host), || Ok(()), |vcpu| {
+                vcpu.put(part.parked);
+                vcpu.accel.load(&part.state)
+            });
+            put?.map_err(RunError::from)?;
+        }
+        restored.vcpus = began.elapsed() - restored.vm;
+        let memory = Instant::now();
+        restored.pages = put_memory()?;
+        restored.memory = memory.elapsed();
+        let devices = Instant::now();
+        self.load_devices(parts)?;
+        self.clock.load(&parts.clock);
+        restored.devices = devices.elapsed();
+        Ok(restored)
+    }
+
+    /// What each device keeps, one for each region on the buses, in order; a device with several regions is kept once.
+    fn save_devices(&self) -> Result<Vec<Option<State>>, SnapshotError> {
+        let (pio, mmio) = (self.pio.map(), self.mmio.map());
+        let mut seen = BTreeSet::new();
+        let save = |region: &Region| {
+            let is_new = seen.insert(identity(region));
+            is_new.then(|| guarded(region, |device| device.save())).transpose()
+        };
+        pio.regions().iter().chain(mmio.regions()).map(save).collect()
+    }
+
+    fn load_devices(&self, parts: &Parts) -> Result<(), SnapshotError> {
+        let (pio, mmio) = (self.pio.map(), self.mmio.map());
+        for (region, kept) in pio.regions().iter().chain(mmio.regions()).zip(&parts.devices) {
+            if let Some(state) = kept {
+                guarded(region, |device| device.load(&**state))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a snapshot of a machine that was made otherwise.
+    fn refuse_other_shape(&self, parts: &Parts) -> Result<(), SnapshotError> {
+        let (config, pio, mmio) = (self.config(), self.pio.map(), self.mmio.map());
+        if parts.shape.fits(config, &pio, &mmio) {
+            return Ok(());
+        }
+        let differences = parts.shape.differences(&Shape::of(config, &pio, &mmio));
+        Err(SnapshotError::Shape { differences })
+    }
+}
+
+/// Calls a device. A panic in it is an error that names it.
+fn guarded<T>(region: &Region, f: impl FnOnce(&dyn Device) -> Result<T, StateFault>) -> Result<T, SnapshotError> {
+    let name = || region.name.to_string();
+    match catch_unwind(AssertUnwindSafe(|| f(&*region.device))) {
+        Ok(done) => done.map_err(|fault| SnapshotError::Device { name: name(), fault }),
+        Err(panic) => Err(run::panicked(Some(region.name.clone()), panic.as_ref()).into()),
+    }
+}
+
+/// Has the machine go on as it was, whatever happens, unless it was changed.
+struct Still<'a> {
+    machine: &'a Machine,
+    before: Before,
+    /// The state that it is in from the first change on.
+    changed: Option<(Phase, Parked)>,
+    _inside: Inside,
+}
+
+impl Still<'_> {
+    /// From here on it is not what it was: until it is something again, no guest runs on it.
+    fn begin_change(&mut self) {
+        self.changed = Some((Phase::Stopped, Parked::default()));
+    }
+
+    /// It is something again.
+    fn end_as(mut self, phase: Phase, parked: Parked) {
+        self.changed = Some((phase, parked));
+    }
+}
+
+impl Drop for Still<'_> {
+    fn drop(&mut self) {
+        match self.changed {
+            Some((phase, parked)) => self.machine.control.end_as(phase, parked),
+            None => self.machine.control.end_still(self.before),
+        }
+        self.machine.close_if_forsaken();
+    }
+}
+
+#[cfg(test)]
+#[path = "snapshot_test.rs"]
+mod tests;

@@ -1,0 +1,47 @@
+"""A copy of a machine, as far as it is Python's: what the script has told it, and devices that are copies too, at the same places.
+
+The core copies its configuration, memory and state (`machine/snapshot.rs`); how a device is copied is the device's (`device`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from hyperpy import _hyperpy
+from hyperpy.device import clone
+
+if TYPE_CHECKING:
+    from hyperpy.machine import Machine
+
+_numbers = itertools.count(1)
+
+
+def copy_into(child: Machine, native: _hyperpy.Machine, machine: Machine, name: str | None) -> dict[int, object]:
+    """Make `child` of its native half, with copies of the devices of `machine`: by the ids of those that they are copies of."""
+    name = name or f"{machine.name}.{next(_numbers)}"
+    child._become(native, name, machine.cpu_limit, machine._traced, machine._asked)
+    child.unclaimed = machine.unclaimed
+    child._images = dict(machine._images)
+    child._image, child._brought, child._made_from = machine._image, set(machine._brought), machine._made_from
+    if machine._native.has_pc:
+        child.attach_pc()
+    copies: dict[int, object] = {}
+    for device, facts, where in _devices(machine):
+        copy = copies[id(device)] = clone(device)
+        windows: dict[str, Any] = {bus: at if None not in at else at[None] for bus, at in where.items()}
+        size = None if facts["window"] is not None else facts["size"]
+        child.attach(copy, size=size, irq=facts["irq"], name=facts["name"], **windows)
+    for device, facts in machine._attached.values():
+        if not facts["enabled"]:
+            child.disable(copies[id(device)], *([] if facts["window"] is None else [facts["window"]]))
+    return copies
+
+
+def _devices(machine: Machine) -> list[tuple[object, dict[str, Any], dict[str, dict[str | None, int]]]]:
+    """Each device with its facts, and by bus where its windows are."""
+    found: dict[int, tuple[object, dict[str, Any], dict[str, dict[str | None, int]]]] = {}
+    for (is_pio, _), (device, facts) in list(machine._attached.items()):
+        _, _, where = found.setdefault(id(device), (device, facts, {}))
+        where.setdefault("pio" if is_pio else "mmio", {})[facts["window"]] = facts["base"]
+    return list(found.values())

@@ -1,0 +1,104 @@
+"""The part of `Machine` that keeps what it is and puts it back: snapshot, restore, fork.
+
+What a snapshot holds is the core's, and shown by `snapshot`. Here is what of a copy is Python's: its console, its devices, which
+are copies too, and what the script has told the machine. A mixin, as `_attach` is.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from hyperpy._copying import copy_into
+from hyperpy._ending import live
+from hyperpy.resources import Share
+from hyperpy.snapshot import RestoreStats, Snapshot
+
+if TYPE_CHECKING:
+    from hyperpy import _hyperpy
+    from hyperpy.machine import Machine
+
+_MICRO = 1e6
+
+
+class Snapshotting:
+    """What `Machine` has of snapshots."""
+
+    _native: _hyperpy.Machine
+    _restores: RestoreStats | None = None
+    name: str
+
+    def snapshot(self) -> Snapshot:
+        """Keep what the machine is now: memory, vcpus, interrupt controllers, clock and timers, and every device.
+
+        It is taken while every vcpu stands still, with no access pending: one that `run` has returned and nobody has answered reads as all ones. A
+        machine that was started goes on afterwards, and who waits for it notices nothing. The first snapshot copies no page: from then
+        on the guest's writes go to copies of its own. Later ones keep the pages that were written since the one before.
+
+        Raises:
+            SnapshotError: a device cannot be saved, and which. Nothing has changed.
+            StateError: the machine is in `run` on another thread, or closed; or this is inside a device.
+
+        Example:
+            >>> import hyperpy
+            >>> code = bytes([0xFE, 0x06, 0x00, 0x80, 0xF4, 0xEB, 0xF9])  # again: inc byte [0x8000]; hlt; jmp again
+            >>> with hyperpy.Machine(memory="1M") as m:
+            ...     m.load(hyperpy.Flat(code, at=0x1000, mode="real"))
+            ...     base = m.snapshot()
+            ...     for _ in range(3):
+            ...         _ = m.run(timeout=1.0)
+            ...     print(m.memory.read(0x8000, 1), m.restore(base).pages, m.memory.read(0x8000, 1))
+            b'\\x03' 1 b'\\x00'
+        """
+        return Snapshot._of(self._native.snapshot())
+
+    def restore(self, snapshot: Snapshot) -> RestoreStats:
+        """Put the machine back to where it was when the snapshot was taken, and tell what that took.
+
+        The snapshot is one of this machine, whichever, or of another that is made alike: as many vcpus, the same memory, the same devices at the same places. Only what differs is put back. Exits that were queued are forgotten, no
+        earlier one can be answered, and the state is the one of then: created, paused or stopped; paused for a snapshot that was
+        taken while it ran. The console's output, statistics, traces, breakpoints and `errors` stay.
+
+        Raises:
+            SnapshotError: the machine is not made alike; the message tells what differs, and nothing has changed. Or a device refuses its
+                state: the machine is stopped then, and can be restored again.
+            StateError: the machine runs (`pause()` it first) or is closed; or this is inside a device.
+        """
+        if not isinstance(snapshot, Snapshot):
+            raise TypeError(f"not a snapshot: {snapshot!r}\n\nhint: m.snapshot() gives one, Snapshot.open(file) another")
+        pages, *seconds = self._native.restore(snapshot._native)
+        self._restores = RestoreStats(pages, *(second * _MICRO for second in seconds))
+        return self._restores
+
+    def fork(self, *, name: str | None = None) -> Self:
+        """Make a running copy of the machine, in this process: its memory is shared until one of both writes to it.
+
+        The copy has devices of its own, made by `Device.clone`, at the same places, and a console of its own, which begins empty. It runs if this machine
+        does, and is else as this one is: paused, created, stopped. Each lives on its own: either can be closed first. What is to differ is told
+        to each device by `Device.forked`, and to a guest that asks for it by `VmGenId`.
+
+        Arguments:
+            name: of the copy; this machine's with a number if it is left out.
+
+        Raises:
+            SnapshotError: a device cannot be copied, and which. Nothing has changed.
+            BudgetError: the copy asks for more than `hyperpy.budget` has left.
+            StateError: as for `snapshot`.
+        """
+        machine, child = cast("Machine", self), object.__new__(type(self))
+        child._closed = True
+        child._begin(Share(self._share.memory, self._share.cpu))
+
+        def build(native: _hyperpy.Machine) -> None:
+            copy_into(child, native, machine, name)
+
+        try:
+            is_running = self._native.fork(child.console._native, build)
+        except BaseException:
+            child._share.give_back()
+            raise
+        child._closed = False
+        live.add(child)
+        if is_running:
+            child.start()
+        return child
