@@ -12,7 +12,7 @@ use hyperpy_core::control::Phase;
 use hyperpy_core::error::RunError;
 use hyperpy_core::exit::StopReason;
 use hyperpy_core::kvm::Kvm;
-use hyperpy_core::machine::{Attachment, Machine as Core, Unclaimed};
+use hyperpy_core::machine::{Machine as Core, Unclaimed};
 use hyperpy_core::memory::Memory as CoreMemory;
 use hyperpy_devices::pc::Board;
 use pyo3::IntoPyObjectExt;
