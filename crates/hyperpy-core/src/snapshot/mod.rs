@@ -18,18 +18,16 @@ use crate::accel::{VcpuState, VmState};
 use crate::clock;
 use crate::control::{Parked, Phase};
 use crate::error::{MemoryError, RunError};
-use crate::irq;
+use crate::irq::LineLevels;
 use crate::memory::Image;
 
 /// A machine at one moment. It does not change, and it does not keep the machine.
-#[derive(Clone)]
 pub struct Snapshot {
     pub(crate) parts: Parts,
     pub(crate) memory: Arc<Image>,
 }
 
 /// All but memory.
-#[derive(Clone)]
 pub(crate) struct Parts {
     pub(crate) shape: Shape,
     /// The state of the machine.
@@ -39,12 +37,11 @@ pub(crate) struct Parts {
     pub(crate) vm: VmState,
     /// One for each region on the port bus and then on the other, in order.
     pub(crate) devices: Vec<Option<State>>,
-    pub(crate) lines: irq::Kept,
+    pub(crate) lines: LineLevels,
     pub(crate) clock: clock::Kept,
 }
 
 /// A vCPU.
-#[derive(Clone)]
 pub(crate) struct VcpuPart {
     pub(crate) state: VcpuState,
     /// Halted on a machine without an interrupt controller.
