@@ -7,6 +7,7 @@
 
 mod bells;
 mod devices;
+mod generation;
 mod late;
 mod lifecycle;
 mod memory;
@@ -19,7 +20,7 @@ mod snapshot;
 mod timers;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use self::objects::{Objects, enter_at};
@@ -102,6 +103,8 @@ pub struct Machine {
     pub posts: Arc<Posts>,
     /// Attached devices that keep writes for later.
     keepers: AtomicUsize,
+    /// Its operating system knows of its generation's identifier.
+    has_generation: AtomicBool,
     forks: u64,
     traced: Option<u32>,
     pub(crate) debug: DebugRegisters,
@@ -138,6 +141,7 @@ impl Machine {
             lines: Arc::default(),
             posts: Arc::default(),
             keepers: AtomicUsize::new(0),
+            has_generation: AtomicBool::new(false),
             forks: fork_generation(),
             traced: None,
             debug: DebugRegisters::default(),

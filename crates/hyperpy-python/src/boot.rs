@@ -93,7 +93,9 @@ fn load_system(
     let platform = platform(machine, listed);
     // Kernels are tens of megabytes: other threads go on meanwhile.
     let entry = py.detach(|| describe(&core.memory, &platform, |rsdp| load(&core.memory, rsdp)));
-    enter(py, machine, entry)
+    enter(py, machine, entry)?;
+    core.tells_generation();
+    Ok(())
 }
 
 /// Loads a Linux kernel, or another program of its boot protocol.

@@ -1,4 +1,4 @@
-//! The DSDT's contents: `\_S5`, COM1, the RTC and the devices that ask to be listed (ACPI 6.5, chapters 6 and 19).
+//! The DSDT's contents: `\_S5`, COM1, the RTC, the generation's identifier and the devices that ask to be listed (ACPI 6.5, chapters 6 and 19).
 //!
 //! acpi_tables asserts where a name or a number is wrong, so that everything a user can give is checked here first.
 
@@ -11,6 +11,7 @@ use acpi_tables::aml::{
 };
 
 use super::acpi::{IOAPIC_PINS, Platform, SOFT_OFF_SLP_TYP};
+use super::generation;
 use crate::arch::x86_64::layout::{CMOS_PORT, COM1_GSI, COM1_PORT, RTC_GSI};
 use crate::error::BootError;
 
@@ -100,6 +101,7 @@ pub(super) fn body(platform: &Platform) -> Result<Vec<u8>, BootError> {
         let resources = [port_range(CMOS_PORT, 2), irq(RTC_GSI, false)];
         device("RTC_", RTC_HID, &[], &uids.free(RTC_HID), &resources, &mut devices)?;
     }
+    generation::describe(&mut devices);
     if platform.devices.len() > MOST_DEVICES {
         // Each takes more than 32 bytes.
         let len = platform.devices.len() as u64 * 32;
@@ -114,9 +116,7 @@ pub(super) fn body(platform: &Platform) -> Result<Vec<u8>, BootError> {
         let name = format!("D{number:03X}");
         device(&name, &listed.hid, &listed.cids, &uid, &resources(listed)?, &mut devices)?;
     }
-    if !devices.is_empty() {
-        aml.extend(Scope::raw(Path::new("_SB_"), devices));
-    }
+    aml.extend(Scope::raw(Path::new("_SB_"), devices));
     Ok(aml)
 }
 

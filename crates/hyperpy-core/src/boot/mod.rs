@@ -8,6 +8,7 @@
 
 pub mod acpi;
 mod dsdt;
+pub mod generation;
 mod elf;
 pub(crate) mod error;
 pub mod firmware;

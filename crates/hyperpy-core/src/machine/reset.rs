@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::Machine;
@@ -36,6 +37,7 @@ impl Machine {
         self.drop_objects(host)?;
         ending.before = None;
         *self.entry.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.has_generation.store(false, Ordering::SeqCst);
         self.clock.reset();
         self.lines.reset();
         self.posts.reset();

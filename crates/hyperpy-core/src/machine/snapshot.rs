@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -75,6 +76,7 @@ impl Machine {
         child.limits = self.limits.copied();
         child.traps = self.traps.copied();
         child.cpuid = Mutex::new(self.cpuid.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        child.has_generation = AtomicBool::new(self.has_generation.load(Ordering::SeqCst));
         child.lines.copy_routes(&self.lines);
         Ok(child)
     }

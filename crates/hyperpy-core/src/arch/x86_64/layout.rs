@@ -37,6 +37,8 @@ pub const CMDLINE_MAX: usize = 0x1_0000;
 pub const EBDA_START: u64 = 0x9_fc00;
 /// ACPI tables, in the BIOS area that the E820 map reserves.
 pub const ACPI_START: u64 = 0xe_0000;
+/// Identifier of the virtual machine's generation, 16 bytes: behind the RSDP, which has 36 of the area's first 64.
+pub const GENERATION_START: u64 = ACPI_START + 40;
 /// MP table, in the second half of the BIOS area, which is searched for it.
 pub const MP_TABLE_START: u64 = 0xf_0000;
 /// End of the BIOS area.
@@ -78,6 +80,8 @@ pub const PM_TIMER_PORT: u16 = 0x608;
 pub const RESET_PORT: u16 = 0xcf9;
 /// ACPI system control interrupt.
 pub const SCI_GSI: u32 = 9;
+/// Edge that tells of a new generation: the last pin of the I/O APIC.
+pub const GENERATION_GSI: u32 = 23;
 /// Debug exit port of the usual test kernels.
 pub const DEBUG_EXIT_PORT: u16 = 0xf4;
 /// Debug console port.
