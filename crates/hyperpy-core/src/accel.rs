@@ -73,11 +73,15 @@ pub struct Slot {
     pub id: u32,
     /// First guest-physical address.
     pub gpa: u64,
-    /// What is there. The guest may change it at any moment.
+    /// Length in bytes, of whole pages.
+    pub len: u64,
+    /// What is there. The guest may change it at any moment. Two slots may have the same, or parts that overlap.
     pub mapping: Arc<Mapping>,
+    /// Bytes from the beginning of the mapping to that of the slot, of whole pages.
+    pub at: usize,
     /// Whether the guest can write it; a write that it cannot do is an exit.
     pub writable: bool,
-    /// Whether the guest's writes are logged for [`Vm::take_dirty`].
+    /// Whether the guest's writes are logged for [`Vm::mark_written`].
     pub logged: bool,
 }
 
@@ -143,12 +147,12 @@ pub trait Vm: Send + Sync {
         Err(AccelError::Missing { capability: "a way to save its state" })
     }
 
-    /// The pages of a logged slot that the guest has written since the last call, one bit each, and none of what the host
-    /// wrote. There is a word for every 64 pages begun.
+    /// Marks, in their mappings, the pages of logged slots that the guest has written since the last call; none of what the
+    /// host wrote. Without an allocation.
     ///
     /// # Errors
-    /// The slot is not logged, or the host refuses.
-    fn take_dirty(&self, slot: u32, words: &mut [u64]) -> Result<(), AccelError>;
+    /// The host refuses; what was marked before that stays so, and nothing is forgotten.
+    fn mark_written(&self) -> Result<(), AccelError>;
 
     /// Has writes to a range wait in a ring, or no longer. Without a ring nothing happens, and they are exits.
     ///

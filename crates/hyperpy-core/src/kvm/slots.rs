@@ -17,9 +17,9 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VmFd;
 
-use super::{call, has};
+use super::{call, failed, has};
 use crate::accel::{AccelError, Slot};
-use crate::memory::{Mapping, PAGE_SIZE};
+use crate::memory::PAGE_SIZE;
 
 /// `_IOW(KVMIO, 0x42, struct kvm_dirty_log)`: kvm-ioctls' own allocates the result without a way to refuse.
 const KVM_GET_DIRTY_LOG: libc::c_ulong = 0x4010_ae42;
@@ -27,17 +27,35 @@ const KVM_GET_DIRTY_LOG: libc::c_ulong = 0x4010_ae42;
 const KVM_CLEAR_DIRTY_LOG: libc::c_ulong = 0xc018_aec0;
 /// KVM_CLEAR_DIRTY_LOG takes ranges of so many pages, or up to the end of the slot.
 const BITS: usize = u64::BITS as usize;
+#[allow(clippy::cast_possible_truncation)] // 4096
+const PAGE: usize = PAGE_SIZE as usize;
 
 #[derive(Debug)]
 pub(super) struct Slots {
-    kept: Mutex<BTreeMap<u32, Arc<Mapping>>>,
+    /// Before what it maps, so that it is closed earlier.
+    fd: Arc<VmFd>,
+    kept: Mutex<BTreeMap<u32, Kept>>,
     /// KVM_GET_DIRTY_LOG only reads; pages are made clean, and write-protected, by KVM_CLEAR_DIRTY_LOG. KVM's lock on the
     /// guest's page tables is then held for the pages that were written and not for a pass over the whole slot.
     manual: bool,
 }
 
+/// A slot that KVM has.
+#[derive(Debug)]
+struct Kept {
+    slot: Slot,
+    /// What the log is read into, with a word for every 64 pages begun; empty where there is none.
+    log: Box<[u64]>,
+}
+
+impl Kept {
+    fn pages(&self) -> usize {
+        usize::try_from(self.slot.len / PAGE_SIZE).unwrap_or(usize::MAX)
+    }
+}
+
 impl Slots {
-    pub(super) fn new(fd: &VmFd) -> Result<Self, AccelError> {
+    pub(super) fn new(fd: Arc<VmFd>) -> Result<Self, AccelError> {
         let offered = fd.check_extension_raw(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.into());
         let manual = has(offered)? && offered.unsigned_abs() & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE != 0;
         if manual {
@@ -47,32 +65,44 @@ impl Slots {
             }
             fd.enable_cap(&cap).map_err(call("KVM_ENABLE_CAP"))?;
         }
-        Ok(Self { kept: Mutex::default(), manual })
+        Ok(Self { fd, kept: Mutex::default(), manual })
     }
 
-    fn kept(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Mapping>>> {
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<u32, Kept>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn map(&self, fd: &VmFd, slot: &Slot) -> Result<(), AccelError> {
+    pub(super) fn map(&self, slot: &Slot) -> Result<(), AccelError> {
         let mut kept = self.kept();
+        let mut entry = Kept { slot: slot.clone(), log: Box::default() };
+        if slot.logged {
+            let words = entry.pages().div_ceil(BITS);
+            let mut log = Vec::new();
+            let none = |_| refused("KVM_SET_USER_MEMORY_REGION", io::Error::from_raw_os_error(libc::ENOMEM));
+            log.try_reserve_exact(words).map_err(none)?;
+            log.resize(words, 0);
+            entry.log = log.into();
+        }
         let flags = [(slot.logged, KVM_MEM_LOG_DIRTY_PAGES), (!slot.writable, KVM_MEM_READONLY)];
         let region = kvm_userspace_memory_region {
             slot: slot.id,
             flags: flags.iter().filter(|(on, _)| *on).map(|(_, flag)| flag).sum(),
             guest_phys_addr: slot.gpa,
-            memory_size: slot.mapping.len(),
-            userspace_addr: slot.mapping.hva(),
+            memory_size: slot.len,
+            userspace_addr: slot.mapping.hva() + slot.at as u64,
         };
+        if (slot.at as u64).checked_add(slot.len).is_none_or(|end| end > slot.mapping.len()) {
+            return Err(refused("KVM_SET_USER_MEMORY_REGION", io::Error::from_raw_os_error(libc::EFAULT)));
+        }
         // SAFETY: the whole range is mapped while `slot.mapping` lives, and the table keeps that until the slot is deleted
         // or the VM and its vCPUs, which hold the table, are gone. What the table held under this number it keeps too if
         // KVM refuses; if it takes the slot, the number was free or this is the same mapping with other flags.
-        unsafe { fd.set_user_memory_region(region) }.map_err(call("KVM_SET_USER_MEMORY_REGION"))?;
-        kept.insert(slot.id, slot.mapping.clone());
+        unsafe { self.fd.set_user_memory_region(region) }.map_err(call("KVM_SET_USER_MEMORY_REGION"))?;
+        kept.insert(slot.id, entry);
         Ok(())
     }
 
-    pub(super) fn unmap(&self, fd: &VmFd, id: u32) -> Result<(), AccelError> {
+    pub(super) fn unmap(&self, id: u32) -> Result<(), AccelError> {
         let mut kept = self.kept();
         if !kept.contains_key(&id) {
             return Ok(());
@@ -80,38 +110,38 @@ impl Slots {
         // A length of 0 deletes the slot; every vCPU has left its pages when the call returns.
         let region = kvm_userspace_memory_region { slot: id, ..Default::default() };
         // SAFETY: a slot of no bytes maps nothing.
-        unsafe { fd.set_user_memory_region(region) }.map_err(call("KVM_SET_USER_MEMORY_REGION"))?;
+        unsafe { self.fd.set_user_memory_region(region) }.map_err(call("KVM_SET_USER_MEMORY_REGION"))?;
         let gone = kept.remove(&id);
         drop(kept);
         drop(gone);
         Ok(())
     }
 
-    pub(super) fn take_dirty(&self, fd: &VmFd, id: u32, words: &mut [u64]) -> Result<(), AccelError> {
-        let kept = self.kept();
-        let refused = |call, source| AccelError::Call { call, source };
-        let get = "KVM_GET_DIRTY_LOG";
-        let none = || io::Error::from_raw_os_error(libc::ENOENT);
-        let pages = kept.get(&id).ok_or_else(|| refused(get, none()))?.len() / PAGE_SIZE;
-        let pages = usize::try_from(pages).unwrap_or(usize::MAX);
-        if words.len() < pages.div_ceil(BITS) {
-            return Err(refused(get, io::Error::from_raw_os_error(libc::EFAULT)));
-        }
+    /// Marks what the guest has written in logged slots since the last call.
+    pub(super) fn mark_written(&self) -> Result<(), AccelError> {
+        let mut kept = self.kept();
+        kept.values_mut().filter(|kept| kept.slot.logged).try_for_each(|kept| self.read_log(kept))
+    }
+
+    fn read_log(&self, kept: &mut Kept) -> Result<(), AccelError> {
+        let (id, pages) = (kept.slot.id, kept.pages());
         let log = kvm_dirty_log {
             slot: id,
             padding1: 0,
-            __bindgen_anon_1: kvm_dirty_log__bindgen_ty_1 { dirty_bitmap: words.as_mut_ptr().cast() },
+            __bindgen_anon_1: kvm_dirty_log__bindgen_ty_1 { dirty_bitmap: kept.log.as_mut_ptr().cast() },
         };
-        // SAFETY: KVM writes one bit for each page of the slot, rounded up to whole words, and `words` is as long: the
-        // table is locked, so that the slot is the one whose pages were counted.
-        if unsafe { libc::ioctl(fd.as_raw_fd(), KVM_GET_DIRTY_LOG, &raw const log) } != 0 {
-            return Err(refused(get, io::Error::last_os_error()));
+        // SAFETY: KVM writes one bit for each page of the slot, rounded up to whole words, and `log` is as long: it was made
+        // for the slot, which cannot change its size, and the table is locked.
+        if unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_GET_DIRTY_LOG, &raw const log) } != 0 {
+            return Err(failed("KVM_GET_DIRTY_LOG"));
         }
-        if self.manual { self.clear(fd, id, pages, words) } else { Ok(()) }
+        // Before KVM forgets them, and again nothing if it does not.
+        kept.slot.mapping.mark_words(kept.slot.at / PAGE, pages, &kept.log);
+        if self.manual { self.clear(id, pages, &mut kept.log) } else { Ok(()) }
     }
 
     /// Makes the pages in `words` clean, one call for each run of words that have any.
-    fn clear(&self, fd: &VmFd, id: u32, pages: usize, words: &mut [u64]) -> Result<(), AccelError> {
+    fn clear(&self, id: u32, pages: usize, words: &mut [u64]) -> Result<(), AccelError> {
         let mut at = 0;
         while let Some(skip) = words.get(at..).and_then(|rest| rest.iter().position(|word| *word != 0)) {
             let first = at + skip;
@@ -126,12 +156,15 @@ impl Slots {
                 __bindgen_anon_1: kvm_clear_dirty_log__bindgen_ty_1 { dirty_bitmap: run.as_mut_ptr().cast() },
             };
             // SAFETY: KVM reads a bit for each of `num_pages`, which `run` holds; it writes nothing there.
-            if unsafe { libc::ioctl(fd.as_raw_fd(), KVM_CLEAR_DIRTY_LOG, &raw const clear) } != 0 {
-                let source = io::Error::last_os_error();
-                return Err(AccelError::Call { call: "KVM_CLEAR_DIRTY_LOG", source });
+            if unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_CLEAR_DIRTY_LOG, &raw const clear) } != 0 {
+                return Err(failed("KVM_CLEAR_DIRTY_LOG"));
             }
             at = first + count;
         }
         Ok(())
     }
+}
+
+fn refused(call: &'static str, source: io::Error) -> AccelError {
+    AccelError::Call { call, source }
 }

@@ -108,10 +108,13 @@ fn test_map_of_an_overlapping_slot_is_an_error_and_keeps_nothing() {
     let (_vcpu, vm, memory) = vcpu(&[0xf4]);
     let mapping = memory.a_mapping();
     let before = Arc::strong_count(&mapping);
-    let slot = Slot { id: 7, gpa: 0x1000, mapping: mapping.clone(), writable: true, logged: false };
-    let refused = vm.map(&slot);
-    assert!(matches!(refused, Err(AccelError::Call { call: "KVM_SET_USER_MEMORY_REGION", .. })), "{refused:?}");
-    drop(slot);
+    let slot =
+        Slot { id: 7, gpa: 0x1000, len: mapping.len(), mapping: mapping.clone(), at: 0, writable: true, logged: false };
+    // And one that goes beyond its mapping.
+    for slot in [slot.clone(), Slot { gpa: 1 << 30, at: 0x1000, ..slot }] {
+        let refused = vm.map(&slot);
+        assert!(matches!(refused, Err(AccelError::Call { call: "KVM_SET_USER_MEMORY_REGION", .. })), "{refused:?}");
+    }
     assert_eq!(Arc::strong_count(&mapping), before);
 }
 
@@ -128,18 +131,15 @@ fn test_mapping_outlives_the_vm_while_a_vcpu_could_run() {
 
 // fault row 47
 #[test]
-fn test_take_dirty_of_a_slot_that_is_not_logged_or_not_there_or_larger_is_an_error() {
+fn test_mark_written_without_a_logged_slot_marks_nothing_and_is_no_error() {
     let (_vcpu, vm, memory) = vcpu(&[0xf4]);
-    let mut words = [0; 4]; // 256 pages, and there are as many
-    for (slot, words) in [(0, &mut words[..]), (9, &mut [0; 4][..]), (0, &mut [0; 3][..]), (0, &mut [][..])] {
-        let refused = vm.take_dirty(slot, words);
-        assert!(matches!(refused, Err(AccelError::Call { call: "KVM_GET_DIRTY_LOG", .. })), "{refused:?}");
-    }
+    vm.mark_written().unwrap();
     memory.track(true).unwrap();
-    vm.take_dirty(0, &mut words).unwrap();
+    vm.mark_written().unwrap();
     vm.unmap(0).unwrap();
     vm.unmap(0).unwrap();
-    assert!(vm.take_dirty(0, &mut words).is_err());
+    vm.mark_written().unwrap();
+    assert_eq!(memory.dirty(true).unwrap(), []);
 }
 
 fn count(path: &str, what: &str) -> usize {

@@ -36,7 +36,7 @@ const PIC_INPUTS: u32 = 8;
 
 #[derive(Debug)]
 pub(super) struct KvmVm {
-    fd: VmFd,
+    fd: Arc<VmFd>,
     config: VmConfig,
     /// What the host's processor and KVM can offer a guest.
     cpuid: CpuId,
@@ -79,7 +79,8 @@ impl KvmVm {
         let size = fd.check_extension_int(Cap::Xsave2);
         let small = !has(size)? || usize::try_from(size).is_ok_and(|size| size <= size_of::<kvm_xsave>());
         let xsave = small && has(fd.check_extension_int(Cap::Xsave))?;
-        let slots = Arc::new(Slots::new(&fd)?);
+        let fd = Arc::new(fd);
+        let slots = Arc::new(Slots::new(fd.clone())?);
         Ok(Self { fd, config, cpuid, features, xsave, slots, ring: Arc::default(), page: OnceLock::new() })
     }
 
@@ -105,7 +106,7 @@ impl KvmVm {
 
 impl Vm for KvmVm {
     fn map(&self, slot: &Slot) -> Result<(), AccelError> {
-        self.slots.map(&self.fd, slot)
+        self.slots.map(slot)
     }
 
     fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, AccelError> {
@@ -152,11 +153,11 @@ impl Vm for KvmVm {
     }
 
     fn unmap(&self, slot: u32) -> Result<(), AccelError> {
-        self.slots.unmap(&self.fd, slot)
+        self.slots.unmap(slot)
     }
 
-    fn take_dirty(&self, slot: u32, words: &mut [u64]) -> Result<(), AccelError> {
-        self.slots.take_dirty(&self.fd, slot, words)
+    fn mark_written(&self) -> Result<(), AccelError> {
+        self.slots.mark_written()
     }
 
     fn post(&self, range: Range, on: bool) -> Result<(), AccelError> {

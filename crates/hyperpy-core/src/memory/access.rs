@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use super::block::{Mapping, View};
+use super::block::Mapping;
+use super::view::View;
 use super::{Layout, Memory};
 use crate::error::MemoryError;
 
@@ -22,11 +23,11 @@ impl Layout {
         while done < len {
             let Some(at) = gpa.checked_add(done as u64) else { return false };
             let Some(part) = self.holding(at) else { return false };
-            let Some((_, mapping)) = &part.backed else { return false };
+            let Some(backed) = &part.backed else { return false };
             let offset = at - part.info.gpa;
             let here = (len - done).min(usize::try_from(part.info.len - offset).unwrap_or(usize::MAX));
             let Ok(offset) = usize::try_from(offset) else { return false };
-            if !f(mapping, offset, done..done + here) {
+            if !f(&backed.mapping, backed.at + offset, done..done + here) {
                 return false;
             }
             done += here;
@@ -54,6 +55,7 @@ impl Memory {
     /// # Errors
     /// A byte of the range has no memory.
     pub fn write(&self, gpa: u64, bytes: &[u8]) -> Result<(), MemoryError> {
+        let _writing = self.write_lock();
         let (layout, len) = (self.layout(), bytes.len());
         let copied = layout.walk(gpa, len, |_, _, _| true)
             && layout.walk(gpa, len, |mapping, offset, range| {
@@ -71,7 +73,7 @@ impl Memory {
     /// Bytes of host memory that the regions take up: pages that were touched.
     #[must_use]
     pub fn committed(&self) -> u64 {
-        self.layout().parts.iter().filter_map(|part| Some(part.owned()?.block().committed())).sum()
+        self.layout().blocks().map(|(_, mapping)| mapping.committed()).sum()
     }
 
     /// A zero-copy window onto memory within one region. A writable one counts as written while it lives.
@@ -84,8 +86,8 @@ impl Memory {
         let Some(part) = layout.holding(gpa) else { return Err(missing) };
         let at = gpa - part.info.gpa;
         match (&part.backed, usize::try_from(at)) {
-            (Some((_, mapping)), Ok(offset)) if part.info.len - at >= len as u64 => {
-                Ok(View::new(Arc::clone(mapping), offset, len, writable))
+            (Some(backed), Ok(offset)) if part.info.len - at >= len as u64 => {
+                Ok(View::new(Arc::clone(&backed.mapping), backed.at + offset, len, writable))
             }
             _ => Err(missing),
         }
@@ -97,6 +99,7 @@ impl Memory {
     /// A byte of the range has no memory; nothing is changed then.
     pub fn zero(&self, gpa: u64, len: u64) -> Result<(), MemoryError> {
         let missing = MemoryError::Access { gpa, len };
+        let _writing = self.write_lock();
         let (layout, Ok(size)) = (self.layout(), usize::try_from(len)) else { return Err(missing) };
         let zeroed = layout.walk(gpa, size, |_, _, _| true)
             && layout.walk(gpa, size, |mapping, offset, range| mapping.zero(offset, range.len()));

@@ -1,23 +1,28 @@
-//! What backs guest memory: a sealed memfd ([`Block`]) and its mappings into this process ([`Mapping`]). A block lives
-//! for as long as anything maps it, a mapping for as long as a region, a VM or a view holds it; nothing here knows where
-//! a guest sees it. memfd_create(2), madvise(2), fallocate(2); huge pages: Linux admin-guide/mm/hugetlbpage.rst.
+//! What backs guest memory: a block, which is a memory file and its one mapping into this process. It lives for as long as a
+//! region, a VM or a view holds it, at one address all its life; nothing here knows where a guest sees it.
+//!
+//! At first the mapping is shared: what is written is in the file. From the first image on the file is sealed and the
+//! mapping private ([`node`](super::node)), so that the file stays what it was and every page that is written is this
+//! block's own. One block is never mapped twice for that: two private mappings would part.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::MetadataExt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
-use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
+use vm_memory::{MmapRegion, VolatileMemory};
 
 use super::PAGE_SIZE;
-use super::marks::{Bits, Marks, PAGE};
-use crate::kvm::thread::fork_generation;
+use super::file::{self, Behind, HUGE, Place};
+use super::marks::{BITS, Bits, Marks, PAGE, pages_of};
+use super::node::Node;
 
 /// Unit of `st_blocks` (stat(2)).
 const BLOCK: u64 = 512;
+
+/// Zeros of at least so many bytes are memory that is given back, and not written: a mapping of its own is too much for less.
+const WORTH_A_MAPPING: usize = HUGE;
 
 /// How the host backs memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,150 +56,113 @@ impl Pages {
     }
 }
 
-/// Bytes of the huge pages that the host makes of small ones: what the processor maps by one entry (SDM vol. 3, 5.5.4).
-const HUGE: usize = 2 << 20;
+/// Pages of a block that a live view may write at any time: (first, count).
+pub(super) type Range = (usize, usize);
 
-/// Pages of a memory file that a live view may write at any time: (first, count).
-type Range = (usize, usize);
-
-/// A memory file.
-#[derive(Debug)]
-pub(super) struct Block {
-    file: Arc<File>,
-    pages: Pages,
-    pub(super) bits: Arc<Bits>,
-    writable_views: Mutex<Vec<Range>>,
-}
-
-impl Block {
-    pub(super) fn new(len: u64, pages: Pages, name: &str) -> io::Result<Arc<Self>> {
-        let bits = Arc::new(Bits::new(pages_in(len)?)?);
-        let label = CString::new(format!("hyperpy:{name}")).map_err(io::Error::other)?;
-        let kind = match pages {
-            Pages::Small | Pages::Transparent => 0,
-            Pages::Huge2M => libc::MFD_HUGETLB | libc::MFD_HUGE_2MB,
-            Pages::Huge1G => libc::MFD_HUGETLB | libc::MFD_HUGE_1GB,
-        };
-        // SAFETY: `label` is a NUL-terminated string that outlives the call; the flags are constants.
-        let fd = unsafe { libc::memfd_create(label.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | kind) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: memfd_create returned this descriptor and nobody else owns it.
-        let file = unsafe { File::from_raw_fd(fd) };
-        file.set_len(len)?;
-        // Nobody who opens it through /proc can shorten it under the mapping.
-        // SAFETY: plain system call on a descriptor that `file` owns.
-        if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SHRINK | libc::F_SEAL_SEAL) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Arc::new(Self { file: Arc::new(file), pages, bits, writable_views: Mutex::default() }))
-    }
-
-    /// Bytes of host memory that it takes up: pages that were touched.
-    pub(super) fn committed(&self) -> u64 {
-        self.file.metadata().map_or(0, |meta| meta.blocks() * BLOCK)
-    }
-
-    /// Marks what live writable views may have written.
-    pub(super) fn mark_views(&self) {
-        for &(first, count) in self.views().iter() {
-            self.bits.set(first, count);
-        }
-    }
-
-    #[cfg(test)]
-    pub(super) fn shorten(&self) -> io::Result<()> {
-        self.file.set_len(0)
-    }
-
-    fn views(&self) -> std::sync::MutexGuard<'_, Vec<Range>> {
-        self.writable_views.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn pages_in(len: u64) -> io::Result<usize> {
-    usize::try_from(len / PAGE_SIZE).map_err(io::Error::other)
-}
-
-/// Part of a memory file, mapped into this process for as long as this lives. What is in it may change at any moment.
+/// A block of guest memory. What is in it may change at any moment.
 #[derive(Debug)]
 pub struct Mapping {
     region: MmapRegion<Marks>,
-    /// The region's addresses, where it does not own them itself.
-    _place: Option<Place>,
-    block: Arc<Block>,
-    /// Bytes from the start of the file.
-    offset: u64,
+    /// The region's addresses: it does not own them itself.
+    pub(super) place: Place,
+    pub(super) pages: Pages,
+    /// Written since the bits were last spread to the two who want to know.
+    fresh: Arc<Bits>,
+    /// Written since the user asked.
+    pub(super) told: Bits,
+    /// Written since the node: what is not the same as there.
+    pub(super) since: Bits,
+    /// Spared by the restore under way.
+    pub(super) spare: Bits,
+    writable_views: Mutex<Vec<Range>>,
+    backing: Mutex<Backing>,
+}
+
+/// What is behind a block. Changed only by who holds the memory's link.
+#[derive(Debug)]
+pub(super) struct Backing {
+    /// The file, for as long as the mapping is shared.
+    pub(super) file: Option<File>,
+    /// What was in the block at a moment that `since` counts from; none before the first image.
+    pub(super) node: Option<Node>,
 }
 
 impl Mapping {
-    pub(super) fn new(block: &Arc<Block>, offset: u64, len: u64) -> io::Result<Self> {
+    /// A block of zeros.
+    pub(super) fn new(len: u64, pages: Pages, name: &str) -> io::Result<Self> {
         let size = usize::try_from(len).map_err(io::Error::other)?;
-        let marks = Marks { bits: block.bits.clone(), offset: usize::try_from(offset).map_err(io::Error::other)? };
-        // No swap is set aside: a large machine costs what it touches. Huge pages are: without, a touch of one that the
-        // pool does not have would be a SIGBUS.
-        let reserve = if block.pages.pooled() { 0 } else { libc::MAP_NORESERVE };
-        let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | reserve);
-        let builder = MmapRegionBuilder::new_with_bitmap(size, marks)
-            .with_file_offset(FileOffset::from_arc(block.file.clone(), offset))
-            .with_mmap_prot(prot)
-            .with_mmap_flags(flags)
-            .with_hugetlbfs(block.pages.pooled());
-        let place =
-            if block.pages.pooled() || size < HUGE { None } else { Some(Place::map(block, offset, size, flags)?) };
-        let builder = match &place {
-            // SAFETY: the place is a mapping of this size with this protection and these flags, and is kept with the region.
-            Some(place) => unsafe { builder.with_raw_mmap_pointer(place.start as *mut u8) },
-            None => builder,
-        };
-        let region = builder.build().map_err(|error| match error {
+        let file = file::create(len, pages, name)?;
+        let place = Place::new(Behind::Shared(&file), size, pages)?;
+        Self::at(place, pages, Backing { file: Some(file), node: None })
+    }
+
+    /// A block at a place that has its memory already.
+    pub(super) fn at(place: Place, pages: Pages, backing: Backing) -> io::Result<Self> {
+        let count = place.len() / PAGE;
+        let fresh = Arc::new(Bits::new(count)?);
+        let builder = MmapRegionBuilder::new_with_bitmap(place.len(), Marks(fresh.clone()))
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(libc::MAP_NORESERVE)
+            .with_hugetlbfs(pages.pooled());
+        // SAFETY: the place is a mapping of this size with this protection, and is kept with the region.
+        let region = unsafe { builder.with_raw_mmap_pointer(place.start() as *mut u8) }.build();
+        let region = region.map_err(|error| match error {
             MmapRegionError::Mmap(error) => error,
             other => io::Error::other(other),
         })?;
-        if block.pages == Pages::Transparent {
-            // SAFETY: the range is the mapping that was just made; the advice changes no content.
-            let advised = unsafe { libc::madvise(region.as_ptr().cast(), size, libc::MADV_HUGEPAGE) };
-            if advised != 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        Ok(Self { region, _place: place, block: block.clone(), offset })
+        let [told, since, spare] = [Bits::new(count)?, Bits::new(count)?, Bits::new(count)?];
+        let (writable_views, backing) = (Mutex::default(), Mutex::new(backing));
+        Ok(Self { region, place, pages, fresh, told, since, spare, writable_views, backing })
     }
 
     /// Host-virtual address of the first byte.
     #[must_use]
     pub fn hva(&self) -> u64 {
-        self.region.as_ptr() as u64
+        self.place.start() as u64
     }
 
     /// Length in bytes, of whole pages.
     #[must_use]
     #[allow(clippy::len_without_is_empty)] // never empty
     pub fn len(&self) -> u64 {
-        self.region.size() as u64
+        self.place.len() as u64
     }
 
-    pub(super) fn block(&self) -> &Arc<Block> {
-        &self.block
+    /// Marks pages as written, as what wrote them does.
+    pub(crate) fn mark(&self, first: usize, count: usize) {
+        self.fresh.set(first, count);
     }
 
-    /// Bytes from the start of the file.
-    pub(super) fn offset(&self) -> u64 {
-        self.offset
+    /// Marks the pages of a log, one bit each, for `count` pages from `first` on; what it has beyond is left out.
+    pub(crate) fn mark_words(&self, first: usize, count: usize, words: &[u64]) {
+        for (index, word) in words.iter().enumerate().take(count.div_ceil(BITS)).filter(|(_, word)| **word != 0) {
+            let left = count - index * BITS;
+            let mask = if left < BITS { (1 << left) - 1 } else { u64::MAX };
+            self.fresh.or(first + index * BITS, word & mask);
+        }
     }
 
-    /// Number of the first page in the file, and how many there are.
-    pub(super) fn range(&self) -> Range {
-        self.part(0, self.region.size())
+    pub(super) fn views(&self) -> MutexGuard<'_, Vec<Range>> {
+        self.writable_views.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The pages of the file that hold `len` bytes at `at`.
-    fn part(&self, at: usize, len: usize) -> Range {
-        let page = |byte: u64| usize::try_from(byte / PAGE_SIZE).unwrap_or(usize::MAX);
-        let start = self.offset + at as u64;
-        let first = page(start);
-        (first, if len == 0 { 0 } else { page(start + (len as u64 - 1)) - first + 1 })
+    pub(super) fn backing(&self) -> MutexGuard<'_, Backing> {
+        self.backing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands what was written to those who want to know: who asks for written pages, and who puts them back.
+    pub(super) fn spread(&self, told: bool, since: bool) {
+        for &(first, count) in self.views().iter() {
+            self.fresh.set(first, count);
+        }
+        self.fresh.words(true, |index, bits| {
+            if told {
+                self.told.or_word(index, bits);
+            }
+            if since {
+                self.since.or_word(index, bits);
+            }
+        });
     }
 
     /// Copies bytes out; false if they are not all here.
@@ -207,29 +175,88 @@ impl Mapping {
         self.region.get_slice(at, bytes.len()).map(|slice| slice.copy_from(bytes)).is_ok()
     }
 
+    /// Puts a page back, without a mark; zeros, if there is no content. Nobody may write it meanwhile.
+    pub(super) fn put(&self, page: usize, content: Option<&[u8; PAGE]>) {
+        let Some(at) = page.checked_mul(PAGE).filter(|at| *at < self.place.len()) else { return };
+        let into = (self.place.start() + at) as *mut u8;
+        // SAFETY: the page lies in this mapping, which is of whole pages and writable; content is nobody's guest memory, so
+        // that the two do not overlap. No reference to guest memory is formed.
+        unsafe {
+            match content {
+                Some(content) => std::ptr::copy_nonoverlapping(content.as_ptr(), into, PAGE),
+                None => std::ptr::write_bytes(into, 0, PAGE),
+            }
+        }
+    }
+
     /// Makes `len` bytes zero and gives the whole pages among them back to the host. Pages from a pool are kept: what is
     /// given back there could be gone when it is touched again. False if not all is here.
     pub(super) fn zero(&self, at: usize, len: usize) -> bool {
-        let Some(end) = at.checked_add(len).filter(|end| *end <= self.region.size()) else { return false };
+        let Some(end) = at.checked_add(len).filter(|end| *end <= self.place.len()) else { return false };
         let (first, last) = (at.next_multiple_of(PAGE), end / PAGE * PAGE);
-        if self.block.pages.pooled() || first >= last || self.punch(first, last - first).is_err() {
+        if self.pages.pooled() || first >= last || self.give_back(first, last - first).is_err() {
             return self.fill(at, end);
         }
-        let (page, count) = self.part(first, last - first);
-        self.block.bits.set(page, count);
+        let (page, count) = pages_of(first, last - first);
+        self.mark(page, count);
         self.fill(at, first) && self.fill(last, end)
+    }
+
+    /// Whole pages of zeros in place of what is there.
+    fn give_back(&self, at: usize, len: usize) -> io::Result<()> {
+        let backing = self.backing();
+        match &backing.file {
+            Some(file) => file::punch(file, at, len),
+            // The content that a sealed file has there would come back.
+            None if len >= WORTH_A_MAPPING => self.place.replace(at, len, Behind::Zeros),
+            None => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// All zeros, and nothing of what was there: a new file, in which whatever is written is again. Images keep the old one.
+    pub(super) fn renew(&self, name: &str) {
+        let mut backing = self.backing();
+        if backing.file.is_none() {
+            let renewed = file::create(self.len(), self.pages, name).and_then(|file| {
+                self.place.replace(0, self.place.len(), Behind::Shared(&file))?;
+                Ok(file)
+            });
+            if let Ok(file) = renewed {
+                *backing = Backing { file: Some(file), node: None };
+            }
+        }
+        drop(backing);
+        // Which gives everything back where it is a new file or a shared one, and works where there was none to be had.
+        self.zero(0, self.place.len());
+    }
+
+    /// Bytes of host memory that it takes up: pages that were touched, and those of its file.
+    pub(super) fn committed(&self) -> u64 {
+        let backing = self.backing();
+        let blocks = |file: &File| file.metadata().map_or(0, |meta| meta.blocks() * BLOCK);
+        if let Some(file) = &backing.file {
+            return blocks(file);
+        }
+        let mut own = 0;
+        let counted = self.place.each_own_page(|_| own += PAGE_SIZE);
+        let file = backing.node.as_ref().and_then(|node| node.base.file()).map_or(0, blocks);
+        counted.map_or(file, |()| file + own)
     }
 
     /// Has the host put `len` bytes at `at` into huge pages, and a little around them: it commits them, and content
     /// stays. False where it cannot (MADV_COLLAPSE: Linux 6.1, and memory in one piece), or would be of no use.
     pub(super) fn gather(&self, at: usize, len: usize) -> bool {
-        let Some(end) = at.checked_add(len).filter(|end| *end <= self.region.size()) else { return false };
-        let base = self.region.as_ptr() as usize;
+        let Some(end) = at.checked_add(len).filter(|end| *end <= self.place.len()) else { return false };
+        let base = self.place.start();
         let first = ((base + at) / HUGE * HUGE).max(base.next_multiple_of(HUGE));
-        let last = (base + end).next_multiple_of(HUGE).min((base + self.region.size()) / HUGE * HUGE);
-        // It does not gather what has no page at all.
+        let last = (base + end).next_multiple_of(HUGE).min((base + self.place.len()) / HUGE * HUGE);
+        // It does not gather what has no page at all. A page of a sealed file is not ours to gather.
         let mut starts = (first..last).step_by(HUGE);
-        if self.block.pages.pooled() || first >= last || !starts.all(|hva| self.read(hva - base, &mut [0])) {
+        if self.pages.pooled()
+            || first >= last
+            || self.backing().file.is_none()
+            || !starts.all(|hva| self.read(hva - base, &mut [0]))
+        {
             return false;
         }
         // SAFETY: the range lies in this mapping; the advice changes no content.
@@ -242,115 +269,10 @@ impl Mapping {
         starts.map(|at| (at, zeros.get(..to - at).unwrap_or(&zeros))).all(|(at, zeros)| self.write(at, zeros))
     }
 
-    fn punch(&self, at: usize, len: usize) -> io::Result<()> {
-        let number = |value: u64| libc::off_t::try_from(value).map_err(io::Error::other);
-        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        let (offset, len) = (number(self.offset + at as u64)?, number(len as u64)?);
-        // SAFETY: plain system call on a descriptor that the block owns; the file keeps its size, so that what is mapped
-        // stays valid and reads as zeros.
-        match unsafe { libc::fallocate(self.block.file.as_raw_fd(), mode, offset, len) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+    #[cfg(test)]
+    pub(super) fn shorten(&self) -> io::Result<()> {
+        let backing = self.backing();
+        let file = backing.file.as_ref().or_else(|| backing.node.as_ref()?.base.file());
+        file.map_or(Ok(()), |file| file.set_len(0))
     }
 }
-
-/// Addresses of this process with a part of a memory file behind them, given back when it is dropped. They lie to huge
-/// pages as the part does to the file's, so that the host can map it by whole ones and KVM too.
-#[derive(Debug)]
-struct Place {
-    start: usize,
-    len: usize,
-}
-
-impl Place {
-    fn map(block: &Block, offset: u64, len: usize, flags: i32) -> io::Result<Self> {
-        let bytes = libc::off_t::try_from(offset).map_err(io::Error::other)?;
-        let room = len.checked_add(HUGE).ok_or(io::ErrorKind::OutOfMemory)?;
-        let nowhere = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a new mapping where the host likes.
-        let around = unsafe { libc::mmap(std::ptr::null_mut(), room, libc::PROT_NONE, nowhere, -1, 0) };
-        if around == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let around = around as usize;
-        let start = around + (bytes as usize).wrapping_sub(around) % HUGE;
-        let fd = block.file.as_raw_fd();
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: over a part of the mapping made above, which nobody else knows.
-        let mapped = unsafe { libc::mmap(start as *mut _, len, protection, flags | libc::MAP_FIXED, fd, bytes) };
-        let failed = (mapped == libc::MAP_FAILED).then(io::Error::last_os_error);
-        let place = Self { start, len };
-        for (from, to) in [(around, start), (start + len, around + room)] {
-            if from < to {
-                // SAFETY: what is left of the mapping made above before and behind the place.
-                unsafe { libc::munmap(from as *mut _, to - from) };
-            }
-        }
-        failed.map_or(Ok(place), Err)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is this value's own; the region that refers to it is dropped before it.
-        unsafe { libc::munmap(self.start as *mut _, self.len) };
-    }
-}
-
-/// A range of guest memory that stays mapped for as long as this value lives, for a zero-copy view.
-#[derive(Debug)]
-pub struct View {
-    mapping: Arc<Mapping>,
-    at: usize,
-    len: usize,
-    /// Pages that count as written while it lives, and once more when it is gone.
-    written: Option<Range>,
-    /// The process that it belongs to.
-    forks: u64,
-}
-
-impl View {
-    pub(super) fn new(mapping: Arc<Mapping>, at: usize, len: usize, writable: bool) -> Self {
-        let written = writable.then(|| mapping.part(at, len));
-        mapping.block.views().extend(written);
-        Self { mapping, at, len, written, forks: fork_generation() }
-    }
-    /// Host-virtual address of the first byte. The guest may change what is there at any moment.
-    #[must_use]
-    pub fn hva(&self) -> u64 {
-        self.mapping.hva() + self.at as u64
-    }
-    /// Length in bytes.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-    /// Whether the view has no bytes.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-    /// Whether it may be written through.
-    #[must_use]
-    pub fn is_writable(&self) -> bool {
-        self.written.is_some()
-    }
-}
-
-impl Drop for View {
-    fn drop(&mut self) {
-        // In the child of a fork nobody may hold the lock any more, and what is written is the parent's to know.
-        let Some(range) = self.written.filter(|_| self.forks == fork_generation()) else { return };
-        let block = &self.mapping.block;
-        let mut views = block.views();
-        if let Some(at) = views.iter().position(|other| *other == range) {
-            views.swap_remove(at);
-        }
-        block.bits.set(range.0, range.1);
-    }
-}
-
-#[cfg(test)]
-#[path = "block_test.rs"]
-mod tests;

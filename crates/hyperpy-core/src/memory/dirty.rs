@@ -1,39 +1,18 @@
 //! Which pages were written since somebody last asked: by the guest, from the accelerator's log; by the host and its
-//! devices, from the bits of each block; and by live writable views, whose whole range counts each time.
+//! devices, from the bits of each block; by live writable views, whose whole range counts each time; and by a restore.
 //!
-//! The log is drained into the bits, so that nothing is lost when a query fails half-way, and a page is told once, at
-//! the region that it belongs to, whatever alias it was written through.
+//! Two want to know, the user and whoever puts pages back, each since another moment. So the log is drained into one set of
+//! bits for each block, and these are spread to the bits of both: nothing is lost when one of them asks, or a query fails
+//! half-way. A page is told once, at the region that it belongs to, whatever alias it was written through.
 
 use std::io;
 
-use super::{Memory, PAGE_SIZE, Pages, Part};
-use crate::accel::{AccelError, Vm};
+use super::{Layout, Link, Memory, PAGE_SIZE, Pages};
+use crate::accel::AccelError;
 use crate::error::MemoryError;
-
-const BITS: usize = u64::BITS as usize;
-
-/// Ranges that a query has room for beyond those that it has seen.
-const SPARE: usize = 64;
 
 /// A range of guest memory: gpa and bytes.
 pub type Written = (u64, u64);
-
-/// Moves what the accelerator has logged of one region into the bits of its block.
-pub(super) fn drain(vm: &dyn Vm, part: &Part, tracking: bool) -> Result<(), MemoryError> {
-    let Some((id, mapping)) = part.backed.as_ref().filter(|_| tracking && part.info.writable) else { return Ok(()) };
-    let (first, count) = mapping.range();
-    let mut words = Vec::new();
-    words.try_reserve_exact(count.div_ceil(BITS)).map_err(|_| none_left(part.info.gpa, part.info.len))?;
-    words.resize(count.div_ceil(BITS), 0_u64);
-    let taken = vm.take_dirty(*id, &mut words);
-    for (index, word) in words.iter().enumerate().filter(|(_, word)| **word != 0) {
-        let left = count - index * BITS;
-        let mask = if left < BITS { (1 << left) - 1 } else { u64::MAX };
-        mapping.block().bits.or(first + index * BITS, word & mask);
-    }
-    // What was there before it failed may be forgotten by the accelerator already.
-    Ok(taken?)
-}
 
 /// The host has no room for what a query needs.
 fn none_left(gpa: u64, len: u64) -> MemoryError {
@@ -41,9 +20,34 @@ fn none_left(gpa: u64, len: u64) -> MemoryError {
     MemoryError::Host { gpa, len, pages: Pages::Small, source }
 }
 
+/// Brings what was written to those who want to know.
+pub(super) fn harvest(link: &Link, layout: &Layout) -> Result<(), MemoryError> {
+    let marked = match link.vm().filter(|_| link.logs()) {
+        Some(vm) => vm.mark_written(),
+        None => Ok(()),
+    };
+    for (_, mapping) in layout.blocks() {
+        mapping.spread(link.tracking, link.keeping);
+    }
+    Ok(marked?)
+}
+
+/// Has the accelerator log writes, or no longer.
+pub(super) fn log(link: &Link, layout: &Layout, on: bool) -> Result<(), AccelError> {
+    let set = |on: bool| -> Result<(), AccelError> {
+        let Some(vm) = link.vm() else { return Ok(()) };
+        let mut slots = layout.parts.iter().filter(|part| part.info.writable).filter_map(|part| part.slot(on));
+        slots.try_for_each(|slot| vm.map(&slot))
+    };
+    set(on).inspect_err(|_| {
+        // What was switched goes back; a slot that will not is only slower.
+        let _ = set(!on);
+    })
+}
+
 impl Memory {
-    /// Begins to track which pages are written, or ends it; whether it was on before. Tracking costs the guest a fault at the first write to each
-    /// page after each query.
+    /// Begins to track which pages are written, or ends it; whether it was on before. Tracking costs the guest a fault at
+    /// the first write to each page after each query.
     ///
     /// # Errors
     /// The machine is closed, or the accelerator refuses.
@@ -56,19 +60,12 @@ impl Memory {
         if link.tracking == on {
             return Ok(on);
         }
-        if on {
-            layout.parts.iter().filter_map(Part::owned).for_each(|mapping| mapping.block().bits.clear());
+        // What was written before is for others.
+        harvest(&link, &layout)?;
+        if !link.keeping {
+            log(&link, &layout, on)?;
         }
-        let set = |on: bool| -> Result<(), AccelError> {
-            let Some(vm) = link.vm() else { return Ok(()) };
-            let slots = layout.parts.iter().filter(|part| part.info.writable).filter_map(|part| part.slot(on));
-            slots.into_iter().try_for_each(|slot| vm.map(&slot))
-        };
-        if let Err(error) = set(on) {
-            // What was switched goes back; a slot that will not is only slower.
-            let _ = set(!on);
-            return Err(error.into());
-        }
+        layout.blocks().for_each(|(_, mapping)| mapping.told.clear());
         link.tracking = on;
         Ok(!on)
     }
@@ -87,30 +84,18 @@ impl Memory {
         if !link.tracking {
             return Err(MemoryError::NotTracked);
         }
-        if let Some(vm) = link.vm() {
-            layout.parts.iter().try_for_each(|part| drain(&*vm, part, true))?;
-        }
-        let owned = || layout.parts.iter().filter_map(|part| Some((part.info.gpa, part.owned()?)));
+        harvest(&link, &layout)?;
         let mut runs = 0;
-        for (_, mapping) in owned() {
-            mapping.block().mark_views();
-            let (first, count) = mapping.range();
-            mapping.block().bits.runs(first, count, false, |_, _| runs += 1);
-        }
-        // Room for all before anything is forgotten, and for some that are written meanwhile.
+        layout.blocks().for_each(|(_, mapping)| mapping.told.runs(false, |_, _| runs += 1));
+        // Room for all before anything is forgotten.
         let mut written: Vec<Written> = Vec::new();
-        written.try_reserve_exact(runs + SPARE).map_err(|_| none_left(0, runs as u64))?;
-        for (start, mapping) in owned() {
-            let bits = &mapping.block().bits;
-            let (first, count) = mapping.range();
-            bits.runs(first, count, clear, |page, pages| {
-                let gpa = start + (page - first) as u64 * PAGE_SIZE;
-                let len = pages as u64 * PAGE_SIZE;
-                let has_room = written.len() < written.capacity();
+        written.try_reserve_exact(runs).map_err(|_| none_left(0, runs as u64))?;
+        for (info, mapping) in layout.blocks() {
+            mapping.told.runs(clear, |page, pages| {
+                let (gpa, len) = (info.gpa + page as u64 * PAGE_SIZE, pages as u64 * PAGE_SIZE);
                 match written.last_mut() {
                     Some(last) if last.0 + last.1 == gpa => last.1 += len,
-                    _ if has_room => written.push((gpa, len)),
-                    _ => bits.set(page, pages), // for the next query
+                    _ => written.push((gpa, len)),
                 }
             });
         }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::accel::{Accelerator, VmConfig};
+use crate::accel::{Accelerator, Vm, VmConfig};
 use crate::memory::Kind;
 use crate::scripted::Scripted;
 

@@ -157,12 +157,14 @@ impl Dma {
     /// # Errors
     /// As for [`Self::check`]; or the list has not room for all.
     pub fn scatter(&self, list: &[Range], bytes: &[u8]) -> Result<(), DmaError> {
-        let (_held, layout) = self.layout()?;
+        let (held, layout) = self.layout()?;
         list.iter().try_for_each(|&range| allowed(&layout, range, true))?;
         let (len, data) = (list.iter().fold(0_u64, |sum, (_, len)| sum.saturating_add(*len)), bytes.len() as u64);
         if len < data {
             return Err(DmaError::Short { len, data });
         }
+        let memory = held.as_ref().and_then(Weak::upgrade).ok_or(DmaError::Closed)?;
+        let _writing = memory.write_lock();
         let mut rest = bytes;
         for &(gpa, len) in list {
             let here = rest.len().min(usize::try_from(len).unwrap_or(usize::MAX));

@@ -4,7 +4,7 @@ use std::io;
 
 use thiserror::Error;
 
-use super::Pages;
+use super::{Difference, Pages};
 use crate::accel::{AccelError, hint_for_exhausted};
 use crate::control::Phase;
 use crate::error::StateError;
@@ -144,6 +144,12 @@ pub enum MemoryError {
         /// How many.
         exits: u32,
     },
+    /// Memory has other regions than the image that is to be restored.
+    #[error("memory has other regions than the image: {}", list(.differs))]
+    OtherLayout {
+        /// What differs.
+        differs: Vec<Difference>,
+    },
     /// The host gave no memory.
     #[error("the host gave no memory for {len:#x} bytes at {gpa:#x} in pages of {}: {source}", page_words(*.pages))]
     Host {
@@ -156,6 +162,10 @@ pub enum MemoryError {
         /// What the host said.
         source: io::Error,
     },
+}
+
+fn list(differs: &[Difference]) -> String {
+    differs.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// What an allocator means that gives none.
@@ -194,6 +204,11 @@ impl MemoryError {
             Self::Kernel { .. } => "put it elsewhere: RAM goes up to 3 GiB and on at 4 GiB".into(),
             Self::Aliased { .. } => "remove the alias first".into(),
             Self::NotTracked => "m.memory.track_dirty() first".into(),
+            Self::OtherLayout { .. } => {
+                "an image is restored to the regions that it was taken of: add or remove those that differ, or use a \
+                 machine that has the same"
+                    .into()
+            }
             Self::Busy { .. } => "do it when the machine stands still, or let the device return".into(),
             Self::Closed => StateError::new("use the memory", Phase::Closed).hint().into(),
             Self::Accel(error) => error.hint().into(),

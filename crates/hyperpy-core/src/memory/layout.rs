@@ -55,20 +55,31 @@ impl RegionInfo {
 #[derive(Clone, Debug)]
 pub(super) struct Part {
     pub(super) info: RegionInfo,
-    /// Number of its slot and the mapping; none behind mmio.
-    pub(super) backed: Option<(u32, Arc<Mapping>)>,
+    /// None behind mmio.
+    pub(super) backed: Option<Backed>,
+}
+
+/// The memory of a region.
+#[derive(Clone, Debug)]
+pub(super) struct Backed {
+    /// Number of its slot.
+    pub(super) slot: u32,
+    /// The block, which an alias shares with the region that it is of.
+    pub(super) mapping: Arc<Mapping>,
+    /// Where the region begins in it.
+    pub(super) at: usize,
 }
 
 impl Part {
     pub(super) fn slot(&self, logged: bool) -> Option<Slot> {
-        let (id, mapping) = self.backed.clone()?;
-        let RegionInfo { gpa, writable, .. } = self.info;
-        Some(Slot { id, gpa, mapping, writable, logged: logged && writable })
+        let Backed { slot: id, mapping, at } = self.backed.clone()?;
+        let RegionInfo { gpa, len, writable, .. } = self.info;
+        Some(Slot { id, gpa, len, mapping, at, writable, logged: logged && writable })
     }
 
     /// The block, if the region is the one that its pages belong to.
     pub(super) fn owned(&self) -> Option<&Arc<Mapping>> {
-        self.backed.as_ref().filter(|_| self.info.alias_of.is_none()).map(|(_, mapping)| mapping)
+        self.backed.as_ref().filter(|_| self.info.alias_of.is_none()).map(|backed| &backed.mapping)
     }
 }
 
@@ -81,6 +92,11 @@ pub(super) struct Layout {
 }
 
 impl Layout {
+    /// The blocks, each once, with the region that it belongs to.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = (&RegionInfo, &Arc<Mapping>)> {
+        self.parts.iter().filter_map(|part| Some((&part.info, part.owned()?)))
+    }
+
     pub(super) fn holding(&self, gpa: u64) -> Option<&Part> {
         let index = self.parts.partition_point(|part| part.info.gpa <= gpa).checked_sub(1)?;
         self.parts.get(index).filter(|part| gpa <= part.info.last())

@@ -12,7 +12,7 @@ const MIB: u64 = 1 << 20;
 impl Memory {
     /// What is behind the first region that has memory, for tests of other modules.
     pub(crate) fn a_mapping(&self) -> Arc<Mapping> {
-        self.layout().parts.iter().find_map(|part| part.backed.clone()).map(|(_, mapping)| mapping).unwrap()
+        self.layout().parts.iter().find_map(|part| part.backed.clone()).unwrap().mapping
     }
 }
 
@@ -140,7 +140,7 @@ fn test_memory_that_the_vm_has_is_unmapped_only_when_it_has_let_go() {
     memory.add(MIB, 4096, Kind::Ram, "other").unwrap();
     let (_scripted, vm) = connected(&memory);
     let mappings: Vec<_> =
-        memory.layout().parts.iter().map(|p| Arc::downgrade(&p.backed.as_ref().unwrap().1)).collect();
+        memory.layout().parts.iter().map(|p| Arc::downgrade(&p.backed.as_ref().unwrap().mapping)).collect();
     memory.remove(MIB).unwrap();
     assert!(mappings[1].upgrade().is_none() && mappings[0].upgrade().is_some());
     memory.clear();
@@ -279,7 +279,9 @@ fn test_overlapping_looks_only_at_what_has_memory() {
 
 #[test]
 fn test_memory_file_cannot_be_shortened_under_the_mapping() {
-    let block = Block::new(MIB, Pages::Small, "short").unwrap();
+    let block = Mapping::new(MIB, Pages::Small, "short").unwrap();
+    assert!(block.shorten().is_err());
+    block.begin(&mut block.backing()).unwrap();
     assert!(block.shorten().is_err());
 }
 

@@ -11,16 +11,26 @@ mod block;
 mod dirty;
 pub mod dma;
 pub(crate) mod error;
+mod file;
+mod fork;
+mod image;
 mod layout;
 mod marks;
+mod node;
+mod restore;
+mod table;
+mod view;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
-use self::block::Block;
-pub use self::block::{Mapping, Pages, View};
+pub use self::block::{Mapping, Pages};
 pub use self::dirty::Written;
+pub use self::fork::Forked;
+pub use self::image::{Filling, Image, ImageBlock};
+use self::layout::{Backed, Layout, Part, check_range};
 pub use self::layout::{Kind, PAGE_SIZE, RegionInfo};
-use self::layout::{Layout, Part, check_range};
+pub use self::restore::{Difference, Restored};
+pub use self::view::View;
 use crate::accel::{AccelError, Vm};
 use crate::arch::x86_64::layout::{HIGH_RAM_START, MMIO_HOLE_START};
 use crate::error::MemoryError;
@@ -33,10 +43,24 @@ struct Link {
     most: u32,
     next: u32,
     free: Vec<u32>,
+    /// The user wants to know which pages are written.
     tracking: bool,
+    /// There has been an image, which written pages are put back to.
+    keeping: bool,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self { vm: None, most: u32::MAX, next: 0, free: Vec::new(), tracking: false, keeping: false }
+    }
 }
 
 impl Link {
+    /// Whether the accelerator logs what the guest writes.
+    fn logs(&self) -> bool {
+        self.tracking || self.keeping
+    }
+
     fn vm(&self) -> Option<Arc<dyn Vm>> {
         self.vm.as_ref().and_then(Weak::upgrade)
     }
@@ -54,17 +78,12 @@ impl Link {
 }
 
 /// The guest-physical memory of a machine.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Memory {
     layout: Mutex<Arc<Layout>>,
     link: Mutex<Link>,
-}
-
-impl Default for Memory {
-    fn default() -> Self {
-        let link = Link { vm: None, most: u32::MAX, next: 0, free: Vec::new(), tracking: false };
-        Self { layout: Mutex::default(), link: Mutex::new(link) }
-    }
+    /// Read while the host writes, so that nobody does while a block is given another file.
+    writing: RwLock<()>,
 }
 
 impl Memory {
@@ -110,6 +129,16 @@ impl Memory {
 
     fn link(&self) -> MutexGuard<'_, Link> {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Held while the host writes.
+    fn write_lock(&self) -> RwLockReadGuard<'_, ()> {
+        self.writing.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nobody of the host writes while it is held, except through views.
+    fn still(&self) -> RwLockWriteGuard<'_, ()> {
+        self.writing.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the layout. Only who holds the link may.
@@ -160,7 +189,7 @@ impl Memory {
             if !backed {
                 return Ok(None);
             }
-            let made = Block::new(len, pages, name).and_then(|block| Mapping::new(&block, 0, len));
+            let made = Mapping::new(len, pages, name).map(|mapping| (Arc::new(mapping), 0));
             made.map(Some).map_err(|source| MemoryError::Host { gpa, len, pages, source })
         })
     }
@@ -174,7 +203,7 @@ impl Memory {
         let missing = || MemoryError::Access { gpa: of, len };
         let layout = self.layout();
         let part = layout.holding(of).ok_or_else(|| self.gone(missing()))?;
-        let (_, mapping) = part.backed.as_ref().ok_or_else(missing)?;
+        let Backed { mapping, at: start, .. } = part.backed.as_ref().ok_or_else(missing)?;
         let at = of - part.info.gpa;
         if len > part.info.len - at {
             return Err(missing());
@@ -185,22 +214,19 @@ impl Memory {
         }
         let alias_of = Some(part.info.alias_of.unwrap_or(part.info.gpa) + at);
         let info = RegionInfo { gpa, len, kind, name: name.into(), writable: kind == Kind::Ram, pages, alias_of };
-        let (block, offset) = (mapping.block(), mapping.offset() + at);
+        let at = start + usize::try_from(at).map_err(|_| missing())?;
         self.insert(info, |now| {
             // What was looked up may have been taken away meanwhile.
             let there = now.holding(of).and_then(|part| part.backed.as_ref());
-            if !there.is_some_and(|(_, mapping)| Arc::ptr_eq(mapping.block(), block)) {
-                return Err(missing());
-            }
-            let made = Mapping::new(block, offset, len);
-            made.map(Some).map_err(|source| MemoryError::Host { gpa, len, pages, source })
+            let there = there.filter(|backed| Arc::ptr_eq(&backed.mapping, mapping)).ok_or_else(missing)?;
+            Ok(Some((there.mapping.clone(), at)))
         })
     }
 
     fn insert(
         &self,
         info: RegionInfo,
-        back: impl FnOnce(&Layout) -> Result<Option<Mapping>, MemoryError>,
+        back: impl FnOnce(&Layout) -> Result<Option<(Arc<Mapping>, usize)>, MemoryError>,
     ) -> Result<(), MemoryError> {
         let last = check_range(&info)?;
         let RegionInfo { gpa, len, kind, .. } = info;
@@ -214,8 +240,9 @@ impl Memory {
         }
         let id = if kind == Kind::Mmio { None } else { Some(link.take_slot(gpa, len)?) };
         let made = back(&now).and_then(|mapping| {
-            let part = Part { info, backed: id.zip(mapping.map(Arc::new)) };
-            if let (Some(vm), Some(slot)) = (link.vm(), part.slot(link.tracking)) {
+            let backed = id.zip(mapping).map(|(slot, (mapping, at))| Backed { slot, mapping, at });
+            let part = Part { info, backed };
+            if let (Some(vm), Some(slot)) = (link.vm(), part.slot(link.logs())) {
                 vm.map(&slot)?;
             }
             Ok(part)
@@ -244,18 +271,18 @@ impl Memory {
         let (_, part) = layout.at(gpa).map_err(|error| self.gone(error))?;
         if let Some(mapping) = part.owned() {
             let alias = |other: &&Part| {
-                let same = other.backed.as_ref().is_some_and(|(_, m)| Arc::ptr_eq(m.block(), mapping.block()));
+                let same = other.backed.as_ref().is_some_and(|backed| Arc::ptr_eq(&backed.mapping, mapping));
                 same && other.info.alias_of.is_some()
             };
             if let Some(alias) = layout.parts.iter().find(alias) {
                 return Err(MemoryError::Aliased { gpa, alias: alias.info.gpa });
             }
         }
-        if let Some((id, _)) = &part.backed {
+        if let Some(backed) = &part.backed {
             if let Some(vm) = link.vm() {
-                vm.unmap(*id)?;
+                vm.unmap(backed.slot)?;
             }
-            link.free.push(*id);
+            link.free.push(backed.slot);
         }
         let taken = layout.clone(); // unmapped outside of the layout's lock
         drop(layout);
@@ -272,28 +299,37 @@ impl Memory {
     /// There is none or no memory is behind it, or the accelerator refuses.
     pub(crate) fn protect(&self, gpa: u64, writable: bool) -> Result<(), MemoryError> {
         let mut link = self.link();
+        let index = self.layout().at(gpa).map(|(index, _)| index).map_err(|error| self.gone(error))?;
+        self.protect_part(&mut link, index, writable)
+    }
+
+    /// The same for the part of this number.
+    fn protect_part(&self, link: &mut Link, index: usize, writable: bool) -> Result<(), MemoryError> {
         let layout = self.layout();
-        let (index, part) = layout.at(gpa).map_err(|error| self.gone(error))?;
-        let Some((id, _)) = &part.backed else { return Err(MemoryError::NotMemory { gpa }) };
+        let Some(part) = layout.parts.get(index) else { return Ok(()) };
+        let gpa = part.info.gpa;
+        let Some(backed) = &part.backed else { return Err(MemoryError::NotMemory { gpa }) };
         if part.info.writable == writable {
             return Ok(());
         }
         let mut changed = part.clone();
         changed.info.writable = writable;
-        if let (Some(vm), Some(old), Some(new)) = (link.vm(), part.slot(link.tracking), changed.slot(link.tracking)) {
-            dirty::drain(&*vm, part, link.tracking)?;
-            vm.unmap(*id)?;
+        if let (Some(vm), Some(old), Some(new)) = (link.vm(), part.slot(link.logs()), changed.slot(link.logs())) {
+            if link.logs() {
+                vm.mark_written()?;
+            }
+            vm.unmap(backed.slot)?;
             if let Err(error) = vm.map(&new) {
                 if vm.map(&old).is_err() {
-                    link.free.push(*id);
+                    link.free.push(backed.slot);
                     drop(layout);
-                    self.publish(&mut link, |layout| layout.parts.retain(|part| part.info.gpa != gpa));
+                    self.publish(link, |layout| layout.parts.retain(|part| part.info.gpa != gpa));
                 }
                 return Err(error.into());
             }
         }
         drop(layout);
-        self.publish(&mut link, |layout| {
+        self.publish(link, |layout| {
             if let Some(part) = layout.parts.get_mut(index) {
                 *part = changed;
             }
@@ -313,7 +349,7 @@ impl Memory {
     /// Gives every region to a VM, and each change from now on.
     pub(crate) fn connect(&self, vm: &Arc<dyn Vm>) -> Result<(), AccelError> {
         let mut link = self.link();
-        for slot in self.layout().parts.iter().filter_map(|part| part.slot(link.tracking)) {
+        for slot in self.layout().parts.iter().filter_map(|part| part.slot(link.logs())) {
             vm.map(&slot)?;
         }
         link.vm = Some(Arc::downgrade(vm));
@@ -324,11 +360,17 @@ impl Memory {
     /// it is. The VM is forgotten, until the next [`Self::connect`].
     pub(crate) fn reset(&self) {
         let mut link = self.link();
-        link.vm = None;
-        for part in self.layout().parts.iter().filter(|part| part.info.kind == Kind::Ram) {
-            if let Some(mapping) = part.owned() {
-                mapping.zero(0, usize::try_from(mapping.len()).unwrap_or(usize::MAX));
+        let vm = link.vm.take();
+        let layout = self.layout();
+        // What a VM that is gone has logged nobody knows any more.
+        if link.logs() && vm.is_some_and(|vm| vm.upgrade().is_none_or(|vm| vm.mark_written().is_err())) {
+            for backed in layout.parts.iter().filter(|part| part.info.writable).filter_map(|part| part.backed.as_ref())
+            {
+                backed.mapping.mark(0, usize::MAX);
             }
+        }
+        for (info, mapping) in layout.blocks().filter(|(info, _)| info.kind == Kind::Ram) {
+            mapping.renew(&info.name);
         }
     }
 

@@ -1,7 +1,7 @@
 //! The scripted virtual machine: it writes down what is asked of it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -9,13 +9,13 @@ use super::vcpu::ScriptedVcpu;
 use super::{Log, REFUSED_MSR, Scripted};
 use crate::accel::{AccelError, MsrRange, Route, Slot, Vcpu, Vm};
 use crate::bells::Doorbell;
-use crate::memory::Mapping;
+use crate::memory::PAGE_SIZE;
 use crate::posted::{Posted, Range};
 
 pub(super) struct ScriptedVm {
     script: Scripted,
     irqchip: bool,
-    kept: Mutex<BTreeMap<u32, Arc<Mapping>>>,
+    kept: Mutex<BTreeMap<u32, Slot>>,
 }
 
 impl ScriptedVm {
@@ -31,11 +31,11 @@ impl ScriptedVm {
 impl Vm for ScriptedVm {
     fn map(&self, slot: &Slot) -> Result<(), AccelError> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let there = kept.insert(slot.id, slot.mapping.clone()).is_some();
+        let there = kept.insert(slot.id, slot.clone()).is_some();
         drop(kept);
         self.note(|log| {
             if !there {
-                log.slots.push((slot.id, slot.gpa, slot.mapping.len()));
+                log.slots.push((slot.id, slot.gpa, slot.len));
             }
             log.slot_changes.push((slot.id, slot.writable, slot.logged));
         });
@@ -91,11 +91,13 @@ impl Vm for ScriptedVm {
         Ok(())
     }
 
-    fn take_dirty(&self, slot: u32, words: &mut [u64]) -> Result<(), AccelError> {
-        let mut dirty = self.script.dirty.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(logged) = dirty.remove(&slot) else { return Ok(()) };
-        for (into, from) in words.iter_mut().zip(logged) {
-            *into |= from;
+    fn mark_written(&self) -> Result<(), AccelError> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let dirty = std::mem::take(&mut *self.script.dirty.lock().unwrap_or_else(PoisonError::into_inner));
+        for (id, words) in dirty {
+            let Some(slot) = kept.get(&id).filter(|slot| slot.logged) else { continue };
+            let page = |bytes: u64| usize::try_from(bytes / PAGE_SIZE).unwrap_or(usize::MAX);
+            slot.mapping.mark_words(page(slot.at as u64), page(slot.len), &words);
         }
         Ok(())
     }

@@ -1,0 +1,376 @@
+//! What was in a block at one moment, kept without a copy of it: a sealed file, and a table of the pages that differ.
+//!
+//! A block's `since` bits are of the pages that may differ from its node; all others are the node's. What is behind the
+//! addresses plays no part in that: a page is put back by copying it, so a place may have other memory behind some pages (what
+//! was zeroed, what a restore spared) and nothing here has to know. All of this is for who holds the memory's link.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use super::block::{Backing, Mapping, Pages};
+use super::file::{self, Behind, Place};
+use super::layout::RegionInfo;
+use super::marks::{BITS, Bits, PAGE};
+use super::table::{Content, Store, Table};
+
+/// Fewer pages than this are copied for a child, however small the block is: a file costs more.
+const FEW: usize = 64;
+
+/// A file that nobody changes any more, or zeros.
+#[derive(Debug)]
+pub(super) struct Base {
+    /// The file and where it can be read; none for zeros.
+    file: Option<(File, Place)>,
+    /// Its pages that are not known to be zeros. The others are not looked at: that would give them memory.
+    data: Bits,
+}
+
+impl Base {
+    /// All zeros.
+    pub(super) fn zeros(len: usize) -> io::Result<Self> {
+        Ok(Self { file: None, data: Bits::new(len / PAGE)? })
+    }
+
+    /// A file of `len` bytes that is sealed.
+    ///
+    /// # Errors
+    /// It is not, or it is shorter, or the host has no memory.
+    pub(super) fn of(file: File, len: usize) -> io::Result<Self> {
+        if !file::is_sealed(&file) || file.metadata()?.len() != len as u64 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let place = Place::to_read(Behind::Private(&file), len)?;
+        let mut base = Self { file: Some((file, place)), data: Bits::new(len / PAGE)? };
+        base.look();
+        Ok(base)
+    }
+
+    /// Finds out where it has pages.
+    fn look(&mut self) {
+        let (Some((file, place)), pages) = (&self.file, self.data.pages()) else { return };
+        let page = |byte: u64| usize::try_from(byte).unwrap_or(usize::MAX) / PAGE;
+        let looked = file::each_data(file, place.len() as u64, |start, end| {
+            self.data.set(page(start), page(end.saturating_add(PAGE as u64 - 1)).saturating_sub(page(start)));
+        });
+        if looked.is_err() {
+            self.data.set(0, pages);
+        }
+    }
+
+    pub(super) fn file(&self) -> Option<&File> {
+        self.file.as_ref().map(|(file, _)| file)
+    }
+
+    /// What a private mapping of it is made of.
+    pub(super) fn behind(&self) -> Behind<'_> {
+        self.file().map_or(Behind::Zeros, Behind::Private)
+    }
+
+    /// Pages that are not known to be zeros.
+    pub(super) fn data(&self) -> &Bits {
+        &self.data
+    }
+
+    /// Content of a page; none if it is zeros.
+    pub(super) fn page(&self, page: usize) -> Option<&[u8; PAGE]> {
+        let (_, place) = self.file.as_ref()?;
+        if self.data.word(page / BITS) & 1 << (page % BITS) == 0 {
+            return None;
+        }
+        // SAFETY: there are only bits for pages of the file, all of which the place maps while it lives; and nobody changes
+        // them any more, since the file is sealed.
+        Some(unsafe { &*((place.start() + page * PAGE) as *const [u8; PAGE]) })
+    }
+}
+
+/// What was in a block.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) base: Arc<Base>,
+    pub(super) table: Table,
+}
+
+impl Node {
+    /// That of a base alone.
+    pub(super) fn new(base: Arc<Base>) -> Self {
+        let table = Table::new(base.data.pages());
+        Self { base, table }
+    }
+
+    /// Content of a page; none if it is zeros.
+    pub(super) fn page(&self, page: usize) -> Option<&[u8; PAGE]> {
+        self.within(self.table.leaf(page / BITS), page)
+    }
+
+    fn is_base(&self, page: usize) -> bool {
+        let content = self.table.leaf(page / BITS).and_then(|leaf| leaf.get(page % BITS));
+        content.is_none_or(|content| matches!(content, Content::Base))
+    }
+
+    /// The same for who has the part of the table that the page is in.
+    fn within<'a>(&'a self, leaf: Option<&'a [Content; BITS]>, page: usize) -> Option<&'a [u8; PAGE]> {
+        match leaf.and_then(|leaf| leaf.get(page % BITS)) {
+            None | Some(Content::Base) => self.base.page(page),
+            Some(Content::Zero) => None,
+            Some(Content::Stored { store, at }) => store.page(*at),
+        }
+    }
+
+    /// Calls `f` with each word of 64 pages of which some are not known to be zeros, as (number, one bit each).
+    pub(super) fn data(&self, mut f: impl FnMut(usize, u64)) {
+        self.base.data.words(false, |index, bits| f(index, bits));
+        self.table.words(|index, bits| f(index, bits & !self.base.data.word(index)));
+    }
+}
+
+/// Calls `f` with each page of a word.
+pub(super) fn each_page(index: usize, mut bits: u64, mut f: impl FnMut(usize)) {
+    while bits != 0 {
+        f(index * BITS + bits.trailing_zeros() as usize);
+        bits &= bits - 1;
+    }
+}
+
+impl Mapping {
+    /// Gives the block its first node: its file is sealed, and the mapping is a private one of it at the same address. Where
+    /// pages come from a pool there are none for that: everything counts as written since zeros.
+    ///
+    /// # Errors
+    /// The host has no memory, or somebody has the file mapped for writing. Nothing has changed then.
+    pub(super) fn begin(&self, backing: &mut Backing) -> io::Result<()> {
+        let (None, Some(file)) = (&backing.node, &backing.file) else { return Ok(()) };
+        if self.pages.pooled() {
+            backing.node = Some(Node::new(Arc::new(Base::zeros(self.place.len())?)));
+            self.since.set(0, self.since.pages());
+            return Ok(());
+        }
+        // All that can fail for want of memory comes first.
+        let place = Place::to_read(Behind::Private(file), self.place.len())?;
+        let data = Bits::new(self.since.pages())?;
+        let copy = file.try_clone()?;
+        self.since.clear();
+        self.place.replace(0, self.place.len(), Behind::Private(file))?;
+        if let Err(error) = file::seal(file) {
+            self.share_again(file)?;
+            return Err(error);
+        }
+        let mut base = Base { file: Some((copy, place)), data };
+        base.look();
+        *backing = Backing { file: None, node: Some(Node::new(Arc::new(base))) };
+        Ok(())
+    }
+
+    /// Back to the shared mapping, with what was written meanwhile.
+    pub(super) fn share_again(&self, file: &File) -> io::Result<()> {
+        use std::os::unix::fs::FileExt;
+        let mut page = [0; PAGE];
+        let mut result = Ok(());
+        let looked = self.place.each_own_page(|number| {
+            let at = number * PAGE;
+            if self.read(at, &mut page)
+                && let Err(error) = file.write_all_at(&page, at as u64)
+            {
+                result = Err(error);
+            }
+        });
+        self.place.replace(0, self.place.len(), Behind::Shared(file))?;
+        looked.and(result)
+    }
+
+    /// What is in the block now becomes its node. Only what was written since the last one is copied.
+    ///
+    /// # Errors
+    /// The host has no memory for the copies. Nothing has changed then.
+    pub(super) fn keep(&self, backing: &mut Backing) -> io::Result<Node> {
+        self.begin(backing)?;
+        let Some(node) = &mut backing.node else { return Err(io::ErrorKind::InvalidInput.into()) };
+        let mut count = 0;
+        self.since.words(false, |_, bits| count += bits.count_ones() as usize);
+        if count == 0 {
+            return Ok(node.clone());
+        }
+        let mut copied = Vec::new();
+        copied.try_reserve_exact(count).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        let store = Store::filled(count, |places| {
+            let mut used = 0;
+            self.since.words(false, |index, bits| {
+                each_page(index, bits, |page| {
+                    let Some(place) = places.get_mut(used).filter(|_| copied.len() < count) else { return };
+                    let is_zero = !self.read(page * PAGE, place) || *place == [0; PAGE];
+                    copied.push((page, (!is_zero).then_some(used)));
+                    used += usize::from(!is_zero);
+                });
+            });
+        })?;
+        for (page, at) in copied {
+            let content = match at.and_then(|at| u32::try_from(at).ok()) {
+                Some(at) => Content::Stored { store: store.clone(), at },
+                None if node.base.page(page).is_none() => Content::Base,
+                None => Content::Zero,
+            };
+            node.table.set(page, content);
+        }
+        self.since.clear();
+        Ok(node.clone())
+    }
+
+    /// Puts all pages back that differ from `node`, which is the block's from now on; those stay for which `spare` has bits.
+    /// How many were copied, and whether other memory had to be put behind the block, because the node is of another
+    /// origin. `told`: whether the user is to know of what changed.
+    ///
+    /// # Errors
+    /// The host has no memory for it.
+    pub(super) fn restore(&self, backing: &mut Backing, node: &Node, told: bool) -> io::Result<(u64, bool)> {
+        let remapped = self.aim(backing, node)?;
+        if told && remapped {
+            self.told.set(0, self.told.pages());
+        }
+        let mut pages = 0;
+        self.since.words(true, |index, bits| {
+            let stay = bits & self.spare.word(index);
+            self.since.or_word(index, stay);
+            let bits = bits & !stay;
+            if told {
+                self.told.or_word(index, bits);
+            }
+            let leaf = node.table.leaf(index);
+            each_page(index, bits, |page| self.put(page, node.within(leaf, page)));
+            pages += u64::from(bits.count_ones());
+        });
+        Ok((pages, remapped))
+    }
+
+    /// Has `node` be the block's: `since` has a bit for every page that is not as there. True if other memory had to be put
+    /// behind the block for that.
+    fn aim(&self, backing: &mut Backing, node: &Node) -> io::Result<bool> {
+        self.begin(backing)?;
+        if let Some(now) = &mut backing.node
+            && Arc::ptr_eq(&now.base, &node.base)
+        {
+            now.table.differences(&node.table, |index, bits| self.since.or_word(index, bits));
+            now.table.clone_from(&node.table);
+            return Ok(false);
+        }
+        // From here on no page is known to be what it was, whether all of it succeeds or not.
+        self.since.set(0, self.since.pages());
+        if self.pages.pooled() {
+            backing.node = Some(node.clone());
+            return Ok(true);
+        }
+        let (mut at, mut result) = (0, Ok(()));
+        self.spare.runs(false, |first, count| {
+            if result.is_ok() {
+                result = self.place.replace(at * PAGE, (first - at) * PAGE, node.base.behind());
+            }
+            at = first + count;
+        });
+        result?;
+        self.place.replace(at * PAGE, self.place.len() - at * PAGE, node.base.behind())?;
+        backing.node = Some(node.clone());
+        self.since.clear();
+        node.table.words(|index, bits| self.since.or_word(index, bits));
+        self.spare.words(false, |index, bits| self.since.or_word(index, bits));
+        Ok(true)
+    }
+
+    /// A block with the same content, which shares what neither has written since its base; and how many pages were copied.
+    ///
+    /// # Errors
+    /// The host has no memory.
+    pub(super) fn child(&self, backing: &mut Backing, name: &str) -> io::Result<(Self, u64)> {
+        self.begin(backing)?;
+        let Some(node) = backing.node.clone() else { return Err(io::ErrorKind::InvalidInput.into()) };
+        let child = Self::above(&node.base, self.pages, self.place.len(), name)?;
+        let mut copied = 0;
+        let mut copy = |index, bits: u64| {
+            each_page(index, bits, |page| {
+                let mut bytes = [0; PAGE];
+                // What a pool has not been asked for is zeros already.
+                if self.read(page * PAGE, &mut bytes) && !(self.pages.pooled() && bytes == [0; PAGE]) {
+                    child.put(page, Some(&bytes));
+                    copied += 1;
+                }
+            });
+        };
+        self.since.words(false, &mut copy);
+        node.table.words(|index, bits| copy(index, bits & !self.since.word(index)));
+        self.since.words(false, |index, bits| child.since.or_word(index, bits));
+        child.backing().node = Some(node);
+        Ok((child, copied))
+    }
+
+    /// A block with the content of a node.
+    ///
+    /// # Errors
+    /// The host has no memory.
+    pub(super) fn of(node: &Node, info: &RegionInfo) -> io::Result<Self> {
+        let len = usize::try_from(info.len).map_err(io::Error::other)?;
+        let made = Self::above(&node.base, info.pages, len, &info.name)?;
+        let put = |index, bits| {
+            each_page(index, bits, |page| {
+                if let Some(bytes) = node.page(page) {
+                    made.put(page, Some(bytes));
+                } else if !made.pages.pooled() {
+                    made.put(page, None);
+                }
+            });
+        };
+        if made.pages.pooled() {
+            node.data(put)
+        } else {
+            node.table.words(put)
+        }
+        made.backing().node = Some(node.clone());
+        Ok(made)
+    }
+
+    /// A block whose pages are a base's, until they are written; pages from a pool are zeros.
+    fn above(base: &Base, pages: Pages, len: usize, name: &str) -> io::Result<Self> {
+        if pages.pooled() {
+            return Self::new(len as u64, pages, name);
+        }
+        let place = Place::new(base.behind(), len, pages)?;
+        Self::at(place, pages, Backing { file: None, node: None })
+    }
+
+    /// Where more than a quarter of the pages are not the base's any more, writes what is in the block into a new file, and
+    /// has that be its base, at the same address. True if it did. Nobody of the host may write meanwhile.
+    ///
+    /// # Errors
+    /// The host has no memory. Nothing has changed then.
+    pub(super) fn rebase(&self, backing: &mut Backing, name: &str) -> io::Result<bool> {
+        self.begin(backing)?;
+        let Some(node) = backing.node.as_ref().filter(|_| !self.pages.pooled()) else { return Ok(false) };
+        let mut differ = node.table.count();
+        self.since.words(false, |index, bits| {
+            each_page(index, bits, |page| differ += usize::from(node.is_base(page)));
+        });
+        if differ <= FEW.max(self.since.pages() / 4) {
+            return Ok(false);
+        }
+        let file = file::create(self.len(), Pages::Small, name)?;
+        {
+            let place = Place::new(Behind::Shared(&file), self.place.len(), Pages::Small)?;
+            let new = Self::at(place, Pages::Small, Backing { file: None, node: None })?;
+            let copy = |index, bits: u64| {
+                each_page(index, bits, |page| {
+                    let mut bytes = [0; PAGE];
+                    if self.read(page * PAGE, &mut bytes) && bytes != [0; PAGE] {
+                        new.put(page, Some(&bytes));
+                    }
+                });
+            };
+            node.data(|index, bits| copy(index, bits & !self.since.word(index)));
+            self.since.words(false, copy);
+        }
+        file::seal(&file)?;
+        let base = Base::of(file, self.place.len())?;
+        if self.views().is_empty() {
+            self.place.replace(0, self.place.len(), base.behind())?;
+        }
+        backing.node = Some(Node::new(Arc::new(base)));
+        self.since.clear();
+        Ok(true)
+    }
+}

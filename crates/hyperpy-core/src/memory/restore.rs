@@ -1,0 +1,150 @@
+//! Putting guest memory back to what it was when an image was taken, at the cost of the pages that differ.
+
+use std::fmt;
+
+use super::dirty::Written;
+use super::image::{Image, begin};
+use super::layout::{Kind, Layout, RegionInfo};
+use super::marks::pages_of;
+use super::{Memory, PAGE_SIZE, Pages};
+use crate::error::MemoryError;
+
+/// What a restore did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Pages that were copied.
+    pub pages: u64,
+    /// Bytes of regions that were given other memory, because what they had is of another origin than the image.
+    pub remapped: u64,
+}
+
+/// How the regions of memory are others than those of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// The image has a region that memory has not.
+    Missing(RegionInfo),
+    /// Memory has a region that the image has not.
+    Added(RegionInfo),
+    /// Both have a region there, but not the same one: what memory has, and what the image has.
+    Changed(RegionInfo, RegionInfo),
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing(info) => write!(f, "{} is in the image alone", Told(info)),
+            Self::Added(info) => write!(f, "{} is not in the image", Told(info)),
+            Self::Changed(now, then) => write!(f, "{} is {} in the image", Told(now), Told(then)),
+        }
+    }
+}
+
+/// A region in words.
+struct Told<'a>(&'a RegionInfo);
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RegionInfo { gpa, len, kind, pages, alias_of, .. } = self.0;
+        let kind = match kind {
+            Kind::Ram => "ram",
+            Kind::Rom => "rom",
+            Kind::Mmio => "mmio",
+        };
+        write!(f, "{kind} at {gpa:#x} + {len:#x}")?;
+        match pages {
+            Pages::Small => {}
+            Pages::Transparent => write!(f, " in huge pages")?,
+            Pages::Huge2M => write!(f, " in pages of 2 MiB")?,
+            Pages::Huge1G => write!(f, " in pages of 1 GiB")?,
+        }
+        alias_of.map_or(Ok(()), |of| write!(f, " of {of:#x}"))
+    }
+}
+
+/// Names are no difference, and what the guest may write is put back.
+fn is_same(one: &RegionInfo, other: &RegionInfo) -> bool {
+    let shape = |info: &RegionInfo| (info.gpa, info.len, info.kind, info.alias_of, info.pages.pooled());
+    shape(one) == shape(other)
+}
+
+fn check_layout(layout: &Layout, image: &Image) -> Result<(), MemoryError> {
+    let (now, then) = (&layout.parts, image.regions());
+    if now.len() == then.len() && now.iter().zip(then).all(|(part, then)| is_same(&part.info, then)) {
+        return Ok(());
+    }
+    let mut differs = Vec::new();
+    for part in now {
+        match then.iter().find(|then| then.gpa == part.info.gpa) {
+            None => differs.push(Difference::Added(part.info.clone())),
+            Some(then) if is_same(&part.info, then) => {}
+            Some(then) => differs.push(Difference::Changed(part.info.clone(), then.clone())),
+        }
+    }
+    let missing = then.iter().filter(|then| !now.iter().any(|part| part.info.gpa == then.gpa));
+    differs.extend(missing.cloned().map(Difference::Missing));
+    Err(MemoryError::OtherLayout { differs })
+}
+
+impl Memory {
+    /// Puts every page back that differs from the image, without an allocation; those of `spared` ranges, of whole pages,
+    /// stay as they are. No vCPU may run. What is put back counts as written for [`Self::dirty`], and so does all of a
+    /// region whose memory is of another origin than the image.
+    ///
+    /// # Errors
+    /// The machine is closed, the regions are not those of the image, a spared range is not memory or not of whole pages, or
+    /// the accelerator refuses: nothing has changed then. The host has no memory for an image of another origin: what
+    /// is in memory then is neither.
+    pub fn restore(&self, image: &Image, spared: &[Written]) -> Result<Restored, MemoryError> {
+        let mut link = self.link();
+        let layout = self.layout();
+        if layout.closed {
+            return Err(MemoryError::Closed);
+        }
+        check_layout(&layout, image)?;
+        for &(gpa, len) in spared {
+            let size = usize::try_from(len).unwrap_or(usize::MAX);
+            if !gpa.is_multiple_of(PAGE_SIZE) || !len.is_multiple_of(PAGE_SIZE) {
+                return Err(MemoryError::Unaligned { gpa, len, pages: Pages::Small });
+            }
+            if !layout.walk(gpa, size, |_, _, _| true) {
+                return Err(MemoryError::Access { gpa, len });
+            }
+        }
+        begin(&mut link, &layout)?;
+        drop(layout); // so that it is changed in place
+        for (index, then) in image.regions().iter().enumerate().filter(|(_, then)| then.kind != Kind::Mmio) {
+            self.protect_part(&mut link, index, then.writable)?;
+        }
+        let layout = self.layout();
+        for &(gpa, len) in spared {
+            layout.walk(gpa, usize::try_from(len).unwrap_or(usize::MAX), |mapping, at, range| {
+                let (first, count) = pages_of(at, range.len());
+                mapping.spare.set(first, count);
+                true
+            });
+        }
+        let mut restored = Restored::default();
+        let mut result = Ok(());
+        for ((info, mapping), node) in layout.blocks().zip(&image.nodes) {
+            if result.is_ok() {
+                let RegionInfo { gpa, len, pages, .. } = *info;
+                result = match mapping.restore(&mut mapping.backing(), node, link.tracking) {
+                    Ok((copied, remapped)) => {
+                        restored.pages += copied;
+                        restored.remapped += if remapped { len } else { 0 };
+                        Ok(())
+                    }
+                    Err(source) => Err(MemoryError::Host { gpa, len, pages, source }),
+                };
+            }
+            if !spared.is_empty() {
+                mapping.spare.clear();
+            }
+        }
+        result.map(|()| restored)
+    }
+}
+
+#[cfg(test)]
+#[path = "restore_test.rs"]
+mod tests;
