@@ -1,6 +1,6 @@
 """A callable that gets the console's output, on a thread of its own.
 
-The thread follows the console's bounded buffer by position, so that a slow callable neither holds the guest up nor
+The thread follows the console's bounded buffer, so that a slow callable neither holds the guest up nor
 makes anything grow: what the buffer drops before the callable comes to it is counted as lost.
 """
 
@@ -42,7 +42,7 @@ class Follower:
         self._native = native
         self._target = target
         self._report = report
-        self._position = native.end()
+        self._number = native.begin_follow()
         self._over = self._is_abandoned = False
         self._thread = threading.Thread(target=self._serve, name="hyperpy-sink", daemon=True)
         self._thread.start()
@@ -57,15 +57,20 @@ class Follower:
         self._is_abandoned = True
 
     def _serve(self) -> None:
+        try:
+            self._tell()
+        finally:
+            self._native.end_follow(self._number)
+
+    def _tell(self) -> None:
         while True:
             wakes, over = self._native.wakes(), self._over
-            start, data = self._native.read_some(self._position, _CHUNK)
-            self.lost += start - self._position
-            self._position = start + len(data)
+            lost, data = self._native.told(self._number, _CHUNK)
+            self.lost += lost
             if not data:
                 if over:
                     return
-                if self._native.follow(self._position, wakes):
+                if self._native.follow(self._number, wakes):
                     time.sleep(_GATHER_S)
                 continue
             if self._is_abandoned:

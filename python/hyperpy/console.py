@@ -78,7 +78,6 @@ class Console:
         self._native = _hyperpy.Console(capacity)
         self._standing = standing  # why nothing more will come, in words; None while the guest runs
         self._failed = failed  # told what a callable sink raised
-        self._unread = 0
         self._follower: Follower | None = None
         self._lost = 0  # by callables that are no longer sinks
 
@@ -107,12 +106,12 @@ class Console:
         return self._take(1 << 62).decode("utf-8", "replace")
 
     def _take(self, most: int) -> bytes:
-        start, data = self._native.read_some(self._unread, most)
-        self._unread = start + len(data)
+        start, data = self._native.read_some(self._native.unread, most)
+        self._native.unread = start + len(data)
         return data
 
     def _wait_unread(self, seconds: float) -> None:
-        self._native.wait_past(self._unread, seconds)
+        self._native.wait_past(self._native.unread, seconds)
 
     @overload
     def expect(self, pattern: str | re.Pattern[str], timeout: float | None = None) -> re.Match[str]: ...
@@ -156,10 +155,10 @@ class Console:
         while True:
             # Asked before the output is read: what a guest said last is there when it is seen to stand still.
             standing = self._standing()
-            start, data = self._native.read_from(self._unread)
-            self._unread = start
+            start, data = self._native.read_from(self._native.unread)
+            self._native.unread = start
             if found := search(data):
-                self._unread = start + found[1]
+                self._native.unread = start + found[1]
                 return found[0]
             if standing is not None:
                 raise StateError(
@@ -180,6 +179,8 @@ class Console:
         while self._standing() is None and (left := end - time.monotonic()) > 0:
             if self._native.wait_past(position, min(left, _LOOK)):
                 time.sleep(_GATHER)
+                return
+            if self._native.end() < position:  # it was put back
                 return
 
     def send(self, text: str | Buffer) -> int:

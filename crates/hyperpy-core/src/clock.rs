@@ -2,10 +2,13 @@
 //!
 //! It is read by counters on the path of every exit, so a reading takes no lock: one writer at a time changes the time's
 //! base, the host's moment that belongs to it and the rate, and a reader that met a change reads again (a sequence lock).
-//! The host's clock is the monotonic one: what somebody does to the time of day does not matter. Timers are in `timers`, the
+//! The host's clock is the monotonic one: what somebody does to the time of day does not matter. Timers are in `timers`, what a snapshot
+//! has of a clock in `kept`, the
 //! thread that fires a machine's in `machine`.
 
 mod held;
+mod kept;
+mod queue;
 mod timers;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -13,7 +16,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 pub use self::held::Held;
-use self::timers::Queue;
+pub use self::kept::{Kept, KeptTimer};
+use self::queue::Queue;
 pub use self::timers::{Callback, Fired, Raised, Timer, When, is_firing};
 pub(crate) use self::timers::{Due, Firing};
 

@@ -1,14 +1,15 @@
 //! Interrupts: lines that devices drive, and the table that routes a gsi to the in-kernel interrupt controllers.
 //!
 //! A device holds a [`Line`], never the machine. Lines are made by `Machine::line`;
-//! tests make their own, so that a device can be watched without KVM. Messages are in `message`.
+//! tests make their own, so that a device can be watched without KVM. Messages are in `message`, what a snapshot has in `levels`.
 
+mod levels;
 mod message;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+pub use self::levels::LineLevels;
 use self::message::Pulses;
 use crate::accel::{AccelError, Route, Vm};
 use crate::error::RouteError;
@@ -78,22 +79,42 @@ pub struct LineHub {
 struct HubState {
     /// Weak: a device that outlives its machine keeps no KVM descriptor open.
     vm: Option<Weak<dyn Vm>>,
-    /// Every gsi that was driven, with the lines that are high.
-    high: BTreeMap<u32, BTreeSet<u64>>,
+    /// Every line that is there, in order of creation.
+    wires: Vec<Wire>,
     pulses: Pulses,
 }
 
+/// A line as its hub knows it.
+struct Wire {
+    /// Tells it from every other of the process: later ones have larger ones.
+    id: u64,
+    gsi: u32,
+    high: bool,
+    /// Before the last snapshot was put back.
+    was_high: bool,
+}
+
+impl Wire {
+    /// Stands for the gsi of a line that sends a message: it has none.
+    const MESSAGE: u32 = u32::MAX;
+}
+
 impl HubState {
+    /// Where a line is.
+    fn find(&self, id: u64) -> Option<usize> {
+        self.wires.binary_search_by_key(&id, |wire| wire.id).ok()
+    }
+
+    fn is_high(&self, gsi: u32) -> bool {
+        self.wires.iter().any(|wire| wire.gsi == gsi && wire.high)
+    }
+
     /// Notes a line's level; the level to tell KVM, if any. A high one is told each time: a message is sent by each. A low
     /// one is told when no line is high any more.
     fn drive(&mut self, gsi: u32, line: u64, high: bool) -> Option<bool> {
-        let lines = self.high.entry(gsi).or_default();
-        if high {
-            lines.insert(line)
-        } else {
-            lines.remove(&line)
-        };
-        (high || lines.is_empty()).then_some(high)
+        let wire = self.find(line).and_then(|at| self.wires.get_mut(at))?;
+        wire.high = high;
+        (high || !self.is_high(gsi)).then_some(high)
     }
 }
 
@@ -101,9 +122,16 @@ impl LineHub {
     /// A line to a gsi, which is low again when the line is dropped.
     #[must_use]
     pub fn line(self: &Arc<Self>, gsi: u32) -> Arc<dyn Line> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Arc::new(HubLine { hub: self.clone(), gsi, id, forks: fork_generation() })
+        Arc::new(HubLine { hub: self.clone(), gsi, id: self.add(gsi), forks: fork_generation() })
+    }
+
+    /// A new line, which is low; its number.
+    fn add(&self, gsi: u32) -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed); // under the lock: they are in order
+        state.wires.push(Wire { id, gsi, high: false, was_high: false });
+        id
     }
 
     /// KVM's controllers exist from now on.
@@ -115,9 +143,9 @@ impl LineHub {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.vm = Some(Arc::downgrade(vm));
         state.pulses.follow(routes.as_deref().unwrap_or_default()); // those of the start are no messages
-        for (gsi, lines) in &state.high {
+        for wire in state.wires.iter().filter(|wire| wire.high && wire.gsi != Wire::MESSAGE) {
             // A gsi that leads nowhere is the guest's to miss, like a wire that is not connected.
-            let _ = vm.set_line(*gsi, !lines.is_empty());
+            let _ = vm.set_line(wire.gsi, true);
         }
         Ok(())
     }
@@ -150,7 +178,9 @@ impl LineHub {
 
     /// There are no controllers until the next [`Self::connect`], and every line is low.
     pub(crate) fn reset(&self) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = HubState::default();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        (state.vm, state.pulses) = (None, Pulses::default());
+        state.wires.iter_mut().for_each(|wire| wire.high = false);
     }
 
     /// KVM is told under the lock: of two that change levels at once the last one decides, there as here.
@@ -176,15 +206,19 @@ impl LineHub {
         }
     }
 
-    fn is_high(&self, gsi: u32, line: u64) -> bool {
+    fn is_high(&self, line: u64) -> bool {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.high.get(&gsi).is_some_and(|lines| lines.contains(&line))
+        state.find(line).and_then(|at| state.wires.get(at)).is_some_and(|wire| wire.high)
     }
 
-    /// The line is gone.
+    /// The line is gone, and low.
     fn let_go(&self, gsi: u32, line: u64) {
-        if self.is_high(gsi, line) {
+        if self.is_high(line) && gsi != Wire::MESSAGE {
             self.set(gsi, line, false);
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = state.find(line) {
+            state.wires.remove(at);
         }
     }
 }
@@ -214,7 +248,7 @@ impl Line for HubLine {
     }
 
     fn is_high(&self) -> bool {
-        self.hub.is_high(self.gsi, self.id)
+        self.hub.is_high(self.id)
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::bus::{Access, Action, Device, Shortcuts, Spot};
 use crate::clock::{Clock, Fired, Held};
 use crate::names::Names;
+use crate::snapshot::{Saved, State as DeviceState, StateFault};
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,6 +216,14 @@ impl Recorder {
         self.begin(fired.now, 0, What::Timer { deadline: fired.deadline })
     }
 
+    /// The device was put back to an earlier state: nothing that comes now can be played after what is kept.
+    fn put_back(&self) {
+        let mut state = self.lock();
+        if !state.is_stopped {
+            state.lost = state.lost.max(1);
+        }
+    }
+
     /// The device's interrupt line is driven.
     pub fn line(&self, high: bool) {
         let (now, serving) = (self.clock.now(), self.serving());
@@ -365,6 +374,16 @@ impl Device for Recorded {
         if let Some(serving) = serving {
             serving.end(None);
         }
+    }
+
+    fn save(&self) -> Result<DeviceState, StateFault> {
+        self.inner.save()
+    }
+
+    fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        self.inner.load(state)?;
+        self.recorder.put_back();
+        Ok(())
     }
 
     fn identity(&self) -> Option<usize> {

@@ -5,12 +5,15 @@
 //! exists. What the tables must say is exported here: [`S5_SLEEP_TYPE`], [`RESET_VALUE`], [`TIMER_IS_32_BIT`].
 //! No timer event is ever raised (TMR_STS stays 0); guests use the timer as a counter.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use hyperpy_core::bus::{Access, Action, Device, DeviceMut, ones};
 use hyperpy_core::exit::StopReason;
 use hyperpy_core::irq::Line;
 use hyperpy_core::names::Names;
+use hyperpy_core::snapshot::{Saved, State, StateFault, require, with};
+use hyperpy_core::state;
 
 use crate::clock::Clock;
 use crate::names::{self, fixed};
@@ -75,6 +78,14 @@ struct Event {
     line_is_high: bool,
 }
 
+state! {
+    /// What is kept of an event block. The line follows from it.
+    struct Pm1EventState {
+        status: u16,
+        enable: u16,
+    }
+}
+
 impl Pm1Event {
     /// An event block that raises `sci`.
     #[must_use]
@@ -126,6 +137,23 @@ impl Device for Pm1Event {
         self.drive(&mut state);
     }
 
+    fn save(&self) -> Result<State, StateFault> {
+        let Event { status, enable, .. } = *lock(&self.state);
+        Ok(Arc::new(Pm1EventState { status, enable }))
+    }
+
+    fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        with(state, |&Pm1EventState { status, enable }| {
+            require(status & !POWER_BUTTON == 0, "status has bits that are never set")?;
+            require(enable & !ENABLE_BITS == 0, "enable has bits that are not there")?;
+            let mut state = lock(&self.state);
+            // The line may have been put back before.
+            *state = Event { status, enable, line_is_high: self.sci.is_high() };
+            self.drive(&mut state);
+            Ok(())
+        })
+    }
+
     fn names(&self) -> Option<Arc<dyn Names>> {
         fixed(names::PM1_EVENT)
     }
@@ -136,6 +164,13 @@ impl Device for Pm1Event {
 #[derive(Debug, Default)]
 pub struct Pm1Control {
     kept: u16,
+}
+
+state! {
+    /// What is kept of a control block.
+    struct Pm1ControlState {
+        control: u16,
+    }
 }
 
 impl DeviceMut for Pm1Control {
@@ -162,26 +197,51 @@ impl DeviceMut for Pm1Control {
     fn reset(&mut self) {
         *self = Self::default();
     }
+
+    fn save(&self) -> Result<State, StateFault> {
+        Ok(Arc::new(Pm1ControlState { control: self.kept }))
+    }
+
+    fn load(&mut self, state: &dyn Saved) -> Result<(), StateFault> {
+        with(state, |&Pm1ControlState { control }| {
+            require(control & !(BUS_MASTER_RELOAD | SLEEP_TYPE) == 0, "control has bits that are not kept")?;
+            self.kept = control;
+            Ok(())
+        })
+    }
 }
 
 /// PM timer: 32 bits that count at [`TIMER_HZ`]. One access samples it once, so that its bytes belong together;
 /// writes are ignored.
 pub struct PmTimer {
     clock: Arc<dyn Clock>,
+    /// Added to the clock, modulo 2^64: not 0 once a state was put back.
+    ahead_ns: AtomicU64,
+}
+
+state! {
+    /// What the timer had come to.
+    struct PmTimerState {
+        ns: u64,
+    }
 }
 
 impl PmTimer {
     /// A timer that counts with the clock.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock }
+        Self { clock, ahead_ns: AtomicU64::new(0) }
+    }
+
+    fn ns(&self) -> u64 {
+        self.clock.monotonic_ns().wrapping_add(self.ahead_ns.load(Ordering::Relaxed))
     }
 }
 
 impl Device for PmTimer {
     fn read(&self, at: Access) -> u64 {
         // The product has up to 86 bits; the counter is its low 32 after the division and wraps.
-        let ticks = u128::from(self.clock.monotonic_ns()) * u128::from(TIMER_HZ) / 1_000_000_000;
+        let ticks = u128::from(self.ns()) * u128::from(TIMER_HZ) / 1_000_000_000;
         // Above its four bytes nothing drives the bus.
         let register = u64::MAX << 32 | u64::from(ticks as u32);
         let value = match at.offset {
@@ -195,12 +255,31 @@ impl Device for PmTimer {
     fn write(&self, _at: Access, _value: u64) -> Action {
         Action::Continue
     }
+
+    fn save(&self) -> Result<State, StateFault> {
+        Ok(Arc::new(PmTimerState { ns: self.ns() }))
+    }
+
+    /// It counts on from there.
+    fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        with(state, |&PmTimerState { ns }| {
+            self.ahead_ns.store(ns.wrapping_sub(self.clock.monotonic_ns()), Ordering::Relaxed);
+            Ok(())
+        })
+    }
 }
 
 /// Reset control register (RESET_REG of the FADT): keeps what is written, and resets the machine when RST_CPU rises.
 #[derive(Debug, Default)]
 pub struct ResetRegister {
     value: u8,
+}
+
+state! {
+    /// What the register holds.
+    struct ResetRegisterState {
+        value: u8,
+    }
 }
 
 impl DeviceMut for ResetRegister {
@@ -221,6 +300,17 @@ impl DeviceMut for ResetRegister {
 
     fn reset(&mut self) {
         self.value = 0;
+    }
+
+    fn save(&self) -> Result<State, StateFault> {
+        Ok(Arc::new(ResetRegisterState { value: self.value }))
+    }
+
+    fn load(&mut self, state: &dyn Saved) -> Result<(), StateFault> {
+        with(state, |it: &ResetRegisterState| {
+            self.value = it.value;
+            Ok(())
+        })
     }
 }
 

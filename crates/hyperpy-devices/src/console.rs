@@ -4,9 +4,16 @@
 //! it, each by its own position; when it is full the oldest bytes go (docs/faults.md, 42). Input waits in a bounded
 //! queue until the UART has room. Who waits for output sleeps on a condition variable.
 //!
+//! A snapshot has the transcript (its text and positions), how far the script has read it, and what waits for the guest. To put
+//! one back makes the transcript that of then, and tells those who read by position alone: who follows all output, a sink, is
+//! neither told anything again nor does it miss what it had not come to. So a follower counts all that this console ever got
+//! (`told`), while positions are the transcript's. The text is shared by all snapshots and copies that have it.
+//!
 //! Locks: the output's and the input's are leaves, nothing is called under them. The tap is called under its own lock
 //! only, so it may call anything here except what writes output or changes the tap. Waking the UART for input is
 //! done under no lock at all.
+
+mod transcript;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,6 +21,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use hyperpy_core::snapshot::{Saved, StateFault, require, with};
+
+pub use self::transcript::ConsoleState;
+use self::transcript::{Follower, Output};
 use crate::lock;
 
 /// Bytes of output that a console keeps unless it is told otherwise.
@@ -39,34 +50,6 @@ pub struct Console {
     /// Length of `input`, so that the UART sees an empty queue without a lock.
     input_len: AtomicUsize,
     on_input: Mutex<Option<OnInput>>,
-}
-
-#[derive(Debug, Default)]
-struct Output {
-    bytes: VecDeque<u8>,
-    /// Position after the last byte.
-    end: u64,
-    /// How many threads are in `wait_past`; nobody is notified when there are none.
-    waiters: usize,
-    closed: bool,
-    /// How many times `wake` was called.
-    wakes: u64,
-}
-
-impl Output {
-    fn start(&self) -> u64 {
-        self.end - self.bytes.len() as u64
-    }
-
-    fn push(&mut self, chunk: &[u8], capacity: usize) {
-        self.end = self.end.saturating_add(chunk.len() as u64);
-        // Of a chunk that is larger than the buffer only the end stays. Room is made first, so that the buffer never
-        // grows beyond its capacity.
-        let kept = chunk.get(chunk.len().saturating_sub(capacity)..).unwrap_or_default();
-        let excess = (self.bytes.len() + kept.len()).saturating_sub(capacity);
-        self.bytes.drain(..excess);
-        self.bytes.extend(kept);
-    }
 }
 
 impl Default for Console {
@@ -160,16 +143,39 @@ impl Console {
     /// The same, but no more than `max` bytes: a reader that follows the output does not hold the guest up for long.
     #[must_use]
     pub fn read_some(&self, position: u64, max: usize) -> (u64, Vec<u8>) {
-        let output = lock(&self.output);
-        let from = position.clamp(output.start(), output.end);
-        let skip = usize::try_from(from - output.start()).unwrap_or(usize::MAX);
-        let stop = skip.saturating_add(max).min(output.bytes.len());
-        let (front, back) = output.bytes.as_slices();
-        let mut bytes = Vec::with_capacity(stop.saturating_sub(skip));
-        bytes.extend_from_slice(front.get(skip..stop.min(front.len())).unwrap_or_default());
-        let (skip, stop) = (skip.saturating_sub(front.len()), stop.saturating_sub(front.len()));
-        bytes.extend_from_slice(back.get(skip..stop).unwrap_or_default());
-        (from, bytes)
+        lock(&self.output).copy(position, max)
+    }
+
+    /// Position up to which the script has read.
+    #[must_use]
+    pub fn unread(&self) -> u64 {
+        lock(&self.output).unread
+    }
+
+    /// The script has read up to there.
+    pub fn set_unread(&self, position: u64) {
+        lock(&self.output).unread = position;
+    }
+
+    /// Someone gets all output from now on, by [`Console::told`], until [`Console::end_follow`]: their number.
+    #[must_use]
+    pub fn begin_follow(&self) -> u64 {
+        let mut output = lock(&self.output);
+        output.last_follower += 1;
+        let (id, position) = (output.last_follower, output.end);
+        output.followers.push(Follower { id, position, ..Follower::default() });
+        id
+    }
+
+    /// They follow no more.
+    pub fn end_follow(&self, id: u64) {
+        lock(&self.output).followers.retain(|it| it.id != id);
+    }
+
+    /// The next output for who follows, at most so many bytes, and how many were pushed out before it came to them.
+    #[must_use]
+    pub fn told(&self, id: u64, max: usize) -> (u64, Vec<u8>) {
+        lock(&self.output).tell(id, max)
     }
 
     /// How many times [`Console::wake`] was called, for [`Console::follow`].
@@ -178,17 +184,50 @@ impl Console {
         lock(&self.output).wakes
     }
 
-    /// Waits until there is output past a position, whether the machine runs or not, or until `wake` has been called
-    /// since `wakes` was read. Returns whether there is output.
+    /// Waits until there is something for who follows, whether the machine runs or not, or until `wake` has been called
+    /// since `wakes` was read. Returns whether there is.
     #[must_use]
-    pub fn follow(&self, position: u64, wakes: u64) -> bool {
+    pub fn follow(&self, id: u64, wakes: u64) -> bool {
         let mut output = lock(&self.output);
         output.waiters += 1;
-        while output.end <= position && output.wakes == wakes {
+        while !output.is_ahead_of(id) && output.wakes == wakes {
             output = self.grew.wait(output).unwrap_or_else(PoisonError::into_inner);
         }
         output.waiters -= 1;
-        output.end > position
+        output.is_ahead_of(id)
+    }
+
+    /// What a snapshot has of it, while the guest stands still.
+    #[must_use]
+    pub fn save(&self) -> ConsoleState {
+        let input = lock(&self.input).iter().copied().collect();
+        let mut output = lock(&self.output);
+        ConsoleState { end: output.end, text: output.share(), unread: output.unread.min(output.end), input }
+    }
+
+    /// Makes transcript and input what they were when that was saved, of this console or of another one. Nobody who follows, and no
+    /// tap, gets anything again. The device that takes the input is to be put back after it.
+    ///
+    /// # Errors
+    /// It is no such state.
+    pub fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        with(state, |state: &ConsoleState| self.put(state))
+    }
+
+    fn put(&self, state: &ConsoleState) -> Result<(), StateFault> {
+        let ConsoleState { end, text, unread, input } = state;
+        require(text.len() as u64 <= *end, "text is longer than all output")?;
+        require(unread <= end, "unread is behind the end")?;
+        require(input.len() <= INPUT_CAPACITY, "input is longer than the queue")?;
+        let mut waiting = lock(&self.input);
+        waiting.clear();
+        waiting.extend(input.iter());
+        self.input_len.store(waiting.len(), Ordering::SeqCst);
+        drop(waiting);
+        let mut output = lock(&self.output);
+        let before = output.replace(state, self.capacity);
+        drop((output, before)); // in this order: it may be long
+        Ok(())
     }
 
     /// Wakes all who follow, so that they look at why.
@@ -200,7 +239,7 @@ impl Console {
     }
 
     /// Waits until there is output past a position, the console is closed, or the time is over. Returns whether there
-    /// is.
+    /// is. A transcript that is put back may end before the position: who waits for long looks at [`Console::end`] now and then.
     #[must_use]
     pub fn wait_past(&self, position: u64, timeout: Duration) -> bool {
         // None: a time so far off that it does not come.

@@ -66,7 +66,9 @@ fn test_follow_waits_also_when_closed_and_ends_with_output_or_a_wake() {
     console.close();
     let wakes = console.wakes();
     let follower = console.clone();
-    let following = thread::spawn(move || (follower.follow(0, wakes), follower.follow(1, wakes)));
+    let id = console.begin_follow();
+    let following =
+        thread::spawn(move || (follower.follow(id, wakes), follower.told(id, 9).1, follower.follow(id, wakes)));
     while lock(&console.output).waiters == 0 {
         thread::yield_now();
     }
@@ -75,8 +77,8 @@ fn test_follow_waits_also_when_closed_and_ends_with_output_or_a_wake() {
         thread::yield_now();
     }
     console.wake();
-    assert_eq!(following.join().unwrap(), (true, false));
-    assert!(!console.follow(1, wakes), "the wake was before");
+    assert_eq!(following.join().unwrap(), (true, b"a".to_vec(), false));
+    assert!(!console.follow(id, wakes), "the wake was before");
 }
 
 // fault row 42

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use hyperpy_core::bus::{Access, Action, Device};
+use hyperpy_core::snapshot::{Saved, State, StateFault, Stateless, with};
 
 use crate::console::Console;
 use crate::{OPEN_BUS, read_bytes, write_bytes};
@@ -37,6 +38,14 @@ impl Device for DebugConsole {
             }
             Action::Continue
         })
+    }
+
+    fn save(&self) -> Result<State, StateFault> {
+        Ok(Arc::new(Stateless))
+    }
+
+    fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        with(state, |_: &Stateless| Ok(()))
     }
 }
 

@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex};
 
 use hyperpy_core::bus::{Access, Action, Device};
 use hyperpy_core::names::Names;
+use hyperpy_core::snapshot::{Saved, State, StateFault, with};
+use hyperpy_core::state;
 use thiserror::Error;
 
 use crate::names::{self, fixed};
@@ -76,6 +78,14 @@ pub enum FwCfgError {
 struct Place {
     item: u16,
     offset: usize,
+}
+
+state! {
+    /// The same, to be kept: what the items say is how the device was made.
+    struct FwCfgState {
+        item: u16,
+        offset: u64,
+    }
 }
 
 /// The two ports.
@@ -147,6 +157,19 @@ impl Device for FwCfg {
 
     fn reset(&self) {
         *lock(&self.place) = Place::default();
+    }
+
+    fn save(&self) -> Result<State, StateFault> {
+        let Place { item, offset } = *lock(&self.place);
+        Ok(Arc::new(FwCfgState { item, offset: offset as u64 }))
+    }
+
+    fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        with(state, |&FwCfgState { item, offset }| {
+            // Behind the end of an item all places are one.
+            *lock(&self.place) = Place { item, offset: usize::try_from(offset).unwrap_or(usize::MAX) };
+            Ok(())
+        })
     }
 
     fn names(&self) -> Option<Arc<dyn Names>> {

@@ -16,6 +16,8 @@ use std::sync::{Arc, Mutex};
 
 use hyperpy_core::bus::{Access, Action, Device};
 use hyperpy_core::names::Names;
+use hyperpy_core::snapshot::{self, Saved, StateFault, require, with};
+use hyperpy_core::state;
 
 use crate::names::{self, fixed};
 use crate::{OPEN_BUS, lock, read_bytes, write_bytes};
@@ -65,6 +67,9 @@ const SEND_TO_MOUSE: u8 = 0xd4;
 /// Commands from here on pulse the lines of the output port whose bit is 0; 0xfe pulses the processor's reset.
 const PULSE_OUTPUT_PORT: u8 = 0xf0;
 
+/// Commands that a data byte follows.
+const WITH_DATA: [u8; 5] = [WRITE_COMMAND_BYTE, WRITE_OUTPUT_PORT, LOOP_KEYBOARD, LOOP_MOUSE, SEND_TO_MOUSE];
+
 /// Answer to [`SELF_TEST`]: good.
 const SELF_TEST_GOOD: u8 = 0x55;
 /// Answer to a port test: clock line stuck low, which is what a port without a device gives.
@@ -88,18 +93,20 @@ pub struct I8042 {
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
-struct State {
-    /// The byte at the data port, while there is one.
-    output: Option<u8>,
-    /// The byte read last: what an empty data port shows.
-    last: u8,
-    command_byte: u8,
-    output_port: u8,
-    /// The command whose data byte is still to come.
-    pending: Option<u8>,
-    /// Status flags other than [`STATUS_OUTPUT_FULL`] and the constant ones.
-    flags: u8,
+state! {
+    /// All of it.
+    struct State {
+        /// The byte at the data port, while there is one.
+        output: Option<u8>,
+        /// The byte read last: what an empty data port shows.
+        last: u8,
+        command_byte: u8,
+        output_port: u8,
+        /// The command whose data byte is still to come.
+        pending: Option<u8>,
+        /// Status flags other than [`STATUS_OUTPUT_FULL`] and the constant ones.
+        flags: u8,
+    }
 }
 
 impl Default for State {
@@ -161,9 +168,7 @@ impl State {
             TEST_MOUSE | TEST_KEYBOARD => self.answer(NO_DEVICE),
             SELF_TEST => self.answer(SELF_TEST_GOOD),
             READ_OUTPUT_PORT => self.answer(self.output_port),
-            WRITE_COMMAND_BYTE | WRITE_OUTPUT_PORT | LOOP_KEYBOARD | LOOP_MOUSE | SEND_TO_MOUSE => {
-                self.pending = Some(command);
-            }
+            _ if WITH_DATA.contains(&command) => self.pending = Some(command),
             PULSE_OUTPUT_PORT.. if command & OUTPUT_NO_RESET == 0 => return Action::Reset,
             _ => {}
         }
@@ -208,6 +213,28 @@ impl Device for Window {
 
     fn reset(&self) {
         *lock(&self.controller.state) = State::default();
+    }
+
+    fn save(&self) -> Result<snapshot::State, StateFault> {
+        Ok(Arc::new(lock(&self.controller.state).clone()))
+    }
+
+    fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        with(state, |state: &State| {
+            require(
+                state.pending.is_none_or(|it| WITH_DATA.contains(&it)),
+                "pending is no command that a byte follows",
+            )?;
+            require(state.output_port & OUTPUT_NO_RESET != 0, "output_port holds the processor in reset")?;
+            require(state.flags & !(STATUS_COMMAND | STATUS_TIMEOUT) == 0, "flags has others than are kept")?;
+            lock(&self.controller.state).clone_from(state);
+            Ok(())
+        })
+    }
+
+    /// The two ports are one device.
+    fn identity(&self) -> Option<usize> {
+        Some(Arc::as_ptr(&self.controller).addr())
     }
 
     fn names(&self) -> Option<Arc<dyn Names>> {

@@ -14,6 +14,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hyperpy_core::arch::x86_64::layout::MMIO_HOLE_START;
 use hyperpy_core::bus::{Access, Action, DeviceMut};
 use hyperpy_core::names::Names;
+use hyperpy_core::snapshot::{Saved, State, StateFault, require, with};
+use hyperpy_core::state;
 
 use crate::clock::Clock;
 use crate::names::{self, fixed};
@@ -92,6 +94,17 @@ pub struct Rtc {
     ahead: i64,
     /// When the guest last saw UIP clear.
     seen: Option<SystemTime>,
+}
+
+state! {
+    /// What the chip's battery keeps, and what is selected. The time is the clock's, which nobody puts back.
+    struct RtcState {
+        index: u8,
+        bytes: [u8; 128],
+        ahead: i64,
+        /// Nanoseconds since 1970.
+        seen: Option<u64>,
+    }
 }
 
 impl Rtc {
@@ -240,6 +253,24 @@ impl DeviceMut for Rtc {
     fn reset(&mut self) {
         self.set(REGISTER_B, self.get(REGISTER_B) & !B_ENABLES);
         self.index = 0;
+    }
+
+    fn save(&self) -> Result<State, StateFault> {
+        let since = |seen: SystemTime| u64::try_from(seen.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok();
+        let seen = self.seen.and_then(since);
+        Ok(Arc::new(RtcState { index: self.index, bytes: self.bytes, ahead: self.ahead, seen }))
+    }
+
+    fn load(&mut self, state: &dyn Saved) -> Result<(), StateFault> {
+        with(state, |state: &RtcState| {
+            require(state.index & !INDEX_MASK == 0, "index leads to no byte")?;
+            let byte = |index: u8| state.bytes.get(usize::from(index)).copied().unwrap_or(OPEN_BUS);
+            let is_right = byte(REGISTER_A) & A_UIP == 0 && byte(REGISTER_C) == 0 && byte(REGISTER_D) == D_VALID;
+            require(is_right, "bytes has registers as they never are")?;
+            (self.index, self.bytes, self.ahead) = (state.index, state.bytes, state.ahead);
+            self.seen = state.seen.and_then(|ns| UNIX_EPOCH.checked_add(Duration::from_nanos(ns)));
+            Ok(())
+        })
     }
 
     fn names(&self) -> Option<Arc<dyn Names>> {

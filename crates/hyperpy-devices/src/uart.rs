@@ -23,6 +23,8 @@ use hyperpy_core::bus::{Access, Action, Device, Space};
 use hyperpy_core::irq::Line;
 use hyperpy_core::names::Names;
 use hyperpy_core::posted::{Posts, Range};
+use hyperpy_core::snapshot::{Saved, State, StateFault, require, with};
+use hyperpy_core::state;
 use vm_superio::serial::NoEvents;
 use vm_superio::{Serial, Trigger};
 
@@ -68,6 +70,10 @@ const FCR_ENABLE: u8 = 1 << 0;
 const LCR_DLAB: u8 = 1 << 7;
 /// MCR.LOOP: what is sent is received, and nothing from the line is.
 const MCR_LOOP: u8 = 1 << 4;
+/// IER bits that a 16550A has.
+const IER_BITS: u8 = 0x0f;
+/// Bytes of the receive FIFO.
+const FIFO_LEN: usize = 64;
 /// LSR.DR: at least one byte is in the receive FIFO.
 const LSR_DATA_READY: u8 = 1 << 0;
 
@@ -91,6 +97,23 @@ struct Registers {
     fifos: bool,
     /// A driver that sends byte by byte may wait for an edge after each one, without reading IIR in between.
     edge_again: bool,
+}
+
+state! {
+    /// What is kept of the registers. The line follows from them; FIFOs that are off still have room.
+    struct UartState {
+        divisor: [u8; 2],
+        interrupt_enable: u8,
+        line_control: u8,
+        modem_control: u8,
+        scratch: u8,
+        /// The receive FIFO.
+        received: Box<[u8]>,
+        thr_emptied: bool,
+        fifos: bool,
+        /// What is written to THR costs no exit: until THR's interrupt was asked for.
+        posted: bool,
+    }
 }
 
 /// Takes vm-superio's interrupt events, which this device does not use.
@@ -243,13 +266,57 @@ impl Registers {
             IER => {
                 // Enabling the cause makes it pending at once: THR is empty now. Linux tests for this.
                 self.thr_emptied |= value & !self.enabled & IER_THR_EMPTY != 0;
-                self.enabled = value & 0x0f;
+                self.enabled = value & IER_BITS;
             }
             FCR => self.fifos = value & FCR_ENABLE != 0,
             _ => {}
         }
         // Cannot fail: neither `Quiet` nor `Sent` does.
         let _ = self.serial.write(offset as u8, value);
+    }
+}
+
+impl Registers {
+    fn state(&self, posted: bool) -> UartState {
+        let serial = self.serial.state();
+        UartState {
+            divisor: [serial.baud_divisor_low, serial.baud_divisor_high],
+            interrupt_enable: self.enabled,
+            line_control: serial.line_control,
+            modem_control: serial.modem_control,
+            scratch: serial.scratch,
+            received: serial.in_buffer.into(),
+            thr_emptied: self.thr_emptied,
+            fifos: self.fifos,
+            posted,
+        }
+    }
+
+    /// Puts it back by way of the registers, since vm-superio would make new ones, with a new FIFO.
+    fn put(&mut self, state: &UartState) {
+        let [low, high] = state.divisor;
+        let received = &state.received;
+        // None can fail: neither `Quiet` nor `Sent` does, and there is room for every byte. None is sent.
+        let mut set = |offset: u64, value| drop(self.serial.write(offset as u8, value));
+        set(LCR, LCR_DLAB);
+        set(THR, low);
+        set(IER, high);
+        set(LCR, 0);
+        set(MCR, 0);
+        set(IER, state.interrupt_enable);
+        set(SCR, state.scratch);
+        while self.bit(LSR, LSR_DATA_READY) {
+            self.serial.read(THR as u8);
+        }
+        let _ = self.serial.enqueue_raw_bytes(received);
+        let mut set = |offset: u64, value| drop(self.serial.write(offset as u8, value));
+        set(MCR, state.modem_control);
+        set(LCR, state.line_control);
+        (self.enabled, self.thr_emptied, self.fifos) = (state.interrupt_enable, state.thr_emptied, state.fifos);
+        self.edge_again = false;
+        // It may have been put back before.
+        self.line_is_high = self.line.is_high();
+        self.drive();
     }
 }
 
@@ -293,6 +360,26 @@ impl Device for Uart {
         if let Some((posts, range)) = self.posting.get() {
             posts.set(*range, true);
         }
+    }
+
+    fn save(&self) -> Result<State, StateFault> {
+        let is_posted = |(posts, range): &(Arc<Posts>, Range)| posts.ranges().contains(range);
+        Ok(Arc::new(lock(&self.registers).state(self.posting.get().is_some_and(is_posted))))
+    }
+
+    fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        with(state, |state: &UartState| {
+            require(state.interrupt_enable & !IER_BITS == 0, "interrupt_enable has bits that are not there")?;
+            require(state.received.len() <= FIFO_LEN, "received is longer than the FIFO")?;
+            let mut registers = lock(&self.registers);
+            registers.put(state);
+            let posted = state.posted && !registers.waits_for_thr();
+            drop(registers);
+            if let Some((posts, range)) = self.posting.get() {
+                posts.set(*range, posted);
+            }
+            Ok(())
+        })
     }
 
     fn names(&self) -> Option<Arc<dyn Names>> {

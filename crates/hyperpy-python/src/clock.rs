@@ -164,8 +164,7 @@ impl Clock {
             "every" => When::Every(ns),
             _ => When::At(ns),
         };
-        let object = Mutex::new(Some(callback.clone().unbind()));
-        let callback = Arc::new(PyCallback { object, owner: this.owner.clone() });
+        let callback = Arc::new(PyCallback { object: Some(callback.clone().unbind()), owner: this.owner.clone() });
         let closed = || errors::state(&StateError::new(verb, Phase::Closed));
         let timer = match (this.machine(), &this.owner.machine) {
             (Some(core), _) => {
@@ -237,10 +236,8 @@ impl Timer {
 pub(crate) fn traverse(clock: &clock::Clock, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
     let mut result = Ok(());
     clock.visit(&mut |callback: &dyn Any| {
-        // As for devices: what is locked is being changed, and the collector comes again.
-        let object = callback.downcast_ref::<PyCallback>().and_then(|callback| callback.object.try_lock().ok());
-        if let (Some(object), Ok(())) = (object, &result) {
-            result = visit.call(&*object);
+        if let (Some(callback), Ok(())) = (callback.downcast_ref::<PyCallback>(), &result) {
+            result = visit.call(&callback.object);
         }
     });
     result
@@ -248,7 +245,8 @@ pub(crate) fn traverse(clock: &clock::Clock, visit: &PyVisit<'_>) -> Result<(), 
 
 /// A Python callable as what a timer calls.
 struct PyCallback {
-    object: Mutex<Option<Py<PyAny>>>,
+    /// There until it is dropped.
+    object: Option<Py<PyAny>>,
     owner: Arc<Owner>,
 }
 
@@ -256,10 +254,7 @@ impl Callback for PyCallback {
     /// Whatever it returns but `Stop("why")` is nobody's concern.
     fn fire(&self, fired: Fired) -> Result<Option<StopReason>, Raised> {
         attach(|py| {
-            let mut object = self.object.lock().unwrap_or_else(PoisonError::into_inner);
-            let callable = if fired.is_last { object.take() } else { object.as_ref().map(|it| it.clone_ref(py)) };
-            drop(object);
-            let Some(callable) = callable else { return Ok(None) };
+            let Some(callable) = self.object.as_ref().map(|it| it.clone_ref(py)) else { return Ok(None) };
             let recorder = self.owner.recorder.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let serving = recorder.as_ref().and_then(|recorder| recorder.timer(fired));
             let called = callable.bind(py).call0();
@@ -307,7 +302,7 @@ impl Owner {
 
 impl Drop for PyCallback {
     fn drop(&mut self) {
-        let object = self.object.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let object = self.object.take();
         if object.is_some() {
             // As for a device: the last reference may run any Python code.
             let kept = Python::try_attach(|_| drop(object));

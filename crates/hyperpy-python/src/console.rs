@@ -91,10 +91,40 @@ impl Console {
         Ok(self.ours()?.wakes())
     }
 
-    /// Waits until there is output past a position, or `wake` was called since `wakes` gave this number.
-    fn follow(&self, py: Python<'_>, position: u64, wakes: u64) -> PyResult<bool> {
+    /// Waits until there is output for who follows, or `wake` was called since `wakes` gave this number.
+    fn follow(&self, py: Python<'_>, follower: u64, wakes: u64) -> PyResult<bool> {
         let console = self.ours()?;
-        Ok(py.detach(|| console.follow(position, wakes)))
+        Ok(py.detach(|| console.follow(follower, wakes)))
+    }
+
+    /// Someone gets all output from now on: their number.
+    fn begin_follow(&self) -> PyResult<u64> {
+        Ok(self.ours()?.begin_follow())
+    }
+
+    /// They follow no more.
+    fn end_follow(&self, follower: u64) -> PyResult<()> {
+        self.ours()?.end_follow(follower);
+        Ok(())
+    }
+
+    /// The next output for who follows, no more than `max` bytes, and how many were dropped before it.
+    fn told<'py>(&self, py: Python<'py>, follower: u64, max: usize) -> PyResult<(u64, Bound<'py, PyBytes>)> {
+        let console = self.ours()?;
+        let (lost, bytes) = py.detach(|| console.told(follower, max));
+        Ok((lost, PyBytes::new(py, &bytes)))
+    }
+
+    /// Position up to which the script has read.
+    #[getter]
+    fn unread(&self) -> PyResult<u64> {
+        Ok(self.ours()?.unread())
+    }
+
+    #[setter]
+    fn set_unread(&self, position: u64) -> PyResult<()> {
+        self.ours()?.set_unread(position);
+        Ok(())
     }
 
     /// Ends every `follow`.

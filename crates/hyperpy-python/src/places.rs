@@ -11,6 +11,7 @@ use hyperpy_core::bus::{Access, Action, Device, Placement, Rung, Shortcuts, Spac
 use hyperpy_core::error::{AttachError, BusError};
 use hyperpy_core::machine::{Attachment, Machine as Core, Removed};
 use hyperpy_core::names::Names;
+use hyperpy_core::snapshot::{Saved, State, StateFault};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
@@ -217,6 +218,12 @@ impl Device for Slice {
     }
     fn reset(&self) {
         self.device.reset();
+    }
+    fn save(&self) -> Result<State, StateFault> {
+        self.device.save()
+    }
+    fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        self.device.load(state)
     }
     fn identity(&self) -> Option<usize> {
         self.device.identity().or_else(|| Some(Arc::as_ptr(&self.device).cast::<()>() as usize))

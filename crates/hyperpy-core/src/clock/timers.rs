@@ -1,11 +1,10 @@
-//! Timers on a clock: a queue in order of deadline, and then of creation.
+//! Timers on a clock: set, taken off, fired in order of deadline, and then of creation (`queue`).
 //!
 //! A machine's are fired by one thread of its own, while it runs (`machine/timers.rs`); those of a manual clock by whoever
 //! steps it, with the time at each deadline. A callback runs without any lock, and may set and cancel timers.
 
 use std::any::Any;
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -54,17 +53,31 @@ pub enum When {
 
 /// A timer that was set.
 #[derive(Clone, Debug)]
-pub struct Timer(Arc<Shared>);
+pub struct Timer(pub(super) Arc<Shared>);
 
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     /// Tells it from every other of the process, and orders those of one deadline.
     id: u64,
-    deadline: AtomicU64,
-    is_active: AtomicBool,
+    pub(super) deadline: AtomicU64,
+    pub(super) is_active: AtomicBool,
+    /// Where its clock has it.
+    pub(super) slot: usize,
+}
+
+impl Shared {
+    pub(super) fn new(id: u64, deadline: u64, slot: usize) -> Self {
+        Self { id, deadline: AtomicU64::new(deadline), is_active: AtomicBool::new(true), slot }
+    }
 }
 
 impl Timer {
+    /// Tells it from every other of the process.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.0.id
+    }
+
     /// When it fires next, or was to fire last, in nanoseconds.
     #[must_use]
     pub fn deadline(&self) -> u64 {
@@ -78,92 +91,22 @@ impl Timer {
     }
 }
 
-struct Entry {
-    timer: Timer,
-    /// 0: it fires once.
-    period: u64,
-    owner: u64,
-    callback: Arc<dyn Callback>,
-}
-
-/// Timers that were taken off, for their callbacks to be dropped without a lock.
-type Off = Vec<Arc<dyn Callback>>;
-
 /// A timer that fires now.
 pub(crate) struct Due {
     pub(crate) callback: Arc<dyn Callback>,
     pub(crate) fired: Fired,
 }
 
-/// The timers that are set.
-#[derive(Default)]
-pub(super) struct Queue {
-    /// By deadline, then by id.
-    entries: BTreeMap<(u64, u64), Entry>,
-    is_closed: bool,
-    /// Whose callback runs on the machine's thread.
-    firing: Option<u64>,
-    /// Owners whose callbacks somebody waits for: none of theirs fires meanwhile.
-    barred: Vec<u64>,
-}
-
-impl Queue {
-    fn insert(&mut self, entry: Entry) {
-        self.entries.insert((entry.timer.deadline(), entry.timer.0.id), entry);
-    }
-
-    fn remove(&mut self, timer: &Timer) -> Option<Entry> {
-        let entry = self.entries.remove(&(timer.deadline(), timer.0.id))?;
-        timer.0.is_active.store(false, Ordering::Release);
-        Some(entry)
-    }
-
-    fn first(&self) -> Option<u64> {
-        self.entries.first_key_value().map(|(&(deadline, _), _)| deadline)
-    }
-
-    /// The next timer that is due at `until`, and whose it is. One that fires again is set again.
-    fn pop(&mut self, now: u64, until: u64) -> Option<(Due, u64)> {
-        let first = self.entries.first_entry().filter(|entry| entry.key().0 <= until)?;
-        let ((deadline, _), entry) = first.remove_entry();
-        let (timer, callback, owner) = (entry.timer.clone(), entry.callback.clone(), entry.owner);
-        let now = now.max(deadline);
-        let next = (entry.period > 0).then(|| following(deadline, entry.period, now)).flatten();
-        if let Some(next) = next {
-            timer.0.deadline.store(next, Ordering::Release);
-            self.insert(entry);
-        } else {
-            timer.0.is_active.store(false, Ordering::Release);
-        }
-        Some((Due { callback, fired: Fired { deadline, now, is_last: next.is_none() } }, owner))
-    }
-
-    /// Takes off all of an owner.
-    fn take(&mut self, owner: u64) -> Off {
-        let mine = |(_, entry): &(_, &Entry)| entry.owner == owner;
-        let timers: Vec<_> = self.entries.iter().filter(mine).map(|(_, entry)| entry.timer.clone()).collect();
-        timers.iter().filter_map(|timer| self.remove(timer)).map(|entry| entry.callback).collect()
-    }
-
-    pub(super) fn clear(&mut self) -> Off {
-        let off = |entry: Entry| {
-            entry.timer.0.is_active.store(false, Ordering::Release);
-            entry.callback
-        };
-        std::mem::take(&mut self.entries).into_values().map(off).collect()
-    }
-}
-
-impl std::fmt::Debug for Queue {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Queue({} timers)", self.entries.len())
-    }
-}
-
 /// The first deadline after `now`.
-fn following(deadline: u64, period: u64, now: u64) -> Option<u64> {
+pub(super) fn following(deadline: u64, period: u64, now: u64) -> Option<u64> {
     let missed = now.saturating_sub(deadline) / period;
     deadline.checked_add(period.checked_mul(missed.checked_add(1)?)?)
+}
+
+/// A number that no other timer of the process has: later ones have larger ones.
+pub(super) fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 thread_local! {
@@ -197,7 +140,6 @@ impl Clock {
     /// Sets a timer of `owner`, any number; `None` once the machine is closed. A machine's clock wants
     /// [`Machine::arm`](crate::machine::Machine::arm), which also sees to the thread that fires it.
     pub fn arm(&self, when: When, owner: u64, callback: Arc<dyn Callback>) -> Option<Timer> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         let mut state = self.lock();
         if state.queue.is_closed {
             return None;
@@ -208,11 +150,9 @@ impl Clock {
             When::At(ns) => (ns, 0),
             When::Every(ns) => (now.saturating_add(ns.max(1)), ns.max(1)),
         };
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let shared = Shared { id, deadline: AtomicU64::new(deadline), is_active: AtomicBool::new(true) };
-        let timer = Timer(Arc::new(shared));
+        let id = next_id();
         let is_first = state.queue.first().is_none_or(|first| deadline < first);
-        state.queue.insert(Entry { timer: timer.clone(), period, owner, callback });
+        let timer = state.queue.arm(id, deadline, period, owner, callback);
         if is_first {
             self.wake(&state);
         }
@@ -221,8 +161,9 @@ impl Clock {
 
     /// Takes a timer off; false if it was to fire no more. A callback that has begun runs to its end.
     pub fn cancel(&self, timer: &Timer) -> bool {
-        let entry = self.lock().queue.remove(timer);
-        entry.is_some() // dropped unlocked
+        let (was_set, callback) = self.lock().queue.remove(timer);
+        drop(callback); // unlocked
+        was_set
     }
 
     /// Takes off every timer of an owner.
@@ -231,24 +172,22 @@ impl Clock {
         drop(off);
     }
 
-    /// Takes off every timer.
+    /// Takes off every timer for good: no snapshot has it any more either.
     pub fn cancel_all(&self) {
-        let off = self.lock().queue.clear();
+        let off = self.lock().queue.forget();
         drop(off);
     }
 
     /// How many timers are set.
     #[must_use]
     pub fn timers(&self) -> usize {
-        self.lock().queue.entries.len()
+        self.lock().queue.len()
     }
 
-    /// Shows the callback of every timer; none if somebody is changing them.
+    /// Shows the callback of every timer, those that snapshots have included; none if somebody is changing them.
     pub fn visit(&self, visitor: &mut dyn FnMut(&dyn Any)) {
         if let Ok(state) = self.state.try_lock() {
-            for entry in state.queue.entries.values() {
-                visitor(&*entry.callback);
-            }
+            state.queue.visit(&mut |callback| visitor(callback));
         }
     }
 

@@ -2,16 +2,17 @@
 //!
 //! A device sends what it likes by [`LineHub::send`]; a line can always send the same one; and a line whose gsi leads to a
 //! message alone is pulsed by an eventfd: one write, where driving a level up and down is two calls. Only there: KVM's
-//! irqfd ends with the level low, whoever else holds it high, and a message has no level.
+//! irqfd ends with the level low, whoever else holds it high, and a message has no level. And only for a message to one local APIC, which KVM
+//! delivers before the write returns: others it may leave to a thread of its own, and a snapshot would be without them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Line, LineHub, check_route};
+use super::{Line, LineHub, Wire, check_route};
 use crate::accel::{Route, Vm};
+use crate::kvm::thread::fork_generation;
 
 /// Which gsis lead to a message alone, and the eventfds that pulse them, made when they are first wanted.
 #[derive(Default)]
@@ -26,7 +27,8 @@ impl Pulses {
     /// pulsed by it.
     pub(super) fn follow(&mut self, routes: &[Route]) {
         // Nothing else is beside a message.
-        let is_message = |route: &&Route| matches!(route, Route::Msi { .. });
+        let is_message =
+            |route: &&Route| matches!(route, Route::Msi { address, data, .. } if is_direct(*address, *data));
         self.messages = routes.iter().filter(is_message).map(Route::gsi).collect();
     }
 
@@ -40,7 +42,21 @@ impl Pulses {
     }
 }
 
+/// Destination of a message: all local APICs (SDM vol. 3, 11.11.1).
+const EVERYBODY: u64 = 0xff;
+/// Bits of a message's address that make its destination a set: redirection hint and logical mode.
+const SET: u64 = 0b1100;
+
+/// Whether a message is for one local APIC, by its number, with a vector.
+fn is_direct(address: u64, data: u32) -> bool {
+    address >> 12 & 0xff != EVERYBODY && address & SET == 0 && data >> 8 & 7 == 0
+}
+
 impl LineHub {
+    fn note(&self, line: u64, high: bool) {
+        let _ = self.state.lock().unwrap_or_else(PoisonError::into_inner).drive(Wire::MESSAGE, line, high);
+    }
+
     /// Sends a message; whether a local APIC took it. A guest may have chosen it: what reaches nobody is the guest's to miss.
     #[must_use]
     pub fn send(&self, address: u64, data: u32) -> bool {
@@ -54,7 +70,8 @@ impl LineHub {
     /// A line that sends this message whenever it is driven high.
     #[must_use]
     pub fn message_line(self: &Arc<Self>, address: u64, data: u32) -> Arc<dyn Line> {
-        Arc::new(MessageLine { hub: self.clone(), address, data, high: AtomicBool::new(false) })
+        let (id, forks) = (self.add(Wire::MESSAGE), fork_generation());
+        Arc::new(MessageLine { hub: self.clone(), address, data, id, forks })
     }
 }
 
@@ -62,19 +79,31 @@ struct MessageLine {
     hub: Arc<LineHub>,
     address: u64,
     data: u32,
-    high: AtomicBool,
+    /// Tells it from other lines.
+    id: u64,
+    /// The process that it belongs to.
+    forks: u64,
 }
 
 impl Line for MessageLine {
     fn set(&self, high: bool) {
-        self.high.store(high, Ordering::SeqCst);
+        self.hub.note(self.id, high);
         if high {
             let _ = self.hub.send(self.address, self.data);
         }
     }
 
     fn is_high(&self) -> bool {
-        self.high.load(Ordering::SeqCst)
+        self.hub.is_high(self.id)
+    }
+}
+
+impl Drop for MessageLine {
+    fn drop(&mut self) {
+        // As for a line to a gsi.
+        if self.forks == fork_generation() {
+            self.hub.let_go(Wire::MESSAGE, self.id);
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! Snapshots: what a machine was at one moment, as a value.
 //!
-//! Plain data is in [`value`], what must be alike for a snapshot to be put back in `shape`. Pages of memory are kept by
-//! `memory`, what the accelerator knows of vCPUs and interrupt controllers by [`accel::state`](crate::accel::state), what a
-//! device keeps by the device; the verbs that put them together are the machine's (`machine/snapshot.rs`).
+//! Plain data is in [`value`], states with a form of their own in [`form`], what must be alike for a snapshot to be put back in
+//! `shape`. Pages of memory are kept by `memory`, what the accelerator knows of vCPUs and interrupt controllers by
+//! [`accel::state`](crate::accel::state), what a device keeps by the device; the verbs that put them together are the
+//! machine's (`machine/snapshot.rs`).
 
+pub mod form;
 mod shape;
 pub mod value;
 
@@ -12,6 +14,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+pub use self::form::{Fields, Form, Plain, Stateless, misfit, require, with};
 pub use self::shape::{Place, Shape};
 pub use self::value::{Saved, State, StateFault, Value};
 use crate::accel::{VcpuState, VmState};

@@ -1,0 +1,1 @@
+//! Levels put back, here and in KVM.
