@@ -4,6 +4,7 @@
 //! controllers by [`accel::state`](crate::accel::state), what a device keeps by the device; the verbs that put
 //! them together are the machine's (`machine/snapshot.rs`).
 
+pub mod file;
 pub mod value;
 
 pub use self::value::{Saved, State, StateFault, Value};
