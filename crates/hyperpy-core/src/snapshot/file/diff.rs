@@ -3,6 +3,7 @@
 //! Pages are compared by a checksum with a key of its own for each comparison, which is not in any file: so no guest can make two
 //! pages that only look the same. Each file is read once, from its beginning to its end.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
 use super::error::LoadError;
@@ -135,12 +136,13 @@ fn values(path: &mut String, old: Option<&Value>, new: Option<&Value>, found: &m
     let len = path.len();
     match (old, new) {
         (Some(Value::Map(old)), Some(Value::Map(new))) => {
+            let [in_old, in_new] = [old, new].map(|entries| by_name(entries));
             for (name, value) in old {
                 step(path, name);
-                values(path, Some(value), value_of(new, name), found);
+                values(path, Some(value), in_new.get(&**name).copied(), found);
                 path.truncate(len);
             }
-            for (name, value) in new.iter().filter(|(name, _)| value_of(old, name).is_none()) {
+            for (name, value) in new.iter().filter(|(name, _)| !in_old.contains_key(&**name)) {
                 step(path, name);
                 values(path, None, Some(value), found);
                 path.truncate(len);
@@ -158,11 +160,15 @@ fn values(path: &mut String, old: Option<&Value>, new: Option<&Value>, found: &m
     }
 }
 
-fn value_of<'a>(entries: &'a [(Box<str>, Value)], name: &str) -> Option<&'a Value> {
-    entries.iter().find(|(key, _)| **key == *name).map(|(_, value)| value)
+fn by_name(entries: &[(Box<str>, Value)]) -> HashMap<&str, &Value> {
+    entries.iter().map(|(name, value)| (&**name, value)).collect()
 }
 
 fn step(path: &mut String, name: &str) {
+    if name.is_empty() || name.contains(|each: char| !(each.is_alphanumeric() || "_-".contains(each))) {
+        path.push_str(&format!("[{name:?}]"));
+        return;
+    }
     if !path.is_empty() {
         path.push('.');
     }
@@ -176,3 +182,8 @@ fn is_same(old: Option<&Value>, new: Option<&Value>) -> bool {
         (old, new) => old == new,
     }
 }
+
+#[cfg(test)]
+#[path = "diff_test.rs"]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests;

@@ -86,5 +86,16 @@ pub trait PageSink {
 
 #[cfg(test)]
 #[path = "file_test.rs"]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 mod tests;
+
+#[cfg(test)]
+#[path = "hostile_test.rs"]
+#[allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::panic,
+    clippy::expect_used
+)]
+mod hostile_tests;
