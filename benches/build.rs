@@ -1,4 +1,4 @@
-//! Compiles the C floor into the benches, so that both loops run in one process, on one thread.
+//! Compiles the C floors into the benches, so that both sides run in one process, on one thread.
 
 fn main() {
     // Part of the Python package, where `hyperpy bench` compiles it too.
@@ -6,4 +6,7 @@ fn main() {
     println!("cargo:rerun-if-changed={file}");
     println!("cargo:rerun-if-changed=../python/hyperpy/_floor.h");
     cc::Build::new().file(file).opt_level(2).warnings(true).extra_warnings(true).compile("floor");
+    let file = "floor/snapshot_file.c";
+    println!("cargo:rerun-if-changed={file}");
+    cc::Build::new().file(file).opt_level(3).warnings(true).extra_warnings(true).compile("snapshot_floor");
 }

@@ -2,6 +2,7 @@
 //! count something to hold on to: callgrind (`script`) and strace (`drive`).
 #![allow(clippy::print_stdout, reason = "printing figures is what this program is for")]
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use hyperpy_benches::alloc::{Counting, allocations};
@@ -9,14 +10,15 @@ use hyperpy_benches::create;
 use hyperpy_benches::declared::{self, DEVICES, Touch};
 use hyperpy_benches::dispatch::{self, CASES, Case, Order};
 use hyperpy_benches::exits::{self, GUESTS, Hyperpy};
-use hyperpy_benches::{Failure, pin};
+use hyperpy_benches::{Failure, pin, snapshot_file};
+use hyperpy_core::snapshot::file::Compress;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
 const USAGE: &str = "usage: hyperpy-bench dispatch ROUNDS EXITS | exits ROUNDS EXITS | create ROUNDS LIVES | \
                      declared ROUNDS EXITS | declared-exits ROUNDS EXITS | script REGIONS same|spread on|off EXITS | \
-                     script declared REGISTERS read|write|fields EXITS | drive EXITS";
+                     script declared REGISTERS read|write|fields EXITS | drive EXITS | snapshot-file ROUNDS MIB FOLDER";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -37,6 +39,9 @@ fn command(words: &[&str]) -> Result<(), Failure> {
         ["create", rounds, lives] => measure_create(rounds.parse()?, lives.parse()?),
         ["declared", rounds, exits] => measure_declared(rounds.parse()?, exits.parse()?),
         ["declared-exits", rounds, exits] => measure_declared_exits(rounds.parse()?, exits.parse()?),
+        ["snapshot-file", rounds, mib, folder] => {
+            measure_snapshot_file(rounds.parse()?, mib.parse()?, Path::new(folder))
+        }
         ["script", "declared", registers, access, exits] => {
             let access = Touch::named(access).ok_or(USAGE)?;
             let case = declared::Case { registers: registers.parse()?, access };
@@ -133,6 +138,17 @@ fn measure_create(rounds: usize, lives: usize) -> Result<(), Failure> {
     let hyperpy: Vec<f64> = rounds.iter().map(|round| round.hyperpy).collect();
     let floor: Vec<f64> = rounds.iter().map(|round| round.floor).collect();
     println!(r#"{{"hyperpy_us": {hyperpy:?}, "floor_us": {floor:?}}}"#);
+    Ok(())
+}
+
+fn measure_snapshot_file(rounds: usize, mib: usize, folder: &Path) -> Result<(), Failure> {
+    for (name, compress) in [("none", Compress::No), ("zstd", Compress::Zstd)] {
+        let (hyperpy, floor): (Vec<f64>, Vec<f64>) = snapshot_file::compare(folder, mib, compress, rounds)?
+            .iter()
+            .map(|round| (round.hyperpy, round.floor))
+            .unzip();
+        println!(r#"{{"compress": "{name}", "hyperpy_s": {hyperpy:?}, "floor_s": {floor:?}}}"#);
+    }
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 """The native half: private classes that the public ones are made of."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, final
 
 from typing_extensions import Buffer
@@ -23,6 +24,7 @@ __all__ = [
     "RegisterFile",
     "RegisterLayout",
     "Script",
+    "SnapshotFile",
     "StockDevice",
     "Timer",
     "TimerThread",
@@ -415,3 +417,35 @@ def wait_until_left(machine: Machine, left: Left) -> None: ...
 def record(machine: Machine, numbers: list[int], recorder: Recorder) -> None: ...
 def end_record(machine: Machine, numbers: list[int]) -> None: ...
 def capabilities() -> dict[str, Any]: ...
+
+_SnapshotPlace: TypeAlias = tuple[str, int, int]
+
+@final
+class SnapshotFile:
+    """A snapshot's file that is open."""
+
+    def __new__(cls, path: str | os.PathLike[str]) -> SnapshotFile: ...
+    def info(self) -> dict[str, Any]: ...
+    def state(self) -> Any: ...
+    def regions(self) -> list[tuple[str, int, int, Any]]: ...
+    def memory(self, region: int) -> bytes: ...
+    def verify(self) -> None: ...
+    def diff(
+        self, other: SnapshotFile
+    ) -> tuple[
+        list[_SnapshotPlace],
+        list[_SnapshotPlace],
+        list[_SnapshotPlace],
+        list[tuple[str, bool, Any, bool, Any]],
+    ]: ...
+
+def save_snapshot(
+    path: str | os.PathLike[str],
+    state: Any,
+    regions: Sequence[tuple[str, int, Buffer, Any]],
+    *,
+    made_by: str,
+    created_ns: int,
+    schema: int,
+    compress: bool,
+) -> None: ...

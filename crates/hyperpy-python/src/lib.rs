@@ -28,6 +28,8 @@ mod routes;
 mod script;
 mod signals;
 mod sink;
+mod snapshot_file;
+mod snapshot_value;
 mod vcpu;
 
 use pyo3::prelude::*;
@@ -81,6 +83,8 @@ mod _hyperpy {
     use crate::routes::{kernel_ranges, route, routes, stock_lines, stock_ports, stock_sizes};
     #[pymodule_export]
     use crate::script::Script;
+    #[pymodule_export]
+    use crate::snapshot_file::{SnapshotFile, save_snapshot};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

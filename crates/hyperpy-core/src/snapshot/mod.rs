@@ -5,6 +5,7 @@
 //! [`accel::state`](crate::accel::state), what a device keeps by the device; the verbs that put them together are the
 //! machine's (`machine/snapshot.rs`).
 
+pub mod file;
 pub mod form;
 mod shape;
 pub mod value;
