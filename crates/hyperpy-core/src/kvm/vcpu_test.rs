@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::accel::{MsrRange, Slot, VmConfig};
+use crate::arch::x86_64::Segment;
 use crate::arch::x86_64::fpu::Wide;
 use crate::arch::x86_64::valid::Invalid;
 use crate::error::RunError;
