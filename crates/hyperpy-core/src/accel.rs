@@ -16,7 +16,7 @@ use vmm_sys_util::eventfd::EventFd;
 pub use self::error::{AccelError, hint_for_exhausted};
 pub use self::exit::{AccelExit, Interruption};
 pub use self::route::Route;
-pub use self::state::{VcpuState, VmState};
+pub use self::state::{Shape, VcpuState, VmState};
 use crate::arch::x86_64::cpuid::Leaf;
 use crate::arch::x86_64::fpu::Fpu;
 use crate::arch::x86_64::{Regs, Sregs};
@@ -130,22 +130,19 @@ pub trait Vm: Send + Sync {
     /// The host refuses; the slot is still there then.
     fn unmap(&self, slot: u32) -> Result<(), AccelError>;
 
-    /// What is to be put back for a guest to go on here: interrupt controllers, PIT, clock. No vCPU runs.
+    /// What is to be put back for a guest to go on here: interrupt controllers, PIT, clock. No vCPU runs. The vCPUs' states
+    /// are taken after it: their counters of time are of this moment.
     ///
     /// # Errors
     /// The host refuses.
-    fn save(&self) -> Result<VmState, AccelError> {
-        Err(AccelError::Missing { capability: "a way to save its state" })
-    }
+    fn save(&self) -> Result<VmState, AccelError>;
 
-    /// Puts it back, without an allocation. Lines have the levels of then.
+    /// Puts it back, without an allocation. Lines have the levels of then. The vCPUs' states are put back after it.
     ///
     /// # Errors
-    /// The host refuses, or the state is of a VM with other controllers.
-    fn load(&self, state: &VmState) -> Result<(), AccelError> {
-        let _ = state;
-        Err(AccelError::Missing { capability: "a way to save its state" })
-    }
+    /// The host refuses a part, and a second try puts everything right; or the state is of a VM with other controllers, and
+    /// nothing is changed.
+    fn load(&self, state: &VmState) -> Result<(), AccelError>;
 
     /// Marks, in their mappings, the pages of logged slots that the guest has written since the last call; none of what the
     /// host wrote. Without an allocation.
@@ -293,22 +290,26 @@ pub trait Vcpu: Send {
     /// Whether the RDMSR or WRMSR that the last exit reported ends in a general-protection fault.
     fn set_msr_fault(&mut self, fault: bool);
 
-    /// What is to be put back for the guest to go on here. No access is pending.
+    /// What is to be put back for the guest to go on here, taken after the VM's. No access is pending.
     ///
     /// # Errors
     /// The host refuses.
-    fn save(&mut self) -> Result<VcpuState, AccelError> {
-        Err(AccelError::Missing { capability: "a way to save its state" })
-    }
+    fn save(&mut self) -> Result<VcpuState, AccelError>;
 
-    /// Puts it back, in the order that the host wants, and without an allocation; all but the CPUID table. No access is pending.
+    /// Puts it back after the VM's, in the order that the host wants, and without an allocation. A CPUID table that differs
+    /// is set on a vCPU that has not run. The host may write to guest memory that the state names (a paravirtual clock),
+    /// so memory is put back last. No access is pending.
     ///
     /// # Errors
-    /// The host refuses a part.
-    fn load(&mut self, state: &VcpuState) -> Result<(), AccelError> {
-        let _ = state;
-        Err(AccelError::Missing { capability: "a way to save its state" })
-    }
+    /// The host refuses a part, and a second try puts everything right; or the state is of another vCPU
+    /// ([`state::differences`] tells all of it), and nothing is changed.
+    fn load(&mut self, state: &VcpuState) -> Result<(), AccelError>;
+
+    /// What it can be given, for [`state::differences`].
+    ///
+    /// # Errors
+    /// The host refuses.
+    fn shape(&mut self) -> Result<Shape, AccelError>;
 
     /// What the last exit, a system event, told besides its kind.
     fn event_data(&self) -> Vec<u64>;

@@ -46,6 +46,14 @@ pub enum AccelError {
         /// The value that it was to be set to.
         value: Option<u64>,
     },
+    /// A state is of another vCPU or VM.
+    #[error("the state cannot be put back or taken here: its {part} {why}")]
+    State {
+        /// Which part of it.
+        part: &'static str,
+        /// What is wrong with that.
+        why: &'static str,
+    },
     /// There is no interrupt controller to use.
     #[error("the machine has no interrupt controller for gsi {gsi}")]
     NoIrqchip {
@@ -79,6 +87,9 @@ impl AccelError {
                 "the processor or KVM has no such register: `list(vcpu.msrs)` shows those it has"
             }
             Self::Msr { .. } => "the processor or KVM lacks it, or it has reserved bits that are set",
+            Self::State { .. } => {
+                "put it back into a machine of the same shape, on a host with the same processor and KVM"
+            }
             Self::NoIrqchip { .. } => {
                 "create the machine with irqchip=True, or attach the device with irq= before the first run"
             }

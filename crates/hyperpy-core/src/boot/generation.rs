@@ -28,7 +28,8 @@ pub(super) fn describe(aml: &mut Vec<u8>) {
     )
     .to_aml_bytes(aml);
     let event = Interrupt::new(true, true, false, false, GENERATION_GSI);
-    let told = Notify::new(&Path::new("\\_SB_.VGEN"), &CHANGED);
+    let who = Path::new("\\_SB_.VGEN");
+    let told = Notify::new(&who, &CHANGED);
     let is_it = Equal::new(&Arg(0), &GENERATION_GSI);
     let when = If::new(&is_it, vec![&told]);
     Device::new(

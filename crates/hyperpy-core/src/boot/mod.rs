@@ -8,11 +8,11 @@
 
 pub mod acpi;
 mod dsdt;
-pub mod generation;
 mod elf;
 pub(crate) mod error;
 pub mod firmware;
 pub mod flat;
+pub mod generation;
 mod info;
 pub mod linux;
 mod mp;

@@ -1,10 +1,11 @@
-//! Registers and breakpoints between KVM's structures and ours. What the fields mean is the SDM's; no call is made here.
+//! Registers, events and breakpoints between KVM's structures and ours. What the fields mean is the SDM's; no call is made here.
 
 use kvm_bindings::{
     KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, kvm_dtable, kvm_guest_debug, kvm_regs,
-    kvm_segment, kvm_sregs,
+    kvm_segment, kvm_sregs, kvm_sregs2, kvm_vcpu_events,
 };
 
+use crate::accel::state::Events;
 use crate::arch::x86_64::{DescriptorTable, Regs, Segment, Sregs};
 use crate::debug::{DebugControl, On};
 
@@ -54,14 +55,18 @@ general_registers!(rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15
 
 macro_rules! special_registers {
     (segments $($segment:ident)*; tables $($table:ident)*; plain $($plain:ident)*) => {
-        pub(super) fn sregs_from_kvm(raw: &kvm_sregs) -> Sregs {
+        special_registers!(kvm_sregs sregs_from_kvm kvm_from_sregs ($($segment)*) ($($table)*) ($($plain)*));
+        special_registers!(kvm_sregs2 sregs_from_kvm2 kvm2_from_sregs ($($segment)*) ($($table)*) ($($plain)*));
+    };
+    ($raw:ident $from:ident $into:ident ($($segment:ident)*) ($($table:ident)*) ($($plain:ident)*)) => {
+        pub(super) fn $from(raw: &$raw) -> Sregs {
             Sregs {
                 $($segment: segment_from_kvm(&raw.$segment),)*
                 $($table: DescriptorTable { base: raw.$table.base, limit: raw.$table.limit },)*
                 $($plain: raw.$plain),*
             }
         }
-        pub(super) fn kvm_from_sregs(sregs: &Sregs, raw: &mut kvm_sregs) {
+        pub(super) fn $into(sregs: &Sregs, raw: &mut $raw) {
             $(raw.$segment = kvm_from_segment(&sregs.$segment);)*
             $(raw.$table = kvm_dtable { base: sregs.$table.base, limit: sregs.$table.limit, ..Default::default() };)*
             $(raw.$plain = sregs.$plain;)*
@@ -103,4 +108,40 @@ fn kvm_from_segment(segment: &Segment) -> kvm_segment {
         unusable: segment.unusable.into(),
         padding: 0,
     }
+}
+
+macro_rules! events {
+    ($($ours:ident = $($theirs:ident).+;)*) => {
+        pub(super) fn events_from_kvm(raw: &kvm_vcpu_events) -> Events {
+            Events { $($ours: raw.$($theirs).+),* }
+        }
+        pub(super) fn kvm_from_events(events: &Events) -> kvm_vcpu_events {
+            let mut raw = kvm_vcpu_events::default();
+            $(raw.$($theirs).+ = events.$ours;)*
+            raw
+        }
+    };
+}
+events! {
+    exception_injected = exception.injected;
+    exception_nr = exception.nr;
+    exception_has_error_code = exception.has_error_code;
+    exception_pending = exception.pending;
+    exception_error_code = exception.error_code;
+    exception_has_payload = exception_has_payload;
+    exception_payload = exception_payload;
+    interrupt_injected = interrupt.injected;
+    interrupt_nr = interrupt.nr;
+    interrupt_soft = interrupt.soft;
+    interrupt_shadow = interrupt.shadow;
+    nmi_injected = nmi.injected;
+    nmi_pending = nmi.pending;
+    nmi_masked = nmi.masked;
+    sipi_vector = sipi_vector;
+    smi_smm = smi.smm;
+    smi_pending = smi.pending;
+    smi_smm_inside_nmi = smi.smm_inside_nmi;
+    smi_latched_init = smi.latched_init;
+    triple_fault_pending = triple_fault.pending;
+    flags = flags;
 }

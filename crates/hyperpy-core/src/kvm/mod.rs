@@ -10,6 +10,7 @@ mod page;
 mod probe;
 mod setup;
 mod slots;
+mod snapshot;
 mod state;
 pub mod thread;
 mod vcpu;

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use kvm_bindings::{
     KVM_COALESCED_MMIO_PAGE_OFFSET, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_SYNC_X86_REGS,
-    kvm_coalesced_mmio, kvm_coalesced_mmio_ring, kvm_regs, kvm_run,
+    kvm_coalesced_mmio, kvm_coalesced_mmio_ring, kvm_regs, kvm_run, kvm_vcpu_events,
 };
 
 use crate::accel::ExitFlag;
@@ -82,25 +82,40 @@ impl RunPage {
         unsafe { addr_of!((*self.run()).s.regs.regs.rip).read_volatile() }
     }
 
-    /// Registers that KVM takes over at the next entry.
+    /// General registers, for KVM to take over at the next entry if [`Self::set_dirty`] says so.
     pub(super) fn set_regs(&self, regs: &kvm_regs) {
-        // SAFETY: both fields lie inside the mapping.
-        unsafe {
-            addr_of_mut!((*self.run()).s.regs.regs).write_volatile(*regs);
-            addr_of_mut!((*self.run()).kvm_dirty_regs).write_volatile(u64::from(KVM_SYNC_X86_REGS));
-        }
+        // SAFETY: the field lies inside the mapping.
+        unsafe { addr_of_mut!((*self.run()).s.regs.regs).write_volatile(*regs) };
     }
 
-    /// KVM has them now: it need not take them over again.
-    pub(super) fn regs_taken(&self) {
+    /// Events under way, as they were set: KVM leaves none here.
+    pub(super) fn events(&self) -> kvm_vcpu_events {
+        // SAFETY: the field lies inside the mapping; every bit pattern is a valid kvm_vcpu_events.
+        unsafe { addr_of!((*self.run()).s.regs.events).read_volatile() }
+    }
+
+    /// Events, for KVM to take over as above.
+    pub(super) fn set_events(&self, events: &kvm_vcpu_events) {
         // SAFETY: the field lies inside the mapping.
-        unsafe { addr_of_mut!((*self.run()).kvm_dirty_regs).write_volatile(0) };
+        unsafe { addr_of_mut!((*self.run()).s.regs.events).write_volatile(*events) };
+    }
+
+    /// Which of them (`KVM_SYNC_X86_*`) KVM takes over at the next entry.
+    pub(super) fn set_dirty(&self, which: u32) {
+        // SAFETY: the field lies inside the mapping.
+        unsafe { addr_of_mut!((*self.run()).kvm_dirty_regs).write_volatile(which.into()) };
     }
 
     /// RFLAGS.IF as KVM left it at the last exit.
     pub(super) fn interruptible(&self) -> bool {
         // SAFETY: the field lies inside the mapping; every bit pattern is a valid u8.
         unsafe { addr_of!((*self.run()).if_flag).read_volatile() != 0 }
+    }
+
+    /// Sets that, for registers that KVM did not leave here.
+    pub(super) fn set_interruptible(&self, yes: bool) {
+        // SAFETY: the field lies inside the mapping.
+        unsafe { addr_of_mut!((*self.run()).if_flag).write_volatile(yes.into()) };
     }
 
     /// Whether the RDMSR or WRMSR that KVM handed on faults when it is completed.

@@ -3,11 +3,14 @@
 //! CPUID is what the host offers (KVM_GET_SUPPORTED_CPUID) with the vCPU's own APIC id and a topology of one package
 //! with one thread per core. SDM vol. 2A (CPUID), vol. 3 10.5 (APIC); AMD APM vol. 3 appendix E.
 
+use std::sync::Arc;
+
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_cpuid_entry2, kvm_lapic_state, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuFd};
 
-use super::call;
+use super::{call, state};
 use crate::accel::{AccelError, VmConfig};
+use crate::arch::x86_64::cpuid::Leaf;
 
 /// What KVM can do for a guest beyond CPUID's own report.
 #[derive(Clone, Copy, Debug)]
@@ -39,16 +42,19 @@ const DELIVER_NMI: u32 = 0b100 << 8;
 const DELIVERY_MODE: u32 = 0b111 << 8;
 const LVT_MASKED: u32 = 1 << 16;
 
+/// Prepares a vCPU, and gives the CPUID table that it was set.
 pub(super) fn prepare(
     vcpu: &VcpuFd,
     id: u32,
     config: VmConfig,
     offered: &CpuId,
     features: Features,
-) -> Result<(), AccelError> {
-    vcpu.set_cpuid2(&table(id, config, offered, features)).map_err(call("KVM_SET_CPUID2"))?;
+) -> Result<Arc<[Leaf]>, AccelError> {
+    let table = table(id, config, offered, features);
+    vcpu.set_cpuid2(&table).map_err(call("KVM_SET_CPUID2"))?;
+    let leaves = state::leaves(&table).into();
     if !config.irqchip {
-        return Ok(());
+        return Ok(leaves);
     }
     // A KVM that refuses one of these leaves the guest with its own default: not worth failing a machine for.
     let msrs = [
@@ -58,7 +64,7 @@ pub(super) fn prepare(
     if let Ok(msrs) = Msrs::from_entries(&msrs) {
         vcpu.set_msrs(&msrs).map_err(call("KVM_SET_MSRS"))?;
     }
-    Ok(())
+    Ok(leaves)
 }
 
 /// The boot processor takes the 8259 pair at LINT0 and NMIs at LINT1, as firmware leaves them (SDM 10.5.1). Done when all

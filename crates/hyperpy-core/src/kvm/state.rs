@@ -126,7 +126,7 @@ pub(super) fn leaves(table: &CpuId) -> Vec<Leaf> {
     leaves
 }
 
-fn entry(leaf: &Leaf) -> kvm_cpuid_entry2 {
+pub(super) fn entry(leaf: &Leaf) -> kvm_cpuid_entry2 {
     kvm_cpuid_entry2 {
         function: leaf.leaf,
         index: leaf.subleaf,

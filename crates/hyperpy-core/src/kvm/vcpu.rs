@@ -9,8 +9,8 @@ use kvm_bindings::{
     KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_HYPERCALL, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
     KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR,
     KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_MP_STATE_HALTED,
-    KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET,
-    KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
+    KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS,
+    KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -19,8 +19,9 @@ use super::convert::{kvm_from_debug, kvm_from_regs, kvm_from_sregs, regs_from_kv
 use super::page::RunPage;
 use super::setup;
 use super::slots::Slots;
+use super::snapshot::Known;
 use super::state;
-use crate::accel::{AccelError, AccelExit, Activity, ExitFlag, Interruption, Vcpu};
+use crate::accel::{AccelError, AccelExit, Activity, ExitFlag, Interruption, Shape, Vcpu, VcpuState};
 use crate::arch::x86_64::cpuid::Leaf;
 use crate::arch::x86_64::fpu::{self, Fpu};
 use crate::arch::x86_64::{Regs, Sregs};
@@ -37,18 +38,18 @@ const WITH_INSTRUCTION_BYTES: u64 = 1;
 
 #[derive(Debug)]
 pub(super) struct KvmVcpu {
-    fd: VcpuFd,
-    page: Arc<RunPage>,
+    pub(super) fd: VcpuFd,
+    pub(super) page: Arc<RunPage>,
     /// Where in the page the values of the last reported access are, and how wide each is.
     data: Data,
     /// The page's registers are all zero before the first KVM_RUN.
-    entered: bool,
-    /// Registers were set in the page since the last entry: KVM does not know them yet.
-    regs_in_page: bool,
+    pub(super) entered: bool,
+    /// What was set in the page since the last entry (`KVM_SYNC_X86_*`): KVM does not know it yet.
+    pub(super) in_page: u32,
     /// Held while the ring is emptied: the order of writes is the order of their devices' calls.
     ring: Arc<Mutex<()>>,
     /// What the last KVM_RUN returned with, when the ring comes first.
-    held: Option<Held>,
+    pub(super) held: Option<Held>,
     /// It is the one that starts, on a VM with interrupt controllers.
     is_boot_processor: bool,
     /// After `fd`: guest memory stays mapped for as long as a vCPU could be entered.
@@ -56,14 +57,19 @@ pub(super) struct KvmVcpu {
     /// As in `KvmVm`.
     xsave: bool,
     /// Where the upper YMM halves are in an XSAVE area, once that is known.
-    ymm: Option<Option<usize>>,
+    pub(super) ymm: Option<Option<usize>>,
+    /// The CPUID table as it was set: the VM's first, until another is.
+    pub(super) table: Arc<[Leaf]>,
+    /// Frequency of the time-stamp counter, once that is known.
+    pub(super) tsc_khz: Option<u32>,
+    pub(super) known: Arc<Known>,
     /// Runs between the last look at the exit flag and KVM_RUN, to prove that no kick is lost there.
     #[cfg(test)]
     pub(super) before_run: Option<fn(&RunPage)>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Held {
+pub(super) enum Held {
     Exit,
     Kicked,
 }
@@ -82,6 +88,8 @@ impl KvmVcpu {
         ring: Arc<Mutex<()>>,
         is_boot_processor: bool,
         xsave: bool,
+        table: Arc<[Leaf]>,
+        known: Arc<Known>,
     ) -> Result<Self, AccelError> {
         let page = RunPage::map(fd.as_raw_fd(), page_len)
             .map_err(|source| AccelError::Call { call: "mmap of the vcpu", source })?;
@@ -91,13 +99,16 @@ impl KvmVcpu {
             page: Arc::new(page),
             data: Data::default(),
             entered: false,
-            regs_in_page: false,
+            in_page: 0,
             ring,
             held: None,
             is_boot_processor,
             _slots: slots,
             xsave,
             ymm: None,
+            table,
+            tsc_khz: None,
+            known,
             #[cfg(test)]
             before_run: None,
         })
@@ -229,7 +240,7 @@ impl Vcpu for KvmVcpu {
             return Err(match error.raw_os_error() {
                 Some(libc::EINTR) => {
                     self.entered = true;
-                    self.regs_in_page = false;
+                    self.in_page = 0;
                     if self.page.has_posted() {
                         self.held = Some(Held::Kicked);
                         return Ok(AccelExit::Posted);
@@ -241,7 +252,7 @@ impl Vcpu for KvmVcpu {
             });
         }
         self.entered = true;
-        self.regs_in_page = false;
+        self.in_page = 0;
         if self.page.has_posted() {
             self.held = Some(Held::Exit);
             return Ok(AccelExit::Posted);
@@ -278,7 +289,7 @@ impl Vcpu for KvmVcpu {
     }
 
     fn regs(&mut self) -> Result<Regs, AccelError> {
-        if self.entered || self.regs_in_page {
+        if self.entered || self.in_page & KVM_SYNC_X86_REGS != 0 {
             return Ok(regs_from_kvm(&self.page.regs()));
         }
         self.fd.get_regs().map(|regs| regs_from_kvm(&regs)).map_err(call("KVM_GET_REGS"))
@@ -286,7 +297,8 @@ impl Vcpu for KvmVcpu {
 
     fn set_regs(&mut self, regs: &Regs) -> Result<(), AccelError> {
         self.page.set_regs(&kvm_from_regs(regs));
-        self.regs_in_page = true;
+        self.in_page |= KVM_SYNC_X86_REGS;
+        self.page.set_dirty(self.in_page);
         Ok(())
     }
 
@@ -341,8 +353,10 @@ impl Vcpu for KvmVcpu {
     }
 
     fn set_cpuid(&mut self, table: &[Leaf]) -> Result<(), AccelError> {
+        state::set_cpuid(&self.fd, table)?;
         self.ymm = None;
-        state::set_cpuid(&self.fd, table)
+        self.table = table.into();
+        Ok(())
     }
 
     fn set_msr_fault(&mut self, fault: bool) {
@@ -353,13 +367,28 @@ impl Vcpu for KvmVcpu {
         self.page.event_data()
     }
 
+    fn save(&mut self) -> Result<VcpuState, AccelError> {
+        self.save_state()
+    }
+
+    fn load(&mut self, state: &VcpuState) -> Result<(), AccelError> {
+        self.load_state(state)
+    }
+
+    fn shape(&mut self) -> Result<Shape, AccelError> {
+        self.shape_now()
+    }
+
     fn set_debug(&mut self, control: &DebugControl) -> Result<(), AccelError> {
         // A step is from where KVM knows the vCPU to be: registers that wait in the page would come too late.
-        if self.regs_in_page {
+        if self.in_page & KVM_SYNC_X86_REGS != 0 {
             self.fd.set_regs(&self.page.regs()).map_err(call("KVM_SET_REGS"))?;
-            self.page.regs_taken();
-            self.regs_in_page = false;
         }
+        if self.in_page & KVM_SYNC_X86_EVENTS != 0 {
+            self.fd.set_vcpu_events(&self.page.events()).map_err(call("KVM_SET_VCPU_EVENTS"))?;
+        }
+        self.in_page = 0;
+        self.page.set_dirty(0);
         self.fd.set_guest_debug(&kvm_from_debug(control)).map_err(call("KVM_SET_GUEST_DEBUG"))
     }
 }

@@ -19,9 +19,10 @@ use vmm_sys_util::eventfd::EventFd;
 use super::page::RunPage;
 use super::setup::{self, Features};
 use super::slots::Slots;
+use super::snapshot::{self, Known};
 use super::vcpu::KvmVcpu;
 use super::{call, failed, has};
-use crate::accel::{AccelError, MsrRange, Route, Slot, Vcpu, Vm, VmConfig};
+use crate::accel::{AccelError, MsrRange, Route, Slot, Vcpu, Vm, VmConfig, VmState};
 use crate::arch::x86_64::layout::{IDENTITY_MAP_START, TSS_START};
 use crate::bells::Doorbell;
 use crate::bus::Space;
@@ -49,6 +50,7 @@ pub(super) struct KvmVm {
     ring: Arc<Mutex<()>>,
     /// Where that ring is mapped: with the first vCPU's page.
     page: OnceLock<Arc<RunPage>>,
+    known: Arc<Known>,
 }
 
 impl KvmVm {
@@ -79,9 +81,10 @@ impl KvmVm {
         let size = fd.check_extension_int(Cap::Xsave2);
         let small = !has(size)? || usize::try_from(size).is_ok_and(|size| size <= size_of::<kvm_xsave>());
         let xsave = small && has(fd.check_extension_int(Cap::Xsave))?;
+        let known = Arc::new(Known::ask(kvm, &fd, &cpuid, config.irqchip)?);
         let fd = Arc::new(fd);
         let slots = Arc::new(Slots::new(fd.clone())?);
-        Ok(Self { fd, config, cpuid, features, xsave, slots, ring: Arc::default(), page: OnceLock::new() })
+        Ok(Self { fd, config, cpuid, features, xsave, slots, ring: Arc::default(), page: OnceLock::new(), known })
     }
 
     fn need(&self, cap: Cap, capability: &'static str) -> Result<(), AccelError> {
@@ -96,9 +99,10 @@ impl KvmVm {
     /// A vCPU, prepared.
     pub(super) fn make_vcpu(&self, id: u32) -> Result<KvmVcpu, AccelError> {
         let vcpu = self.fd.create_vcpu(u64::from(id)).map_err(call("KVM_CREATE_VCPU"))?;
-        setup::prepare(&vcpu, id, self.config, &self.cpuid, self.features)?;
-        let (slots, ring) = (self.slots.clone(), self.ring.clone());
-        let made = KvmVcpu::new(vcpu, self.fd.run_size(), slots, ring, id == 0 && self.config.irqchip, self.xsave)?;
+        let table = setup::prepare(&vcpu, id, self.config, &self.cpuid, self.features)?;
+        let (slots, ring, known) = (self.slots.clone(), self.ring.clone(), self.known.clone());
+        let is_boot_processor = id == 0 && self.config.irqchip;
+        let made = KvmVcpu::new(vcpu, self.fd.run_size(), slots, ring, is_boot_processor, self.xsave, table, known)?;
         let _ = self.page.set(made.page().clone());
         Ok(made)
     }
@@ -154,6 +158,14 @@ impl Vm for KvmVm {
 
     fn unmap(&self, slot: u32) -> Result<(), AccelError> {
         self.slots.unmap(slot)
+    }
+
+    fn save(&self) -> Result<VmState, AccelError> {
+        snapshot::save(&self.fd, &self.known)
+    }
+
+    fn load(&self, state: &VmState) -> Result<(), AccelError> {
+        snapshot::load(&self.fd, &self.known, state)
     }
 
     fn mark_written(&self) -> Result<(), AccelError> {

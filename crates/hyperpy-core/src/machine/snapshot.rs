@@ -15,9 +15,10 @@ use super::Machine;
 use super::objects::{Objects, borrow};
 use super::reset::identity;
 use crate::bus::{Device, Region};
+use crate::clock::Kept;
 use crate::control::{Before, Host, Parked, Phase};
 use crate::error::RunError;
-use crate::memory::Memory;
+use crate::memory::{Forked, Memory, Written};
 use crate::run;
 use crate::snapshot::{Parts, Restored, Shape, Snapshot, SnapshotError, State, StateFault, VcpuPart};
 use crate::vcpu::Inside;
@@ -34,23 +35,26 @@ impl Machine {
         Ok(Snapshot { parts, memory: self.memory.image()? })
     }
 
-    /// Puts the machine back to where it was when the snapshot was taken, also one of another machine of the same shape. What was queued is forgotten.
+    /// Puts the machine back to where it was when the snapshot was taken, of this machine or of another of the same shape, all but
+    /// the `spared` ranges of memory. What was queued is forgotten.
     ///
     /// # Errors
-    /// The machine runs; or it has another shape, which tells what differs: nothing has changed then. Or the host or a device refuses a part: the machine is stopped then, and can be restored again.
-    pub fn restore(&self, snapshot: &Snapshot, host: &dyn Host) -> Result<Restored, SnapshotError> {
+    /// The machine runs; or it has another shape, which tells what differs: nothing has changed then. Or the host or a device
+    /// refuses a part: the machine is stopped then, and can be restored again.
+    pub fn restore(&self, snapshot: &Snapshot, spared: &[Written], host: &dyn Host) -> Result<Restored, SnapshotError> {
         let mut still = self.stand_still("restore", false, host)?;
         self.refuse_other_shape(&snapshot.parts)?;
         let objects = self.objects()?;
         self.complete_all(&objects, host)?;
         still.begin_change();
-        let restored = self.put_parts(&snapshot.parts, &objects, host, || Ok(self.memory.restore(&snapshot.memory)?.pages))?;
+        let memory = || Ok(self.memory.restore(&snapshot.memory, spared)?.pages);
+        let restored = self.put_parts(&snapshot.parts, &objects, host, memory)?;
         still.end_as(snapshot.parts.phase, snapshot.parts.parked);
         Ok(restored)
     }
 
     /// The parts of a copy of this machine, and its memory. `copy` makes a machine of them that has the same devices; the state
-    /// is put into it before this one goes on. Says whether this one runs, so that the copy can be started.
+    /// is put into it before this one goes on.
     ///
     /// # Errors
     /// As for [`Self::snapshot`], and what `copy` fails with.
@@ -58,12 +62,13 @@ impl Machine {
         &self,
         host: &dyn Host,
         copy: impl FnOnce(Memory) -> Result<(T, Arc<Machine>), SnapshotError>,
-    ) -> Result<(T, bool), SnapshotError> {
+    ) -> Result<Copied<T>, SnapshotError> {
         let still = self.stand_still("fork", true, host)?;
         let parts = self.take_parts(still.before, host)?;
-        let (copied, child) = copy(self.memory.fork()?)?;
+        let (memory, forked) = self.memory.fork()?;
+        let (copy, child) = copy(memory)?;
         child.become_copy(&parts, host)?;
-        Ok((copied, still.before == Before::Running))
+        Ok(Copied { copy, forked, clock: parts.clock, was_running: still.before == Before::Running })
     }
 
     /// A machine without devices that is configured as this one, with other memory.
@@ -116,9 +121,13 @@ impl Machine {
         let devices = self.save_devices()?;
         let mut vcpus = Vec::new();
         for id in 0..self.config().vcpus {
-            let taken = borrow(&objects, id, Some(host), || Ok(()), |vcpu| {
-                vcpu.accel.save().map(|state| VcpuPart { state, parked: vcpu.parked })
-            });
+            let taken = borrow(
+                &objects,
+                id,
+                Some(host),
+                || Ok(()),
+                |vcpu| vcpu.accel.save().map(|state| VcpuPart { state, parked: vcpu.parked }),
+            );
             vcpus.push(taken?.map_err(RunError::from)?);
         }
         Ok(Parts {
@@ -144,14 +153,22 @@ impl Machine {
         let began = Instant::now();
         let mut restored = Restored::default();
         // First: the controllers' own levels follow from what drives them.
-        self.lines.load(&parts.lines);
+        self.lines
+            .load(&parts.lines)
+            .map_err(|fault| SnapshotError::Device { name: "interrupt lines".into(), fault })?;
         objects.vm.load(&parts.vm).map_err(RunError::from)?;
         restored.vm = began.elapsed();
         for (id, part) in (0_u32..).zip(&parts.vcpus) {
-            let put = borrow(objects, id, Some(host), || Ok(()), |vcpu| {
-                vcpu.put(part.parked);
-                vcpu.accel.load(&part.state)
-            });
+            let put = borrow(
+                objects,
+                id,
+                Some(host),
+                || Ok(()),
+                |vcpu| {
+                    vcpu.put(part.parked);
+                    vcpu.accel.load(&part.state)
+                },
+            );
             put?.map_err(RunError::from)?;
         }
         restored.vcpus = began.elapsed() - restored.vm;
@@ -204,6 +221,18 @@ fn guarded<T>(region: &Region, f: impl FnOnce(&dyn Device) -> Result<T, StateFau
         Ok(done) => done.map_err(|fault| SnapshotError::Device { name: name(), fault }),
         Err(panic) => Err(run::panicked(Some(region.name.clone()), panic.as_ref()).into()),
     }
+}
+
+/// A machine was copied.
+pub struct Copied<T> {
+    /// The copy.
+    pub copy: T,
+    /// What that took of memory.
+    pub forked: Forked,
+    /// The clock with its timers, of which the copy has none yet.
+    pub clock: Kept,
+    /// The one that was copied runs: the copy can be started.
+    pub was_running: bool,
 }
 
 /// Has the machine go on as it was, whatever happens, unless it was changed.

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Log, REFUSED_MSR, Step, cpuid};
-use crate::accel::{AccelError, AccelExit, Activity, ExitFlag, Interruption, Vcpu};
+use crate::accel::state::same_cpuid;
+use crate::accel::{AccelError, AccelExit, Activity, ExitFlag, Interruption, Shape, Vcpu, VcpuState};
 use crate::arch::x86_64::cpuid::Leaf;
 use crate::arch::x86_64::fpu::Fpu;
 use crate::arch::x86_64::{Regs, Sregs};
@@ -15,6 +16,8 @@ use crate::bus::ones;
 use crate::debug::DebugControl;
 use crate::posted::Posted;
 
+/// Bytes of its XSAVE area: the legacy region and the header (SDM vol. 1, 13.4).
+const XSAVE: usize = 576;
 /// Most values of one scripted string instruction.
 const VALUES: usize = 64;
 
@@ -45,7 +48,9 @@ pub(super) struct ScriptedVcpu {
     has_run: bool,
     fpu: Fpu,
     msrs: BTreeMap<u32, u64>,
-    cpuid: Vec<Leaf>,
+    cpuid: Arc<[Leaf]>,
+    /// What was put back and has no place here.
+    kept: VcpuState,
 }
 
 /// Size and number of what an exit that is no access to a bus moves, and whether the guest writes it.
@@ -79,7 +84,8 @@ impl ScriptedVcpu {
             has_run: false,
             fpu: Fpu::default(),
             msrs: BTreeMap::new(),
-            cpuid: cpuid(id),
+            cpuid: cpuid(id).into(),
+            kept: VcpuState::default(),
         }
     }
 
@@ -285,12 +291,60 @@ impl Vcpu for ScriptedVcpu {
     }
 
     fn cpuid(&mut self) -> Result<Vec<Leaf>, AccelError> {
-        Ok(self.cpuid.clone())
+        Ok(self.cpuid.to_vec())
     }
 
     fn set_cpuid(&mut self, table: &[Leaf]) -> Result<(), AccelError> {
-        self.cpuid = table.to_vec();
+        self.cpuid = table.into();
         Ok(())
+    }
+
+    fn save(&mut self) -> Result<VcpuState, AccelError> {
+        let mut xsave = vec![0; XSAVE].into_boxed_slice();
+        self.fpu.into_area(&mut xsave, None);
+        Ok(VcpuState {
+            regs: self.regs,
+            sregs: self.sregs,
+            xsave,
+            msrs: self.msrs.iter().map(|(&index, &value)| (index, value)).collect(),
+            cpuid: self.cpuid.clone(),
+            ..self.kept.clone()
+        })
+    }
+
+    fn load(&mut self, state: &VcpuState) -> Result<(), AccelError> {
+        if state.xsave.len() != XSAVE {
+            return Err(AccelError::State { part: "xsave area", why: "has another size" });
+        }
+        if !same_cpuid(&self.cpuid, &state.cpuid) {
+            if self.has_run {
+                return Err(AccelError::State { part: "cpuid", why: "is another one, and the vcpu has run" });
+            }
+            self.cpuid = state.cpuid.clone();
+        }
+        if let Some(&(index, value)) = state.msrs.iter().find(|(index, _)| *index == REFUSED_MSR) {
+            return Err(AccelError::Msr { call: "KVM_SET_MSRS", index, value: Some(value) });
+        }
+        (self.regs, self.sregs) = (state.regs, state.sregs);
+        self.fpu = Fpu::from_area(&state.xsave, None);
+        self.msrs.retain(|index, _| state.msr(*index).is_some());
+        self.msrs.extend(state.msrs.iter().copied());
+        (self.kept.pdptrs, self.kept.xcr0, self.kept.events) = (state.pdptrs, state.xcr0, state.events);
+        (self.kept.debug, self.kept.mp_state, self.kept.tsc_khz) = (state.debug, state.mp_state, state.tsc_khz);
+        self.kept.lapic.clone_from(&state.lapic);
+        self.reading = 0;
+        Ok(())
+    }
+
+    fn shape(&mut self) -> Result<Shape, AccelError> {
+        Ok(Shape {
+            cpuid: self.cpuid.clone(),
+            has_run: self.has_run,
+            xsave: XSAVE,
+            msrs: self.msrs.keys().copied().collect(),
+            irqchip: self.irqchip,
+            ..Shape::default()
+        })
     }
 
     fn set_msr_fault(&mut self, fault: bool) {

@@ -7,7 +7,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::vcpu::ScriptedVcpu;
 use super::{Log, REFUSED_MSR, Scripted};
-use crate::accel::{AccelError, MsrRange, Route, Slot, Vcpu, Vm};
+use crate::accel::{AccelError, MsrRange, Route, Slot, Vcpu, Vm, VmState};
 use crate::bells::Doorbell;
 use crate::memory::PAGE_SIZE;
 use crate::posted::{Posted, Range};
@@ -16,11 +16,13 @@ pub(super) struct ScriptedVm {
     script: Scripted,
     irqchip: bool,
     kept: Mutex<BTreeMap<u32, Slot>>,
+    state: Mutex<VmState>,
 }
 
 impl ScriptedVm {
     pub(super) fn new(script: Scripted, irqchip: bool) -> Self {
-        Self { script, irqchip, kept: Mutex::default() }
+        let state = VmState { irqchip: irqchip.then(Box::default), clock_ns: Some(0) };
+        Self { script, irqchip, kept: Mutex::default(), state: Mutex::new(state) }
     }
 
     fn note(&self, f: impl FnOnce(&mut Log)) {
@@ -88,6 +90,23 @@ impl Vm for ScriptedVm {
             log.slot_changes.push((slot, false, false));
         });
         drop(gone);
+        Ok(())
+    }
+
+    fn save(&self) -> Result<VmState, AccelError> {
+        Ok(self.state.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    fn load(&self, state: &VmState) -> Result<(), AccelError> {
+        if state.irqchip.is_some() != self.irqchip {
+            let why = "are only in one of the two machines";
+            return Err(AccelError::State { part: "interrupt controllers", why });
+        }
+        let mut ours = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(ours), Some(theirs)) = (&mut ours.irqchip, &state.irqchip) {
+            ours.clone_from(theirs);
+        }
+        ours.clock_ns = state.clock_ns;
         Ok(())
     }
 

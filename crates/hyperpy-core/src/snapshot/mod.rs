@@ -101,7 +101,9 @@ impl SnapshotError {
             Self::Run(error) => error.hint(),
             Self::Memory(_) => "look at `m.map` for what is where",
             Self::Device { fault: StateFault::NotSaved, .. } => "give it save(self) and load(self, state)",
-            Self::Device { fault: StateFault::Misfit(_), .. } => "restore a snapshot of a machine with the same devices",
+            Self::Device { fault: StateFault::Misfit(_), .. } => {
+                "restore a snapshot of a machine with the same devices"
+            }
             Self::Device { fault: StateFault::Raised, .. } => "",
             Self::Shape { .. } => "make a machine with the same vcpus, memory and devices at the same places",
         }

@@ -49,7 +49,8 @@ impl Shape {
     /// That of a machine with these buses.
     #[must_use]
     pub fn of(config: VmConfig, pio: &Map, mmio: &Map) -> Self {
-        let of = |space, map: &Map| map.regions().iter().map(move |region| Place::of(space, region)).collect::<Vec<_>>();
+        let of =
+            |space, map: &Map| map.regions().iter().map(move |region| Place::of(space, region)).collect::<Vec<_>>();
         Self { config, places: [of(Space::Pio, pio), of(Space::Mmio, mmio)].concat() }
     }
 

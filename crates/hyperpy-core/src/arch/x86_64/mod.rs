@@ -6,6 +6,7 @@ pub mod cpuid;
 pub mod disassemble;
 pub mod fpu;
 pub mod layout;
+pub mod msrs;
 pub mod paging;
 mod regs;
 pub mod valid;

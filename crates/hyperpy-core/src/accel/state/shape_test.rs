@@ -1,0 +1,1 @@
+//! What differs, line by line.

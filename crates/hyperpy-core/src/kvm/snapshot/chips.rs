@@ -1,0 +1,109 @@
+//! A VM's state: interrupt controllers, PIT, clock.
+//!
+//! | part | ioctls of `save` | of `load` |
+//! |---|---|---|
+//! | each 8259, I/O APIC, PIT, where they are in the kernel | 4 | 4 |
+//! | clock | 1 | 1 |
+//!
+//! They come before the vCPUs' (`Known::moment`); and what the I/O APIC sends when it is put back goes to local APICs
+//! that are overwritten. The clock is set as it was, not as it would be by now: KVM_CLOCK_REALTIME is not asked for.
+
+use kvm_bindings::{
+    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_clock_data, kvm_ioapic_state, kvm_irqchip,
+    kvm_pic_state, kvm_pit_channel_state, kvm_pit_state2,
+};
+use kvm_ioctls::VmFd;
+
+use super::{Known, unfit};
+use crate::accel::AccelError;
+use crate::accel::state::{IoApic, Irqchip, Pic, Pit, PitChannel, VmState};
+use crate::kvm::call;
+
+const PICS: [u32; 2] = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE];
+
+pub(in crate::kvm) fn save(fd: &VmFd, known: &Known) -> Result<VmState, AccelError> {
+    known.begin();
+    let clock = if known.clock { Some(fd.get_clock().map_err(call("KVM_GET_CLOCK"))?.clock) } else { None };
+    let irqchip = if known.irqchip { Some(Box::new(irqchip(fd)?)) } else { None };
+    Ok(VmState { irqchip, clock_ns: clock })
+}
+
+pub(in crate::kvm) fn load(fd: &VmFd, known: &Known, state: &VmState) -> Result<(), AccelError> {
+    if state.irqchip.is_some() != known.irqchip {
+        return Err(unfit("interrupt controllers", "are only in one of the two machines"));
+    }
+    known.begin();
+    if let Some(chips) = &state.irqchip {
+        for (chip_id, pic) in PICS.into_iter().zip(&chips.pics) {
+            let mut raw = kvm_irqchip { chip_id, ..Default::default() };
+            raw.chip.pic = kvm_from_pic(pic);
+            fd.set_irqchip(&raw).map_err(call("KVM_SET_IRQCHIP"))?;
+        }
+        let mut raw = kvm_irqchip { chip_id: KVM_IRQCHIP_IOAPIC, ..Default::default() };
+        raw.chip.ioapic = kvm_from_ioapic(&chips.ioapic);
+        fd.set_irqchip(&raw).map_err(call("KVM_SET_IRQCHIP"))?;
+        fd.set_pit2(&kvm_from_pit(&chips.pit)).map_err(call("KVM_SET_PIT2"))?;
+    }
+    match state.clock_ns {
+        Some(clock) if known.clock => {
+            let raw = kvm_clock_data { clock, ..Default::default() };
+            fd.set_clock(&raw).map_err(call("KVM_SET_CLOCK"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn irqchip(fd: &VmFd) -> Result<Irqchip, AccelError> {
+    let mut chips = Irqchip::default();
+    for (chip_id, into) in PICS.into_iter().zip(&mut chips.pics) {
+        let mut raw = kvm_irqchip { chip_id, ..Default::default() };
+        fd.get_irqchip(&mut raw).map_err(call("KVM_GET_IRQCHIP"))?;
+        // SAFETY: the union's arms are integers, for which every bit pattern is valid; this is the chip that was asked for.
+        *into = pic_from_kvm(unsafe { &raw.chip.pic });
+    }
+    let mut raw = kvm_irqchip { chip_id: KVM_IRQCHIP_IOAPIC, ..Default::default() };
+    fd.get_irqchip(&mut raw).map_err(call("KVM_GET_IRQCHIP"))?;
+    // SAFETY: as above.
+    chips.ioapic = ioapic_from_kvm(unsafe { &raw.chip.ioapic });
+    chips.pit = pit_from_kvm(&fd.get_pit2().map_err(call("KVM_GET_PIT2"))?);
+    Ok(chips)
+}
+
+macro_rules! same_fields {
+    ($ours:ident $theirs:ident $from:ident $into:ident: $($field:ident)*) => {
+        fn $from(raw: &$theirs) -> $ours {
+            $ours { $($field: raw.$field),* }
+        }
+        fn $into(ours: &$ours) -> $theirs {
+            #[allow(clippy::needless_update)] // one of them has all
+            $theirs { $($field: ours.$field,)* ..Default::default() }
+        }
+    };
+}
+same_fields!(Pic kvm_pic_state pic_from_kvm kvm_from_pic: last_irr irr imr isr priority_add irq_base read_reg_select poll
+    special_mask init_state auto_eoi rotate_on_auto_eoi special_fully_nested_mode init4 elcr elcr_mask);
+same_fields!(PitChannel kvm_pit_channel_state channel_from_kvm kvm_from_channel: count latched_count count_latched
+    status_latched status read_state write_state write_latch rw_mode mode bcd gate);
+
+fn pit_from_kvm(raw: &kvm_pit_state2) -> Pit {
+    Pit { channels: raw.channels.each_ref().map(channel_from_kvm), flags: raw.flags }
+}
+
+fn kvm_from_pit(pit: &Pit) -> kvm_pit_state2 {
+    kvm_pit_state2 { channels: pit.channels.each_ref().map(kvm_from_channel), flags: pit.flags, ..Default::default() }
+}
+
+fn ioapic_from_kvm(raw: &kvm_ioapic_state) -> IoApic {
+    let kvm_ioapic_state { base_address, ioregsel, id, irr, ref redirtbl, .. } = *raw;
+    // SAFETY: both arms of the union are plain bits.
+    IoApic { base_address, ioregsel, id, irr, redirtbl: redirtbl.map(|entry| unsafe { entry.bits }) }
+}
+
+fn kvm_from_ioapic(ioapic: &IoApic) -> kvm_ioapic_state {
+    let IoApic { base_address, ioregsel, id, irr, redirtbl } = *ioapic;
+    let mut raw = kvm_ioapic_state { base_address, ioregsel, id, irr, ..Default::default() };
+    for (entry, bits) in raw.redirtbl.iter_mut().zip(redirtbl) {
+        entry.bits = bits;
+    }
+    raw
+}
