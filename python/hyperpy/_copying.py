@@ -9,7 +9,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from hyperpy import _hyperpy
-from hyperpy.device import clone
+
 
 if TYPE_CHECKING:
     from hyperpy.machine import Machine

@@ -6,16 +6,18 @@ are copies too, and what the script has told the machine. A mixin, as `_attach` 
 
 from __future__ import annotations
 
-import weakref
-from typing import TYPE_CHECKING, Any, Self, cast
+import os
+from typing import TYPE_CHECKING, Self, cast
 
+from hyperpy import _hyperpy
 from hyperpy._copying import copy_into
 from hyperpy._ending import live
 from hyperpy.resources import Share
 from hyperpy.snapshot import RestoreStats, Snapshot
 
 if TYPE_CHECKING:
-    from hyperpy import _hyperpy
+    from collections.abc import Iterable
+
     from hyperpy.machine import Machine
 
 _MICRO = 1e6
@@ -25,7 +27,8 @@ class Snapshotting:
     """What `Machine` has of snapshots."""
 
     _native: _hyperpy.Machine
-    _restores: RestoreStats | None = None
+    _restored: RestoreStats | None = None
+    _share: Share
     name: str
 
     def snapshot(self) -> Snapshot:
@@ -50,14 +53,18 @@ class Snapshotting:
             ...     print(m.memory.read(0x8000, 1), m.restore(base).pages, m.memory.read(0x8000, 1))
             b'\\x03' 1 b'\\x00'
         """
-        return Snapshot._of(self._native.snapshot())
+        return Snapshot._of(_hyperpy.take_snapshot(self._native))
 
-    def restore(self, snapshot: Snapshot) -> RestoreStats:
+    def restore(self, snapshot: Snapshot, *, spare: Iterable[tuple[int, int]] = ()) -> RestoreStats:
         """Put the machine back to where it was when the snapshot was taken, and tell what that took.
 
         The snapshot is one of this machine, whichever, or of another that is made alike: as many vcpus, the same memory, the same devices at the same places. Only what differs is put back. Exits that were queued are forgotten, no
         earlier one can be answered, and the state is the one of then: created, paused or stopped; paused for a snapshot that was
         taken while it ran. The console's output, statistics, traces, breakpoints and `errors` stay.
+
+        Arguments:
+            spare: ranges of memory that stay as they are, as (gpa, bytes) of whole pages: a window in which a guest counts what it
+                covers.
 
         Raises:
             SnapshotError: the machine is not made alike; the message tells what differs, and nothing has changed. Or a device refuses its
@@ -66,9 +73,9 @@ class Snapshotting:
         """
         if not isinstance(snapshot, Snapshot):
             raise TypeError(f"not a snapshot: {snapshot!r}\n\nhint: m.snapshot() gives one, Snapshot.open(file) another")
-        pages, *seconds = self._native.restore(snapshot._native)
-        self._restores = RestoreStats(pages, *(second * _MICRO for second in seconds))
-        return self._restores
+        pages, *seconds = _hyperpy.restore(self._native, snapshot._native, list(spare))
+        self._restored = RestoreStats(pages, *(second * _MICRO for second in seconds))
+        return self._restored
 
     def fork(self, *, name: str | None = None) -> Self:
         """Make a running copy of the machine, in this process: its memory is shared until one of both writes to it.
@@ -85,7 +92,8 @@ class Snapshotting:
             BudgetError: the copy asks for more than `hyperpy.budget` has left.
             StateError: as for `snapshot`.
         """
-        machine, child = cast("Machine", self), object.__new__(type(self))
+        machine: Machine = cast("Machine", self)
+        child = cast("Machine", object.__new__(type(self)))
         child._closed = True
         child._begin(Share(self._share.memory, self._share.cpu))
 
@@ -93,7 +101,8 @@ class Snapshotting:
             copy_into(child, native, machine, name)
 
         try:
-            is_running = self._native.fork(child.console._native, build)
+            is_running, pages = _hyperpy.fork(self._native, child.console._native, build)
+            child._native.renew_generation(int.from_bytes(os.urandom(16), "little"))
         except BaseException:
             child._share.give_back()
             raise
@@ -101,4 +110,4 @@ class Snapshotting:
         live.add(child)
         if is_running:
             child.start()
-        return child
+        return cast("Self", child)

@@ -2,7 +2,7 @@
 
 The verbs are those of docs/design.md. Everything here is thin: states, threads and dispatch are in Rust. Here is a machine's
 life, from its arguments to `close()`; the rest of the class is mixed in: devices from `_attach` and `_places`, what answers for want of
-one from `_answers`, registers and hypercalls that are trapped from `_traps`, debugging from `_debug`, what a machine
+one from `_answers`, registers and hypercalls that are trapped from `_traps`, debugging from `_debug`, snapshots and copies from `_snapshots`, what a machine
 tells of itself from `_looking`, and how a round ended from `_outcomes`. The interpreter's end is in `_ending`.
 """
 
@@ -23,6 +23,7 @@ from hyperpy._debug import Debugging
 from hyperpy._ending import live
 from hyperpy._looking import Looking
 from hyperpy._outcomes import Outcomes
+from hyperpy._snapshots import Snapshotting
 from hyperpy._traps import Trapping
 from hyperpy.clock import Clock
 from hyperpy.console import PATIENCE, Console
@@ -44,7 +45,7 @@ __all__ = ["Machine", "Unclaimed"]
 _MOST_TRACED = 1 << 20
 
 
-class Machine(Attaching, Answering, Trapping, Debugging, Looking, Outcomes):
+class Machine(Attaching, Answering, Trapping, Debugging, Looking, Snapshotting, Outcomes):
     """A virtual machine.
 
     Arguments:

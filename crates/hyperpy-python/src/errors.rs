@@ -4,6 +4,7 @@ use hyperpy_core::accel::AccelError;
 use hyperpy_core::debug::DebugError;
 use hyperpy_core::error::{AttachError, BootError, MemoryError, RouteError, RunError, StateError, TrapError};
 use hyperpy_core::memory::dma::DmaError;
+use hyperpy_core::snapshot::SnapshotError;
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -148,6 +149,14 @@ pub(crate) fn trap(error: &TrapError) -> PyErr {
     match error {
         TrapError::Run(error) => run(error),
         _ => PyValueError::new_err(format!("{error}\n\nhint: {}", error.hint())),
+    }
+}
+
+pub(crate) fn snapshot(error: &SnapshotError) -> PyErr {
+    match error {
+        SnapshotError::Run(error) => run(error),
+        SnapshotError::Memory(error) => memory(error),
+        _ => Raise::new("SnapshotError", error, error.hint()).into(),
     }
 }
 

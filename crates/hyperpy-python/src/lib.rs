@@ -28,6 +28,7 @@ mod routes;
 mod script;
 mod signals;
 mod sink;
+mod snapshot;
 mod snapshot_file;
 mod snapshot_value;
 mod vcpu;
@@ -83,6 +84,8 @@ mod _hyperpy {
     use crate::routes::{kernel_ranges, route, routes, stock_lines, stock_ports, stock_sizes};
     #[pymodule_export]
     use crate::script::Script;
+    #[pymodule_export]
+    use crate::snapshot::{Snapshot, fork, restore, take_snapshot};
     #[pymodule_export]
     use crate::snapshot_file::{SnapshotFile, save_snapshot};
 

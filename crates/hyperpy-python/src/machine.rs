@@ -81,20 +81,7 @@ impl Machine {
         let memory = CoreMemory::with_ram_in(memory, pages).map_err(|error| errors::memory(&error))?;
         let mut core = Core::new(accel, memory, VmConfig { vcpus, irqchip }).traced(trace);
         core.limits.cpus = cpus;
-        let core = Arc::new(core);
-        console.belongs_to(&core);
-        let console = console.inner.clone();
-        // Who waits for output wakes up when no more will come.
-        let watcher = move |running| if running { console.reopen() } else { console.close() };
-        core.control.watch(Box::new(watcher));
-        Ok(Self {
-            core,
-            faults: Arc::default(),
-            places: Mutex::default(),
-            answerer: Mutex::default(),
-            board: Mutex::default(),
-            handlers: Handlers::default(),
-        })
+        Ok(Self::around(Arc::new(core), console))
     }
 
     #[getter]
@@ -225,6 +212,12 @@ impl Machine {
         let mut raised: Vec<_> = raised.into_iter().map(|error| error.into_bound(py).into_any()).collect();
         let now = raised.split_off(before.min(raised.len()));
         Ok((raised, now))
+    }
+
+    /// Gives the machine an identifier of its own, and tells its operating system.
+    fn renew_generation(&self, id: u128) -> PyResult<()> {
+        self.ours("renew its generation")?;
+        self.core.renew_generation(id).map_err(|error| errors::run(&error))
     }
 
     fn wait<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {

@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex};
 
 use hyperpy_core::error::RunError;
-use hyperpy_core::machine::Machine as Core;
-use hyperpy_core::snapshot::{Snapshot as CoreSnapshot, SnapshotError, StateFault};
+use hyperpy_core::memory::Written;
+use hyperpy_core::snapshot::{Snapshot as CoreSnapshot, SnapshotError};
 use pyo3::prelude::*;
 
 use crate::console::Console;
-use crate::errors::{self, Raise};
+use crate::errors;
 use crate::host::PyHost;
 use crate::machine::{Machine, lock};
 use crate::signals::attach;
@@ -19,61 +19,70 @@ pub struct Snapshot {
     pub(crate) inner: CoreSnapshot,
 }
 
-/// Pages that were put back, and seconds for controllers, vCPUs, memory and devices.
-type Restored = (u64, f64, f64, f64, f64);
-
 #[pymethods]
-impl Machine {
-    fn snapshot(&self, py: Python<'_>) -> PyResult<Snapshot> {
-        let inner = self.still(py, "snapshot", |host| self.core().snapshot(host))?;
-        Ok(Snapshot { inner })
-    }
-
-    fn restore(&self, py: Python<'_>, snapshot: &Snapshot) -> PyResult<Restored> {
-        let done = self.still(py, "restore", |host| self.core().restore(&snapshot.inner, host))?;
-        let [vm, vcpus, memory, devices] = [done.vm, done.vcpus, done.memory, done.devices].map(|it| it.as_secs_f64());
-        Ok((done.pages, vm, vcpus, memory, devices))
-    }
-
-    /// Makes a copy of the machine with this console. `build` gets it, and gives it its devices; the state is put in after that.
-    /// Whether this machine runs: the copy does not.
-    fn fork(&self, py: Python<'_>, console: &Console, build: Bound<'_, PyAny>) -> PyResult<bool> {
-        let (build, failed) = (build.unbind(), Mutex::new(None));
-        let copy = |memory| {
-            let core = Arc::new(self.core().sibling(memory)?);
-            let built = attach(|py| {
-                let child = Py::new(py, Self::around(core.clone(), console))?;
-                build.call1(py, (child,)).map(drop)
-            });
-            built.map_err(|error| {
-                *lock(&failed) = Some(error);
-                RunError::Host
-            })?;
-            Ok(((), core))
-        };
-        let done = self.still(py, "fork", |host| self.core().fork(host, copy));
-        match lock(&failed).take() {
-            Some(error) => Err(error),
-            None => done.map(|((), is_running)| is_running),
-        }
+impl Snapshot {
+    /// 64 bits that are the same for the same state.
+    fn hash(&self, py: Python<'_>) -> u64 {
+        py.detach(|| self.inner.hash())
     }
 }
 
-impl Machine {
-    /// A verb on the whole of a machine that stands still, detached.
-    fn still<T: Send>(
-        &self,
-        py: Python<'_>,
-        verb: &'static str,
-        f: impl FnOnce(&PyHost) -> Result<T, SnapshotError> + Send,
-    ) -> PyResult<T> {
-        self.ours(verb)?;
-        let host = PyHost::new(self.core());
-        let before = self.faults.len();
-        py.detach(|| f(&host)).map_err(|error| match error {
-            SnapshotError::Run(RunError::Host) => host.take().unwrap_or_else(|| errors::run(&RunError::Host)),
-            SnapshotError::Device { fault: StateFault::Raised, .. } => self.raised_since(py, before, &error),
-            error => errors::snapshot(&error),
-        })
+/// What the machine is now.
+#[pyfunction]
+pub fn take_snapshot(py: Python<'_>, machine: &Machine) -> PyResult<Snapshot> {
+    let inner = still(py, machine, "snapshot", |host| machine.core().snapshot(host))?;
+    Ok(Snapshot { inner })
+}
+
+/// Puts it back to what it was, but for the spared ranges: pages that were put back, and seconds for controllers, vCPUs, memory
+/// and devices.
+#[pyfunction]
+pub fn restore(
+    py: Python<'_>,
+    machine: &Machine,
+    snapshot: &Snapshot,
+    spared: Vec<Written>,
+) -> PyResult<(u64, f64, f64, f64, f64)> {
+    let done = still(py, machine, "restore", |host| machine.core().restore(&snapshot.inner, &spared, host))?;
+    let [vm, vcpus, memory, devices] = [done.vm, done.vcpus, done.memory, done.devices].map(|it| it.as_secs_f64());
+    Ok((done.pages, vm, vcpus, memory, devices))
+}
+
+/// Makes a copy of the machine with this console. `build` gets its native half, and gives it its devices; the state is put in after
+/// that. Whether the machine runs, which the copy does not; and pages that were copied for it.
+#[pyfunction]
+pub fn fork(py: Python<'_>, machine: &Machine, console: &Console, build: Bound<'_, PyAny>) -> PyResult<(bool, u64)> {
+    let (build, failed) = (build.unbind(), Mutex::new(None));
+    let copy = |memory| {
+        let core = Arc::new(machine.core().sibling(memory)?);
+        let built = attach(|py| {
+            let child = Py::new(py, Machine::around(core.clone(), console))?;
+            build.call1(py, (child,)).map(drop)
+        });
+        built.map_err(|error| {
+            *lock(&failed) = Some(error);
+            RunError::Host
+        })?;
+        Ok(((), core))
+    };
+    let done = still(py, machine, "fork", |host| machine.core().fork(host, copy));
+    match lock(&failed).take() {
+        Some(error) => Err(error),
+        None => done.map(|done| (done.was_running, done.forked.pages)),
     }
+}
+
+/// A verb on the whole of a machine that stands still, detached.
+fn still<T: Send>(
+    py: Python<'_>,
+    machine: &Machine,
+    verb: &'static str,
+    f: impl FnOnce(&PyHost) -> Result<T, SnapshotError> + Send,
+) -> PyResult<T> {
+    machine.ours(verb)?;
+    let host = PyHost::new(machine.core());
+    py.detach(|| f(&host)).map_err(|error| match error {
+        SnapshotError::Run(RunError::Host) => host.take().unwrap_or_else(|| errors::run(&RunError::Host)),
+        error => errors::snapshot(&error),
+    })
 }

@@ -73,6 +73,16 @@ impl Machine {
         if let phase @ (Phase::Running | Phase::Closed) = self.control.phase() {
             return Err(StateError::new("use the vcpus", phase).into());
         }
+        self.make(&mut objects)
+    }
+
+    /// The same for a caller that has the machine stand still, for whom it counts as running.
+    pub(super) fn objects_of_still(&self) -> Result<Arc<Objects>, RunError> {
+        let mut objects = self.made();
+        objects.clone().map_or_else(|| self.make(&mut objects), Ok)
+    }
+
+    fn make(&self, objects: &mut Option<Arc<Objects>>) -> Result<Arc<Objects>, RunError> {
         let accel = self.accelerator("use the vcpus")?;
         let config = self.config();
         let vm = accel.create_vm(config)?;

@@ -44,7 +44,7 @@ impl Machine {
     pub fn restore(&self, snapshot: &Snapshot, spared: &[Written], host: &dyn Host) -> Result<Restored, SnapshotError> {
         let mut still = self.stand_still("restore", false, host)?;
         self.refuse_other_shape(&snapshot.parts)?;
-        let objects = self.objects()?;
+        let objects = self.objects_of_still()?;
         self.complete_all(&objects, host)?;
         still.begin_change();
         let memory = || Ok(self.memory.restore(&snapshot.memory, spared)?.pages);
@@ -90,7 +90,7 @@ impl Machine {
     fn become_copy(&self, parts: &Parts, host: &dyn Host) -> Result<(), SnapshotError> {
         let mut still = self.stand_still("fork", false, host)?;
         self.refuse_other_shape(parts)?;
-        let objects = self.objects()?;
+        let objects = self.objects_of_still()?;
         still.begin_change();
         self.put_parts(parts, &objects, host, || Ok(0))?;
         still.end_as(parts.phase, parts.parked);
@@ -116,7 +116,7 @@ impl Machine {
 
     /// All but memory. What can refuse does so before anything is changed.
     fn take_parts(&self, before: Before, host: &dyn Host) -> Result<Parts, SnapshotError> {
-        let objects = self.objects()?;
+        let objects = self.objects_of_still()?;
         self.complete_all(&objects, host)?;
         let devices = self.save_devices()?;
         let mut vcpus = Vec::new();

@@ -1,12 +1,13 @@
 //! Snapshots: what a machine was at one moment, as a value.
 //!
-//! Plain data is in [`value`], states with a form of their own in [`form`], what must be alike for a snapshot to be put back in
+//! Plain data is in [`value`], states with a form of their own in [`form`], what tells two states apart in `hash`, what must be alike for a snapshot to be put back in
 //! `shape`. Pages of memory are kept by `memory`, what the accelerator knows of vCPUs and interrupt controllers by
 //! [`accel::state`](crate::accel::state), what a device keeps by the device; the verbs that put them together are the
 //! machine's (`machine/snapshot.rs`).
 
 pub mod file;
 pub mod form;
+mod hash;
 mod shape;
 pub mod value;
 

@@ -1,6 +1,6 @@
 //! What the methods of the machine share: refusals before a lock is taken, how verbs wait, and what a round ended with.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hyperpy_core::bus::ones;
@@ -14,11 +14,30 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use super::{Machine, lock};
+use crate::console::Console;
 use crate::device::Report;
 use crate::host::PyHost;
+use crate::processor::Handlers;
 use crate::{convert, errors};
 
 impl Machine {
+    /// What Python has of a core that was just made.
+    pub(crate) fn around(core: Arc<Core>, console: &Console) -> Self {
+        console.belongs_to(&core);
+        let console = console.inner.clone();
+        // Who waits for output wakes up when no more will come.
+        let watcher = move |running| if running { console.reopen() } else { console.close() };
+        core.control.watch(Box::new(watcher));
+        Self {
+            core,
+            faults: Arc::default(),
+            places: Mutex::default(),
+            answerer: Mutex::default(),
+            board: Mutex::default(),
+            handlers: Handlers::default(),
+        }
+    }
+
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
     }
