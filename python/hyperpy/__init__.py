@@ -42,6 +42,7 @@ from hyperpy.line import IrqLine, Line, Messages
 from hyperpy.machine import Machine
 from hyperpy.memory import Memory
 from hyperpy.resources import Budget, budget
+from hyperpy.snapshot import Snapshot
 from hyperpy.stats import Map, Stats
 from hyperpy.vcpu import DescriptorTable, Registers, Segment, SpecialRegisters, Vcpu
 from hyperpy.window import Window
@@ -119,6 +120,7 @@ __all__ = [
     "RegisterError",
     "Registers",
     "Segment",
+    "Snapshot",
     "SnapshotError",
     "SpecError",
     "SpecialRegisters",

@@ -51,4 +51,4 @@ class Snapshot:
         return self._native.hash()
 
     def __repr__(self) -> str:
-        return f"<Snapshot, {self._native.text()}>"
+        return f"<Snapshot {self.hash():016x}>"

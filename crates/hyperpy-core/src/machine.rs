@@ -103,11 +103,19 @@ pub struct Machine {
     pub posts: Arc<Posts>,
     /// Attached devices that keep writes for later.
     keepers: AtomicUsize,
+    /// The same for machines with the same processors: this one and its copies, as long as nobody changes their CPUID tables.
+    pub(crate) kin: AtomicU64,
     /// Its operating system knows of its generation's identifier.
     has_generation: AtomicBool,
     forks: u64,
     traced: Option<u32>,
     pub(crate) debug: DebugRegisters,
+}
+
+/// A number that no machine of this process has.
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Last port.
@@ -117,13 +125,14 @@ impl Machine {
     /// A machine that has run nothing yet. No KVM object is made.
     #[must_use]
     pub fn new(accel: Arc<dyn Accelerator>, memory: Memory, config: VmConfig) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = next_id();
         // More than one vCPU cannot be started without a local APIC.
         let config = VmConfig { irqchip: config.irqchip || config.vcpus > 1, vcpus: config.vcpus.max(1) };
         memory.limit_slots(accel.most_slots());
         let control: Arc<Control> = Arc::default();
         Self {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            id,
+            kin: AtomicU64::new(id),
             memory: Arc::new(memory),
             pio: Bus::new(LAST_PORT),
             mmio: Bus::new(u64::MAX),

@@ -4,9 +4,10 @@
 //! exists as long as that has not run (kernel api.rst, KVM_SET_CPUID2).
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
-use super::Machine;
+use super::{Machine, next_id};
 use crate::arch::x86_64::cpuid::{CpuidChange, CpuidEdits, Leaf};
 use crate::arch::x86_64::fpu::Fpu;
 use crate::arch::x86_64::valid::Invalid;
@@ -88,6 +89,7 @@ impl Machine {
         let verb = "change cpuid";
         self.check(verb)?;
         self.control.require(verb, &[Phase::Created, Phase::Paused])?;
+        self.kin.store(next_id(), Ordering::SeqCst);
         // Held to the end: who makes the objects next reads what was changed.
         let made = self.made();
         if made.is_none() {

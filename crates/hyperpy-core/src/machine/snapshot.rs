@@ -7,17 +7,18 @@
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::Machine;
 use super::objects::{Objects, borrow};
 use super::reset::identity;
+use crate::accel::state;
 use crate::bus::{Device, Region};
 use crate::clock::Kept;
 use crate::control::{Before, Host, Parked, Phase};
-use crate::error::RunError;
+use crate::error::{MemoryError, RunError};
 use crate::memory::{Forked, Memory, Written};
 use crate::run;
 use crate::snapshot::{Parts, Restored, Shape, Snapshot, SnapshotError, State, StateFault, VcpuPart};
@@ -43,8 +44,14 @@ impl Machine {
     /// refuses a part: the machine is stopped then, and can be restored again.
     pub fn restore(&self, snapshot: &Snapshot, spared: &[Written], host: &dyn Host) -> Result<Restored, SnapshotError> {
         let mut still = self.stand_still("restore", false, host)?;
-        self.refuse_other_shape(&snapshot.parts)?;
         let objects = self.objects_of_still()?;
+        self.refuse_other_shape(&snapshot.parts, &objects, host)?;
+        self.memory.check_restore(&snapshot.memory, spared).map_err(|error| match error {
+            MemoryError::OtherLayout { differs } => {
+                SnapshotError::Shape { differences: differs.iter().map(ToString::to_string).collect() }
+            }
+            error => error.into(),
+        })?;
         self.complete_all(&objects, host)?;
         still.begin_change();
         let memory = || Ok(self.memory.restore(&snapshot.memory, spared)?.pages);
@@ -81,6 +88,7 @@ impl Machine {
         child.limits = self.limits.copied();
         child.traps = self.traps.copied();
         child.cpuid = Mutex::new(self.cpuid.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        child.kin = AtomicU64::new(self.kin.load(Ordering::SeqCst));
         child.has_generation = AtomicBool::new(self.has_generation.load(Ordering::SeqCst));
         child.lines.copy_routes(&self.lines);
         Ok(child)
@@ -89,8 +97,8 @@ impl Machine {
     /// Takes the state of another machine's parts, whose memory it has.
     fn become_copy(&self, parts: &Parts, host: &dyn Host) -> Result<(), SnapshotError> {
         let mut still = self.stand_still("fork", false, host)?;
-        self.refuse_other_shape(parts)?;
         let objects = self.objects_of_still()?;
+        self.refuse_other_shape(parts, &objects, host)?;
         still.begin_change();
         self.put_parts(parts, &objects, host, || Ok(0))?;
         still.end_as(parts.phase, parts.parked);
@@ -131,6 +139,7 @@ impl Machine {
             vcpus.push(taken?.map_err(RunError::from)?);
         }
         Ok(Parts {
+            kin: self.kin.load(Ordering::SeqCst),
             shape: Shape::of(self.config(), &self.pio.map(), &self.mmio.map()),
             phase: before.standing(),
             parked: self.control.parked(),
@@ -203,14 +212,24 @@ impl Machine {
         Ok(())
     }
 
-    /// Refuses a snapshot of a machine that was made otherwise.
-    fn refuse_other_shape(&self, parts: &Parts) -> Result<(), SnapshotError> {
+    /// Refuses a snapshot of a machine that was made otherwise, or has other processors.
+    fn refuse_other_shape(&self, parts: &Parts, objects: &Objects, host: &dyn Host) -> Result<(), SnapshotError> {
         let (config, pio, mmio) = (self.config(), self.pio.map(), self.mmio.map());
-        if parts.shape.fits(config, &pio, &mmio) {
+        if !parts.shape.fits(config, &pio, &mmio) {
+            let differences = parts.shape.differences(&Shape::of(config, &pio, &mmio));
+            return Err(SnapshotError::Shape { differences });
+        }
+        if parts.kin == self.kin.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let differences = parts.shape.differences(&Shape::of(config, &pio, &mmio));
-        Err(SnapshotError::Shape { differences })
+        let mut here = Vec::new();
+        for id in 0..config.vcpus {
+            let shape = borrow(objects, id, Some(host), || Ok(()), |vcpu| vcpu.accel.shape())?;
+            here.push(shape.map_err(RunError::from)?);
+        }
+        let states = parts.vcpus.iter().map(|part| &part.state);
+        let differences = state::differences(&parts.vm, states, &here);
+        if differences.is_empty() { Ok(()) } else { Err(SnapshotError::Shape { differences }) }
     }
 }
 

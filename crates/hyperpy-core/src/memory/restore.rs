@@ -85,7 +85,34 @@ fn check_layout(layout: &Layout, image: &Image) -> Result<(), MemoryError> {
     Err(MemoryError::OtherLayout { differs })
 }
 
+/// Refuses ranges that are not of whole pages, or where no memory is.
+fn check_spared(layout: &Layout, spared: &[Written]) -> Result<(), MemoryError> {
+    for &(gpa, len) in spared {
+        let size = usize::try_from(len).unwrap_or(usize::MAX);
+        if !gpa.is_multiple_of(PAGE_SIZE) || !len.is_multiple_of(PAGE_SIZE) {
+            return Err(MemoryError::Unaligned { gpa, len, pages: Pages::Small });
+        }
+        if !layout.walk(gpa, size, |_, _, _| true) {
+            return Err(MemoryError::Access { gpa, len });
+        }
+    }
+    Ok(())
+}
+
 impl Memory {
+    /// Refuses what [`Self::restore`] would, before anything else is changed.
+    ///
+    /// # Errors
+    /// The machine is closed, the regions are not those of the image, or a spared range is not memory or not of whole pages.
+    pub fn check_restore(&self, image: &Image, spared: &[Written]) -> Result<(), MemoryError> {
+        let layout = self.layout();
+        if layout.closed {
+            return Err(MemoryError::Closed);
+        }
+        check_layout(&layout, image)?;
+        check_spared(&layout, spared)
+    }
+
     /// Puts every page back that differs from the image, without an allocation; those of `spared` ranges, of whole pages,
     /// stay as they are. No vCPU may run. What is put back counts as written for [`Self::dirty`], and so does all of a
     /// region whose memory is of another origin than the image.
@@ -101,15 +128,7 @@ impl Memory {
             return Err(MemoryError::Closed);
         }
         check_layout(&layout, image)?;
-        for &(gpa, len) in spared {
-            let size = usize::try_from(len).unwrap_or(usize::MAX);
-            if !gpa.is_multiple_of(PAGE_SIZE) || !len.is_multiple_of(PAGE_SIZE) {
-                return Err(MemoryError::Unaligned { gpa, len, pages: Pages::Small });
-            }
-            if !layout.walk(gpa, size, |_, _, _| true) {
-                return Err(MemoryError::Access { gpa, len });
-            }
-        }
+        check_spared(&layout, spared)?;
         begin(&mut link, &layout)?;
         drop(layout); // so that it is changed in place
         for (index, then) in image.regions().iter().enumerate().filter(|(_, then)| then.kind != Kind::Mmio) {

@@ -34,6 +34,8 @@ pub struct Snapshot {
 
 /// All but memory.
 pub(crate) struct Parts {
+    /// Of the machine: `Machine::kin`.
+    pub(crate) kin: u64,
     pub(crate) shape: Shape,
     /// The state of the machine.
     pub(crate) phase: Phase,

@@ -33,7 +33,11 @@ const TSC_TOLERANCE_PPM: u64 = 250;
 
 /// What differs between a state and the machine that it is to be put back into, a line each; none if it fits.
 #[must_use]
-pub fn differences(vm: &VmState, vcpus: &[VcpuState], here: &[Shape]) -> Vec<String> {
+pub fn differences<'a>(
+    vm: &VmState,
+    vcpus: impl ExactSizeIterator<Item = &'a VcpuState>,
+    here: &[Shape],
+) -> Vec<String> {
     let mut lines = Vec::new();
     if vcpus.len() != here.len() {
         lines.push(format!("vcpus: {} in the snapshot, {} here", vcpus.len(), here.len()));
@@ -44,7 +48,7 @@ pub fn differences(vm: &VmState, vcpus: &[VcpuState], here: &[Shape]) -> Vec<Str
         let (there, here) = (told(vm.irqchip.is_some()), told(irqchip));
         lines.push(format!("interrupt controllers: {there} in the snapshot, {here} here"));
     }
-    for (id, (state, here)) in vcpus.iter().zip(here).enumerate() {
+    for (id, (state, here)) in vcpus.zip(here).enumerate() {
         let of = |line: String| format!("vcpu {id}: {line}");
         lines.extend(of_vcpu(state, here).into_iter().map(of));
     }
