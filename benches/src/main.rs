@@ -9,13 +9,14 @@ use hyperpy_benches::create;
 use hyperpy_benches::declared::{self, DEVICES, Touch};
 use hyperpy_benches::dispatch::{self, CASES, Case, Order};
 use hyperpy_benches::exits::{self, GUESTS, Hyperpy};
+use hyperpy_benches::state;
 use hyperpy_benches::{Failure, pin};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
 const USAGE: &str = "usage: hyperpy-bench dispatch ROUNDS EXITS | exits ROUNDS EXITS | create ROUNDS LIVES | \
-                     declared ROUNDS EXITS | declared-exits ROUNDS EXITS | script REGIONS same|spread on|off EXITS | \
+                     declared ROUNDS EXITS | declared-exits ROUNDS EXITS | state ROUNDS TIMES | script REGIONS same|spread on|off EXITS | \
                      script declared REGISTERS read|write|fields EXITS | drive EXITS";
 
 fn main() -> ExitCode {
@@ -37,6 +38,7 @@ fn command(words: &[&str]) -> Result<(), Failure> {
         ["create", rounds, lives] => measure_create(rounds.parse()?, lives.parse()?),
         ["declared", rounds, exits] => measure_declared(rounds.parse()?, exits.parse()?),
         ["declared-exits", rounds, exits] => measure_declared_exits(rounds.parse()?, exits.parse()?),
+        ["state", rounds, times] => measure_state(rounds.parse()?, times.parse()?),
         ["script", "declared", registers, access, exits] => {
             let access = Touch::named(access).ok_or(USAGE)?;
             let case = declared::Case { registers: registers.parse()?, access };
@@ -133,6 +135,19 @@ fn measure_create(rounds: usize, lives: usize) -> Result<(), Failure> {
     let hyperpy: Vec<f64> = rounds.iter().map(|round| round.hyperpy).collect();
     let floor: Vec<f64> = rounds.iter().map(|round| round.floor).collect();
     println!(r#"{{"hyperpy_us": {hyperpy:?}, "floor_us": {floor:?}}}"#);
+    Ok(())
+}
+
+fn measure_state(rounds: usize, times: usize) -> Result<(), Failure> {
+    pin()?;
+    for irqchip in [false, true] {
+        for act in state::ACTS {
+            let rounds = state::compare(irqchip, act, rounds, times)?;
+            let (hyperpy, floor): (Vec<f64>, Vec<f64>) = rounds.iter().map(|r| (r.hyperpy, r.floor)).unzip();
+            let name = act.name();
+            println!(r#"{{"act": "{name}", "irqchip": {irqchip}, "hyperpy_us": {hyperpy:?}, "floor_us": {floor:?}}}"#);
+        }
+    }
     Ok(())
 }
 

@@ -20,7 +20,7 @@ use super::convert::{kvm_from_regs, kvm_from_sregs, regs_from_kvm, sregs_from_kv
 use super::page::{RING_LEN, RunPage};
 use super::setup;
 use super::slots::Slots;
-use super::snapshot::Known;
+use super::snapshot::{self, Known};
 use super::state;
 use crate::accel::{AccelError, AccelExit, Activity, ExitFlag, Interruption, Shape, Vcpu, VcpuState};
 use crate::arch::x86_64::cpuid::Leaf;
@@ -55,7 +55,7 @@ pub(super) struct KvmVcpu {
     is_boot_processor: bool,
     /// After `fd`: guest memory stays mapped for as long as a vCPU could be entered.
     _slots: Arc<Slots>,
-    /// As in `KvmVm`.
+    /// Whether a `struct kvm_xsave` holds all the vector state that KVM has.
     xsave: bool,
     /// Where the upper YMM halves are in an XSAVE area, once that is known.
     pub(super) ymm: Option<Option<usize>>,
@@ -88,7 +88,6 @@ impl KvmVcpu {
         slots: Arc<Slots>,
         ring: Arc<Mutex<()>>,
         is_boot_processor: bool,
-        xsave: bool,
         table: Arc<[Leaf]>,
         known: Arc<Known>,
     ) -> Result<Self, AccelError> {
@@ -105,7 +104,7 @@ impl KvmVcpu {
             held: None,
             is_boot_processor,
             _slots: slots,
-            xsave,
+            xsave: known.has_small_xsave(),
             ymm: None,
             table,
             tsc_khz: None,
@@ -397,7 +396,7 @@ impl Vcpu for KvmVcpu {
             self.fd.set_regs(&self.page.regs()).map_err(call("KVM_SET_REGS"))?;
         }
         if self.in_page & KVM_SYNC_X86_EVENTS != 0 {
-            self.fd.set_vcpu_events(&self.page.events()).map_err(call("KVM_SET_VCPU_EVENTS"))?;
+            snapshot::set_events(&self.fd, &self.page.events())?;
         }
         self.in_page = 0;
         self.page.set_dirty(0);

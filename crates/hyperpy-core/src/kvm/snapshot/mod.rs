@@ -35,7 +35,7 @@ use kvm_bindings::{
 
 pub(super) use self::chips::{load, save};
 pub(super) use self::known::Known;
-use super::call;
+pub(super) use self::raw::set_events;
 use super::convert::{events_from_kvm, kvm_from_events, kvm_from_regs, regs_from_kvm};
 use super::vcpu::KvmVcpu;
 use crate::accel::state::{Shape, VcpuState, same_cpuid};
@@ -52,25 +52,17 @@ impl KvmVcpu {
             return Err(unfit("exit", "is not handed over yet"));
         }
         let known = self.known.clone();
-        let mp_state = if known.irqchip {
-            self.fd.get_mp_state().map_err(call("KVM_GET_MP_STATE"))?.mp_state
-        } else {
-            KVM_MP_STATE_RUNNABLE
-        };
-        let events = if self.in_page & KVM_SYNC_X86_EVENTS != 0 {
-            self.page.events()
-        } else {
-            self.fd.get_vcpu_events().map_err(call("KVM_GET_VCPU_EVENTS"))?
-        };
+        let mp_state = if known.irqchip { raw::mp_state(&self.fd)?.mp_state } else { KVM_MP_STATE_RUNNABLE };
+        let events = if self.in_page & KVM_SYNC_X86_EVENTS != 0 { self.page.events() } else { raw::events(&self.fd)? };
         let regs = self.regs_now()?;
         let mut msrs: Vec<(u32, u64)> = self.settable_msrs()?.iter().map(|&index| (index, 0)).collect();
         raw::msrs(&self.fd, &mut msrs)?;
-        if known.tsc_offset(&self.fd) {
+        if self.by_offset()? {
             let tsc = known.moment.load(Ordering::Relaxed).wrapping_add(raw::tsc_offset(&self.fd)?);
             msrs.iter_mut().filter(|(index, _)| *index == IA32_TSC).for_each(|(_, value)| *value = tsc);
         }
         let (sregs, pdptrs) = raw::sregs(&self.fd, known.sregs2)?;
-        let debug = self.fd.get_debug_regs().map_err(call("KVM_GET_DEBUGREGS"))?;
+        let debug = raw::debugregs(&self.fd)?;
         let [dr0, dr1, dr2, dr3] = debug.db;
         Ok(VcpuState {
             regs,
@@ -100,7 +92,7 @@ impl KvmVcpu {
             self.ymm = None;
         }
         if state.tsc_khz != 0 && state.tsc_khz != self.tsc_khz()? {
-            self.fd.set_tsc_khz(state.tsc_khz).map_err(call("KVM_SET_TSC_KHZ"))?;
+            raw::set_tsc_khz(&self.fd, state.tsc_khz)?;
             self.tsc_khz = Some(state.tsc_khz);
         }
         // From here on KVM's half is no longer what it was, and neither is ours.
@@ -110,24 +102,24 @@ impl KvmVcpu {
         if let Some(xcr0) = state.xcr0 {
             raw::set_xcr0(&self.fd, xcr0)?;
         }
-        self.load_msrs(state, known.tsc_offset(&self.fd))?;
+        self.load_msrs(state)?;
         let [dr0, dr1, dr2, dr3, dr6, dr7] = state.debug;
         let debug = kvm_debugregs { db: [dr0, dr1, dr2, dr3], dr6, dr7, ..Default::default() };
-        self.fd.set_debug_regs(&debug).map_err(call("KVM_SET_DEBUGREGS"))?;
+        raw::set_debugregs(&self.fd, &debug)?;
         if let Some(lapic) = &state.lapic {
             raw::set_lapic(&self.fd, lapic)?;
             if state.tsc_deadline() != 0 {
                 raw::set_msrs(&self.fd, [(IA32_TSC_DEADLINE, state.tsc_deadline())].into_iter())?;
             }
-            let mp_state = kvm_mp_state { mp_state: state.mp_state };
-            self.fd.set_mp_state(mp_state).map_err(call("KVM_SET_MP_STATE"))?;
+            raw::set_mp_state(&self.fd, &kvm_mp_state { mp_state: state.mp_state })?;
         }
         self.load_regs_and_events(state, known.sync_events)
     }
 
     /// IA32_TSC in its place, or by its offset: a value that is set may be moved by KVM towards what it would be by now. No
     /// timer may fire by the old deadline while the local APIC is put back.
-    fn load_msrs(&self, state: &VcpuState, by_offset: bool) -> Result<(), AccelError> {
+    fn load_msrs(&mut self, state: &VcpuState) -> Result<(), AccelError> {
+        let by_offset = self.by_offset()?;
         let values = state.msrs.iter().filter(|(index, _)| !(by_offset && *index == IA32_TSC));
         let values = values.map(|&(index, value)| (index, if index == IA32_TSC_DEADLINE { 0 } else { value }));
         raw::set_msrs(&self.fd, values)?;
@@ -153,14 +145,14 @@ impl KvmVcpu {
         }
         self.in_page = 0;
         self.page.set_dirty(0);
-        self.fd.set_regs(&regs).map_err(call("KVM_SET_REGS"))?;
-        self.fd.set_vcpu_events(&events).map_err(call("KVM_SET_VCPU_EVENTS"))
+        raw::set_regs(&self.fd, &regs)?;
+        raw::set_events(&self.fd, &events)
     }
 
     /// General registers, whatever KVM did to them since the last exit: it may just have taken an INIT or a SIPI.
     fn regs_now(&mut self) -> Result<Regs, AccelError> {
         if self.known.irqchip && self.in_page & KVM_SYNC_X86_REGS == 0 {
-            return self.fd.get_regs().map(|regs| regs_from_kvm(&regs)).map_err(call("KVM_GET_REGS"));
+            return raw::regs(&self.fd).map(|regs| regs_from_kvm(&regs));
         }
         self.regs()
     }
@@ -170,9 +162,16 @@ impl KvmVcpu {
         if let Some(khz) = self.tsc_khz {
             return Ok(khz);
         }
-        let khz = if self.known.tsc_khz { self.fd.get_tsc_khz().map_err(call("KVM_GET_TSC_KHZ"))? } else { 0 };
+        let khz = if self.known.tsc_khz { raw::tsc_khz(&self.fd)? } else { 0 };
         self.tsc_khz = Some(khz);
+        self.known.host_khz.get_or_init(|| khz);
         Ok(khz)
+    }
+
+    /// Whether the time-stamp counter is the host's and an offset, which can be read and set.
+    fn by_offset(&mut self) -> Result<bool, AccelError> {
+        let khz = self.tsc_khz()?;
+        Ok(self.known.host_khz.get() == Some(&khz) && self.known.tsc_offset(&self.fd)?)
     }
 
     pub(super) fn shape_now(&mut self) -> Result<Shape, AccelError> {
