@@ -1,7 +1,7 @@
 /* The floor of states: what of a vCPU and a VM KVM knows, taken and put back by hand, with as few ioctls as can be.
  *
- * It is what `accel::Vcpu::save` and `load` are measured against, so it has the same parts: general registers and events go
- * by the shared page where they can, the time-stamp counter by its offset. It lacks every check. Kernel api.rst is the
+ * It is what `accel::Vcpu::save` and `load` are measured against, so it has the same parts: registers and events wait
+ * in the shared page for the next entry, the time-stamp counter by its offset. It lacks every check. Kernel api.rst is the
  * specification.
  */
 #define _GNU_SOURCE
@@ -30,7 +30,7 @@ struct state {
     /* The state. */
     uint64_t tsc;
     struct kvm_regs regs;
-    struct kvm_sregs2 sregs;
+    struct kvm_sregs sregs;
     struct kvm_xsave xsave;
     struct kvm_xcrs xcrs;
     struct msrs msrs;
@@ -127,14 +127,13 @@ int state_save(struct state *state)
     } else {
         state->regs = state->run->s.regs.regs;
     }
-    if (state->run->kvm_dirty_regs & KVM_SYNC_X86_EVENTS)
-        state->events = state->run->s.regs.events;
-    else
+    if (!state->run->kvm_dirty_regs) { /* else they wait in the page, and the state is what was put back */
         result |= ioctl(vcpu, KVM_GET_VCPU_EVENTS, &state->events);
+        result |= ioctl(vcpu, KVM_GET_SREGS, &state->sregs);
+    }
     result |= ioctl(vcpu, KVM_GET_MSRS, &state->msrs) != (int)state->msrs.head.nmsrs;
     result |= offset(state, KVM_GET_DEVICE_ATTR, &tsc_offset);
     state->tsc = now + tsc_offset;
-    result |= ioctl(vcpu, KVM_GET_SREGS2, &state->sregs);
     result |= ioctl(vcpu, KVM_GET_DEBUGREGS, &state->debug);
     result |= ioctl(vcpu, KVM_GET_XSAVE, &state->xsave);
     result |= ioctl(vcpu, KVM_GET_XCRS, &state->xcrs);
@@ -151,7 +150,6 @@ int state_load(struct state *state)
         result |= ioctl(vm, KVM_SET_PIT2, &state->pit);
     state->clock.flags = 0;
     result |= ioctl(vm, KVM_SET_CLOCK, &state->clock);
-    result |= ioctl(vcpu, KVM_SET_SREGS2, &state->sregs);
     result |= ioctl(vcpu, KVM_SET_XSAVE, &state->xsave);
     result |= ioctl(vcpu, KVM_SET_XCRS, &state->xcrs);
     /* All but the time-stamp counter, which the list begins with. */
@@ -167,7 +165,8 @@ int state_load(struct state *state)
         result |= ioctl(vcpu, KVM_SET_MP_STATE, &state->mp_state);
     }
     state->run->s.regs.regs = state->regs;
+    state->run->s.regs.sregs = state->sregs;
     state->run->s.regs.events = state->events;
-    state->run->kvm_dirty_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_EVENTS;
+    state->run->kvm_dirty_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
     return result;
 }

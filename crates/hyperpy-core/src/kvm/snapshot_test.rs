@@ -412,10 +412,12 @@ fn test_exception_in_flight_is_delivered_after_each_load() {
         guest.load(&state);
         // It is there while it waits in the page, and when a debugger has sent it on to KVM.
         assert_same(&guest.save().1, &state.1);
-        calls::fail_after(0, libc::ENOMEM);
-        let refused = guest.vcpus[0].set_debug(&DebugControl::default());
-        assert!(matches!(refused, Err(AccelError::Call { call: "KVM_SET_VCPU_EVENTS", .. })), "{refused:?}");
-        assert_same(&guest.save().1, &state.1);
+        for (nth, name) in ["KVM_SET_REGS", "KVM_SET_SREGS", "KVM_SET_VCPU_EVENTS"].into_iter().enumerate() {
+            calls::fail_after(nth, libc::ENOMEM);
+            let refused = guest.vcpus[0].set_debug(&DebugControl::default());
+            assert!(matches!(refused, Err(AccelError::Call { call, .. }) if call == name), "{refused:?}");
+            assert_same(&guest.save().1, &state.1);
+        }
         guest.vcpus[0].set_debug(&DebugControl::default()).unwrap();
         let held = guest.save().1[0].events;
         assert_eq!((held.exception_nr, held.exception_injected, held.exception_pending), (6, injected, pending));
@@ -528,27 +530,78 @@ fn test_save_with_an_exit_that_is_not_handed_over_is_refused() {
 
 #[test]
 fn test_save_and_load_make_the_calls_that_the_table_tells_of() {
-    let vcpu = ["XSAVE", "MSRS", "DEVICE_ATTR", "SREGS2", "DEBUGREGS", "XCRS"];
-    let count = |calls: &[&str], name: &str| calls.iter().filter(|call| call.ends_with(&format!("T_{name}"))).count();
     for irqchip in [false, true] {
         let mut guest = Guest::new(&COUNTER, 1, irqchip);
         guest.out();
         guest.complete();
         let state = guest.save();
+        let parts = |get_or_set: &str, always: &[&str], with_irqchip: &[&str]| {
+            let mut all = always.to_vec();
+            all.extend(if irqchip { with_irqchip } else { &[] });
+            let mut all: Vec<String> = all.into_iter().map(|part| format!("KVM_{get_or_set}_{part}")).collect();
+            all.sort();
+            all
+        };
+        let sorted = |calls: Vec<&'static str>| {
+            let mut calls: Vec<String> = calls.into_iter().map(str::to_owned).collect();
+            calls.sort();
+            calls
+        };
+        let always = ["XSAVE", "XCRS", "MSRS", "DEVICE_ATTR", "DEBUGREGS"];
+        let first = ["XSAVE", "XCRS", "MSRS", "DEVICE_ATTR", "DEBUGREGS", "SREGS2", "VCPU_EVENTS"];
+        let chips = ["MP_STATE", "LAPIC"];
         let (_, saved) = calls::of(|| guest.vcpus[0].save().unwrap());
-        let ((), loaded) = calls::of(|| guest.vcpus[0].load(&state.1[0]).unwrap());
-        for name in vcpu {
-            assert_eq!((count(&saved, name), count(&loaded, name)), (1, 1), "{name}");
+        assert_eq!(sorted(saved), parts("GET", &first, &["MP_STATE", "LAPIC", "REGS"]));
+        for _ in 0..2 {
+            let ((), loaded) = calls::of(|| guest.vcpus[0].load(&state.1[0]).unwrap());
+            assert_eq!(sorted(loaded), parts("SET", &always, &chips));
+            // Everything else waits in the page.
+            let (_, saved) = calls::of(|| guest.vcpus[0].save().unwrap());
+            assert_eq!(sorted(saved), parts("GET", &always, &chips));
         }
-        assert_eq!(saved.len(), if irqchip { 10 } else { 7 }, "{saved:?}");
-        assert_eq!(loaded.len(), if irqchip { 8 } else { 6 }, "{loaded:?}");
+        guest.out();
+        guest.complete();
+        // Sregs that KVM has not seen yet are told of if it refuses them.
+        let mut other = state.1[0].clone();
+        other.sregs.cr2 = 7;
+        let ((), loaded) = calls::of(|| guest.vcpus[0].load(&other).unwrap());
+        assert!(loaded.contains(&"KVM_SET_SREGS2"), "{loaded:?}");
+        let chips = ["GET_IRQCHIP", "GET_IRQCHIP", "GET_IRQCHIP", "GET_PIT2"].map(|name| format!("KVM_{name}"));
         let (_, saved) = calls::of(|| guest.vm.save().unwrap());
         let ((), loaded) = calls::of(|| guest.vm.load(&state.0).unwrap());
-        assert_eq!((saved.len(), loaded.len()), if irqchip { (5, 5) } else { (1, 1) });
-        // Again, with everything in the page: none more.
-        let (_, saved) = calls::of(|| guest.vcpus[0].save().unwrap());
-        assert!(saved.len() <= 9, "{saved:?}");
+        let mut all = vec!["KVM_GET_CLOCK".to_owned()];
+        all.extend(if irqchip { chips.to_vec() } else { Vec::new() });
+        assert_eq!(sorted(saved), all);
+        assert_eq!(sorted(loaded), all.iter().map(|name| name.replace("GET", "SET")).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn test_sregs_that_wait_in_the_page_are_seen_and_changed_as_if_kvm_had_them() {
+    let mut guest = Guest::new(&COUNTER, 1, false);
+    guest.out();
+    guest.complete();
+    let (efer, fs_base) = (0xc000_0080, 0xc000_0100);
+    let mut sregs = guest.vcpus[0].sregs().unwrap();
+    let before = sregs;
+    (sregs.cr2, sregs.efer, sregs.fs.base) = (0x1234, 0x100, 0x5000);
+    guest.vcpus[0].set_sregs(&sregs).unwrap();
+    let state = guest.save();
+    guest.vcpus[0].set_sregs(&before).unwrap();
+    guest.load(&state);
+    assert_eq!(guest.vcpus[0].in_page & KVM_SYNC_X86_SREGS, KVM_SYNC_X86_SREGS);
+    assert_eq!(guest.vcpus[0].sregs().unwrap(), sregs);
+    assert_eq!(guest.vcpus[0].msrs(&[efer, fs_base]).unwrap(), [0x100, 0x5000]);
+    assert_eq!((guest.vcpus[0].in_page & KVM_SYNC_X86_SREGS, guest.hashes()[1]), (0, state.1[0].hash()));
+    guest.load(&state);
+    guest.vcpus[0].set_msrs(&[(fs_base, 0x6000)]).unwrap();
+    assert_eq!(guest.vcpus[0].sregs().unwrap().fs.base, 0x6000);
+    guest.load(&state);
+    guest.vcpus[0].set_sregs(&before).unwrap();
+    assert_eq!(guest.vcpus[0].sregs().unwrap(), before);
+    guest.load(&state);
+    assert_eq!(guest.out(), (0x80, 2));
+    assert_eq!(guest.vcpus[0].sregs().unwrap(), sregs);
 }
 
 // fault row 37

@@ -10,8 +10,8 @@ use kvm_bindings::{
     KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR,
     KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_GUESTDBG_ENABLE,
     KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED,
-    KVM_MP_STATE_UNINITIALIZED, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET,
-    KVM_SYSTEM_EVENT_SHUTDOWN, kvm_guest_debug, kvm_run,
+    KVM_MP_STATE_UNINITIALIZED, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, KVM_SYSTEM_EVENT_CRASH,
+    KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_guest_debug, kvm_run,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -20,7 +20,7 @@ use super::convert::{kvm_from_regs, kvm_from_sregs, regs_from_kvm, sregs_from_kv
 use super::page::{RING_LEN, RunPage};
 use super::setup;
 use super::slots::Slots;
-use super::snapshot::{self, Known};
+use super::snapshot::Known;
 use super::state;
 use crate::accel::{AccelError, AccelExit, Activity, ExitFlag, Interruption, Shape, Vcpu, VcpuState};
 use crate::arch::x86_64::cpuid::Leaf;
@@ -64,6 +64,8 @@ pub(super) struct KvmVcpu {
     /// Frequency of the time-stamp counter, once that is known.
     pub(super) tsc_khz: Option<u32>,
     pub(super) known: Arc<Known>,
+    /// Sregs that KVM had or took: it will take them again.
+    pub(super) taken: Option<Sregs>,
     /// Runs between the last look at the exit flag and KVM_RUN, to prove that no kick is lost there.
     #[cfg(test)]
     pub(super) before_run: Option<fn(&RunPage)>,
@@ -109,6 +111,7 @@ impl KvmVcpu {
             table,
             tsc_khz: None,
             known,
+            taken: None,
             #[cfg(test)]
             before_run: None,
         })
@@ -314,10 +317,14 @@ impl Vcpu for KvmVcpu {
     }
 
     fn sregs(&mut self) -> Result<Sregs, AccelError> {
+        if self.in_page & KVM_SYNC_X86_SREGS != 0 {
+            return Ok(sregs_from_kvm(&self.page.sregs()));
+        }
         self.fd.get_sregs().map(|sregs| sregs_from_kvm(&sregs)).map_err(call("KVM_GET_SREGS"))
     }
 
     fn set_sregs(&mut self, sregs: &Sregs) -> Result<(), AccelError> {
+        self.settle(KVM_SYNC_X86_SREGS)?;
         // The interrupt bitmap is KVM's own business: it goes back as it came.
         let mut raw = self.fd.get_sregs().map_err(call("KVM_GET_SREGS"))?;
         kvm_from_sregs(sregs, &mut raw);
@@ -352,10 +359,12 @@ impl Vcpu for KvmVcpu {
     }
 
     fn msrs(&mut self, indices: &[u32]) -> Result<Vec<u64>, AccelError> {
+        self.settle(KVM_SYNC_X86_SREGS)?; // EFER and the bases are among them
         state::msrs(&self.fd, indices)
     }
 
     fn set_msrs(&mut self, values: &[(u32, u64)]) -> Result<(), AccelError> {
+        self.settle(KVM_SYNC_X86_SREGS)?;
         state::set_msrs(&self.fd, values)
     }
 
@@ -365,8 +374,7 @@ impl Vcpu for KvmVcpu {
 
     fn set_cpuid(&mut self, table: &[Leaf]) -> Result<(), AccelError> {
         state::set_cpuid(&self.fd, table)?;
-        self.ymm = None;
-        self.table = table.into();
+        self.table_is_set(table.into());
         Ok(())
     }
 
@@ -392,14 +400,7 @@ impl Vcpu for KvmVcpu {
 
     fn set_debug(&mut self, control: &DebugControl) -> Result<(), AccelError> {
         // A step is from where KVM knows the vCPU to be: registers that wait in the page would come too late.
-        if self.in_page & KVM_SYNC_X86_REGS != 0 {
-            self.fd.set_regs(&self.page.regs()).map_err(call("KVM_SET_REGS"))?;
-        }
-        if self.in_page & KVM_SYNC_X86_EVENTS != 0 {
-            snapshot::set_events(&self.fd, &self.page.events())?;
-        }
-        self.in_page = 0;
-        self.page.set_dirty(0);
+        self.settle(KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)?;
         self.fd.set_guest_debug(&kvm_from_debug(control)).map_err(call("KVM_SET_GUEST_DEBUG"))
     }
 }

@@ -27,8 +27,8 @@ const LAST_EXCEPTION: u8 = 31;
 pub(in crate::kvm) struct Known {
     pub(super) irqchip: bool,
     pub(super) sregs2: bool,
-    /// Events can wait in the shared page.
-    pub(super) sync_events: bool,
+    /// What can wait in the shared page (`KVM_SYNC_X86_*`).
+    pub(super) sync: u32,
     pub(super) xsave: Area,
     /// Bits that can be set in XCR0; none where KVM has no XCR0.
     pub(super) xcr0: Option<u64>,
@@ -81,7 +81,7 @@ impl Known {
         Ok(Self {
             irqchip,
             sregs2: raw(KVM_CAP_SREGS2)?,
-            sync_events: sync.unsigned_abs() & KVM_SYNC_X86_EVENTS != 0,
+            sync: if sync.unsigned_abs() & KVM_SYNC_X86_EVENTS != 0 { sync.unsigned_abs() } else { 0 },
             xsave,
             xcr0,
             tsc_khz: plain(Cap::GetTscKhz)?,
