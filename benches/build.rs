@@ -5,6 +5,8 @@ fn main() {
     let file = "../python/hyperpy/_floor.c";
     println!("cargo:rerun-if-changed={file}");
     println!("cargo:rerun-if-changed=../python/hyperpy/_floor.h");
+    println!("cargo:rerun-if-changed=src/state.c");
+    cc::Build::new().file("src/state.c").opt_level(2).warnings(true).extra_warnings(true).compile("state");
     cc::Build::new().file(file).opt_level(2).warnings(true).extra_warnings(true).compile("floor");
     let file = "floor/snapshot_file.c";
     println!("cargo:rerun-if-changed={file}");

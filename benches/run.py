@@ -25,6 +25,7 @@ DISPATCH_EXITS = 2_000_000
 KVM_EXITS = 50_000
 TRACED_EXITS = 1_000
 LIVES = 100
+STATES = 500
 LAB_TIMEOUT_S = 1800
 
 
@@ -128,6 +129,10 @@ def _life_figures(program: Path) -> Iterator[Figure]:
     (line,) = lines([str(program), "create", str(ROUNDS), str(LIVES)])
     ratios = [ours / floor for ours, floor in zip(line["hyperpy_us"], line["floor_us"], strict=True)]
     yield Figure("create, first exit, close, of C", "", ratios, 1.15)
+    for line in lines([str(program), "state", str(ROUNDS), str(STATES)]):
+        ratios = [ours / floor for ours, floor in zip(line["hyperpy_us"], line["floor_us"], strict=True)]
+        chips = "with" if line["irqchip"] else "without"
+        yield Figure(f"{line['act']} of KVM's state, {chips} interrupt controllers, of C", "", ratios, 1.2)
     (line,) = lines([sys.executable, "benches/python/cycles.py"])
     yield Figure("100,000 machines made, run and closed: memory taken", "KiB", [line["kib"]], 1024)
     yield Figure("100,000 machines made, run and closed: descriptors", "", [line["descriptors"]], 0)

@@ -10,6 +10,7 @@ pub mod dispatch;
 pub mod exits;
 pub mod floor;
 pub mod snapshot_file;
+pub mod state;
 
 use std::error::Error;
 

@@ -10,14 +10,14 @@ use hyperpy_benches::create;
 use hyperpy_benches::declared::{self, DEVICES, Touch};
 use hyperpy_benches::dispatch::{self, CASES, Case, Order};
 use hyperpy_benches::exits::{self, GUESTS, Hyperpy};
-use hyperpy_benches::{Failure, pin, snapshot_file};
+use hyperpy_benches::{Failure, pin, snapshot_file, state};
 use hyperpy_core::snapshot::file::Compress;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
 const USAGE: &str = "usage: hyperpy-bench dispatch ROUNDS EXITS | exits ROUNDS EXITS | create ROUNDS LIVES | \
-                     declared ROUNDS EXITS | declared-exits ROUNDS EXITS | script REGIONS same|spread on|off EXITS | \
+                     declared ROUNDS EXITS | declared-exits ROUNDS EXITS | state ROUNDS TIMES | script REGIONS same|spread on|off EXITS | \
                      script declared REGISTERS read|write|fields EXITS | drive EXITS | snapshot-file ROUNDS MIB FOLDER";
 
 fn main() -> ExitCode {
@@ -42,6 +42,7 @@ fn command(words: &[&str]) -> Result<(), Failure> {
         ["snapshot-file", rounds, mib, folder] => {
             measure_snapshot_file(rounds.parse()?, mib.parse()?, Path::new(folder))
         }
+        ["state", rounds, times] => measure_state(rounds.parse()?, times.parse()?),
         ["script", "declared", registers, access, exits] => {
             let access = Touch::named(access).ok_or(USAGE)?;
             let case = declared::Case { registers: registers.parse()?, access };
@@ -148,6 +149,19 @@ fn measure_snapshot_file(rounds: usize, mib: usize, folder: &Path) -> Result<(),
             .map(|round| (round.hyperpy, round.floor))
             .unzip();
         println!(r#"{{"compress": "{name}", "hyperpy_s": {hyperpy:?}, "floor_s": {floor:?}}}"#);
+    }
+    Ok(())
+}
+
+fn measure_state(rounds: usize, times: usize) -> Result<(), Failure> {
+    pin()?;
+    for irqchip in [false, true] {
+        for act in state::ACTS {
+            let rounds = state::compare(irqchip, act, rounds, times)?;
+            let (hyperpy, floor): (Vec<f64>, Vec<f64>) = rounds.iter().map(|r| (r.hyperpy, r.floor)).unzip();
+            let name = act.name();
+            println!(r#"{{"act": "{name}", "irqchip": {irqchip}, "hyperpy_us": {hyperpy:?}, "floor_us": {floor:?}}}"#);
+        }
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use hyperpy_benches::alloc::{Counting, allocations};
-use hyperpy_benches::{declared, dispatch};
+use hyperpy_benches::{declared, dispatch, state};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -31,4 +31,18 @@ fn test_dispatch_many_exits_allocate_no_more_than_one() {
     let before = allocations();
     drop(Box::new(std::hint::black_box(7)));
     assert_eq!(allocations() - before, 1);
+}
+
+#[test]
+fn test_load_of_a_state_allocates_nothing() {
+    for irqchip in [false, true] {
+        let mut hyperpy = state::Hyperpy::open(irqchip).unwrap();
+        let before = allocations();
+        for _ in 0..3 {
+            hyperpy.load().unwrap();
+        }
+        assert_eq!(allocations() - before, 0, "{irqchip}");
+        hyperpy.save().unwrap();
+        assert!(allocations() - before > 0);
+    }
 }

@@ -12,6 +12,7 @@ use crate::errors;
 use crate::host::PyHost;
 use crate::machine::{Machine, lock};
 use crate::signals::attach;
+use crate::snapshot_value::to_python;
 
 /// A machine at one moment.
 #[pyclass(frozen, module = "hyperpy._hyperpy")]
@@ -21,6 +22,11 @@ pub struct Snapshot {
 
 #[pymethods]
 impl Snapshot {
+    /// All but memory, as plain data.
+    fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        to_python(py, &self.inner.value())
+    }
+
     /// 64 bits that are the same for the same state.
     fn hash(&self, py: Python<'_>) -> u64 {
         py.detach(|| self.inner.hash())

@@ -5,6 +5,8 @@
 //! where a part is KVM's invention, of the kernel's api.rst. [`plain`] turns them into plain data and back, [`shape`] tells what
 //! keeps a state from being put back elsewhere.
 
+mod chips;
+mod named;
 pub(crate) mod plain;
 mod shape;
 
@@ -13,11 +15,13 @@ use std::sync::Arc;
 
 use twox_hash::XxHash3_64;
 
-use self::plain::{Plain, misfit, no_more, part, plain};
+pub use self::chips::{IoApic, Irqchip, Pic, Pit, PitChannel};
+use self::named::{APIC_TMCCT, cpuid_from, debug_from, debug_value, lapic_from, lapic_value, msrs_from, msrs_value};
+use self::plain::{Plain, no_more, part, plain};
 pub(crate) use self::shape::same_cpuid;
 pub use self::shape::{Shape, differences};
 use crate::arch::x86_64::cpuid::Leaf;
-use crate::arch::x86_64::msrs::{self, IA32_TSC, IA32_TSC_DEADLINE};
+use crate::arch::x86_64::msrs::{IA32_TSC, IA32_TSC_DEADLINE};
 use crate::arch::x86_64::{DescriptorTable, Regs, Segment, Sregs};
 use crate::snapshot::{StateFault, Value};
 
@@ -88,77 +92,6 @@ pub struct VmState {
     pub clock_ns: Option<u64>,
 }
 
-/// Interrupt controllers and the PIT.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Irqchip {
-    /// The first and the second 8259.
-    pub pics: [Pic; 2],
-    /// The I/O APIC.
-    pub ioapic: IoApic,
-    /// The 8254.
-    pub pit: Pit,
-}
-
-/// An 8259 (`kvm_pic_state`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)] // the fields are the chip's
-pub struct Pic {
-    pub last_irr: u8,
-    pub irr: u8,
-    pub imr: u8,
-    pub isr: u8,
-    pub priority_add: u8,
-    pub irq_base: u8,
-    pub read_reg_select: u8,
-    pub poll: u8,
-    pub special_mask: u8,
-    pub init_state: u8,
-    pub auto_eoi: u8,
-    pub rotate_on_auto_eoi: u8,
-    pub special_fully_nested_mode: u8,
-    pub init4: u8,
-    pub elcr: u8,
-    pub elcr_mask: u8,
-}
-
-/// An I/O APIC (`kvm_ioapic_state`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)] // the fields are the chip's
-pub struct IoApic {
-    pub base_address: u64,
-    pub ioregsel: u32,
-    pub id: u32,
-    pub irr: u32,
-    pub redirtbl: [u64; 24],
-}
-
-/// An 8254 (`kvm_pit_state2`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pit {
-    /// Its channels.
-    pub channels: [PitChannel; 3],
-    /// `KVM_PIT_FLAGS_*`: of the HPET, and whether the speaker is on.
-    pub flags: u32,
-}
-
-/// One channel of an 8254 (`kvm_pit_channel_state`). A count begins anew when it is put back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)] // the fields are the chip's
-pub struct PitChannel {
-    pub count: u32,
-    pub latched_count: u16,
-    pub count_latched: u8,
-    pub status_latched: u8,
-    pub status: u8,
-    pub read_state: u8,
-    pub write_state: u8,
-    pub write_latch: u8,
-    pub rw_mode: u8,
-    pub mode: u8,
-    pub bcd: u8,
-    pub gate: u8,
-}
-
 plain!(Regs { rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags });
 plain!(Segment { base, limit, selector, type_: "type", present, dpl, db, s, l, g, avl, unusable });
 plain!(DescriptorTable { base, limit });
@@ -205,48 +138,9 @@ plain!(Events {
     triple_fault_pending,
     flags,
 });
-plain!(Pic {
-    last_irr,
-    irr,
-    imr,
-    isr,
-    priority_add,
-    irq_base,
-    read_reg_select,
-    poll,
-    special_mask,
-    init_state,
-    auto_eoi,
-    rotate_on_auto_eoi,
-    special_fully_nested_mode,
-    init4,
-    elcr,
-    elcr_mask,
-});
-plain!(IoApic { base_address, ioregsel, id, irr, redirtbl });
-plain!(PitChannel {
-    count,
-    latched_count,
-    count_latched,
-    status_latched,
-    status,
-    read_state,
-    write_state,
-    write_latch,
-    rw_mode,
-    mode,
-    bcd,
-    gate,
-});
-plain!(Pit { channels, flags });
-plain!(Irqchip { pics, ioapic, pit });
 
-/// Most model-specific registers of a state: more than any processor's that KVM tells of.
-const MSRS_MAX: usize = 1024;
 /// Most leaves of a CPUID table: KVM takes no more (KVM_MAX_CPUID_ENTRIES).
 pub const LEAVES_MAX: usize = 256;
-/// The local APIC's current count runs by itself (SDM vol. 3, table 11-1: offset 0x390).
-const APIC_TMCCT: usize = 0x39;
 /// Hyper-V's counters of time (TLFS 12.3 and 7.8): a register of the partition and one of the virtual processor.
 const HV_TIME_REF_COUNT: u32 = 0x4000_0020;
 const HV_VP_RUNTIME: u32 = 0x4000_0010;
@@ -260,14 +154,13 @@ impl VcpuState {
     /// As plain data, with the registers' names.
     #[must_use]
     pub fn value(&self) -> Value {
-        let msrs = self.msrs.iter().map(|&(index, value)| (msrs::name(index).into(), value.into())).collect();
         Value::map([
             ("regs", self.regs.value()),
             ("sregs", self.sregs.value()),
             ("pdptrs", self.pdptrs.value()),
             ("xsave", self.xsave.value()),
             ("xcr0", self.xcr0.value()),
-            ("msrs", Value::Map(msrs)),
+            ("msrs", msrs_value(&self.msrs)),
             ("events", self.events.value()),
             ("dr", debug_value(&self.debug)),
             ("lapic", self.lapic.as_ref().map_or(Value::Nothing, |lapic| lapic_value(lapic))),
@@ -372,96 +265,6 @@ impl VmState {
         self.clock_ns.is_some().feed(&mut hash);
         hash.finish()
     }
-}
-
-const DEBUG: [&str; 6] = ["dr0", "dr1", "dr2", "dr3", "dr6", "dr7"];
-
-fn debug_value(debug: &[u64; 6]) -> Value {
-    Value::Map(DEBUG.iter().zip(debug).map(|(&name, &value)| (name.into(), value.into())).collect())
-}
-
-fn debug_from(value: Option<&Value>) -> Result<[u64; 6], StateFault> {
-    let value = value.ok_or_else(|| misfit("dr", "there"))?;
-    no_more(value, "dr", &DEBUG)?;
-    let mut debug = [0; 6];
-    for (into, name) in debug.iter_mut().zip(DEBUG) {
-        *into = part(value, "dr", name)?;
-    }
-    Ok(debug)
-}
-
-fn msrs_from(value: Option<&Value>) -> Result<Vec<(u32, u64)>, StateFault> {
-    let Some(Value::Map(entries)) = value else { return Err(misfit("msrs", "a map")) };
-    if entries.len() > MSRS_MAX {
-        return Err(misfit("msrs", &format!("a map of at most {MSRS_MAX}")));
-    }
-    let mut found: Vec<(u32, u64)> = Vec::with_capacity(entries.len());
-    for (name, value) in entries {
-        let at = format!("msrs.{name}");
-        let index = msrs::index(name).ok_or_else(|| misfit(&at, "the name of a register"))?;
-        if found.iter().any(|(known, _)| *known == index) {
-            return Err(misfit(&at, "there once only"));
-        }
-        found.push((index, u64::from_value(value, &at)?));
-    }
-    Ok(found)
-}
-
-fn cpuid_from(value: Option<&Value>) -> Result<Arc<[Leaf]>, StateFault> {
-    let leaves = value.and_then(Value::list).filter(|leaves| leaves.len() <= LEAVES_MAX);
-    let leaves = leaves.ok_or_else(|| misfit("cpuid", &format!("a list of at most {LEAVES_MAX}")))?;
-    leaves.iter().enumerate().map(|(n, leaf)| Leaf::from_value(leaf, &format!("cpuid[{n}]"))).collect()
-}
-
-/// The name of a register of the local APIC by its offset in 16 bytes (SDM vol. 3, table 11-1).
-fn lapic_name(number: usize) -> String {
-    let one = match number {
-        0x02 => "id",
-        0x03 => "version",
-        0x08 => "tpr",
-        0x09 => "apr",
-        0x0a => "ppr",
-        0x0d => "ldr",
-        0x0e => "dfr",
-        0x0f => "svr",
-        0x10..=0x17 => return format!("isr{}", number - 0x10),
-        0x18..=0x1f => return format!("tmr{}", number - 0x18),
-        0x20..=0x27 => return format!("irr{}", number - 0x20),
-        0x28 => "esr",
-        0x2f => "lvt_cmci",
-        0x30 => "icr_low",
-        0x31 => "icr_high",
-        0x32 => "lvt_timer",
-        0x33 => "lvt_thermal",
-        0x34 => "lvt_pmc",
-        0x35 => "lvt_lint0",
-        0x36 => "lvt_lint1",
-        0x37 => "lvt_error",
-        0x38 => "initial_count",
-        APIC_TMCCT => "current_count",
-        0x3e => "divide",
-        _ => return format!("{:#x}", number << 4),
-    };
-    one.to_owned()
-}
-
-fn lapic_value(lapic: &[u32; 64]) -> Value {
-    let entry = |(number, value): (usize, &u32)| (lapic_name(number).into(), (*value).into());
-    Value::Map(lapic.iter().enumerate().map(entry).collect())
-}
-
-fn lapic_from(value: Option<&Value>) -> Result<Option<Box<[u32; 64]>>, StateFault> {
-    let value = value.ok_or_else(|| misfit("lapic", "there"))?;
-    if *value == Value::Nothing {
-        return Ok(None);
-    }
-    let mut lapic = Box::new([0; 64]);
-    let names: Vec<String> = (0..lapic.len()).map(lapic_name).collect();
-    no_more(value, "lapic", &names.iter().map(String::as_str).collect::<Vec<_>>())?;
-    for (into, name) in lapic.iter_mut().zip(&names) {
-        *into = part(value, "lapic", name)?;
-    }
-    Ok(Some(lapic))
 }
 
 #[cfg(test)]

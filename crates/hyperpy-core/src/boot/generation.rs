@@ -20,7 +20,7 @@ pub(super) fn describe(aml: &mut Vec<u8>) {
     Device::new(
         "VGEN".into(),
         vec![
-            &Name::new("_HID".into(), &"VMGENCTR"),
+            &Name::new("_HID".into(), &"HYPR0001"),
             &Name::new("_CID".into(), &"VM_Gen_Counter"),
             &Name::new("_DDN".into(), &"VM_Gen_Counter"),
             &Name::new("ADDR".into(), &Package::new(vec![&low, &high])),

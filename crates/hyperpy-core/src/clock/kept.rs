@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 
 use super::Clock;
 use super::timers::{Callback, Timer};
-use crate::snapshot::{Saved, Value};
+use crate::snapshot::{Fields, Form, Saved, StateFault, Value, misfit};
 
 /// What a snapshot has of a timer that was set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,18 @@ impl Saved for Kept {
         };
         let timers = Value::List(self.timers.iter().map(timer).collect());
         Value::map([("now", self.now.into()), ("scale", Value::Float(self.scale)), ("timers", timers)])
+    }
+}
+
+impl Form for Kept {
+    /// The time and the scale: what timers of another process have called is not there.
+    fn of(value: &Value) -> Result<Self, StateFault> {
+        let fields = Fields::new(value, &["now", "scale", "timers"])?;
+        let scale = match fields.get::<Value>("scale")? {
+            Value::Float(scale) if scale.is_finite() && scale >= 0.0 => scale,
+            _ => return Err(misfit("the scale of the clock is none")),
+        };
+        Ok(Self { clock: Weak::new(), now: fields.get("now")?, scale, timers: Vec::new() })
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use kvm_bindings::{
     KVM_COALESCED_MMIO_PAGE_OFFSET, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_SYNC_X86_REGS,
-    kvm_coalesced_mmio, kvm_coalesced_mmio_ring, kvm_regs, kvm_run, kvm_vcpu_events,
+    kvm_coalesced_mmio, kvm_coalesced_mmio_ring, kvm_regs, kvm_run, kvm_sregs, kvm_vcpu_events,
 };
 
 use crate::accel::ExitFlag;
@@ -86,6 +86,24 @@ impl RunPage {
     pub(super) fn set_regs(&self, regs: &kvm_regs) {
         // SAFETY: the field lies inside the mapping.
         unsafe { addr_of_mut!((*self.run()).s.regs.regs).write_volatile(*regs) };
+    }
+
+    /// Segment, table and control registers, as they were set: KVM leaves none here.
+    pub(super) fn sregs(&self) -> kvm_sregs {
+        // SAFETY: the field lies inside the mapping; every bit pattern is a valid kvm_sregs.
+        unsafe { addr_of!((*self.run()).s.regs.sregs).read_volatile() }
+    }
+
+    /// The same, for KVM to take over as above.
+    pub(super) fn set_sregs(&self, sregs: &kvm_sregs) {
+        // SAFETY: the field lies inside the mapping.
+        unsafe { addr_of_mut!((*self.run()).s.regs.sregs).write_volatile(*sregs) };
+    }
+
+    /// IA32_APIC_BASE as KVM left it at the last exit.
+    pub(super) fn apic_base(&self) -> u64 {
+        // SAFETY: the field lies inside the mapping; every bit pattern is a valid u64.
+        unsafe { addr_of!((*self.run()).apic_base).read_volatile() }
     }
 
     /// Events under way, as they were set: KVM leaves none here.

@@ -9,7 +9,7 @@ use kvm_bindings::{
     KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_HYPERCALL, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
     KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR,
     KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_MP_STATE_HALTED,
-    KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS,
+    KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS,
     KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
 };
 use kvm_ioctls::VcpuFd;
@@ -54,7 +54,7 @@ pub(super) struct KvmVcpu {
     is_boot_processor: bool,
     /// After `fd`: guest memory stays mapped for as long as a vCPU could be entered.
     _slots: Arc<Slots>,
-    /// As in `KvmVm`.
+    /// Whether a `struct kvm_xsave` holds all the vector state that KVM has.
     xsave: bool,
     /// Where the upper YMM halves are in an XSAVE area, once that is known.
     pub(super) ymm: Option<Option<usize>>,
@@ -63,6 +63,8 @@ pub(super) struct KvmVcpu {
     /// Frequency of the time-stamp counter, once that is known.
     pub(super) tsc_khz: Option<u32>,
     pub(super) known: Arc<Known>,
+    /// Sregs that KVM had or took: it will take them again.
+    pub(super) taken: Option<Sregs>,
     /// Runs between the last look at the exit flag and KVM_RUN, to prove that no kick is lost there.
     #[cfg(test)]
     pub(super) before_run: Option<fn(&RunPage)>,
@@ -87,7 +89,6 @@ impl KvmVcpu {
         slots: Arc<Slots>,
         ring: Arc<Mutex<()>>,
         is_boot_processor: bool,
-        xsave: bool,
         table: Arc<[Leaf]>,
         known: Arc<Known>,
     ) -> Result<Self, AccelError> {
@@ -104,11 +105,12 @@ impl KvmVcpu {
             held: None,
             is_boot_processor,
             _slots: slots,
-            xsave,
+            xsave: known.has_small_xsave(),
             ymm: None,
             table,
             tsc_khz: None,
             known,
+            taken: None,
             #[cfg(test)]
             before_run: None,
         })
@@ -303,10 +305,14 @@ impl Vcpu for KvmVcpu {
     }
 
     fn sregs(&mut self) -> Result<Sregs, AccelError> {
+        if self.in_page & KVM_SYNC_X86_SREGS != 0 {
+            return Ok(sregs_from_kvm(&self.page.sregs()));
+        }
         self.fd.get_sregs().map(|sregs| sregs_from_kvm(&sregs)).map_err(call("KVM_GET_SREGS"))
     }
 
     fn set_sregs(&mut self, sregs: &Sregs) -> Result<(), AccelError> {
+        self.settle(KVM_SYNC_X86_SREGS)?;
         // The interrupt bitmap is KVM's own business: it goes back as it came.
         let mut raw = self.fd.get_sregs().map_err(call("KVM_GET_SREGS"))?;
         kvm_from_sregs(sregs, &mut raw);
@@ -341,10 +347,12 @@ impl Vcpu for KvmVcpu {
     }
 
     fn msrs(&mut self, indices: &[u32]) -> Result<Vec<u64>, AccelError> {
+        self.settle(KVM_SYNC_X86_SREGS)?; // EFER and the bases are among them
         state::msrs(&self.fd, indices)
     }
 
     fn set_msrs(&mut self, values: &[(u32, u64)]) -> Result<(), AccelError> {
+        self.settle(KVM_SYNC_X86_SREGS)?;
         state::set_msrs(&self.fd, values)
     }
 
@@ -354,8 +362,7 @@ impl Vcpu for KvmVcpu {
 
     fn set_cpuid(&mut self, table: &[Leaf]) -> Result<(), AccelError> {
         state::set_cpuid(&self.fd, table)?;
-        self.ymm = None;
-        self.table = table.into();
+        self.table_is_set(table.into());
         Ok(())
     }
 
@@ -381,14 +388,7 @@ impl Vcpu for KvmVcpu {
 
     fn set_debug(&mut self, control: &DebugControl) -> Result<(), AccelError> {
         // A step is from where KVM knows the vCPU to be: registers that wait in the page would come too late.
-        if self.in_page & KVM_SYNC_X86_REGS != 0 {
-            self.fd.set_regs(&self.page.regs()).map_err(call("KVM_SET_REGS"))?;
-        }
-        if self.in_page & KVM_SYNC_X86_EVENTS != 0 {
-            self.fd.set_vcpu_events(&self.page.events()).map_err(call("KVM_SET_VCPU_EVENTS"))?;
-        }
-        self.in_page = 0;
-        self.page.set_dirty(0);
+        self.settle(KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)?;
         self.fd.set_guest_debug(&kvm_from_debug(control)).map_err(call("KVM_SET_GUEST_DEBUG"))
     }
 }

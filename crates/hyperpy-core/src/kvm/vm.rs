@@ -8,7 +8,6 @@ use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MSR_EXIT_REASON_FILTER,
     KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_enable_cap, kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch,
     kvm_ioeventfd_flag_nr_deassign, kvm_ioeventfd_flag_nr_pio, kvm_irq_routing_entry, kvm_msi, kvm_pit_config,
-    kvm_xsave,
 };
 use kvm_ioctls::{
     Cap, IoEventAddress, Kvm as KvmFd, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd,
@@ -42,8 +41,6 @@ pub(super) struct KvmVm {
     /// What the host's processor and KVM can offer a guest.
     cpuid: CpuId,
     features: Features,
-    /// Whether a `struct kvm_xsave` holds all the vector state that KVM has.
-    xsave: bool,
     /// After `fd`: what it maps is unmapped later than it is closed.
     slots: Arc<Slots>,
     /// The lock of the VM's one ring of writes.
@@ -77,14 +74,10 @@ impl KvmVm {
         let cpuid = setup::offered(kvm)?;
         let tsc_deadline = config.irqchip && has(fd.check_extension_int(Cap::TscDeadlineTimer))?;
         let features = Features { tsc_deadline };
-        // Larger only where this process asked the kernel for more state than the calls without a size carry.
-        let size = fd.check_extension_int(Cap::Xsave2);
-        let small = !has(size)? || usize::try_from(size).is_ok_and(|size| size <= size_of::<kvm_xsave>());
-        let xsave = small && has(fd.check_extension_int(Cap::Xsave))?;
         let known = Arc::new(Known::ask(kvm, &fd, &cpuid, config.irqchip)?);
         let fd = Arc::new(fd);
         let slots = Arc::new(Slots::new(fd.clone())?);
-        Ok(Self { fd, config, cpuid, features, xsave, slots, ring: Arc::default(), page: OnceLock::new(), known })
+        Ok(Self { fd, config, cpuid, features, slots, ring: Arc::default(), page: OnceLock::new(), known })
     }
 
     fn need(&self, cap: Cap, capability: &'static str) -> Result<(), AccelError> {
@@ -102,7 +95,7 @@ impl KvmVm {
         let table = setup::prepare(&vcpu, id, self.config, &self.cpuid, self.features)?;
         let (slots, ring, known) = (self.slots.clone(), self.ring.clone(), self.known.clone());
         let is_boot_processor = id == 0 && self.config.irqchip;
-        let made = KvmVcpu::new(vcpu, self.fd.run_size(), slots, ring, is_boot_processor, self.xsave, table, known)?;
+        let made = KvmVcpu::new(vcpu, self.fd.run_size(), slots, ring, is_boot_processor, table, known)?;
         let _ = self.page.set(made.page().clone());
         Ok(made)
     }

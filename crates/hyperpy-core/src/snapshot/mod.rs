@@ -8,6 +8,7 @@
 pub mod file;
 pub mod form;
 mod hash;
+mod plain;
 mod shape;
 pub mod value;
 
@@ -30,6 +31,14 @@ use crate::memory::Image;
 pub struct Snapshot {
     pub(crate) parts: Parts,
     pub(crate) memory: Arc<Image>,
+}
+
+impl Snapshot {
+    /// All but memory, as plain data.
+    #[must_use]
+    pub fn value(&self) -> Value {
+        self.parts.value()
+    }
 }
 
 /// All but memory.

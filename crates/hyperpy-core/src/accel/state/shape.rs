@@ -35,9 +35,10 @@ const TSC_TOLERANCE_PPM: u64 = 250;
 #[must_use]
 pub fn differences<'a>(
     vm: &VmState,
-    vcpus: impl ExactSizeIterator<Item = &'a VcpuState>,
+    vcpus: impl IntoIterator<Item = &'a VcpuState, IntoIter: ExactSizeIterator>,
     here: &[Shape],
 ) -> Vec<String> {
+    let vcpus = vcpus.into_iter();
     let mut lines = Vec::new();
     if vcpus.len() != here.len() {
         lines.push(format!("vcpus: {} in the snapshot, {} here", vcpus.len(), here.len()));

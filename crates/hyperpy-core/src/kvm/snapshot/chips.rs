@@ -14,16 +14,15 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VmFd;
 
-use super::{Known, unfit};
+use super::{Known, raw, unfit};
 use crate::accel::AccelError;
 use crate::accel::state::{IoApic, Irqchip, Pic, Pit, PitChannel, VmState};
-use crate::kvm::call;
 
 const PICS: [u32; 2] = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE];
 
 pub(in crate::kvm) fn save(fd: &VmFd, known: &Known) -> Result<VmState, AccelError> {
     known.begin();
-    let clock = if known.clock { Some(fd.get_clock().map_err(call("KVM_GET_CLOCK"))?.clock) } else { None };
+    let clock = if known.clock { Some(raw::clock(fd)?.clock) } else { None };
     let irqchip = if known.irqchip { Some(Box::new(irqchip(fd)?)) } else { None };
     Ok(VmState { irqchip, clock_ns: clock })
 }
@@ -37,18 +36,15 @@ pub(in crate::kvm) fn load(fd: &VmFd, known: &Known, state: &VmState) -> Result<
         for (chip_id, pic) in PICS.into_iter().zip(&chips.pics) {
             let mut raw = kvm_irqchip { chip_id, ..Default::default() };
             raw.chip.pic = kvm_from_pic(pic);
-            fd.set_irqchip(&raw).map_err(call("KVM_SET_IRQCHIP"))?;
+            raw::set_irqchip(fd, &raw)?;
         }
         let mut raw = kvm_irqchip { chip_id: KVM_IRQCHIP_IOAPIC, ..Default::default() };
         raw.chip.ioapic = kvm_from_ioapic(&chips.ioapic);
-        fd.set_irqchip(&raw).map_err(call("KVM_SET_IRQCHIP"))?;
-        fd.set_pit2(&kvm_from_pit(&chips.pit)).map_err(call("KVM_SET_PIT2"))?;
+        raw::set_irqchip(fd, &raw)?;
+        raw::set_pit(fd, &kvm_from_pit(&chips.pit))?;
     }
     match state.clock_ns {
-        Some(clock) if known.clock => {
-            let raw = kvm_clock_data { clock, ..Default::default() };
-            fd.set_clock(&raw).map_err(call("KVM_SET_CLOCK"))
-        }
+        Some(clock) if known.clock => raw::set_clock(fd, &kvm_clock_data { clock, ..Default::default() }),
         _ => Ok(()),
     }
 }
@@ -57,15 +53,15 @@ fn irqchip(fd: &VmFd) -> Result<Irqchip, AccelError> {
     let mut chips = Irqchip::default();
     for (chip_id, into) in PICS.into_iter().zip(&mut chips.pics) {
         let mut raw = kvm_irqchip { chip_id, ..Default::default() };
-        fd.get_irqchip(&mut raw).map_err(call("KVM_GET_IRQCHIP"))?;
+        raw::irqchip(fd, &mut raw)?;
         // SAFETY: the union's arms are integers, for which every bit pattern is valid; this is the chip that was asked for.
         *into = pic_from_kvm(unsafe { &raw.chip.pic });
     }
     let mut raw = kvm_irqchip { chip_id: KVM_IRQCHIP_IOAPIC, ..Default::default() };
-    fd.get_irqchip(&mut raw).map_err(call("KVM_GET_IRQCHIP"))?;
+    raw::irqchip(fd, &mut raw)?;
     // SAFETY: as above.
     chips.ioapic = ioapic_from_kvm(unsafe { &raw.chip.ioapic });
-    chips.pit = pit_from_kvm(&fd.get_pit2().map_err(call("KVM_GET_PIT2"))?);
+    chips.pit = pit_from_kvm(&raw::pit(fd)?);
     Ok(chips)
 }
 

@@ -27,8 +27,8 @@ const LAST_EXCEPTION: u8 = 31;
 pub(in crate::kvm) struct Known {
     pub(super) irqchip: bool,
     pub(super) sregs2: bool,
-    /// Events can wait in the shared page.
-    pub(super) sync_events: bool,
+    /// What can wait in the shared page (`KVM_SYNC_X86_*`).
+    pub(super) sync: u32,
     pub(super) xsave: Area,
     /// Bits that can be set in XCR0; none where KVM has no XCR0.
     pub(super) xcr0: Option<u64>,
@@ -45,6 +45,8 @@ pub(in crate::kvm) struct Known {
     events: u32,
     smm: bool,
     tsc_offset: OnceLock<bool>,
+    /// The host's frequency, in kHz: that of a vCPU for which no other was set.
+    pub(super) host_khz: OnceLock<u32>,
 }
 
 impl Known {
@@ -79,7 +81,7 @@ impl Known {
         Ok(Self {
             irqchip,
             sregs2: raw(KVM_CAP_SREGS2)?,
-            sync_events: sync.unsigned_abs() & KVM_SYNC_X86_EVENTS != 0,
+            sync: if sync.unsigned_abs() & KVM_SYNC_X86_EVENTS != 0 { sync.unsigned_abs() } else { 0 },
             xsave,
             xcr0,
             tsc_khz: plain(Cap::GetTscKhz)?,
@@ -91,12 +93,22 @@ impl Known {
             events,
             smm: raw(KVM_CAP_X86_SMM)?,
             tsc_offset: OnceLock::new(),
+            host_khz: OnceLock::new(),
         })
     }
 
-    /// Whether the offset of the time-stamp counter can be read and set. A frequency that is scaled would need more than that.
-    pub(super) fn tsc_offset(&self, fd: &VcpuFd) -> bool {
-        !self.tsc_control && *self.tsc_offset.get_or_init(|| raw::has_tsc_offset(fd))
+    /// Whether a `struct kvm_xsave` holds all vector state. KVM has more only where this process asked the kernel for it.
+    pub(in crate::kvm) fn has_small_xsave(&self) -> bool {
+        self.xsave == Area::Standard
+    }
+
+    /// Whether the offset of the time-stamp counter can be read and set.
+    pub(super) fn tsc_offset(&self, fd: &VcpuFd) -> Result<bool, AccelError> {
+        if let Some(&known) = self.tsc_offset.get() {
+            return Ok(known);
+        }
+        let has = raw::has_tsc_offset(fd)?;
+        Ok(*self.tsc_offset.get_or_init(|| has))
     }
 
     /// From now on counters are of this moment.

@@ -4,18 +4,19 @@
 //! KVM_GET_MP_STATE takes a pending INIT or SIPI. Put back, CPUID decides what the others may hold, and sregs bring EFER and the
 //! APIC's base, on which the local APIC's own registers depend; the deadline of its timer is dropped by any other mode, so
 //! it comes after it. Registers and events go last and together, since KVM drops a pending exception when registers are
-//! set: they wait in the shared page for the next entry where KVM has that (KVM_SYNC_X86_EVENTS), and cost no ioctl. Sregs could
-//! wait there too, but then the local APIC would be put back under the old base, and PDPTRs be read from memory.
+//! set: they wait in the shared page for the next entry where KVM has that (KVM_SYNC_X86_EVENTS), and cost no ioctl. Sregs wait
+//! there too if nothing depends on their being there earlier ([`KvmVcpu::ways`]): taken over at the entry they cost a fifteenth of
+//! what the ioctl does.
 //!
 //! | part | ioctls of `save` | of `load` |
 //! |---|---|---|
-//! | sregs with the PDPTRs | 1 | 1 |
 //! | XSAVE area | 1 | 1 |
-//! | XCR0, where there is one | 1 | 1 |
 //! | model-specific registers, each 256 begun | 1 | 1 |
 //! | offset of the time-stamp counter | 1 | 1 |
 //! | debug registers | 1 | 1 |
-//! | events | 1 | 0 |
+//! | sregs with the PDPTRs | 1, 0 if they wait in the page | 0 or 1 |
+//! | XCR0, where there is one | 1 | 1 |
+//! | events | 1, 0 if they wait in the page | 0 |
 //! | general registers | 0, but 1 with a local APIC or before the first run | 0 |
 //! | local APIC, where it is in the kernel | 1 | 1, and 1 for an armed deadline |
 //! | activity, with a local APIC | 1 | 1 |
@@ -27,20 +28,22 @@ mod known;
 mod msrs;
 mod raw;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use kvm_bindings::{
-    KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, kvm_debugregs, kvm_mp_state,
+    KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS,
+    kvm_debugregs, kvm_mp_state, kvm_sregs,
 };
 
 pub(super) use self::chips::{load, save};
 pub(super) use self::known::Known;
-use super::call;
-use super::convert::{events_from_kvm, kvm_from_events, kvm_from_regs, regs_from_kvm};
+use super::convert::{events_from_kvm, kvm_from_events, kvm_from_regs, kvm_from_sregs, regs_from_kvm, sregs_from_kvm};
 use super::vcpu::KvmVcpu;
 use crate::accel::state::{Shape, VcpuState, same_cpuid};
 use crate::accel::{AccelError, Vcpu as _};
 use crate::arch::x86_64::Regs;
+use crate::arch::x86_64::cpuid::Leaf;
 use crate::arch::x86_64::msrs::{IA32_TSC, IA32_TSC_DEADLINE};
 
 /// RFLAGS.IF.
@@ -52,25 +55,22 @@ impl KvmVcpu {
             return Err(unfit("exit", "is not handed over yet"));
         }
         let known = self.known.clone();
-        let mp_state = if known.irqchip {
-            self.fd.get_mp_state().map_err(call("KVM_GET_MP_STATE"))?.mp_state
-        } else {
-            KVM_MP_STATE_RUNNABLE
-        };
-        let events = if self.in_page & KVM_SYNC_X86_EVENTS != 0 {
-            self.page.events()
-        } else {
-            self.fd.get_vcpu_events().map_err(call("KVM_GET_VCPU_EVENTS"))?
-        };
+        let mp_state = if known.irqchip { raw::mp_state(&self.fd)?.mp_state } else { KVM_MP_STATE_RUNNABLE };
+        let events = if self.in_page & KVM_SYNC_X86_EVENTS != 0 { self.page.events() } else { raw::events(&self.fd)? };
         let regs = self.regs_now()?;
         let mut msrs: Vec<(u32, u64)> = self.settable_msrs()?.iter().map(|&index| (index, 0)).collect();
         raw::msrs(&self.fd, &mut msrs)?;
-        if known.tsc_offset(&self.fd) {
+        if self.by_offset()? {
             let tsc = known.moment.load(Ordering::Relaxed).wrapping_add(raw::tsc_offset(&self.fd)?);
             msrs.iter_mut().filter(|(index, _)| *index == IA32_TSC).for_each(|(_, value)| *value = tsc);
         }
-        let (sregs, pdptrs) = raw::sregs(&self.fd, known.sregs2)?;
-        let debug = self.fd.get_debug_regs().map_err(call("KVM_GET_DEBUGREGS"))?;
+        let (sregs, pdptrs) = if self.in_page & KVM_SYNC_X86_SREGS != 0 {
+            (sregs_from_kvm(&self.page.sregs()), None)
+        } else {
+            raw::sregs(&self.fd, known.sregs2)?
+        };
+        self.taken = Some(sregs);
+        let debug = raw::debugregs(&self.fd)?;
         let [dr0, dr1, dr2, dr3] = debug.db;
         Ok(VcpuState {
             regs,
@@ -96,38 +96,43 @@ impl KvmVcpu {
                 return Err(unfit("cpuid", "is another one, and the vcpu has run"));
             }
             raw::set_cpuid(&self.fd, &state.cpuid)?;
-            self.table = state.cpuid.clone();
-            self.ymm = None;
+            self.table_is_set(state.cpuid.clone());
         }
         if state.tsc_khz != 0 && state.tsc_khz != self.tsc_khz()? {
-            self.fd.set_tsc_khz(state.tsc_khz).map_err(call("KVM_SET_TSC_KHZ"))?;
+            raw::set_tsc_khz(&self.fd, state.tsc_khz)?;
             self.tsc_khz = Some(state.tsc_khz);
         }
         // From here on KVM's half is no longer what it was, and neither is ours.
         self.held = None;
-        raw::set_sregs(&self.fd, &state.sregs, state.pdptrs, known.sregs2)?;
+        self.leave_in_page(0);
+        let in_page = known.sync & self.ways(state);
+        if in_page & KVM_SYNC_X86_SREGS == 0 {
+            self.taken = None;
+            raw::set_sregs(&self.fd, &state.sregs, state.pdptrs, known.sregs2)?;
+            self.taken = Some(state.sregs);
+        }
         raw::set_xsave(&self.fd, &state.xsave, known.xsave)?;
         if let Some(xcr0) = state.xcr0 {
             raw::set_xcr0(&self.fd, xcr0)?;
         }
-        self.load_msrs(state, known.tsc_offset(&self.fd))?;
+        self.load_msrs(state)?;
         let [dr0, dr1, dr2, dr3, dr6, dr7] = state.debug;
         let debug = kvm_debugregs { db: [dr0, dr1, dr2, dr3], dr6, dr7, ..Default::default() };
-        self.fd.set_debug_regs(&debug).map_err(call("KVM_SET_DEBUGREGS"))?;
+        raw::set_debugregs(&self.fd, &debug)?;
         if let Some(lapic) = &state.lapic {
             raw::set_lapic(&self.fd, lapic)?;
             if state.tsc_deadline() != 0 {
                 raw::set_msrs(&self.fd, [(IA32_TSC_DEADLINE, state.tsc_deadline())].into_iter())?;
             }
-            let mp_state = kvm_mp_state { mp_state: state.mp_state };
-            self.fd.set_mp_state(mp_state).map_err(call("KVM_SET_MP_STATE"))?;
+            raw::set_mp_state(&self.fd, &kvm_mp_state { mp_state: state.mp_state })?;
         }
-        self.load_regs_and_events(state, known.sync_events)
+        self.load_rest(state, in_page)
     }
 
     /// IA32_TSC in its place, or by its offset: a value that is set may be moved by KVM towards what it would be by now. No
     /// timer may fire by the old deadline while the local APIC is put back.
-    fn load_msrs(&self, state: &VcpuState, by_offset: bool) -> Result<(), AccelError> {
+    fn load_msrs(&mut self, state: &VcpuState) -> Result<(), AccelError> {
+        let by_offset = self.by_offset()?;
         let values = state.msrs.iter().filter(|(index, _)| !(by_offset && *index == IA32_TSC));
         let values = values.map(|&(index, value)| (index, if index == IA32_TSC_DEADLINE { 0 } else { value }));
         raw::set_msrs(&self.fd, values)?;
@@ -140,27 +145,71 @@ impl KvmVcpu {
         }
     }
 
-    fn load_regs_and_events(&mut self, state: &VcpuState, sync_events: bool) -> Result<(), AccelError> {
+    /// Which parts can wait in the page, where KVM has that. Of one that waits to be started KVM takes nothing from there, and
+    /// what it would find there later were too old. Sregs that KVM has not had before may be refused, which is to be told
+    /// now; they must not move the local APIC, which is put back before they are; and PDPTRs have no place there.
+    fn ways(&self, state: &VcpuState) -> u32 {
+        if !matches!(state.mp_state, KVM_MP_STATE_RUNNABLE | KVM_MP_STATE_HALTED) {
+            return 0;
+        }
+        let keeps_base = !self.known.irqchip || self.entered && self.page.apic_base() == state.sregs.apic_base;
+        let are_sregs = self.taken == Some(state.sregs) && keeps_base && state.pdptrs.is_none();
+        let sregs = if are_sregs { KVM_SYNC_X86_SREGS } else { 0 };
+        KVM_SYNC_X86_REGS | KVM_SYNC_X86_EVENTS | sregs
+    }
+
+    /// Registers and events: in the page, or by calls if both cannot be there.
+    fn load_rest(&mut self, state: &VcpuState, in_page: u32) -> Result<(), AccelError> {
         let (regs, events) = (kvm_from_regs(&state.regs), kvm_from_events(&state.events));
         self.page.set_regs(&regs);
         self.page.set_interruptible(state.regs.rflags & INTERRUPTS != 0);
-        // KVM takes nothing from the page of one that waits to be started, and what it would find there later were too old.
-        if sync_events && matches!(state.mp_state, KVM_MP_STATE_RUNNABLE | KVM_MP_STATE_HALTED) {
+        if in_page & KVM_SYNC_X86_SREGS != 0 {
+            let mut sregs = kvm_sregs::default();
+            kvm_from_sregs(&state.sregs, &mut sregs);
+            self.page.set_sregs(&sregs);
+        }
+        if in_page & KVM_SYNC_X86_EVENTS != 0 {
             self.page.set_events(&events);
-            self.in_page = KVM_SYNC_X86_REGS | KVM_SYNC_X86_EVENTS;
-            self.page.set_dirty(self.in_page);
+            self.leave_in_page(in_page);
             return Ok(());
         }
-        self.in_page = 0;
-        self.page.set_dirty(0);
-        self.fd.set_regs(&regs).map_err(call("KVM_SET_REGS"))?;
-        self.fd.set_vcpu_events(&events).map_err(call("KVM_SET_VCPU_EVENTS"))
+        raw::set_regs(&self.fd, &regs)?;
+        raw::set_events(&self.fd, &events)
+    }
+
+    fn leave_in_page(&mut self, which: u32) {
+        self.in_page = which;
+        self.page.set_dirty(which);
+    }
+
+    /// Gives KVM what waits in the page of these parts (`KVM_SYNC_X86_*`), for a call that looks at them.
+    pub(super) fn settle(&mut self, which: u32) -> Result<(), AccelError> {
+        let which = which & self.in_page;
+        if which & KVM_SYNC_X86_REGS != 0 {
+            raw::set_regs(&self.fd, &self.page.regs())?;
+        }
+        if which & KVM_SYNC_X86_SREGS != 0 {
+            raw::set_old_sregs(&self.fd, &self.page.sregs())?;
+        }
+        if which & KVM_SYNC_X86_EVENTS != 0 {
+            raw::set_events(&self.fd, &self.page.events())?;
+        }
+        if which != 0 {
+            self.leave_in_page(self.in_page & !which);
+        }
+        Ok(())
+    }
+
+    /// What follows from CPUID is to be asked anew.
+    pub(super) fn table_is_set(&mut self, table: Arc<[Leaf]>) {
+        self.table = table;
+        (self.ymm, self.taken) = (None, None);
     }
 
     /// General registers, whatever KVM did to them since the last exit: it may just have taken an INIT or a SIPI.
     fn regs_now(&mut self) -> Result<Regs, AccelError> {
         if self.known.irqchip && self.in_page & KVM_SYNC_X86_REGS == 0 {
-            return self.fd.get_regs().map(|regs| regs_from_kvm(&regs)).map_err(call("KVM_GET_REGS"));
+            return raw::regs(&self.fd).map(|regs| regs_from_kvm(&regs));
         }
         self.regs()
     }
@@ -170,9 +219,16 @@ impl KvmVcpu {
         if let Some(khz) = self.tsc_khz {
             return Ok(khz);
         }
-        let khz = if self.known.tsc_khz { self.fd.get_tsc_khz().map_err(call("KVM_GET_TSC_KHZ"))? } else { 0 };
+        let khz = if self.known.tsc_khz { raw::tsc_khz(&self.fd)? } else { 0 };
         self.tsc_khz = Some(khz);
+        self.known.host_khz.get_or_init(|| khz);
         Ok(khz)
+    }
+
+    /// Whether the time-stamp counter is the host's and an offset, which can be read and set.
+    fn by_offset(&mut self) -> Result<bool, AccelError> {
+        let khz = self.tsc_khz()?;
+        Ok(self.known.host_khz.get() == Some(&khz) && self.known.tsc_offset(&self.fd)?)
     }
 
     pub(super) fn shape_now(&mut self) -> Result<Shape, AccelError> {
