@@ -67,6 +67,25 @@ pub fn ymm_offset(leaves: &[Leaf]) -> Option<usize> {
     (leaf.eax >= 256 && leaf.ebx as usize >= LEGACY + 64).then_some(leaf.ebx as usize)
 }
 
+/// Says of an XSAVE area which components are in use as a processor is free to say it or not (XINUSE, SDM vol. 1, 13.6): x87 and SSE
+/// always are, since MXCSR is put back with these alone; others are unless they are zero, as after a reset. So the same registers are
+/// the same bytes.
+pub fn settle(area: &mut [u8], leaves: &[Leaf]) {
+    let is_zero = |component: u32| {
+        let leaf = leaves.iter().find(|leaf| (leaf.leaf, leaf.subleaf) == (0xd, component));
+        leaf.filter(|leaf| leaf.eax > 0 && leaf.ebx as usize >= LEGACY + 64).is_some_and(|leaf| {
+            let from = leaf.ebx as usize;
+            let bytes = area.get(from..from.saturating_add(leaf.eax as usize));
+            bytes.is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
+        })
+    };
+    let unused = (2..63).filter(|&component| is_zero(component)).fold(0_u64, |bits, component| bits | 1 << component);
+    let used = (X87 | SSE).to_le_bytes();
+    for ((byte, clear), set) in area.iter_mut().skip(XSTATE_BV).zip(unused.to_le_bytes()).zip(used) {
+        *byte = *byte & !clear | set;
+    }
+}
+
 impl Fpu {
     /// The registers in an XSAVE area, or in a bare FXSAVE one (`area` of 512 bytes), with the upper YMM halves at `ymm`.
     #[must_use]

@@ -89,3 +89,23 @@ fn test_ymm_offset_is_cpuids_and_none_without_avx() {
     assert_eq!(ymm_offset(&[Leaf { ebx: 100, ..leaf }]), None);
     assert_eq!(ymm_offset(&[Leaf { subleaf: 3, ..leaf }]), None);
 }
+
+#[test]
+fn test_settled_areas_of_the_same_registers_are_the_same_bytes() {
+    let avx = Leaf { leaf: 0xd, subleaf: 2, indexed: true, eax: 256, ebx: 576, ..Leaf::default() };
+    let area = |xstate_bv: u8, change: &[(usize, u8)]| {
+        let mut area = vec![0; 832];
+        area[512] = xstate_bv;
+        change.iter().for_each(|&(at, byte)| area[at] = byte);
+        settle(&mut area, &[avx]);
+        area
+    };
+    for said in 0..8 {
+        assert_eq!(area(said, &[]), area(0b11, &[]), "{said}");
+    }
+    assert_eq!(area(0b111, &[(831, 1)])[512], 0b111);
+    assert_eq!(area(0b011, &[(831, 1)])[512], 0b011);
+    // A component of which nothing is known stays as it is.
+    assert_eq!(area(0b1000, &[])[512], 0b1011);
+    settle(&mut [], &[avx]);
+}

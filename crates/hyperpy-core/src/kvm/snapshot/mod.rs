@@ -44,6 +44,7 @@ use crate::accel::state::{Shape, VcpuState, same_cpuid};
 use crate::accel::{AccelError, Vcpu as _};
 use crate::arch::x86_64::Regs;
 use crate::arch::x86_64::cpuid::Leaf;
+use crate::arch::x86_64::fpu;
 use crate::arch::x86_64::msrs::{IA32_TSC, IA32_TSC_DEADLINE};
 
 /// RFLAGS.IF.
@@ -70,13 +71,15 @@ impl KvmVcpu {
             raw::sregs(&self.fd, known.sregs2)?
         };
         self.taken = Some(sregs);
+        let mut xsave = raw::xsave(&self.fd, known.xsave)?;
+        fpu::settle(&mut xsave, &self.table);
         let debug = raw::debugregs(&self.fd)?;
         let [dr0, dr1, dr2, dr3] = debug.db;
         Ok(VcpuState {
             regs,
             sregs,
             pdptrs,
-            xsave: raw::xsave(&self.fd, known.xsave)?,
+            xsave,
             xcr0: if known.xcr0.is_some() { Some(raw::xcr0(&self.fd)?) } else { None },
             msrs,
             events: events_from_kvm(&events),
