@@ -15,6 +15,7 @@ use hyperpy_core::machine::Answerer;
 use hyperpy_core::names::Names;
 use hyperpy_core::record;
 use hyperpy_core::regfile::RegisterFile;
+use hyperpy_core::snapshot::{Saved, State, StateFault};
 use hyperpy_core::vcpu::{Current, current};
 use hyperpy_devices::debugcon::DebugConsole;
 use hyperpy_devices::debugexit::DebugExit;
@@ -73,11 +74,26 @@ impl Report {
             let _ = error.value(py).call_method1(intern!(py, "add_note"), (note,));
         }
         note_raised(py, &error);
-        keep_traceback(py, &error);
-        self.faults.push(error.into_value(py));
+        self.keep(py, error);
         if let Some(control) = self.control.upgrade() {
             control.device_failed();
         }
+    }
+}
+
+impl Report {
+    fn keep(&self, py: Python<'_>, error: PyErr) {
+        keep_traceback(py, &error);
+        self.faults.push(error.into_value(py));
+    }
+
+    /// Its `save` or `load` raised: whoever asked for it raises that.
+    pub(crate) fn raised_in(&self, py: Python<'_>, error: PyErr, device: &str, verb: &str) {
+        if error.is_instance_of::<PyException>(py) {
+            // An exception that takes no notes is raised without.
+            let _ = error.value(py).call_method1(intern!(py, "add_note"), (format!("device {device}: {verb}"),));
+        }
+        self.keep(py, error);
     }
 }
 
@@ -175,7 +191,7 @@ impl PyDevice {
         Arc::new(Self { object, name: name.to_owned(), report, declared, file, windows, calls })
     }
 
-    fn object(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+    pub(crate) fn object(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.object.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|object| object.clone_ref(py))
     }
 
@@ -301,6 +317,14 @@ impl Device for PyDevice {
                 self.report.raised(py, error, &self.name, None);
             }
         });
+    }
+
+    fn save(&self) -> Result<State, StateFault> {
+        self.save_state()
+    }
+
+    fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        self.load_state(state)
     }
 
     fn identity(&self) -> Option<usize> {

@@ -20,6 +20,7 @@ mod line;
 mod machine;
 mod memory;
 mod places;
+mod plain;
 mod probe;
 mod processor;
 mod record;
@@ -28,6 +29,7 @@ mod routes;
 mod script;
 mod signals;
 mod sink;
+mod state;
 mod vcpu;
 
 use pyo3::prelude::*;
@@ -38,7 +40,7 @@ mod _hyperpy {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use crate::bench::{Batch, Bench};
+    use crate::bench::{Batch, Bench, BenchState};
     #[pymodule_export]
     use crate::boot::{
         gunzip, kernel_payload, load_firmware, load_flat, load_linux, load_multiboot, load_pvh, recognise,
@@ -67,6 +69,8 @@ mod _hyperpy {
     use crate::memory::Memory;
     #[pymodule_export]
     use crate::places::{attach, change, detach, end_record, record};
+    #[pymodule_export]
+    use crate::plain::plain;
     #[pymodule_export]
     use crate::probe::capabilities;
     #[pymodule_export]
