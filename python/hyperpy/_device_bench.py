@@ -16,7 +16,7 @@ from hyperpy._bench_lines import BenchLine, IrqChange, MessageSent, lend_lines
 from hyperpy._lent import NotLent, give_back
 from hyperpy._living import Living
 from hyperpy.clock import Clock
-from hyperpy.device import Stop, prepared
+from hyperpy.device import Device, Stop, prepared
 from hyperpy.dma import wants_dma
 from hyperpy.line import take_back
 from hyperpy.memory import parse_size
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hyperpy._recording import Recording
     from hyperpy.dma import DmaMemory
 
-__all__ = ["Access", "Batch", "BenchLine", "DeviceBench", "IrqChange", "MessageSent", "Step"]
+__all__ = ["Access", "Batch", "BenchLine", "BenchSnapshot", "DeviceBench", "IrqChange", "MessageSent", "Step"]
 
 _D = TypeVar("_D")
 # An access has at most so many bytes.
@@ -95,6 +95,21 @@ class Batch:
         return self._length
 
 
+class BenchSnapshot:
+    """What the device of a `DeviceBench`, its clock and its lines were; made by `DeviceBench.snapshot`."""
+
+    def __init__(self, native: _hyperpy.BenchState, levels: dict[str, bool]) -> None:
+        self._native, self._levels = native, levels
+
+    @property
+    def state(self) -> Any:
+        """The device's state as plain data, a new copy of it; as `Device.save` gives it."""
+        return self._native.device()
+
+    def __repr__(self) -> str:
+        return f"<BenchSnapshot {self.state!r:.60}>"
+
+
 class DeviceBench(Generic[_D]):
     """A device on a bench: accesses to it come from the test, and are answered as a guest's are. Needs no KVM.
 
@@ -148,6 +163,8 @@ class DeviceBench(Generic[_D]):
         self.stopped: Stop | None = None
         """The last `Stop` that a write returned, since the last `reset`."""
         self.clock = Clock.manual()
+        self.lost_timers: list[str] = []
+        """Of a bench that `fork` has made: what timers called that could not be set again."""
         self.messages: list[MessageSent] = []
         """The messages that the device sent (`hyperpy.Messages`), since the last `reset`."""
         self.lines, self._given = lend_lines(device, self.clock, self.messages)
@@ -316,6 +333,63 @@ class DeviceBench(Generic[_D]):
             line.clear()
         self.messages.clear()
         self._native.reset()
+
+    def snapshot(self) -> BenchSnapshot:
+        """Return what the device, its clock with the timers, and its lines are, for `restore`. Memory is not in it.
+
+        Raises:
+            SnapshotError: the device cannot be saved; what its `save` raises is raised.
+
+        Example:
+            >>> from hyperpy import Device, Register
+            >>> from hyperpy.testing import DeviceBench
+            >>> class Latch(Device):
+            ...     value = Register(0x0)
+            >>> bench = DeviceBench(Latch())
+            >>> bench.write32(0x0, 7)
+            >>> base = bench.snapshot()
+            >>> bench.write32(0x0, 8)
+            >>> bench.restore(base)
+            >>> bench.read32(0x0), base.state
+            (7, {'schema': 1, 'registers': {'value': 7}})
+        """
+        levels = {name: line.level for name, line in self.lines.items()}
+        return BenchSnapshot(self._plain.snapshot(), levels)
+
+    def restore(self, snapshot: BenchSnapshot) -> None:
+        """Make the device, its clock with the timers, and its lines what they were, as often as you like.
+
+        Of a bench with the same kind of device it takes all but the timers.
+
+        Raises:
+            SnapshotError: the device does not take the state; what its `load` raises is raised.
+        """
+        self._set_lines(snapshot)
+        self._native.restore(snapshot._native)
+
+    def _set_lines(self, snapshot: BenchSnapshot) -> None:
+        for name, level in snapshot._levels.items():
+            self.lines[name].level = level
+
+    def fork(self) -> DeviceBench[_D]:
+        """Return a bench with a copy of the device, as a copy of a machine has one: of the same state and time.
+
+        Timers that call methods of the device call those of the copy there; others are in `lost_timers` of the new bench.
+        Memory is not copied.
+
+        Raises:
+            DeviceError: nobody knows how to copy the device.
+            SnapshotError: it cannot be saved.
+        """
+        from hyperpy._cloning import copy_of  # noqa: PLC0415 - few tests copy
+
+        base = self.snapshot()
+        copy = DeviceBench(copy_of(self.device), size=self.size, memory=self._memory_size)
+        copy._set_lines(base)
+        copy.lost_timers = copy._native.restore(base._native, self.device, copy.device)
+        if isinstance(copy.device, Device):
+            copy.device.forked(self.device)
+        return copy
 
     def record(self, *, limit: int = 1_000_000) -> Recording:
         """Keep what is asked of the device and what it answers, from now on: as `hyperpy.testing.record`."""

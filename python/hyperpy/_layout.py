@@ -41,8 +41,8 @@ _MOST_CELLS = 1 << 20
 _MOST_BYTES = 1 << 63
 # What a class of devices or blocks has from `Device` and `Block`, under names that a method of a user's could have.
 _OWN = {
-    "_blocks", "_calls", "_cell_numbers", "_cells", "_computed_size", "_first_cell", "_layout", "_places", "_register_file",
-    "_told", "_windows",
+    "_blocks", "_calls", "_cell_numbers", "_cells", "_computed_size", "_first_cell", "_layout", "_made_with", "_places",
+    "_register_file", "_told", "_windows",
 }  # fmt: skip
 
 Hooks: TypeAlias = dict[Hooked[Any], tuple[str | None, str | None, int]]
@@ -299,7 +299,11 @@ def declare(cls: type[Device]) -> None:
     places = tuple(placed(cls))
     try:
         cls._layout = _hyperpy.RegisterLayout(
-            [_describe(place) for place in places], cls.size, cls.access_rule, cls._has_own_accesses()
+            [_describe(place) for place in places],
+            cls.size,
+            cls.access_rule,
+            cls._has_own_accesses(),
+            cls.schema,
         )
     except ValueError as error:
         text, hint, about = error.args

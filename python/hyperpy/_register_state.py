@@ -1,14 +1,17 @@
-"""What a device's registers hold as a plain value, and back: `Device.save` and `Device.load`.
+"""What a device holds as a plain value, and back: `Device.save` and `Device.load`.
 
-A saved state names every register; one of another schema, or with other registers, is refused as a whole.
+A saved state names every register, and every attribute that the class names; one of another schema, or with other
+registers, is refused as a whole. A snapshot of a machine has the same, in a form of its own (`state.rs` of the bindings).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hyperpy import _hyperpy
 from hyperpy.declare import Counter, Fifo, FifoLevel, Indexed, Ram, Register
 from hyperpy.errors import SnapshotError
+from hyperpy.line import Line, Messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -16,17 +19,34 @@ if TYPE_CHECKING:
     from hyperpy._layout import Placed
     from hyperpy.device import Device
 
-__all__ = ["load", "save"]
+__all__ = ["load", "own_attributes", "save"]
 
 _BYTES = 8
+# What hyperpy puts into an instance.
+_OURS = {"_blocks", "_calls", "_made_with", "_register_file", "clock", "memory"}
+
+
+def own_attributes(device: object, names: dict[str, Any]) -> list[str]:
+    """Return which attributes of an instance are its own, and not what hyperpy has put there."""
+    lines = Line | Messages
+    return [
+        name
+        for name in names
+        if name not in _OURS and not isinstance(getattr(type(device), name, None), lines)
+    ]
 
 
 def save(device: Device) -> dict[str, Any]:
-    """Return the state of all registers, with the schema of their class."""
-    return {
-        "schema": type(device).schema,
-        "registers": {place.name: _saved(device, place) for place in _kept(device)},
-    }
+    """Return the state of all registers and of the attributes that the class names, with its schema."""
+    name, kind = type(device).__name__, type(device)
+    registers = {} if device._layout is None else device._register_file.save()
+    state = {"schema": kind.schema, "registers": registers}
+    if kind.saved_attributes:
+        state["attributes"] = {
+            key: _hyperpy.plain(getattr(device, key), f"{name}.{key}", device.clock)
+            for key in kind.saved_attributes
+        }
+    return state
 
 
 def _kept(device: Device) -> Iterator[Placed]:
@@ -34,27 +54,13 @@ def _kept(device: Device) -> Iterator[Placed]:
     return (place for place in device._places if not isinstance(place.declared, Indexed | FifoLevel))
 
 
-def _saved(device: Device, place: Placed) -> Any:
-    file = device._register_file
-    match place.declared:
-        case Fifo():
-            return {
-                "items": file.items(place.cell),
-                "lost": file.level(place.cell)[1],
-                "threshold": file.threshold(place.cell),
-            }
-        case Ram() as ram:
-            return file.read_window(place.cell, 0, ram.size)
-        case _:
-            return file.get(place.cell)
-
-
 def load(device: Device, state: dict[str, Any]) -> None:
     """Put a saved state back: all of it, or nothing of one that does not fit."""
     name, ours = type(device).__name__, type(device).schema
     try:
         schema, registers = state["schema"], dict(state["registers"])
-    except (TypeError, KeyError, ValueError):
+        attributes = dict(state.get("attributes", {}))
+    except (AttributeError, TypeError, KeyError, ValueError):
         raise SnapshotError(
             f"not a saved state of {name}", hint="give what its `save` has returned"
         ) from None
@@ -64,15 +70,24 @@ def load(device: Device, state: dict[str, Any]) -> None:
             hint="override `load` to convert older states",
         )
     places = {place.name: place for place in _kept(device)}
-    odd = sorted(places.keys() ^ registers.keys())
-    if odd:
-        raise SnapshotError(
-            f"state of {name} has other registers: {', '.join(odd[:8])}",
-            hint="raise `schema` when registers change",
-        )
+    _same(name, "registers", places.keys() ^ registers.keys())
+    _same(name, "attributes", set(type(device).saved_attributes or ()) ^ attributes.keys())
     steps = [_step(device, places[key], value) for key, value in registers.items()]
+    copies = {
+        key: _hyperpy.plain(value, f"{name}.{key}", device.clock) for key, value in attributes.items()
+    }
     for step in steps:
         step()
+    for key, value in copies.items():
+        setattr(device, key, value)
+
+
+def _same(name: str, what: str, odd: set[str]) -> None:
+    if odd:
+        raise SnapshotError(
+            f"state of {name} has other {what}: {', '.join(sorted(odd)[:8])}",
+            hint="raise `schema` when registers or `saved_attributes` change",
+        )
 
 
 def _step(device: Device, place: Placed, value: Any) -> Callable[[], object]:

@@ -163,6 +163,10 @@ class Clock:
         """
         return self._arm("at", _ns(ns), callback)
 
+    def _timer(self, number: int) -> Timer:
+        """The timer that a saved state has by its number."""
+        return Timer(self._native.timer(number))
+
     def _arm(self, when: str, ns: int, callback: Any) -> Timer:
         if not callable(callback):
             hint = "a function without arguments, such as self.tick"

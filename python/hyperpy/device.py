@@ -15,6 +15,7 @@ from typing import (
     Generic,
     Literal,
     Protocol,
+    Self,
     TypeAlias,
     TypeVar,
     runtime_checkable,
@@ -112,6 +113,9 @@ class Device:
         acpi_cid: one id, or several, of what it is compatible with, for drivers that do not know `acpi_hid`.
         acpi_uid: a number or text that tells it from others of its `acpi_hid`; None: they are numbered.
         irq_level: whether its interrupt is level-triggered (True) or edge-triggered.
+        saved_attributes: names of the attributes that are state beside its registers: plain data, and timers of its clock. `()`
+            says that none is; None that nobody has said so yet, and a snapshot then refuses one that has attributes.
+        stateless: whether it has nothing to be saved.
         dma: whether it reads and writes guest memory: True gives it `memory`.
         dma_limit: most bytes that it reads from guest memory at once.
 
@@ -141,6 +145,8 @@ class Device:
     size: ClassVar[int | None] = None
     access_rule: ClassVar[AccessRule] = "split"
     schema: ClassVar[int] = 1
+    saved_attributes: ClassVar[Sequence[str] | None] = None
+    stateless: ClassVar[bool] = False
     acpi_hid: ClassVar[str | None] = None
     acpi_cid: ClassVar[str | Sequence[str] | None] = None
     acpi_uid: ClassVar[int | str | None] = None
@@ -167,6 +173,17 @@ class Device:
     _register_file = _Made(lambda device: _hyperpy.RegisterFile(device._layout))
     _blocks = _Made(_make_blocks)
     _calls = _Made(lambda device: _hyperpy.Calls(device._layout))
+
+    if not TYPE_CHECKING:
+
+        def __new__(cls, *arguments: Any, **named: Any) -> Self:
+            if not (arguments or named):
+                return super().__new__(cls)
+            if cls.__init__ is object.__init__:
+                raise TypeError(f"{cls.__name__}() takes no arguments")
+            device = super().__new__(cls)
+            device.__dict__["_made_with"] = (arguments, named)  # for `clone`
+            return device
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
@@ -201,9 +218,14 @@ class Device:
             self._register_file.reset()
 
     def save(self) -> dict[str, Any]:
-        """Return the state as a plain value that `load` takes: what every declared register holds.
+        """Return the state as a plain value that `load` takes: what every declared register holds, and `saved_attributes`.
 
-        Override it for state beside registers: `{**super().save(), "more": ...}`.
+        Override both for other state: `{**super().save(), "more": ...}`. A snapshot of a machine calls them only of a class
+        that does. What they return and get is plain data: None, bool, int of 128 bits, float, str, bytes, bytearray, list,
+        tuple, dict, set, frozenset and timers; it is copied.
+
+        Raises:
+            TypeError: an attribute is no plain data.
 
         Example:
             >>> import hyperpy
@@ -214,8 +236,6 @@ class Device:
             >>> latch.save()
             {'schema': 1, 'registers': {'value': 7}}
         """
-        if self._layout is None:
-            return {"schema": type(self).schema, "registers": {}}
         from hyperpy._register_state import save  # noqa: PLC0415 - few programs save
 
         return save(self)
@@ -229,6 +249,41 @@ class Device:
         from hyperpy._register_state import load  # noqa: PLC0415 - few programs load
 
         load(self, state)
+
+    def clone(self) -> Self:
+        """Return a new device like this one, for a copy of the machine: made with the same arguments, and given its state.
+
+        The arguments are the same objects. Override it for a device that is to be made otherwise.
+
+        Raises:
+            DeviceError: its class could not be called with the arguments that this one was made with.
+
+        Example:
+            >>> import hyperpy
+            >>> class Latch(hyperpy.Device):
+            ...     value = hyperpy.Register(0x0)
+            ...     saved_attributes = ("color",)
+            ...
+            ...     def __init__(self, color: str) -> None:
+            ...         self.color = color
+            >>> latch = Latch("red")
+            >>> latch.value, latch.color = 7, "blue"
+            >>> copy = latch.clone()
+            >>> copy.value, copy.color
+            (7, 'blue')
+        """
+        from hyperpy._cloning import again  # noqa: PLC0415 - few programs copy
+
+        copy = again(self)
+        if not self.stateless:
+            copy.load(self.save())
+        return copy
+
+    def forked(self, parent: Self, /) -> None:
+        """Take an identity of one's own: called of each device of a copy of a machine, before that runs.
+
+        It is attached, and has the state of `parent`, which is the device that it is a copy of. The default does nothing.
+        """
 
     @classmethod
     def markdown(cls) -> str:

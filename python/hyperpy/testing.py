@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from hyperpy import _hyperpy
 from hyperpy._bench_lines import BenchLine, IrqChange, MessageSent
 from hyperpy._bench_memory import BenchMemory
-from hyperpy._device_bench import Access, Batch, DeviceBench, Step
+from hyperpy._device_bench import Access, Batch, BenchSnapshot, DeviceBench, Step
 from hyperpy._recording import Event, Recording, RecordingError
 from hyperpy._replay import Divergence, record, replay
 from hyperpy.machine import Machine
@@ -34,6 +34,7 @@ __all__ = [
     "Batch",
     "BenchLine",
     "BenchMemory",
+    "BenchSnapshot",
     "DeviceBench",
     "DeviceMachine",
     "Divergence",

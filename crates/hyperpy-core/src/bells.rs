@@ -214,9 +214,13 @@ impl Bells {
 
     /// There is no VM until the next [`Self::connect`], and nothing has rung.
     pub(crate) fn reset(&self) {
-        let mut state = self.lock();
-        state.vm = None;
-        for bell in state.bells.values() {
+        self.lock().vm = None;
+        self.forget();
+    }
+
+    /// Nothing has rung.
+    pub(crate) fn forget(&self) {
+        for bell in self.lock().bells.values() {
             let _ = bell.event.read();
         }
     }

@@ -8,9 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::bus::{Access, Action, Device, Space, ones};
-use crate::clock::Clock;
+use crate::clock::{Clock, Kept};
 use crate::error::RunError;
 use crate::run::panicked;
+use crate::snapshot::{State, StateFault};
 use crate::vcpu::{Current, alone};
 
 /// An access to be made.
@@ -31,6 +32,14 @@ pub enum Answer {
     Value(u64),
     /// What a write asks for.
     Asked(Action),
+}
+
+/// What a device and its time were.
+pub struct BenchState {
+    /// The device's.
+    pub state: State,
+    /// The clock's.
+    pub kept: Kept,
 }
 
 /// A device, and what it sees of the world.
@@ -68,6 +77,12 @@ impl Bench {
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// What the device is called.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The bench's time.
@@ -125,6 +140,23 @@ impl Bench {
     pub fn reset(&self) -> Result<(), RunError> {
         self.clock.reset();
         self.guarded(|| self.device.reset())
+    }
+
+    /// What the device and the time are now.
+    ///
+    /// # Errors
+    /// The device panicked, or cannot be saved.
+    pub fn save(&self) -> Result<Result<BenchState, StateFault>, RunError> {
+        let state = self.guarded(|| self.device.save())?;
+        Ok(state.map(|state| BenchState { state, kept: self.clock.save() }))
+    }
+
+    /// Puts the device back, whose clock has been.
+    ///
+    /// # Errors
+    /// The device panicked, or the state does not fit.
+    pub fn load(&self, state: &BenchState) -> Result<Result<(), StateFault>, RunError> {
+        self.guarded(|| self.device.load(&*state.state))
     }
 
     fn guarded<T>(&self, f: impl FnOnce() -> T) -> Result<T, RunError> {

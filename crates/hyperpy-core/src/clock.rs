@@ -16,7 +16,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 pub use self::held::Held;
-pub use self::kept::{Kept, KeptTimer};
+pub use self::kept::{Carried, Kept, KeptTimer};
 use self::queue::Queue;
 pub use self::timers::{Callback, Fired, Raised, Timer, When, is_firing};
 pub(crate) use self::timers::{Due, Firing};

@@ -14,6 +14,7 @@ mod memory;
 mod objects;
 mod places;
 mod processor;
+mod quiet;
 mod registers;
 mod reset;
 mod snapshot;

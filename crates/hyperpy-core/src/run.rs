@@ -329,7 +329,7 @@ fn finish(vcpu: &mut Vcpu, machine: &Machine, goes_on: &dyn Fn() -> Result<(), R
 }
 
 /// Runs `f`; a panic in a device becomes an error that names it.
-fn guarded<T>(vcpu: &mut Vcpu, f: impl FnOnce(&mut Vcpu) -> T) -> Result<T, RunError> {
+pub(crate) fn guarded<T>(vcpu: &mut Vcpu, f: impl FnOnce(&mut Vcpu) -> T) -> Result<T, RunError> {
     catch_unwind(AssertUnwindSafe(|| f(vcpu))).map_err(|panic| panicked(vcpu.escape(), panic.as_ref()))
 }
 

@@ -247,3 +247,124 @@ proptest! {
         prop_assert_eq!((console.start(), console.end()), (start as u64, all.len() as u64));
     }
 }
+
+// -- put back -----------------------------------------------------------------------------------------------------------
+
+fn text(console: &Console) -> (u64, String) {
+    let (start, bytes) = console.read_from(0);
+    (start, String::from_utf8(bytes).unwrap())
+}
+
+#[test]
+fn test_console_put_back_has_the_text_positions_and_input_of_then() {
+    let console = Console::new(64);
+    console.write(b"login: ");
+    console.set_unread(5);
+    assert_eq!(console.send(b"root\n"), 5);
+    let kept = console.save();
+    console.write(b"root\nwelcome");
+    console.set_unread(19);
+    let _ = console.take_input(64);
+    let _ = console.send(b"more");
+    for _ in 0..2 {
+        console.load(&kept).unwrap();
+        assert_eq!((text(&console), console.end(), console.unread()), ((0, "login: ".to_owned()), 7, 5));
+        assert_eq!(console.take_input(64), b"root\n");
+        assert_eq!(console.input_len(), 0);
+        console.write(b"guest");
+        assert_eq!(text(&console), (0, "login: guest".to_owned()));
+    }
+}
+
+#[test]
+fn test_console_put_back_after_more_than_it_keeps_has_all_of_the_text_again() {
+    let console = Console::new(8);
+    console.write(b"0123456789");
+    let kept = console.save();
+    console.write(b"abcdefghijklm");
+    console.load(&kept).unwrap();
+    assert_eq!((text(&console), console.dropped()), ((2, "23456789".to_owned()), 2));
+    console.write(b"xyz");
+    assert_eq!(text(&console), (5, "56789xyz".to_owned()));
+    // A smaller one keeps the end of it.
+    let small = Console::new(3);
+    small.load(&kept).unwrap();
+    assert_eq!((text(&small), small.end()), ((7, "789".to_owned()), 10));
+}
+
+#[test]
+fn test_copy_of_a_console_begins_where_it_was_and_goes_its_own_way() {
+    let (parent, child) = (Console::new(64), Console::new(64));
+    parent.write(b"boot ");
+    child.load(&parent.save()).unwrap();
+    parent.write(b"parent");
+    child.write(b"child");
+    assert_eq!((text(&parent).1, text(&child).1), ("boot parent".to_owned(), "boot child".to_owned()));
+    let kept = parent.save();
+    assert!(Arc::ptr_eq(&kept.text, &parent.save().text), "nothing was said: nothing is copied");
+}
+
+#[test]
+fn test_taps_and_followers_get_each_byte_once_whatever_is_put_back() {
+    let (console, seen) = (Console::new(64), Arc::new(Mutex::new(Vec::new())));
+    let tapped = seen.clone();
+    console.set_tap(Some(Box::new(move |chunk| tapped.lock().unwrap().extend_from_slice(chunk))));
+    let (quick, slow) = (console.begin_follow(), console.begin_follow());
+    console.write(b"one ");
+    let kept = console.save();
+    let mut told = console.told(quick, 64).1;
+    for word in [b"two ", b"2.. "] {
+        console.write(word);
+        told.extend(console.told(quick, 3).1);
+        console.load(&kept).unwrap();
+    }
+    console.write(b"three");
+    assert!(console.follow(slow, console.wakes()));
+    for id in [quick, slow] {
+        let mut all = if id == quick { told.clone() } else { Vec::new() };
+        loop {
+            match console.told(id, 5) {
+                (0, bytes) if bytes.is_empty() => break,
+                (lost, bytes) => {
+                    assert_eq!(lost, 0);
+                    all.extend(bytes);
+                }
+            }
+        }
+        assert_eq!(String::from_utf8(all).unwrap(), "one two 2.. three");
+    }
+    assert_eq!(seen.lock().unwrap().as_slice(), b"one two 2.. three");
+    console.end_follow(slow);
+    assert_eq!(console.told(slow, 5), (0, Vec::new()));
+}
+
+#[test]
+fn test_follower_that_never_comes_is_owed_no_more_than_a_console_keeps() {
+    let console = Console::new(8);
+    let id = console.begin_follow();
+    let kept = console.save();
+    for _ in 0..100 {
+        console.write(b"01234567");
+        console.load(&kept).unwrap();
+    }
+    assert_eq!(console.told(id, 64), (99 * 8, b"01234567".to_vec()));
+}
+
+#[test]
+fn test_console_state_that_cannot_be_is_refused_and_changes_nothing() {
+    let console = Console::new(8);
+    console.write(b"abc");
+    let right = console.save();
+    let wrong = [
+        ConsoleState { end: 2, ..right.clone() },
+        ConsoleState { unread: 4, ..right.clone() },
+        ConsoleState { input: vec![0; INPUT_CAPACITY + 1].into(), ..right.clone() },
+    ];
+    for state in wrong {
+        assert!(matches!(console.load(&state), Err(StateFault::Misfit(_))), "{state:?}");
+        assert!(matches!(console.load(&state.value()), Err(StateFault::Misfit(_))));
+        assert_eq!(console.save(), right);
+    }
+    console.load(&right.value()).unwrap();
+    assert_eq!(console.save(), right);
+}

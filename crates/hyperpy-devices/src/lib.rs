@@ -54,5 +54,8 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
+#[path = "state_test.rs"]
+mod state_tests;
+#[cfg(test)]
 #[path = "testing_test.rs"]
 mod testing;

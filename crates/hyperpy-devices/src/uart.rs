@@ -371,12 +371,11 @@ impl Device for Uart {
         with(state, |state: &UartState| {
             require(state.interrupt_enable & !IER_BITS == 0, "interrupt_enable has bits that are not there")?;
             require(state.received.len() <= FIFO_LEN, "received is longer than the FIFO")?;
-            let mut registers = lock(&self.registers);
-            registers.put(state);
-            let posted = state.posted && !registers.waits_for_thr();
-            drop(registers);
+            let waits = state.interrupt_enable & IER_THR_EMPTY != 0;
+            require(!state.posted || !waits, "posted, and somebody waits for the interrupt")?;
+            lock(&self.registers).put(state);
             if let Some((posts, range)) = self.posting.get() {
-                posts.set(*range, posted);
+                posts.set(*range, state.posted);
             }
             Ok(())
         })

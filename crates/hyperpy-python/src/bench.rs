@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hyperpy_core::bench::{Answer, Bench as Core, Play};
+use hyperpy_core::bench::{Answer, Bench as Core, BenchState as CoreState, Play};
 use hyperpy_core::bus::{Action, Device, ones};
 use hyperpy_core::exit::StopReason;
 use pyo3::exceptions::{PyBaseException, PyValueError};
@@ -12,9 +12,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use crate::calls::Calls;
-use crate::clock::Clock;
+use crate::clock::{Clock, carry_timers, named_timers};
 use crate::device::{Faults, PyDevice, Report, StockDevice};
 use crate::errors;
+use crate::plain::object_of;
 use crate::record::Recorder;
 use crate::regfile::Registers;
 
@@ -24,6 +25,20 @@ pub struct Batch {
     plays: Vec<Play>,
     reads: usize,
     size: u64,
+}
+
+/// What the device of a bench and its time were.
+#[pyclass(frozen, module = "hyperpy._hyperpy")]
+pub struct BenchState {
+    core: CoreState,
+}
+
+#[pymethods]
+impl BenchState {
+    /// The device's, as plain data.
+    fn device<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        object_of(py, &self.core.state.value(), None)
+    }
 }
 
 /// A device, its range, and its time.
@@ -98,6 +113,38 @@ impl Bench {
         let plays: Vec<_> = accesses.into_iter().map(|access| self.checked(access)).collect::<PyResult<_>>()?;
         let reads = plays.iter().filter(|play| play.written.is_none()).count();
         Ok(Batch { plays, reads, size: self.core.size() })
+    }
+
+    /// What the device and the time are now.
+    fn snapshot(&self, py: Python<'_>) -> PyResult<BenchState> {
+        let saved = self.core.save();
+        self.raise(py)?;
+        let saved = saved.map_err(|error| errors::run(&error))?;
+        Ok(BenchState { core: saved.map_err(|fault| errors::device_state(self.core.name(), "bench", &fault))? })
+    }
+
+    /// Puts them back; on the bench of a copy the timers that call methods of the device, by those of the copy. What the others
+    /// call.
+    #[pyo3(signature = (state, device = None, copy = None))]
+    fn restore(
+        &self,
+        py: Python<'_>,
+        state: &BenchState,
+        device: Option<Bound<'_, PyAny>>,
+        copy: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Vec<String>> {
+        self.core.clock().load(&state.core.kept);
+        let mut others = Vec::new();
+        if let (Some(device), Some(copy)) = (device, copy) {
+            let (named, rest) = named_timers(py, &state.core.kept, &[device])?;
+            carry_timers(&named, &[copy])?;
+            others = rest;
+        }
+        let loaded = self.core.load(&state.core);
+        self.raise(py)?;
+        let loaded = loaded.map_err(|error| errors::run(&error))?;
+        loaded.map_err(|fault| errors::device_state(self.core.name(), "bench", &fault))?;
+        Ok(others)
     }
 
     /// What the reads of a batch gave, and the last reason of a stop.

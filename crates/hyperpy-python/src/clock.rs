@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use hyperpy_core::bus::Action;
-use hyperpy_core::clock::{self, Callback, Fired, Raised, When};
+use hyperpy_core::clock::{self, Callback, Carried, Fired, Raised, When};
 use hyperpy_core::control::Phase;
 use hyperpy_core::error::{RunError, StateError};
 use hyperpy_core::exit::StopReason;
@@ -178,6 +178,12 @@ impl Clock {
         Ok(Timer { timer, clock: slf.clone().unbind() })
     }
 
+    /// A timer by its number.
+    fn timer(slf: &Bound<'_, Self>, id: u64) -> PyResult<Timer> {
+        slf.get().ours("find a timer")?;
+        Ok(Timer { timer: slf.get().clock.timer(id), clock: slf.clone().unbind() })
+    }
+
     /// Takes off every timer that was set by this object, and returns when none of their callbacks runs.
     fn disarm(&self, py: Python<'_>) -> PyResult<()> {
         self.ours("take timers off")?;
@@ -201,11 +207,86 @@ impl Clock {
     }
 }
 
+/// A timer whose callback is a method of a device: what it is in plain data, so that it can be set on another machine's clock.
+#[derive(Clone, Debug)]
+pub(crate) struct NamedTimer {
+    pub(crate) timer: Carried,
+    /// Which of the devices, in their order.
+    pub(crate) device: usize,
+    pub(crate) method: String,
+}
+
+/// The timers of a snapshot by the methods that they call, of these devices; and what the others call.
+pub(crate) fn named_timers(
+    py: Python<'_>,
+    kept: &clock::Kept,
+    devices: &[Bound<'_, PyAny>],
+) -> PyResult<(Vec<NamedTimer>, Vec<String>)> {
+    let (mut named, mut others) = (Vec::new(), Vec::new());
+    for timer in kept.timers() {
+        let object = |any: &dyn Any| Some(any.downcast_ref::<PyCallback>()?.object.as_ref()?.clone_ref(py));
+        let Some(callable) = kept.with_callback(timer, object).flatten() else {
+            others.push(format!("timer due at {} ns", timer.deadline));
+            continue;
+        };
+        let callable = callable.bind(py);
+        let owner = callable.getattr_opt(intern!(py, "__self__"))?;
+        let device = devices.iter().position(|device| owner.as_ref().is_some_and(|it| it.is(device)));
+        let method = callable.getattr_opt(intern!(py, "__name__"))?.and_then(|name| name.extract::<String>().ok());
+        let carried = Carried { id: timer.id, deadline: timer.deadline, period: timer.period };
+        match (device, method) {
+            (Some(device), Some(method)) => named.push(NamedTimer { timer: carried, device, method }),
+            _ => others.push(format!("timer {}, due at {} ns", name_of(callable), timer.deadline)),
+        }
+    }
+    Ok((named, others))
+}
+
+/// Sets timers of a snapshot on the clock of another machine, for its devices in the same order.
+pub(crate) fn carry_timers(timers: &[NamedTimer], devices: &[Bound<'_, PyAny>]) -> PyResult<()> {
+    for NamedTimer { timer, device, method } in timers {
+        let Some(device) = devices.get(*device) else { continue };
+        let py = device.py();
+        let native = device.getattr(intern!(py, "clock"))?.getattr(intern!(py, "_native"))?.cast_into::<Clock>()?;
+        native.get().carry(*timer, &device.getattr(method.as_str())?)?;
+    }
+    Ok(())
+}
+
+/// What a callback is called.
+fn name_of(callable: &Bound<'_, PyAny>) -> String {
+    let name = callable.getattr(intern!(callable.py(), "__qualname__"));
+    let name = name.or_else(|_| callable.get_type().qualname().map(Bound::into_any));
+    name.map_or_else(|_| "?".to_owned(), |name| name.to_string())
+}
+
+impl Clock {
+    fn carry(&self, timer: Carried, callback: &Bound<'_, PyAny>) -> PyResult<()> {
+        let closed = || errors::state(&StateError::new("set a timer", Phase::Closed));
+        let callback = Arc::new(PyCallback { object: Some(callback.clone().unbind()), owner: self.owner.clone() });
+        if self.owner.machine.is_none() {
+            self.clock.carry(timer, self.owner.id, callback).ok_or_else(closed)?;
+            return Ok(());
+        }
+        let core = self.machine().ok_or_else(closed)?;
+        let host = PyHost::new(&core);
+        let done = core.carry(timer, self.owner.id, callback, &host);
+        done.map(drop).map_err(|error| host.take().unwrap_or_else(|| errors::run(&error)))
+    }
+}
+
 /// A timer that was set.
 #[pyclass(frozen, module = "hyperpy._hyperpy")]
 pub struct Timer {
     timer: clock::Timer,
     clock: Py<Clock>,
+}
+
+impl Timer {
+    /// Tells it from every other of the process.
+    pub(crate) fn id(&self) -> u64 {
+        self.timer.id()
+    }
 }
 
 #[pymethods]
@@ -282,9 +363,7 @@ impl Owner {
     fn keep(&self, error: PyErr, callable: &Bound<'_, PyAny>, deadline: u64) {
         let py = callable.py();
         if error.is_instance_of::<PyException>(py) {
-            let name = callable.getattr(intern!(py, "__qualname__"));
-            let name = name.or_else(|_| callable.get_type().qualname().map(Bound::into_any));
-            let name = name.map_or_else(|_| "?".to_owned(), |name| name.to_string());
+            let name = name_of(callable);
             let device = self.device.as_ref().map(|device| format!("device {device}: ")).unwrap_or_default();
             let note = format!("{device}timer {name}, due at {deadline} ns");
             // An exception that takes no notes is raised without.

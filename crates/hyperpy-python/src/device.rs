@@ -15,6 +15,7 @@ use hyperpy_core::exit::StopReason;
 use hyperpy_core::machine::Answerer;
 use hyperpy_core::names::Names;
 use hyperpy_core::regfile::RegisterFile;
+use hyperpy_core::snapshot::{Saved, State, StateFault};
 use hyperpy_core::vcpu::{Current, current};
 use hyperpy_devices::debugcon::DebugConsole;
 use hyperpy_devices::debugexit::DebugExit;
@@ -73,7 +74,7 @@ impl PyDevice {
         Arc::new(Self { object, name: name.to_owned(), report, declared, file, windows, calls })
     }
 
-    fn object(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+    pub(crate) fn object(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.object.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|object| object.clone_ref(py))
     }
 
@@ -199,6 +200,14 @@ impl Device for PyDevice {
                 self.report.raised(py, error, &self.name, None);
             }
         });
+    }
+
+    fn save(&self) -> Result<State, StateFault> {
+        self.save_state()
+    }
+
+    fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        self.load_state(state)
     }
 
     fn identity(&self) -> Option<usize> {

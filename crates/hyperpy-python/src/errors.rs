@@ -4,7 +4,7 @@ use hyperpy_core::accel::AccelError;
 use hyperpy_core::debug::DebugError;
 use hyperpy_core::error::{AttachError, BootError, MemoryError, RouteError, RunError, StateError, TrapError};
 use hyperpy_core::memory::dma::DmaError;
-use hyperpy_core::snapshot::SnapshotError;
+use hyperpy_core::snapshot::{SnapshotError, StateFault};
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -119,6 +119,17 @@ pub(crate) fn state(error: &StateError) -> PyErr {
     Raise::new("StateError", error, error.hint()).into()
 }
 
+/// A device that cannot be saved, or does not take its state. What its own method raised is raised as it is, by the caller.
+pub(crate) fn device_state(name: &str, place: &str, fault: &StateFault) -> PyErr {
+    let what = match fault {
+        StateFault::NotSaved => "cannot be saved".to_owned(),
+        StateFault::Unsaved(why) => format!("cannot be saved: {why}"),
+        StateFault::Misfit(why) => format!("does not take the state: {why}"),
+        _ => "raised".to_owned(),
+    };
+    Raise::new("SnapshotError", format!("device {name} at {place} {what}"), fault.hint()).into()
+}
+
 pub(crate) fn attach(error: &AttachError) -> PyErr {
     match error {
         AttachError::State(error) => state(error),
@@ -156,6 +167,7 @@ pub(crate) fn snapshot(error: &SnapshotError) -> PyErr {
     match error {
         SnapshotError::Run(error) => run(error),
         SnapshotError::Memory(error) => memory(error),
+        SnapshotError::Device { name, place, fault } => device_state(name, place, fault),
         _ => Raise::new("SnapshotError", error, error.hint()).into(),
     }
 }

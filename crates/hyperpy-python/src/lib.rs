@@ -20,6 +20,7 @@ mod line;
 mod machine;
 mod memory;
 mod places;
+mod plain;
 mod probe;
 mod processor;
 mod record;
@@ -31,6 +32,7 @@ mod sink;
 mod snapshot;
 mod snapshot_file;
 mod snapshot_value;
+mod state;
 mod vcpu;
 
 use pyo3::prelude::*;
@@ -41,7 +43,7 @@ mod _hyperpy {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use crate::bench::{Batch, Bench};
+    use crate::bench::{Batch, Bench, BenchState};
     #[pymodule_export]
     use crate::boot::{
         gunzip, kernel_payload, load_firmware, load_flat, load_linux, load_multiboot, load_pvh, recognise,
@@ -70,6 +72,8 @@ mod _hyperpy {
     use crate::memory::Memory;
     #[pymodule_export]
     use crate::places::{Left, attach, change, detach, end_record, record, wait_until_left};
+    #[pymodule_export]
+    use crate::plain::plain;
     #[pymodule_export]
     use crate::probe::capabilities;
     #[pymodule_export]

@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::device::{PyDevice, action, number};
+use crate::plain::object_of;
 use crate::signals::attach;
 
 /// A register as Python describes it: its name, and one field for each of [`Cell`].
@@ -103,7 +104,7 @@ impl RegisterLayout {
     /// Checks a declaration. What cannot be is a ValueError of three arguments: the text, the hint, and which registers it is
     /// about.
     #[new]
-    fn new(cells: Vec<Description>, size: u64, rule: &str, plain: bool) -> PyResult<Self> {
+    fn new(cells: Vec<Description>, size: u64, rule: &str, plain: bool, schema: i64) -> PyResult<Self> {
         let names = cells.iter().map(|cell| cell.name.as_str().into()).collect();
         let cells = cells.iter().map(Description::cell).collect::<PyResult<_>>()?;
         let rule = match rule {
@@ -119,7 +120,7 @@ impl RegisterLayout {
         };
         let layout = Layout::new(cells, size, rule, plain);
         let layout = layout.map_err(|error| PyValueError::new_err((error.to_string(), error.hint(), about(&error))))?;
-        Ok(Self { layout: Arc::new(layout.named(names)) })
+        Ok(Self { layout: Arc::new(layout.named(names).of_schema(schema)) })
     }
 
     /// How long a read that Rust serves takes here, in nanoseconds; None if it serves none.
@@ -239,6 +240,11 @@ impl RegisterFile {
 
     fn reset(&self) {
         self.inner.reset();
+    }
+
+    /// What they hold, as plain data by name.
+    fn save<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        object_of(py, &self.inner.save().registers(), None)
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use hyperpy_core::error::RunError;
 use hyperpy_core::memory::Written;
-use hyperpy_core::snapshot::{Snapshot as CoreSnapshot, SnapshotError};
+use hyperpy_core::snapshot::{Snapshot as CoreSnapshot, SnapshotError, StateFault};
 use pyo3::prelude::*;
 
 use crate::console::Console;
@@ -89,6 +89,11 @@ fn still<T: Send>(
     let host = PyHost::new(machine.core());
     py.detach(|| f(&host)).map_err(|error| match error {
         SnapshotError::Run(RunError::Host) => host.take().unwrap_or_else(|| errors::run(&RunError::Host)),
+        // What a device's own method raised is raised as it is.
+        SnapshotError::Device { fault: StateFault::Raised, .. } => match machine.raised_last() {
+            Some(raised) => PyErr::from_value(raised.into_bound(py).into_any()),
+            None => errors::snapshot(&error),
+        },
         error => errors::snapshot(&error),
     })
 }

@@ -25,6 +25,17 @@ pub struct KeptTimer {
     pub(super) slot: usize,
 }
 
+/// A timer of another machine's clock that is to be set here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Carried {
+    /// The number that it has there.
+    pub id: u64,
+    /// When it is to fire, in nanoseconds.
+    pub deadline: u64,
+    /// So long after that it fires again, and again; 0: it fires once.
+    pub period: u64,
+}
+
 /// What a snapshot has of a clock.
 #[derive(Debug)]
 pub struct Kept {
@@ -121,7 +132,7 @@ impl Clock {
 
     /// Sets a timer of a snapshot of another clock here, to call this; `None` once the machine is closed. They are to be set in
     /// their order, after [`Self::load`].
-    pub fn carry(&self, timer: &KeptTimer, owner: u64, callback: Arc<dyn Callback>) -> Option<Timer> {
+    pub fn carry(&self, timer: Carried, owner: u64, callback: Arc<dyn Callback>) -> Option<Timer> {
         let mut state = self.lock();
         if state.queue.is_closed {
             return None;
@@ -132,10 +143,11 @@ impl Clock {
         Some(set)
     }
 
-    /// A timer by its number; of a copy of a machine also by the number that it had in the other one.
+    /// A timer by its number; of a copy of a machine also by the number that it had in the other one. One that nobody knows any
+    /// more is off.
     #[must_use]
-    pub fn timer(&self, id: u64) -> Option<Timer> {
-        self.lock().queue.find(id)
+    pub fn timer(&self, id: u64) -> Timer {
+        self.lock().queue.find(id).unwrap_or_else(|| Timer::spent(id))
     }
 }
 

@@ -78,6 +78,14 @@ impl Timer {
         self.0.id
     }
 
+    /// One of that number that is off, and whose clock nobody knows.
+    #[must_use]
+    pub fn spent(id: u64) -> Self {
+        let shared = Shared::new(id, 0, usize::MAX);
+        shared.is_active.store(false, Ordering::Release);
+        Self(Arc::new(shared))
+    }
+
     /// When it fires next, or was to fire last, in nanoseconds.
     #[must_use]
     pub fn deadline(&self) -> u64 {

@@ -6,9 +6,9 @@
 
 use std::sync::{Arc, PoisonError, Weak};
 
-use super::{LineHub, Wire, default_routes};
+use super::{LineHub, Wire, check_routes, default_routes};
 use crate::accel::{Route, Vm};
-use crate::snapshot::{Form, Plain, Saved, StateFault, Value, misfit, with};
+use crate::snapshot::{Fields, Form, Plain, Saved, StateFault, Value, misfit, require, with};
 use crate::state;
 
 state! {
@@ -54,13 +54,25 @@ impl Saved for LineLevels {
 
 impl Form for LineLevels {
     fn of(value: &Value) -> Result<Self, StateFault> {
-        let fields = crate::snapshot::Fields::new(value, &["lines", "routes"])?;
+        let fields = Fields::new(value, &["lines", "routes"])?;
         let (lines, routes): (Vec<Level>, Option<Vec<Route>>) = (fields.get("lines")?, fields.get("routes")?);
-        if let Some(error) = routes.as_ref().and_then(|routes| super::check_routes(routes).err()) {
-            return Err(misfit(error.to_string()));
-        }
+        check_table(routes.as_deref().unwrap_or_default())?;
         Ok(Self { hub: Weak::new(), lines: lines.into_iter().map(|line| (0, line)).collect(), routes })
     }
+}
+
+/// Most targets of a gsi: the I/O APIC and the two 8259s.
+const MOST_TARGETS: usize = 3;
+
+/// Refuses a table of routes that cannot be.
+fn check_table(routes: &[Route]) -> Result<(), StateFault> {
+    let mut by_gsi = routes.to_vec();
+    by_gsi.sort_by_key(Route::gsi);
+    for targets in by_gsi.chunk_by(|one, other| one.gsi() == other.gsi()) {
+        require(targets.len() <= MOST_TARGETS, "a gsi leads to too much")?;
+        check_routes(targets).map_err(|error| misfit(error.to_string()))?;
+    }
+    Ok(())
 }
 
 impl Plain for Route {

@@ -15,7 +15,7 @@ use super::Machine;
 use super::objects::{Objects, borrow};
 use super::reset::identity;
 use crate::accel::state;
-use crate::bus::{Device, Region};
+use crate::bus::{Device, Map, Region, Space};
 use crate::clock::Kept;
 use crate::control::{Before, Host, Parked, Phase};
 use crate::error::{MemoryError, RunError};
@@ -162,9 +162,7 @@ impl Machine {
         let began = Instant::now();
         let mut restored = Restored::default();
         // First: the controllers' own levels follow from what drives them.
-        self.lines
-            .load(&parts.lines)
-            .map_err(|fault| SnapshotError::Device { name: "interrupt lines".into(), fault })?;
+        self.lines.load(&parts.lines).map_err(|fault| SnapshotError::Lines { fault })?;
         objects.vm.load(&parts.vm).map_err(RunError::from)?;
         restored.vm = began.elapsed();
         for (id, part) in (0_u32..).zip(&parts.vcpus) {
@@ -195,18 +193,18 @@ impl Machine {
     fn save_devices(&self) -> Result<Vec<Option<State>>, SnapshotError> {
         let (pio, mmio) = (self.pio.map(), self.mmio.map());
         let mut seen = BTreeSet::new();
-        let save = |region: &Region| {
+        let save = |(space, region): (Space, &Region)| {
             let is_new = seen.insert(identity(region));
-            is_new.then(|| guarded(region, |device| device.save())).transpose()
+            is_new.then(|| guarded(space, region, |device| device.save())).transpose()
         };
-        pio.regions().iter().chain(mmio.regions()).map(save).collect()
+        regions(&pio, &mmio).map(save).collect()
     }
 
     fn load_devices(&self, parts: &Parts) -> Result<(), SnapshotError> {
         let (pio, mmio) = (self.pio.map(), self.mmio.map());
-        for (region, kept) in pio.regions().iter().chain(mmio.regions()).zip(&parts.devices) {
+        for ((space, region), kept) in regions(&pio, &mmio).zip(&parts.devices) {
             if let Some(state) = kept {
-                guarded(region, |device| device.load(&**state))?;
+                guarded(space, region, |device| device.load(&**state))?;
             }
         }
         Ok(())
@@ -233,11 +231,23 @@ impl Machine {
     }
 }
 
+/// Every region of both buses, in the order in which a snapshot has them.
+fn regions<'a>(pio: &'a Map, mmio: &'a Map) -> impl Iterator<Item = (Space, &'a Region)> {
+    let of = |space, map: &'a Map| map.regions().iter().map(move |region| (space, region));
+    of(Space::Pio, pio).chain(of(Space::Mmio, mmio))
+}
+
 /// Calls a device. A panic in it is an error that names it.
-fn guarded<T>(region: &Region, f: impl FnOnce(&dyn Device) -> Result<T, StateFault>) -> Result<T, SnapshotError> {
-    let name = || region.name.to_string();
+fn guarded<T>(
+    space: Space,
+    region: &Region,
+    f: impl FnOnce(&dyn Device) -> Result<T, StateFault>,
+) -> Result<T, SnapshotError> {
     match catch_unwind(AssertUnwindSafe(|| f(&*region.device))) {
-        Ok(done) => done.map_err(|fault| SnapshotError::Device { name: name(), fault }),
+        Ok(done) => done.map_err(|fault| {
+            let bus = if space == Space::Pio { "port" } else { "mmio" };
+            SnapshotError::Device { name: region.name.to_string(), place: format!("{bus} {:#x}", region.base), fault }
+        }),
         Err(panic) => Err(run::panicked(Some(region.name.clone()), panic.as_ref()).into()),
     }
 }

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 
 use super::Machine;
-use crate::clock::{Callback, Due, Firing, Timer, When};
+use crate::clock::{Callback, Carried, Due, Firing, Timer, When};
 use crate::control::{Cause, Control, Host, Phase};
 use crate::error::{RunError, StateError};
 use crate::exit::Exit;
@@ -23,6 +23,28 @@ impl Machine {
             return Err(RunError::Forked { verb });
         }
         let timer = self.clock.arm(when, owner, callback).ok_or(StateError::new(verb, Phase::Closed))?;
+        self.spawn_caller(host).inspect_err(|_| {
+            self.clock.cancel(&timer);
+        })?;
+        Ok(timer)
+    }
+
+    /// Sets a timer of another machine, of which this one is a copy, as [`Clock::carry`](crate::clock::Clock::carry).
+    ///
+    /// # Errors
+    /// As for [`Self::arm`].
+    pub fn carry(
+        &self,
+        timer: Carried,
+        owner: u64,
+        callback: Arc<dyn Callback>,
+        host: &dyn Host,
+    ) -> Result<Timer, RunError> {
+        let verb = "set a timer";
+        if self.is_forked() {
+            return Err(RunError::Forked { verb });
+        }
+        let timer = self.clock.carry(timer, owner, callback).ok_or(StateError::new(verb, Phase::Closed))?;
         self.spawn_caller(host).inspect_err(|_| {
             self.clock.cancel(&timer);
         })?;

@@ -65,8 +65,9 @@ impl Late {
 
     /// Forgets all that nobody is being told of.
     pub(super) fn clear(&self) {
-        let items = std::mem::take(&mut self.lock().items);
+        let items = &mut self.lock().items;
         self.waiting.fetch_sub(items.len(), Ordering::AcqRel);
+        items.clear();
     }
 }
 

@@ -181,6 +181,8 @@ pub struct Layout {
     pub(super) plain: bool,
     /// What they are called, where that was said.
     pub(super) names: Vec<Box<str>>,
+    /// Tells what is saved of them from what another version of the class saves.
+    pub(super) schema: i64,
 }
 
 impl Layout {
@@ -203,7 +205,20 @@ impl Layout {
         }
         let (reads, writes) = (Side::new(&cells, true)?, Side::new(&cells, false)?);
         delivery::check(&cells, &writes)?;
-        Ok(Self { cells, rule, size, reads, writes, plain, names: Vec::new() })
+        Ok(Self { cells, rule, size, reads, writes, plain, names: Vec::new(), schema: 1 })
+    }
+
+    /// The same of another schema than 1.
+    #[must_use]
+    pub fn of_schema(mut self, schema: i64) -> Self {
+        self.schema = schema;
+        self
+    }
+
+    /// Tells what is saved of them from what another version of the class saves.
+    #[must_use]
+    pub fn schema(&self) -> i64 {
+        self.schema
     }
 
     /// The registers as declared.

@@ -4,7 +4,7 @@
 //! state. Guests reach it by [`quick_read`](RegisterFile::quick_read) and [`quick_write`](RegisterFile::quick_write), which do all
 //! that needs nobody else, without an allocation, and without a lock but that of a queue; what the owner wants to know of goes
 //! through [`read`](RegisterFile::read) and [`write`](RegisterFile::write) with its [`Owner`], or waits for it in `late`. The owner
-//! sees the same state by `get` and `set` (`state`), while guests run. How an access falls onto registers is in `parts`; what it
+//! sees the same state by `get` and `set` (`state`), while guests run; a snapshot has it as an [`Image`]. How an access falls onto registers is in `parts`; what it
 //! does to one register is in `touch`, how its owner gets to know of it in `delivery`. Each register is changed at once, whoever
 //! else does: what is across several is done one after the other.
 
@@ -12,6 +12,7 @@ mod bits;
 mod check;
 mod counts;
 mod delivery;
+mod image;
 mod late;
 mod layout;
 mod measure;
@@ -32,6 +33,7 @@ pub use self::counts::StrayCounts;
 use self::counts::Strays;
 pub use self::delivery::Delivery;
 use self::delivery::To;
+pub use self::image::Image;
 use self::late::Late;
 pub use self::late::{Batch, DEPTH};
 pub use self::layout::{Cell, Kind, Layout, Overflow, Rule, Tell, When};
@@ -255,7 +257,11 @@ impl RegisterFile {
     }
 
     fn queue(&self, slot: &Slot) -> Option<MutexGuard<'_, Queue>> {
-        Some(self.queues.get(slot.extra)?.lock().unwrap_or_else(PoisonError::into_inner))
+        self.queues.get(slot.extra).map(Self::lock)
+    }
+
+    fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
+        queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> u64 {

@@ -176,9 +176,16 @@ impl RegisterFile {
     }
 
     fn ticks(&self, cell: &Cell) -> u64 {
-        let Kind::Counter { hz } = cell.kind else { return 0 };
+        if let Kind::Counter { .. } = cell.kind { cell.ticks_at(self.now()) } else { 0 }
+    }
+}
+
+impl Cell {
+    /// What a counter has counted by then.
+    pub(super) fn ticks_at(&self, ns: u64) -> u64 {
+        let Kind::Counter { hz } = self.kind else { return 0 };
         // Cut to 64 bits: it counts on from 0.
-        (u128::from(self.now()) * u128::from(hz) / SECOND) as u64
+        (u128::from(ns) * u128::from(hz) / SECOND) as u64
     }
 }
 

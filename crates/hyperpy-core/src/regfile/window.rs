@@ -21,6 +21,26 @@ impl Window {
         Self { words: std::iter::repeat_with(AtomicU64::default).take(words).collect(), len }
     }
 
+    /// All words.
+    pub(super) fn words(&self) -> Box<[u64]> {
+        self.words.iter().map(|word| word.load(Ordering::Acquire)).collect()
+    }
+
+    /// Words of these bytes.
+    pub(super) fn words_of(bytes: &[u8]) -> Box<[u64]> {
+        let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte));
+        bytes.chunks(8).map(word).collect()
+    }
+
+    /// Makes words these, where they are others.
+    pub(super) fn put_words(&self, words: &[u64]) {
+        for (word, &value) in self.words.iter().zip(words) {
+            if word.load(Ordering::Relaxed) != value {
+                word.store(value, Ordering::Release);
+            }
+        }
+    }
+
     fn word(&self, index: u64) -> Option<&AtomicU64> {
         self.words.get(usize::try_from(index).ok()?)
     }

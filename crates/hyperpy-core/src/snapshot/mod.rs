@@ -90,10 +90,18 @@ pub enum SnapshotError {
     #[error(transparent)]
     Memory(#[from] MemoryError),
     /// A device.
-    #[error("device {name}: {fault}")]
+    #[error("device {name} at {place}: {fault}")]
     Device {
-        /// Its name and where it is.
+        /// Its name.
         name: String,
+        /// Where it is.
+        place: String,
+        /// Why.
+        fault: StateFault,
+    },
+    /// Interrupt lines and routes.
+    #[error("interrupt lines: {fault}")]
+    Lines {
         /// Why.
         fault: StateFault,
     },
@@ -112,11 +120,7 @@ impl SnapshotError {
         match self {
             Self::Run(error) => error.hint(),
             Self::Memory(_) => "look at `m.map` for what is where",
-            Self::Device { fault: StateFault::NotSaved, .. } => "give it save(self) and load(self, state)",
-            Self::Device { fault: StateFault::Misfit(_), .. } => {
-                "restore a snapshot of a machine with the same devices"
-            }
-            Self::Device { fault: StateFault::Raised, .. } => "",
+            Self::Device { fault, .. } | Self::Lines { fault } => fault.hint(),
             Self::Shape { .. } => "make a machine with the same vcpus, memory and devices at the same places",
         }
     }

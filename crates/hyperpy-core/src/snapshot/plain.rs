@@ -3,7 +3,7 @@
 //! Maps by name, as the processor's manuals and the devices have them. Of data that comes from outside everything is refused that is
 //! not what it says.
 
-use super::{Fields, Form, Parts, Place, Plain, Saved, Shape, State, StateFault, Value, VcpuPart, misfit};
+use super::{Fields, Form, Parts, Place, Saved, Shape, State, StateFault, Value, VcpuPart, misfit};
 use crate::accel::{VcpuState, VmConfig, VmState};
 use crate::bus::Space;
 use crate::clock::Kept;

@@ -123,9 +123,29 @@ pub enum StateFault {
     /// The state is of something else, or damaged: what of it.
     #[error("its state does not fit: {0}")]
     Misfit(String),
+    /// It cannot be saved: why.
+    #[error("it cannot be saved: {0}")]
+    Unsaved(String),
     /// Its own method failed, and keeps why.
     #[error("its method raised")]
     Raised,
+}
+
+impl StateFault {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::NotSaved => {
+                "define save(self) and load(self, state), or say stateless = True if there is nothing to save"
+            }
+            Self::Unsaved(_) => {
+                "name the attributes that are state in its class: saved_attributes = (\"count\",), or () if none is"
+            }
+            Self::Misfit(_) => "give a state that the same device has saved",
+            Self::Raised => "see what it raised",
+        }
+    }
 }
 
 #[cfg(test)]

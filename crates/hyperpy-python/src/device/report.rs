@@ -25,6 +25,10 @@ impl Faults {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    pub(crate) fn pop(&self) -> Option<Py<PyBaseException>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
     pub(crate) fn push(&self, raised: Py<PyBaseException>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(raised);
     }
@@ -52,11 +56,24 @@ impl Report {
             let _ = error.value(py).call_method1(intern!(py, "add_note"), (note,));
         }
         note_raised(py, &error);
-        keep_traceback(py, &error);
-        self.faults.push(error.into_value(py));
+        self.keep(py, error);
         if let Some(control) = self.control.upgrade() {
             control.device_failed();
         }
+    }
+
+    fn keep(&self, py: Python<'_>, error: PyErr) {
+        keep_traceback(py, &error);
+        self.faults.push(error.into_value(py));
+    }
+
+    /// Its `save` or `load` raised: whoever asked for it raises that.
+    pub(crate) fn raised_in(&self, py: Python<'_>, error: PyErr, device: &str, verb: &str) {
+        if error.is_instance_of::<PyException>(py) {
+            // An exception that takes no notes is raised without.
+            let _ = error.value(py).call_method1(intern!(py, "add_note"), (format!("device {device}: {verb}"),));
+        }
+        self.keep(py, error);
     }
 }
 

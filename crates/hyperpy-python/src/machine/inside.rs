@@ -9,7 +9,7 @@ use hyperpy_core::error::{RunError, StateError};
 use hyperpy_core::kvm::affinity::CpuSet;
 use hyperpy_core::machine::{Machine as Core, Unclaimed};
 use hyperpy_core::vcpu::Refused;
-use pyo3::exceptions::{PyIndexError, PyValueError};
+use pyo3::exceptions::{PyBaseException, PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
@@ -64,6 +64,11 @@ impl Machine {
         let host = PyHost::new(&self.core);
         let done = py.detach(|| verb(&host));
         done.map_err(|error| host.take().unwrap_or_else(|| errors::run(&error)))
+    }
+
+    /// What a device's method raised last, for whoever called it.
+    pub(crate) fn raised_last(&self) -> Option<Py<PyBaseException>> {
+        self.faults.pop()
     }
 
     pub(crate) fn report(&self) -> Report {
