@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperpy import _hyperpy
 from hyperpy._connect import Irq, connected
+from hyperpy._lent import NotLent, give_back
 from hyperpy._places import Placing, check_range
 from hyperpy.clock import Clock
 from hyperpy.device import prepared
@@ -46,7 +47,7 @@ class Attaching(Placing):
     ) -> _D:
         """Put a device on a bus, or its windows on both, and return it.
 
-        `device.clock` becomes the machine's, where the device has that attribute and it is None or a `Clock`;
+        `device.clock` becomes the machine's, where the device has that attribute and nothing but a clock is in it;
         `device.memory` guest memory for it, where its class says `dma = True`.
 
         Arguments:
@@ -108,7 +109,7 @@ class Attaching(Placing):
     def _clock_for(self, device: Any, name: str) -> Iterator[None]:
         """Give a device that asks for it the clock, before the guest can reach it, and take it back if the guest will not."""
         before, of = getattr(device, "clock", self), (self._native.id, id(device))
-        if not (before is None or isinstance(before, Clock)) or (before is not None and before._of == of):
+        if not isinstance(before, Clock | NotLent | None) or (isinstance(before, Clock) and before._of == of):
             yield
             return
         with contextlib.suppress(AttributeError):  # its class wants none
@@ -116,8 +117,7 @@ class Attaching(Placing):
         try:
             yield
         except BaseException:
-            with contextlib.suppress(AttributeError):
-                device.clock = before
+            give_back(device, "clock", before)
             raise
 
     def detach(self, device: object) -> None:
