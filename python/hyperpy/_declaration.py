@@ -76,6 +76,9 @@ class Field:
             raise DeclarationError(f"not an IntEnum: {enum!r}", hint="class Mode(IntEnum), and enum=Mode")
         _check_access(access)
 
+    def __repr__(self) -> str:
+        return f"Field({self.low}, {self.width})"
+
     @property
     def mask(self) -> int:
         """Its bits in the register."""

@@ -236,6 +236,11 @@ class Block:
         """Put the group at an offset of a device, or an array of `count`, `stride` bytes apart."""
         return Blocks(cls, offset, count, stride, doc)
 
+    def __repr__(self) -> str:
+        from hyperpy._register_text import of_block  # noqa: PLC0415 - it imports this
+
+        return of_block(self)
+
     def __init_subclass__(cls, **more: Any) -> None:
         from hyperpy._layout import number_cells  # noqa: PLC0415 - it imports this
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from hyperpy import Block, DeclarationError, Device, Field, Indexed, Register, Window
+from hyperpy.device import OWN
 from hyperpy.testing import DeviceBench
 
 OF_DEVICES = [
@@ -257,3 +258,25 @@ def test_slice_of_an_array_is_set_as_one_of_a_list_of_fixed_length() -> None:
         with pytest.raises(ValueError, match=match):
             nic.mac[:] = wrong
         assert nic.mac[:] == [7, 0x54, 0, 8, 1, 2]
+
+
+@pytest.mark.parametrize("name", sorted(OWN))
+@pytest.mark.parametrize("value", [[], {}, 0])
+def test_attribute_of_an_instance_called_as_one_of_hyperpys_is_refused_and_named(
+    name: str, value: object
+) -> None:
+    class Disk(Device):
+        go = Register(0x0)
+
+        def __init__(self) -> None:
+            setattr(self, name, value)
+
+    class Plain(Disk):
+        size = 8
+        go = None  # type: ignore[assignment]
+
+    for device in (Disk(), Plain()):
+        with pytest.raises(
+            DeclarationError, match=f"attribute has the name of one of hyperpy's: {name}\n\nhint: "
+        ):
+            DeviceBench(device)
