@@ -43,19 +43,24 @@ def check_marks(cls: type) -> None:
         DeclarationError: two are marked for the same accesses, or the marked one is not in the class any more.
     """
     methods: dict[tuple[Any, ...], Any] = {}
-    there = set()
     for method in cls.__dict__.values():
         keys = list(_marks_of(method))
         for key in keys:
-            declared, kind, name = *key[:2], getattr(method, "__name__", "?")
-            there.add((declared, kind, name))
+            declared, kind, name = *key[:2], _name(method)
             other = methods.setdefault(key, method)
             if other is not method or keys.count(key) > 1:
                 raise DeclarationError(
                     f"{cls.__qualname__}: accesses are told twice: {declared.name}.on_{kind}{_where(declared)} marks"
-                    f" {getattr(other, '__name__', '?')} and {name}",
+                    f" {_name(other)} and {name}",
                     hint="mark one method, and call others from it",
                 )
+    # A register can mark a method of a base, too: `data.on_write(Base._data)`.
+    there = {
+        (*key[:2], _name(method))
+        for base in cls.__mro__
+        for method in base.__dict__.values()
+        for key in _marks_of(method)
+    }
     for declared in _markable(cls):
         for kind, name in declared.__dict__.get("_marks", ()):
             if (declared, kind, name) not in there:
@@ -70,6 +75,10 @@ def _marks_of(method: object) -> Iterator[tuple[Any, ...]]:
     for declared, kind, *rest in getattr(method, "_hooks", ()):
         yield (declared, kind, *rest[1:])
     yield from getattr(method, "_window_hooks", ())
+
+
+def _name(method: object) -> str:
+    return getattr(method, "__name__", "?")
 
 
 def _where(declared: object) -> str:

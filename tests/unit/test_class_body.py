@@ -173,8 +173,13 @@ def test_method_marked_by_several_registers_and_wrapped_or_replaced_in_a_subclas
         def _other(self, value: int) -> None:
             told.append(("other", value))
 
+    class Moved(Base):
+        first = Register(0x10)
+        first.on_write(Base._changed)
+
     DeviceBench(Derived()).batch([(0x0, 4, 1), (0x4, 4, 2)])
-    assert told == ["loud", 1, ("other", 2)]
+    DeviceBench(Moved()).batch([(0x10, 4, 3), (0x4, 4, 4)])
+    assert told == ["loud", 1, ("other", 2), "loud", 3, "loud", 4]
 
 
 # -- arguments -------------------------------------------------------------------------------------------------------
