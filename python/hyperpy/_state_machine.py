@@ -209,7 +209,7 @@ def state_machine(
 
     Raises:
         TypeError: it is no device, or its size is not known.
-        ModuleNotFoundError: Hypothesis is not installed: `pip install 'hyperpy[testing]'`.
+        ModuleNotFoundError: Hypothesis is not installed: `pip install hypothesis`.
 
     Example:
         >>> from hypothesis.stateful import run_state_machine_as_test
