@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hyperpy._declaration import Declared
+from hyperpy.device import holds_declarations
 from hyperpy.errors import DeclarationError
 
 __all__ = ["OF_BLOCKS", "OF_DEVICES", "check_marks", "check_names"]
@@ -22,10 +23,10 @@ OF_BLOCKS = {"at", "device", "index"}
 
 
 def check_names(cls: type, taken: set[str]) -> None:
-    """Refuse what is declared under a name that every device, or every block, has.
+    """Refuse what is declared under a name that every device, or every block, has; and what has no name.
 
     Raises:
-        DeclarationError: `reset = Register(...)`, for one.
+        DeclarationError: `reset = Register(...)`, for one; `channels = [Register(...), Register(...)]`.
     """
     for name in taken & cls.__dict__.keys():
         declared = cls.__dict__[name]
@@ -33,6 +34,12 @@ def check_names(cls: type, taken: set[str]) -> None:
             raise DeclarationError(
                 f"{cls.__qualname__}: nothing can be declared under this name: {name}{_where(declared)}",
                 hint=f"every {'block' if taken is OF_BLOCKS else 'device'} has it; call it {name}_, say",
+            )
+    for name, value in cls.__dict__.items():
+        if holds_declarations(value):
+            raise DeclarationError(
+                f"{cls.__qualname__}: registers in a {type(value).__name__} are not declared: {name}",
+                hint="Register(0x0, count=4) is an array, and a Block a group of them; others have a name each",
             )
 
 

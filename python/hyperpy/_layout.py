@@ -90,7 +90,7 @@ def _numbers(cls: type) -> tuple[dict[Declared[Any], int], int]:
     found = declarations([base.__dict__ for base in reversed(cls.__mro__)])
     numbers: dict[Declared[Any], int] = {}
     cell = 0
-    for declared in found.values():
+    for declared in dict.fromkeys(found.values()):  # a second name for one is no second register
         numbers[declared] = cell
         if isinstance(declared, Indexed):
             numbers[declared.behind] = cell + 1

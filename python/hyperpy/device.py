@@ -76,6 +76,14 @@ class DeviceLike(Protocol):
 _T = TypeVar("_T")
 
 
+def holds_declarations(value: object) -> bool:
+    """Whether something is a list, a tuple or a dict of declarations, as far as its first item tells."""
+    if not isinstance(value, list | tuple | dict):
+        return False
+    first = next(iter(value.values() if isinstance(value, dict) else value), None)
+    return getattr(first, "_is_declaration", False) is True
+
+
 class _Made(Generic[_T]):
     """What an instance has of its own from the first use on.
 
@@ -183,7 +191,10 @@ class Device:
         if (
             cls._cell_numbers
             or cls._windows
-            or any(getattr(value, "_is_declaration", False) for value in cls.__dict__.values())
+            or any(
+                getattr(value, "_is_declaration", False) or holds_declarations(value)
+                for value in cls.__dict__.values()
+            )
         ):
             from hyperpy._layout import declare  # noqa: PLC0415 - most programs declare nothing
 

@@ -285,3 +285,31 @@ def test_attribute_of_an_instance_called_as_one_of_hyperpys_is_refused_and_named
             DeclarationError, match=f"attribute has the name of one of hyperpy's: {name}\n\nhint: "
         ):
             DeviceBench(device)
+
+
+@pytest.mark.parametrize(
+    "registers", [[Register(0x0), Register(0x4)], (Register(0x0),), {"a": Register(0x0)}]
+)
+@pytest.mark.parametrize("base", [Device, Block])
+def test_registers_in_a_list_of_a_class_are_refused_since_nobody_would_serve_them(
+    registers: Any, base: type
+) -> None:
+    with pytest.raises(DeclarationError, match=r"Card: registers in a \w+ are not declared: lanes\n\nhint: "):
+        type("Card", (base,), {"lanes": registers})
+
+
+def test_second_name_of_a_register_is_the_same_register() -> None:
+    class Card(Device):
+        control = Register(0x0)
+        ctrl = control
+        state = Register(0x4, reset=9)
+
+    class Derived(Card):
+        again = Card.control
+        last = Register(0x8, reset=3)
+
+    card = Derived()
+    card.ctrl = 5
+    assert (card.control, card.again, card.state, card.last) == (5, 5, 9, 3)
+    assert card.save()["registers"] == {"control": 5, "state": 9, "last": 3}
+    assert DeviceBench(card).batch([(0x0, 4), (0x4, 4), (0x8, 4)]) == [5, 9, 3]
