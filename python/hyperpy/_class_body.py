@@ -12,6 +12,7 @@ from typing import Any
 from hyperpy._declaration import Declared
 from hyperpy.device import holds_declarations
 from hyperpy.errors import DeclarationError
+from hyperpy.window import Window
 
 __all__ = ["OF_BLOCKS", "OF_DEVICES", "check_marks", "check_names"]
 
@@ -47,11 +48,21 @@ def check_marks(cls: type) -> None:
     """Refuse a class body in which one method stands in the place of another that was marked.
 
     Raises:
-        DeclarationError: two are marked for the same accesses, or the marked one is not in the class any more.
+        DeclarationError: two are marked for the same accesses, the marked one is not in the class any more, or it is marked by
+            a register of another class.
     """
     methods: dict[tuple[Any, ...], Any] = {}
+    windows = [one for base in cls.__mro__ for one in base.__dict__.values() if isinstance(one, Window)]
+    known: set[object] = {*cls._cell_numbers, *windows}  # type: ignore[attr-defined]
     for method in cls.__dict__.values():
         keys = list(_marks_of(method))
+        if keys and known.isdisjoint(declared for declared, *_ in keys):
+            declared, kind = keys[0][:2]
+            raise DeclarationError(
+                f"{cls.__qualname__}: method is marked by what the class does not have: {_name(method)}, of"
+                f" {declared.name}.on_{kind}{_where(declared)}",
+                hint="a block's registers mark methods of the block; where a register was replaced, the new one marks",
+            )
         for key in keys:
             declared, kind, name = *key[:2], _name(method)
             other = methods.setdefault(key, method)

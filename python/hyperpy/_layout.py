@@ -110,8 +110,8 @@ def number_cells(cls: type[Block | Device]) -> None:
             f"{cls.__qualname__}.{name} is what hyperpy keeps there itself", hint="give it another name"
         )
     check_names(cls, OF_BLOCKS if issubclass(cls, Block) else OF_DEVICES)
-    check_marks(cls)
     cls._cell_numbers, cls._cells = _numbers(cls)
+    check_marks(cls)
     cls._told = hooks_of(cls)
     _check_members(cls)
 

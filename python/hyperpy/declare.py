@@ -15,7 +15,8 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
-from hyperpy._declaration import MOST, AccessKind, Bits, Declared, Field, Hooked, Register, whole
+from hyperpy._declaration import MOST, AccessKind, Bits, Declared, Field, Hooked, Register
+from hyperpy._field import whole
 from hyperpy._register_views import ArrayView, FifoView, RamView
 from hyperpy.errors import DeclarationError
 from hyperpy.memory import parse_size

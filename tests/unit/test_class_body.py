@@ -129,9 +129,46 @@ def _one_name_of_windows() -> None:
             return 2
 
 
+class Lane(Block):
+    """Of another class's registers."""
+
+    go = Register(0x0)
+
+
+def _of_a_block() -> None:
+    class Lost(Device):
+        lanes = Lane.at(0x0, count=2)
+
+        @Lane.go.on_write
+        def _go(self, value: int) -> None: ...
+
+
+def _replaced() -> None:
+    class Lost(Copied):
+        go = Register(0x0, reset=1)  # type: ignore[assignment]
+
+        @Copied.go.on_write
+        def _mine(self, value: int) -> None: ...
+
+
+class Copied(Device):
+    """Whose register is replaced in a subclass, where its own mark is of no use any more."""
+
+    go = Register(0x0)
+
+    @go.on_write
+    def _go(self, value: int) -> None: ...
+
+
+class Replacing(Copied):
+    go = Register(0x0, reset=1)  # type: ignore[assignment]
+
+
 @pytest.mark.parametrize(
     ("declare", "match"),
     [
+        (_of_a_block, r"method is marked by what the class does not have: _go, of go\.on_write \(.*:\d+\)"),
+        (_replaced, r"method is marked by what the class does not have: _mine, of go\.on_write"),
         (_two_methods, r"accesses are told twice: go\.on_write \(.*:\d+\) marks _first and _second"),
         (_twice_the_same, r"accesses are told twice: go\.on_write \(.*:\d+\) marks _go and _go"),
         (_two_of_a_block, r"accesses are told twice: go\.on_read \(.*:\d+\) marks _first and _second"),
@@ -313,3 +350,22 @@ def test_second_name_of_a_register_is_the_same_register() -> None:
     assert (card.control, card.again, card.state, card.last) == (5, 5, 9, 3)
     assert card.save()["registers"] == {"control": 5, "state": 9, "last": 3}
     assert DeviceBench(card).batch([(0x0, 4), (0x4, 4), (0x8, 4)]) == [5, 9, 3]
+
+
+def test_function_that_two_classes_mark_is_called_for_both() -> None:
+    told: list[int] = []
+
+    def note(self: Device, value: int) -> None:
+        told.append(value)
+
+    class One(Device):
+        go = Register(0x0)
+        _go = go.on_write(note)
+
+    class Two(Device):
+        go = Register(0x4)
+        _go = go.on_write(note)
+
+    DeviceBench(One()).write32(0x0, 1)
+    DeviceBench(Two()).write32(0x4, 2)
+    assert told == [1, 2]
