@@ -129,16 +129,21 @@ class Attaching(Placing):
             DeviceError: it is not attached to this machine.
         """
         places = self._places_of(device)
-        left = self._take_off([place for place, _ in places])
-        self._wait_until_left(left)
+        lines = [facts["lines"] for _, facts in places]
+        self._take_off([place for place, _ in places], lambda: self._disconnect(device, lines))
+
+    def _disconnect(self, device: object, lines: list[dict[str, Any]]) -> None:
+        """Take a device's timers off the clock, and its lines from it."""
         clock = getattr(device, "clock", None)
-        if isinstance(clock, Clock) and clock._of == (self._native.id, id(device)):
-            clock._native.disarm()
-        for _, facts in places:
-            for line in facts["lines"].values():
-                if isinstance(line, _hyperpy.IrqLine):
-                    line.lower()
-            take_back(device, facts["lines"])
+        try:
+            if isinstance(clock, Clock) and clock._of == (self._native.id, id(device)):
+                clock._native.disarm()
+        finally:
+            for each in lines:
+                for line in each.values():
+                    if isinstance(line, _hyperpy.IrqLine):
+                        line.lower()
+                take_back(device, each)
 
     def attach_pc(self) -> None:
         """Give the machine a PC's stock devices, once: COM1 as `console`, RTC, i8042, debug console, ACPI power and reset.
