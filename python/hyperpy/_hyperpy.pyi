@@ -18,6 +18,7 @@ __all__ = [
     "Console",
     "Dma",
     "IrqLine",
+    "Left",
     "Machine",
     "Memory",
     "MessageSender",
@@ -73,6 +74,7 @@ __all__ = [
     "trace",
     "trap_hypercalls",
     "trap_msr",
+    "wait_until_left",
     "walk",
 ]
 

@@ -2,7 +2,7 @@
 //!
 //! A snapshot is taken at a consistent point: every vCPU out of the guest, its pending access completed (run loop, rule
 //! 7), writes in the kernel's ring and rung doorbells served. What is put back where: memory by `memory`, vCPUs and interrupt controllers by
-//! the accelerator, devices by themselves; the order is lines, VM, vCPUs, memory, devices, clock, so that each finds what it
+//! the accelerator, devices by themselves; the order is lines, VM, vCPUs, memory, clock, devices, so that each finds what it
 //! depends on. A restore that fails half-way leaves a stopped machine that can be restored again.
 
 use std::collections::BTreeSet;
@@ -55,13 +55,13 @@ impl Machine {
         self.complete_all(&objects, host)?;
         still.begin_change();
         let memory = || Ok(self.memory.restore(&snapshot.memory, spared)?.pages);
-        let restored = self.put_parts(&snapshot.parts, &objects, host, memory)?;
+        let restored = self.put_parts(&snapshot.parts, &objects, host, memory, || Ok(()))?;
         still.end_as(snapshot.parts.phase, snapshot.parts.parked);
         Ok(restored)
     }
 
     /// The parts of a copy of this machine, and its memory. `copy` makes a machine of them that has the same devices; the state
-    /// is put into it before this one goes on.
+    /// is put into it before this one goes on. `carry` sets timers on its clock, before its devices have their state.
     ///
     /// # Errors
     /// As for [`Self::snapshot`], and what `copy` fails with.
@@ -69,13 +69,14 @@ impl Machine {
         &self,
         host: &dyn Host,
         copy: impl FnOnce(Memory) -> Result<(T, Arc<Machine>), SnapshotError>,
+        carry: impl FnOnce(&T, &Kept) -> Result<(), SnapshotError>,
     ) -> Result<Copied<T>, SnapshotError> {
         let still = self.stand_still("fork", true, host)?;
         let parts = self.take_parts(still.before, host)?;
         let (memory, forked) = self.memory.fork()?;
         let (copy, child) = copy(memory)?;
-        child.become_copy(&parts, host)?;
-        Ok(Copied { copy, forked, clock: parts.clock, was_running: still.before == Before::Running })
+        child.become_copy(&parts, host, || carry(&copy, &parts.clock))?;
+        Ok(Copied { copy, forked, was_running: still.before == Before::Running })
     }
 
     /// A machine without devices that is configured as this one, with other memory.
@@ -95,12 +96,17 @@ impl Machine {
     }
 
     /// Takes the state of another machine's parts, whose memory it has.
-    fn become_copy(&self, parts: &Parts, host: &dyn Host) -> Result<(), SnapshotError> {
+    fn become_copy(
+        &self,
+        parts: &Parts,
+        host: &dyn Host,
+        carry: impl FnOnce() -> Result<(), SnapshotError>,
+    ) -> Result<(), SnapshotError> {
         let mut still = self.stand_still("fork", false, host)?;
         let objects = self.objects_of_still()?;
         self.refuse_other_shape(parts, &objects, host)?;
         still.begin_change();
-        self.put_parts(parts, &objects, host, || Ok(0))?;
+        self.put_parts(parts, &objects, host, || Ok(0), carry)?;
         still.end_as(parts.phase, parts.parked);
         Ok(())
     }
@@ -158,6 +164,7 @@ impl Machine {
         objects: &Objects,
         host: &dyn Host,
         put_memory: impl FnOnce() -> Result<u64, SnapshotError>,
+        set_timers: impl FnOnce() -> Result<(), SnapshotError>,
     ) -> Result<Restored, SnapshotError> {
         let began = Instant::now();
         let mut restored = Restored::default();
@@ -183,8 +190,10 @@ impl Machine {
         restored.pages = put_memory()?;
         restored.memory = memory.elapsed();
         let devices = Instant::now();
-        self.load_devices(parts)?;
+        // Before devices, whose states may name timers.
         self.clock.load(&parts.clock);
+        set_timers()?;
+        self.load_devices(parts)?;
         restored.devices = devices.elapsed();
         Ok(restored)
     }
@@ -258,8 +267,6 @@ pub struct Copied<T> {
     pub copy: T,
     /// What that took of memory.
     pub forked: Forked,
-    /// The clock with its timers, of which the copy has none yet.
-    pub clock: Kept,
     /// The one that was copied runs: the copy can be started.
     pub was_running: bool,
 }
