@@ -19,7 +19,7 @@ def again(device: _D) -> _D:
         DeviceError: its class cannot be called so.
     """
     kind = type(device)
-    arguments, named = getattr(device, "_made_with", ((), {}))
+    arguments, named = getattr(device, "_made_with", None) or ((), {})
     try:
         return kind(*arguments, **named)
     except TypeError as error:

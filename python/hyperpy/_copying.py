@@ -8,17 +8,17 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from hyperpy import _hyperpy
-
+from hyperpy._cloning import copy_of
 
 if TYPE_CHECKING:
+    from hyperpy import _hyperpy
     from hyperpy.machine import Machine
 
 _numbers = itertools.count(1)
 
 
-def copy_into(child: Machine, native: _hyperpy.Machine, machine: Machine, name: str | None) -> dict[int, object]:
-    """Make `child` of its native half, with copies of the devices of `machine`: by the ids of those that they are copies of."""
+def copy_into(child: Machine, native: _hyperpy.Machine, machine: Machine, name: str | None) -> list[object]:
+    """Make `child` of its native half, with copies of the devices of `machine`, which are returned: in the order of `devices_of`."""
     name = name or f"{machine.name}.{next(_numbers)}"
     child._become(native, name, machine.cpu_limit, machine._traced, machine._asked)
     child.unclaimed = machine.unclaimed
@@ -27,18 +27,23 @@ def copy_into(child: Machine, native: _hyperpy.Machine, machine: Machine, name: 
     if machine._native.has_pc:
         child.attach_pc()
     copies: dict[int, object] = {}
-    for device, facts, where in _devices(machine):
-        copy = copies[id(device)] = clone(device)
+    for device, facts, where in _placed(machine):
+        copy = copies[id(device)] = copy_of(device)
         windows: dict[str, Any] = {bus: at if None not in at else at[None] for bus, at in where.items()}
         size = None if facts["window"] is not None else facts["size"]
         child.attach(copy, size=size, irq=facts["irq"], name=facts["name"], **windows)
     for device, facts in machine._attached.values():
         if not facts["enabled"]:
             child.disable(copies[id(device)], *([] if facts["window"] is None else [facts["window"]]))
-    return copies
+    return list(copies.values())
 
 
-def _devices(machine: Machine) -> list[tuple[object, dict[str, Any], dict[str, dict[str | None, int]]]]:
+def devices_of(machine: Machine) -> list[object]:
+    """Return the devices that a copy of the machine has copies of."""
+    return [device for device, _, _ in _placed(machine)]
+
+
+def _placed(machine: Machine) -> list[tuple[object, dict[str, Any], dict[str, dict[str | None, int]]]]:
     """Each device with its facts, and by bus where its windows are."""
     found: dict[int, tuple[object, dict[str, Any], dict[str, dict[str | None, int]]]] = {}
     for (is_pio, _), (device, facts) in list(machine._attached.items()):

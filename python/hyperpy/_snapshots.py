@@ -10,10 +10,11 @@ import os
 from typing import TYPE_CHECKING, Self, cast
 
 from hyperpy import _hyperpy
-from hyperpy._copying import copy_into
+from hyperpy._copying import copy_into, devices_of
 from hyperpy._ending import live
+from hyperpy.device import Device
 from hyperpy.resources import Share
-from hyperpy.snapshot import RestoreStats, Snapshot
+from hyperpy.snapshot import Forked, RestoreStats, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +28,7 @@ class Snapshotting:
     """What `Machine` has of snapshots."""
 
     _native: _hyperpy.Machine
+    forked: Forked | None = None
     _restored: RestoreStats | None = None
     _share: Share
     name: str
@@ -97,15 +99,24 @@ class Snapshotting:
         child._closed = True
         child._begin(Share(self._share.memory, self._share.cpu))
 
-        def build(native: _hyperpy.Machine) -> None:
-            copy_into(child, native, machine, name)
+        parents, copies = devices_of(machine), []
+
+        def build(native: _hyperpy.Machine) -> list[object]:
+            copies.extend(copy_into(child, native, machine, name))
+            return copies
 
         try:
-            is_running, pages = _hyperpy.fork(self._native, child.console._native, build)
+            is_running, pages, left = _hyperpy.fork(self._native, child.console._native, parents, build)
             child._native.renew_generation(int.from_bytes(os.urandom(16), "little"))
+            for parent, copy in zip(parents, copies, strict=True):
+                if isinstance(copy, Device):
+                    copy.forked(parent)
         except BaseException:
+            if hasattr(child, "_native"):
+                child._native.close()
             child._share.give_back()
             raise
+        child.forked = Forked(pages, tuple(left))
         child._closed = False
         live.add(child)
         if is_running:

@@ -14,6 +14,7 @@ from typing import (
     ClassVar,
     Generic,
     Literal,
+    NamedTuple,
     Protocol,
     Self,
     TypeAlias,
@@ -45,6 +46,13 @@ OWN = {
 }  # fmt: skip
 AccessRule: TypeAlias = Literal["exact", "split", "widen", "refuse"]
 _IDS = {"acpi_hid", "acpi_cid", "acpi_uid"}
+
+
+class MadeWith(NamedTuple):
+    """The arguments that a device was made with, for `Device.clone`."""
+
+    arguments: tuple[Any, ...]
+    named: Mapping[str, Any]
 
 
 class Stop(Value):
@@ -196,7 +204,7 @@ class Device:
             if cls.__init__ is object.__init__:
                 raise TypeError(f"{cls.__name__}() takes no arguments")
             device = super().__new__(cls)
-            device.__dict__["_made_with"] = (arguments, named)  # for `clone`
+            device.__dict__["_made_with"] = MadeWith(arguments, named)
             return device
 
     def __init_subclass__(cls, **more: Any) -> None:
@@ -417,7 +425,7 @@ def prepared(
     if not isinstance(device, Device):
         return device, length, None, _hyperpy.Calls()
     for name in OWN & vars(device).keys():
-        if type(vars(device)[name]).__name__ not in ("Calls", "Made", "RegisterFile"):
+        if type(vars(device)[name]).__name__ not in ("Calls", "Made", "MadeWith", "RegisterFile"):
             raise DeclarationError(
                 f"{type(device).__name__}: attribute has the name of one of hyperpy's: {name}",
                 hint="call it something else, where it is set",

@@ -13,7 +13,7 @@ from hyperpy._value import Value
 if TYPE_CHECKING:
     from hyperpy import _hyperpy
 
-__all__ = ["RestoreStats", "Snapshot"]
+__all__ = ["Forked", "RestoreStats", "Snapshot"]
 
 
 class RestoreStats(Value):
@@ -29,6 +29,17 @@ class RestoreStats(Value):
     def us(self) -> float:
         """Microseconds of all parts."""
         return self.vm_us + self.vcpus_us + self.memory_us + self.devices_us
+
+
+class Forked(Value):
+    """How a copy of a machine was made: pages of 4 KiB that were copied for it, and what is not in it.
+
+    `timers_left` names the timers of the other machine that call something else than a method of a device: nobody knows what
+    they would be here.
+    """
+
+    pages: int
+    timers_left: tuple[str, ...]
 
 
 class Snapshot:

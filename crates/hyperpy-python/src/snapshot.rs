@@ -2,11 +2,14 @@
 
 use std::sync::{Arc, Mutex};
 
+use hyperpy_core::clock::Kept;
 use hyperpy_core::error::RunError;
 use hyperpy_core::memory::Written;
 use hyperpy_core::snapshot::{Snapshot as CoreSnapshot, SnapshotError, StateFault};
+use pyo3::exceptions::PyBaseException;
 use pyo3::prelude::*;
 
+use crate::clock::{carry_timers, named_timers};
 use crate::console::Console;
 use crate::errors;
 use crate::host::PyHost;
@@ -36,7 +39,7 @@ impl Snapshot {
 /// What the machine is now.
 #[pyfunction]
 pub fn take_snapshot(py: Python<'_>, machine: &Machine) -> PyResult<Snapshot> {
-    let inner = still(py, machine, "snapshot", |host| machine.core().snapshot(host))?;
+    let inner = still(py, machine, "snapshot", || None, |host| machine.core().snapshot(host))?;
     Ok(Snapshot { inner })
 }
 
@@ -49,48 +52,77 @@ pub fn restore(
     snapshot: &Snapshot,
     spared: Vec<Written>,
 ) -> PyResult<(u64, f64, f64, f64, f64)> {
-    let done = still(py, machine, "restore", |host| machine.core().restore(&snapshot.inner, &spared, host))?;
+    let done = still(py, machine, "restore", || None, |host| machine.core().restore(&snapshot.inner, &spared, host))?;
     let [vm, vcpus, memory, devices] = [done.vm, done.vcpus, done.memory, done.devices].map(|it| it.as_secs_f64());
     Ok((done.pages, vm, vcpus, memory, devices))
 }
 
-/// Makes a copy of the machine with this console. `build` gets its native half, and gives it its devices; the state is put in after
-/// that. Whether the machine runs, which the copy does not; and pages that were copied for it.
+/// Makes a copy of the machine with this console. `build` gets its native half, gives it copies of `devices`, and returns these in
+/// the same order; the state is put in after that. Whether the machine runs, which the copy does not; pages that were copied for it;
+/// and timers that it has not, since they call something else than a device.
 #[pyfunction]
-pub fn fork(py: Python<'_>, machine: &Machine, console: &Console, build: Bound<'_, PyAny>) -> PyResult<(bool, u64)> {
-    let (build, failed) = (build.unbind(), Mutex::new(None));
+pub fn fork(
+    py: Python<'_>,
+    machine: &Machine,
+    console: &Console,
+    devices: Vec<Bound<'_, PyAny>>,
+    build: Bound<'_, PyAny>,
+) -> PyResult<(bool, u64, Vec<String>)> {
+    let (build, failed, child) = (build.unbind(), Mutex::new(None), Mutex::new(None));
+    let devices: Vec<_> = devices.into_iter().map(Bound::unbind).collect();
+    let mut left = Vec::new();
+    let fail = |error| {
+        *lock(&failed) = Some(error);
+        SnapshotError::from(RunError::Host)
+    };
     let copy = |memory| {
         let core = Arc::new(machine.core().sibling(memory)?);
         let built = attach(|py| {
-            let child = Py::new(py, Machine::around(core.clone(), console))?;
-            build.call1(py, (child,)).map(drop)
+            let made = Py::new(py, Machine::around(core.clone(), console))?;
+            *lock(&child) = Some(made.clone_ref(py));
+            build.call1(py, (made,))?.extract::<Vec<Py<PyAny>>>(py)
         });
-        built.map_err(|error| {
-            *lock(&failed) = Some(error);
-            RunError::Host
-        })?;
-        Ok(((), core))
+        Ok((built.map_err(fail)?, core))
     };
-    let done = still(py, machine, "fork", |host| machine.core().fork(host, copy));
+    let carry = |copies: &Vec<Py<PyAny>>, kept: &Kept| {
+        let carried = attach(|py| {
+            let (named, others) = named_timers(py, kept, &bound(py, &devices))?;
+            left = others;
+            carry_timers(&named, &bound(py, copies))
+        });
+        carried.map_err(fail)
+    };
+    let done = still(
+        py,
+        machine,
+        "fork",
+        || lock(&child).as_ref().and_then(|child| child.get().raised_last()),
+        |host| machine.core().fork(host, copy, carry),
+    );
     match lock(&failed).take() {
         Some(error) => Err(error),
-        None => done.map(|done| (done.was_running, done.forked.pages)),
+        None => done.map(|done| (done.was_running, done.forked.pages, left)),
     }
 }
 
-/// A verb on the whole of a machine that stands still, detached.
+fn bound<'py>(py: Python<'py>, objects: &[Py<PyAny>]) -> Vec<Bound<'py, PyAny>> {
+    objects.iter().map(|object| object.bind(py).clone()).collect()
+}
+
+/// A verb on the whole of a machine that stands still, detached; `raised` is what a device's own method has raised.
 fn still<T: Send>(
     py: Python<'_>,
     machine: &Machine,
     verb: &'static str,
+    raised: impl FnOnce() -> Option<Py<PyBaseException>>,
     f: impl FnOnce(&PyHost) -> Result<T, SnapshotError> + Send,
 ) -> PyResult<T> {
     machine.ours(verb)?;
     let host = PyHost::new(machine.core());
     py.detach(|| f(&host)).map_err(|error| match error {
         SnapshotError::Run(RunError::Host) => host.take().unwrap_or_else(|| errors::run(&RunError::Host)),
-        // What a device's own method raised is raised as it is.
-        SnapshotError::Device { fault: StateFault::Raised, .. } => match machine.raised_last() {
+        // It is raised as it is.
+        SnapshotError::Device { fault: StateFault::Raised, .. } => match machine.raised_last().or_else(raised) {
             Some(raised) => PyErr::from_value(raised.into_bound(py).into_any()),
             None => errors::snapshot(&error),
         },
