@@ -60,6 +60,7 @@ __all__ = [
     "route",
     "routes",
     "run_until",
+    "save_snapshot",
     "set_breakpoint",
     "set_cpuid",
     "set_fpu",

@@ -100,8 +100,9 @@ fn folder_and_path(name: &str) -> (Folder, std::path::PathBuf) {
 
 const BOTH: [Compress; 2] = [Compress::No, Compress::Zstd];
 
+// fault row 27
 #[test]
-fn file_with_any_byte_flipped_is_refused() {
+fn test_file_with_any_byte_flipped_is_refused() {
     let (_folder, path) = folder_and_path("flipped");
     for compress in BOTH {
         let bytes = Parts::new(compress).file();
@@ -123,8 +124,9 @@ fn file_with_any_byte_flipped_is_refused() {
     }
 }
 
+// fault row 27
 #[test]
-fn file_cut_off_anywhere_is_refused() {
+fn test_file_cut_off_anywhere_is_refused() {
     let (_folder, path) = folder_and_path("cut");
     for compress in BOTH {
         let bytes = Parts::new(compress).file();
@@ -148,8 +150,9 @@ fn file_cut_off_anywhere_is_refused() {
     }
 }
 
+// fault row 27
 #[test]
-fn file_of_another_version_or_kind_is_told() {
+fn test_file_of_another_version_or_kind_is_told() {
     let (folder, path) = folder_and_path("version");
     let parts = Parts::new(Compress::No);
     let of_version = |version| Parts { header: Header { version, ..parts.header }, ..parts.clone() }.file();
@@ -168,8 +171,9 @@ fn file_of_another_version_or_kind_is_told() {
     assert!(matches!(SnapshotFile::open(&folder.0.join("no")), Err(LoadError::Host(_))));
 }
 
+// fault row 27
 #[test]
-fn counts_and_lengths_of_any_size_are_refused() {
+fn test_counts_and_lengths_of_any_size_are_refused() {
     let (_folder, path) = folder_and_path("counts");
     for compress in BOTH {
         let good = Parts::new(compress).file();
@@ -202,8 +206,9 @@ fn counts_and_lengths_of_any_size_are_refused() {
     }
 }
 
+// fault row 27
 #[test]
-fn runs_that_cannot_be_are_refused() {
+fn test_runs_that_cannot_be_are_refused() {
     let (_folder, path) = folder_and_path("runs");
     let parts = Parts::new(Compress::No);
     let run = |region, page, stored, count| Run { page, stored, region, count };
@@ -232,8 +237,9 @@ fn runs_that_cannot_be_are_refused() {
     }
 }
 
+// fault row 27
 #[test]
-fn blocks_that_cannot_be_are_refused() {
+fn test_blocks_that_cannot_be_are_refused() {
     let (_folder, path) = folder_and_path("blocks");
     let parts = Parts::new(Compress::No);
     let noise: Vec<u8> = (0..4 * PAGE as u32).map(|at| (at.wrapping_mul(at) >> 7) as u8 & 0x0f).collect();
@@ -285,8 +291,9 @@ fn tree_with_state(state: &[u8]) -> Vec<u8> {
     tree
 }
 
+// fault row 27
 #[test]
-fn plain_data_that_cannot_be_is_refused() {
+fn test_plain_data_that_cannot_be_is_refused() {
     let (_folder, path) = folder_and_path("tree");
     let parts = Parts {
         header: Header { stored: 0, ..Parts::new(Compress::No).header },
@@ -335,8 +342,9 @@ fn plain_data_that_cannot_be_is_refused() {
     }
 }
 
+// fault row 27
 #[test]
-fn tree_that_is_no_snapshots_is_refused() {
+fn test_tree_that_is_no_snapshots_is_refused() {
     let (_folder, path) = folder_and_path("names");
     let parts = Parts { data: vec![], runs: vec![], blocks: vec![], ..Parts::new(Compress::No) };
     let parts = Parts { header: Header { stored: 0, ..parts.header }, ..parts };
@@ -395,8 +403,9 @@ impl PageSink for Few {
     }
 }
 
+// fault row 27
 #[test]
-fn mutated_files_with_right_checksums_are_read_or_refused() {
+fn test_mutated_files_with_right_checksums_are_read_or_refused() {
     let (_folder, path) = folder_and_path("mutated");
     let mut random = 0x1234_5678_9abc_def1_u64;
     let mut below = |limit: usize| {
