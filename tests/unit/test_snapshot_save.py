@@ -130,3 +130,26 @@ def test_save_onto_a_full_disk_is_an_error_that_leaves_the_old_file(tmp_path: Pa
     command = ("unshare", "--mount", "--map-root-user", "sh", "-c", small, str(tmp_path))
     done = run(code, tmp_path, before=command)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_save_makes_the_file_durable_before_it_has_its_name(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    path = tmp_path / "saved" / "a.hps"
+    path.parent.mkdir()
+    calls = "trace=openat,write,fsync,rename,renameat,renameat2"
+    done = run("save(sys.argv[1], 1)", path, before=("strace", "-f", "-y", "-e", calls, "-o", str(log)))
+    assert (done.returncode, done.stderr) == (0, "")
+    partial = re.escape(f"{path}.") + r"\d+-\d+\.partial"
+    steps = (
+        rf"openat\(.*\"{partial}\".*O_EXCL",
+        rf"write\(\d+<{partial}>, \"\\211HPS",  # the header is the last of it
+        rf"fsync\(\d+<{partial}>\) += 0",
+        rf"rename(at2?)?\(.*\"{partial}\".*\"{re.escape(str(path))}\"",
+        rf"fsync\(\d+<{re.escape(str(path.parent))}>\) += 0",
+    )
+    places = [
+        [number for number, line in enumerate(log.read_text().splitlines()) if re.search(step, line)]
+        for step in steps
+    ]
+    assert [len(found) for found in places] == [1] * len(steps), places
+    assert places == sorted(places)
