@@ -99,3 +99,14 @@ mod tests;
     clippy::expect_used
 )]
 mod hostile_tests;
+
+#[cfg(test)]
+#[path = "crafted_test.rs"]
+#[allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::panic,
+    clippy::expect_used
+)]
+mod crafted_tests;
