@@ -81,6 +81,14 @@ pub fn diff(old: &SnapshotFile, new: &SnapshotFile) -> Result<Diff, (usize, Load
     Ok(found)
 }
 
+/// In what two trees of plain data differ.
+#[must_use]
+pub fn changes(old: &Value, new: &Value) -> Vec<Change> {
+    let mut found = Vec::new();
+    values(&mut String::new(), Some(old), Some(new), &mut found);
+    found
+}
+
 /// The checksum of each page that a file has.
 fn sums(file: &SnapshotFile, key: &RandomState) -> Result<Vec<u64>, LoadError> {
     let mut sums = Vec::new();

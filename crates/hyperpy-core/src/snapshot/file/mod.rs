@@ -15,7 +15,7 @@ mod write;
 
 use std::io;
 
-pub use self::diff::{Change, Diff, PageRange, diff};
+pub use self::diff::{Change, Diff, PageRange, changes, diff};
 pub use self::error::{LoadError, SaveError};
 pub use self::format::{PAGE_SIZE, VERSION};
 pub use self::read::{Info, SnapshotFile};
