@@ -9,7 +9,7 @@ import contextlib
 import operator
 import weakref
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, cast
 
 from hyperpy import _hyperpy
 from hyperpy._bench_lines import BenchLine, IrqChange, MessageSent, lend_lines
@@ -388,7 +388,7 @@ class DeviceBench(Generic[_D]):
         copy._set_lines(base)
         copy.lost_timers = copy._native.restore(base._native, self.device, copy.device)
         if isinstance(copy.device, Device):
-            copy.device.forked(self.device)
+            copy.device.forked(cast("Any", self.device))
         return copy
 
     def record(self, *, limit: int = 1_000_000) -> Recording:

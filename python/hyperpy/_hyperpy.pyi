@@ -26,6 +26,7 @@ __all__ = [
     "RegisterFile",
     "RegisterLayout",
     "Script",
+    "Snapshot",
     "SnapshotFile",
     "StockDevice",
     "Timer",
@@ -42,6 +43,7 @@ __all__ = [
     "disassemble",
     "end_record",
     "end_thread",
+    "fork",
     "fpu",
     "gunzip",
     "kernel_payload",
@@ -56,12 +58,13 @@ __all__ = [
     "message_sender",
     "msr_indices",
     "msrs",
+    "plain",
     "recognise",
     "record",
     "remove_cpuid",
+    "restore",
     "route",
     "routes",
-    "plain",
     "run_until",
     "save_snapshot",
     "set_breakpoint",
@@ -72,6 +75,7 @@ __all__ = [
     "stock_lines",
     "stock_ports",
     "stock_sizes",
+    "take_snapshot",
     "trace",
     "trap_hypercalls",
     "trap_msr",
@@ -163,7 +167,9 @@ class Calls:
 
 @final
 class RegisterLayout:
-    def __new__(cls, cells: list[dict[str, Any]], size: int, rule: str, plain: bool, schema: int) -> RegisterLayout: ...
+    def __new__(
+        cls, cells: list[dict[str, Any]], size: int, rule: str, plain: bool, schema: int
+    ) -> RegisterLayout: ...
     def measure(self) -> float | None: ...
 
 @final
@@ -324,6 +330,7 @@ class Machine:
     def resume(self) -> None: ...
     def pause(self) -> None: ...
     def reset(self, reload: Callable[[], None]) -> tuple[list[BaseException], list[BaseException]]: ...
+    def renew_generation(self, id: int) -> None: ...
     def wait(self, timeout: float | None) -> tuple[str, Any]: ...
     def ended(self) -> tuple[str, Any] | None: ...
     def stop(self, reason: str) -> None: ...
@@ -452,6 +459,33 @@ class SnapshotFile:
         list[tuple[str, bool, Any, bool, Any]],
     ]: ...
 
+@final
+class Snapshot:
+    """A machine at one moment."""
+
+    @staticmethod
+    def open(path: str | os.PathLike[str]) -> Snapshot: ...
+    def save(self, path: str | os.PathLike[str], compress: bool) -> None: ...
+    def diff(
+        self, other: Snapshot
+    ) -> tuple[
+        list[_SnapshotPlace],
+        list[_SnapshotPlace],
+        list[_SnapshotPlace],
+        list[tuple[str, bool, Any, bool, Any]],
+    ]: ...
+    def about(self) -> tuple[list[tuple[int, int, str]], int, bool, str]: ...
+    def read(self, gpa: int, len: int) -> bytes: ...
+    def state(self) -> Any: ...
+    def hash(self) -> int: ...
+
+def take_snapshot(machine: Machine) -> Snapshot: ...
+def restore(
+    machine: Machine, snapshot: Snapshot, spared: list[tuple[int, int]]
+) -> tuple[int, float, float, float, float]: ...
+def fork(
+    machine: Machine, console: Console, devices: list[Any], build: Callable[[Machine], list[Any]]
+) -> tuple[bool, int, list[str]]: ...
 def save_snapshot(
     path: str | os.PathLike[str],
     state: Any,
@@ -462,5 +496,4 @@ def save_snapshot(
     schema: int,
     compress: bool,
 ) -> None: ...
-
 def plain(object: Any, path: str, clock: Any) -> Any: ...
