@@ -43,7 +43,7 @@ def record(device: object, *, limit: int = LIMIT) -> Recording:
     order: to its lines, by messages, and to guest memory (`dma = True`), with the bytes. What the script does to
     the device's registers and attributes is not. While an access or a timer is
     served, `clock.now` and counters stand still for it, so that a replay finds them the same. An access costs some 100 ns
-    more, one to guest memory some microseconds; a device that is not recorded nothing.
+    more, one to guest memory about a microsecond and a copy; a device that is not recorded nothing.
 
     In a machine it is recorded at all its places, also where it is moved to, until it is detached, with the lines that it has
     now; what it is attached to later is not recorded.

@@ -28,6 +28,8 @@ __all__ = ["Divergence", "replay"]
 
 # Events that a divergence shows before its own.
 _SHOWN = 3
+# What is no line, though a device may have none.
+_TAKEN = ("clock", "memory")
 # Deeds that are done by lines and what sends messages.
 _WIRES = ("line", "message")
 
@@ -158,8 +160,8 @@ def _connect(bench: DeviceBench[Any], recording: Recording) -> None:
     """Give the device the lines that the recorded one had, as they were, and no other."""
     device, is_old = bench.device, recording.messages is None
     for name in recording.lines:
-        # One that its class does not declare.
-        if name not in bench.lines and hasattr(device, name):
+        # One that its class does not declare, and has a place for; a file may name anything.
+        if name not in bench.lines and name not in _TAKEN and getattr(device, name, name) is None:
             bench.lines[name] = bench._given[name] = BenchLine(bench.clock)
             setattr(device, name, bench.lines[name])
     for name, line in bench.lines.items():

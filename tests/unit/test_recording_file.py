@@ -13,6 +13,7 @@ from tests.recorded import drove
 from hyperpy import Device, Line, Messages, Ram, Register
 from hyperpy.testing import (
     Access,
+    BenchLine,
     Deed,
     DeviceBench,
     Event,
@@ -390,3 +391,13 @@ def test_deeply_nested_state_is_an_error_and_no_crash(path: Path) -> None:
     path.write_text(f'{text}\n{{"end": 0, "dropped": 0}}\n')
     with contextlib.suppress(RecordingError):
         assert Recording.load(path).state == deep
+
+
+def test_lines_of_any_name_in_a_file_take_the_place_of_nothing_else(path: Path) -> None:
+    names = ["__class__", "__dict__", "read", "load", "value", "clock", "memory", "size", "", "a b", "extra"]
+    path.write_text(f'{newer(lines=dict.fromkeys(names, "high"), state=None)}\n{{"end": 0, "dropped": 0}}\n')
+    device = Keeper()
+    assert replay(Recording.load(path), device) is None
+    assert (type(device), device.size, device.clock, device.value) == (Keeper, 16, None, 0)
+    assert not any(isinstance(held, BenchLine) for held in vars(device).values())
+    assert callable(device.load)
