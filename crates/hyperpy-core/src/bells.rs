@@ -57,11 +57,27 @@ impl Bell {
         Attachment { space: self.spot.space, region: self.region }
     }
 
-    /// Calls the device if it was rung since the last time; what that asks for.
-    pub(crate) fn serve(&self) -> Action {
+    /// Has the device told of writes that it keeps, as if all had been made by way of this.
+    pub(crate) fn flush(&self, asked: &dyn Fn(u32, Action)) {
+        let device = self.device();
+        let (_, origin) = device.origin();
+        let spot = Spot { base: self.spot.base.wrapping_sub(origin), ..self.spot };
+        if device.has_late() {
+            device.flush(usize::MAX, &|_| spot, asked);
+        }
+    }
+
+    fn device(&self) -> Arc<dyn Device> {
+        self.device.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Calls the device if it was rung since the last time, after `before`; what that asks for.
+    pub(crate) fn serve(&self, before: impl FnOnce()) -> Action {
         if self.event.read().is_err() {
             return Action::Continue; // someone else has
         }
+        // Now, so that it finds what was written before any of these rings.
+        before();
         let current = Current {
             machine: self.spot.machine,
             vcpu: Current::NO_VCPU,
@@ -72,8 +88,7 @@ impl Bell {
             is_write: true,
         };
         let at = Access { offset: self.at.offset, size: self.at.size, vcpu: Current::NO_VCPU };
-        let device = self.device.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        alone(current, || device.write(at, self.at.value.unwrap_or_default()))
+        alone(current, || self.device().write(at, self.at.value.unwrap_or_default()))
     }
 }
 
