@@ -73,15 +73,15 @@ impl Places {
         self.all.iter_mut().find(|placed| placed.number == number).ok_or(AttachError::Bus(BusError::NotAttached))
     }
 
-    fn attach(
+    /// A device was put onto the buses: the numbers of its windows.
+    fn note(
         &mut self,
-        core: &Core,
+        added: Vec<Attachment>,
         device: &Arc<dyn Device>,
         origins: &[u64],
         wanted: &[(Space, Placement)],
         python: Option<&Arc<PyDevice>>,
-    ) -> Result<Vec<u64>, AttachError> {
-        let (_, added) = core.rearrange(&[], wanted)?;
+    ) -> Vec<u64> {
         let mut numbers = Vec::with_capacity(added.len());
         for (((space, placement), &origin), attachment) in wanted.iter().zip(origins).zip(added) {
             self.last += 1;
@@ -96,7 +96,7 @@ impl Places {
             });
             numbers.push(self.last);
         }
-        Ok(numbers)
+        numbers
     }
 
     /// What changes of windows come to on the buses.
@@ -268,9 +268,11 @@ pub(crate) fn attach(
     });
     let wanted: Vec<_> = wanted.collect();
     let origins: Vec<_> = windows.iter().map(|(_, _, _, origin, _)| *origin).collect();
-    let added = lock(&machine.places).attach(machine.core(), &device, &origins, &wanted, python.as_ref());
-    let numbers = added.map_err(|error| errors::attach(&error))?;
     let py = object.py();
+    // Another thread that changes places may be emptying the ring.
+    let added = py.detach(|| machine.core().rearrange(&[], &wanted));
+    let (_, added) = added.map_err(|error| errors::attach(&error))?;
+    let numbers = lock(&machine.places).note(added, &device, &origins, &wanted, python.as_ref());
     machine.hosted(py, |host| machine.core().spawn_ringer(host)).inspect_err(|_| {
         let _ = detach(py, machine, numbers.clone()).and_then(|left| wait_until_left(py, machine, &left));
     })?;
