@@ -53,12 +53,12 @@ __all__ = [
     "message_sender",
     "msr_indices",
     "msrs",
+    "plain",
     "recognise",
     "record",
     "remove_cpuid",
     "route",
     "routes",
-    "plain",
     "run_until",
     "set_breakpoint",
     "set_cpuid",
@@ -97,6 +97,8 @@ class Clock:
 
 @final
 class Timer:
+    @property
+    def number(self) -> int: ...
     @property
     def deadline(self) -> int: ...
     @property
@@ -158,7 +160,9 @@ class Calls:
 
 @final
 class RegisterLayout:
-    def __new__(cls, cells: list[dict[str, Any]], size: int, rule: str, plain: bool, schema: int) -> RegisterLayout: ...
+    def __new__(
+        cls, cells: list[dict[str, Any]], size: int, rule: str, plain: bool, schema: int
+    ) -> RegisterLayout: ...
     def measure(self) -> float | None: ...
 
 @final
