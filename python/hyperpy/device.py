@@ -14,6 +14,7 @@ from typing import (
     ClassVar,
     Generic,
     Literal,
+    NamedTuple,
     Protocol,
     Self,
     TypeAlias,
@@ -83,6 +84,13 @@ def holds_declarations(value: object) -> bool:
         return False
     first = next(iter(value.values() if isinstance(value, dict) else value), None)
     return getattr(first, "_is_declaration", False) is True
+
+
+class MadeWith(NamedTuple):
+    """What a device was made with, for `Device.clone`."""
+
+    arguments: tuple[Any, ...]
+    named: dict[str, Any]
 
 
 class _Made(Generic[_T]):
@@ -196,7 +204,7 @@ class Device:
             if cls.__init__ is object.__init__:
                 raise TypeError(f"{cls.__name__}() takes no arguments")
             device = super().__new__(cls)
-            device.__dict__["_made_with"] = (arguments, named)  # for `clone`
+            device.__dict__["_made_with"] = MadeWith(arguments, named)
             return device
 
     def __init_subclass__(cls, **more: Any) -> None:
@@ -417,7 +425,7 @@ def prepared(
     if not isinstance(device, Device):
         return device, length, None, _hyperpy.Calls()
     for name in OWN & vars(device).keys():
-        if type(vars(device)[name]).__name__ not in ("Calls", "Made", "RegisterFile"):
+        if type(vars(device)[name]).__name__ not in ("Calls", "Made", "MadeWith", "RegisterFile"):
             raise DeclarationError(
                 f"{type(device).__name__}: attribute has the name of one of hyperpy's: {name}",
                 hint="call it something else, where it is set",
