@@ -387,8 +387,9 @@ class DeviceBench(Generic[_D]):
         copy = DeviceBench(copy_of(self.device), size=self.size, memory=self._memory_size)
         copy.lost_timers = copy._native.restore(base._native, self.device, copy.device)
         copy._set_lines(base)
-        if isinstance(copy.device, Device):
-            copy.device.forked(self.device)
+        made: Any = copy.device
+        if isinstance(made, Device):
+            made.forked(self.device)  # type: ignore[arg-type] # of the same class
         return copy
 
     def record(self, *, limit: int = 1_000_000) -> Recording:
