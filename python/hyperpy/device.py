@@ -93,6 +93,20 @@ class MadeWith(NamedTuple):
     named: dict[str, Any]
 
 
+def _recording(init: Callable[..., None]) -> Any:
+    """Return a `__new__` that keeps what it is given, with the signature of this `__init__`."""
+
+    def new(cls: type[Any], *arguments: Any, **named: Any) -> Any:
+        device = object.__new__(cls)
+        if arguments or named:
+            device.__dict__["_made_with"] = MadeWith(arguments, named)
+        return device
+
+    made: Any = new
+    made.__wrapped__, made._records = init, True
+    return made
+
+
 class _Made(Generic[_T]):
     """What an instance has of its own from the first use on.
 
@@ -196,19 +210,10 @@ class Device:
     _blocks = _Made(_make_blocks)
     _calls = _Made(lambda device: _hyperpy.Calls(device._layout))
 
-    if not TYPE_CHECKING:
-
-        def __new__(cls, *arguments: Any, **named: Any) -> Self:  # noqa: D102 - what it does is `__init__`'s
-            if not (arguments or named):
-                return super().__new__(cls)
-            if cls.__init__ is object.__init__:
-                raise TypeError(f"{cls.__name__}() takes no arguments")
-            device = super().__new__(cls)
-            device.__dict__["_made_with"] = MadeWith(arguments, named)
-            return device
-
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
+        if "__init__" in cls.__dict__ and (cls.__new__ is object.__new__ or hasattr(cls.__new__, "_records")):
+            cls.__new__ = _recording(cls.__init__)  # type: ignore[method-assign, misc]
         if not _IDS.isdisjoint(cls.__dict__):
             from hyperpy._acpi import check  # noqa: PLC0415 - few devices are listed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import inspect
 import weakref
 from typing import Any, ClassVar, Self
 
@@ -401,6 +402,8 @@ def test_copy_of_a_device_whose_class_takes_other_arguments_is_refused() -> None
 def test_device_without_an_init_takes_no_arguments() -> None:
     with pytest.raises(TypeError, match=r"Bare\(\) takes no arguments"):
         Bare(1)  # type: ignore[call-arg]
+    assert str(inspect.signature(Bare)) == "()"
+    assert str(inspect.signature(Nic)) == "(name: 'str', *, table: 'Any' = None) -> 'None'"
 
 
 def test_bench_and_its_snapshots_are_collected_with_timers_that_have_fired() -> None:
