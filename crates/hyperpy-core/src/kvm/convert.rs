@@ -1,9 +1,45 @@
-//! Registers in KVM's structures, and in ours: the same fields by the same names.
+//! Registers, events and breakpoints between KVM's structures and ours. What the fields mean is the SDM's; no call is made here.
 
-use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs, kvm_sregs2, kvm_vcpu_events};
+use kvm_bindings::{
+    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, kvm_dtable, kvm_guest_debug, kvm_regs,
+    kvm_segment, kvm_sregs, kvm_sregs2, kvm_vcpu_events,
+};
 
 use crate::accel::state::Events;
 use crate::arch::x86_64::{DescriptorTable, Regs, Segment, Sregs};
+use crate::debug::{DebugControl, On};
+
+/// DR7 and the addresses (SDM vol. 3, 18.2.4): a global-enable bit and four bits of kind and length for each.
+pub(super) fn kvm_from_debug(control: &DebugControl) -> kvm_guest_debug {
+    /// DR7 bits 9 and 10: exact breakpoints, and one that is always set.
+    const DR7_FIXED: u64 = 0x600;
+    let mut raw = kvm_guest_debug::default();
+    let mut dr7 = DR7_FIXED;
+    for (number, slot) in control.breakpoints.iter().enumerate() {
+        let (Some(it), Some(address)) = (slot, raw.arch.debugreg.get_mut(number)) else { continue };
+        *address = it.address;
+        let kind = match it.on {
+            On::Execute => 0,
+            On::Write => 1,
+            On::ReadWrite => 3,
+        };
+        let len = match it.size {
+            2 => 1,
+            4 => 3,
+            8 => 2,
+            _ => 0,
+        };
+        dr7 |= 2 << (2 * number) | (len << 2 | kind) << (16 + 4 * number);
+    }
+    if control.step {
+        raw.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+    }
+    if control.breakpoints.iter().any(Option::is_some) {
+        raw.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
+        raw.arch.debugreg[7] = dr7;
+    }
+    raw
+}
 
 macro_rules! general_registers {
     ($($name:ident)*) => {

@@ -1,23 +1,22 @@
-//! A KVM vCPU: KVM_RUN, the decoding of its page, and registers.
+//! A KVM vCPU: KVM_RUN, the decoding of its page, and the calls for its state, whose structures `convert` and `state` translate.
 
 use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr::addr_of;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use kvm_bindings::{
     KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_HYPERCALL, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
     KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR,
-    KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_GUESTDBG_ENABLE,
-    KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED,
-    KVM_MP_STATE_UNINITIALIZED, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, KVM_SYSTEM_EVENT_CRASH,
-    KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_guest_debug, kvm_run,
+    KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_MP_STATE_HALTED,
+    KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS,
+    KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
 };
 use kvm_ioctls::VcpuFd;
 
 use super::call;
-use super::convert::{kvm_from_regs, kvm_from_sregs, regs_from_kvm, sregs_from_kvm};
-use super::page::{RING_LEN, RunPage};
+use super::convert::{kvm_from_debug, kvm_from_regs, kvm_from_sregs, regs_from_kvm, sregs_from_kvm};
+use super::page::RunPage;
 use super::setup;
 use super::slots::Slots;
 use super::snapshot::Known;
@@ -26,7 +25,7 @@ use crate::accel::{AccelError, AccelExit, Activity, ExitFlag, Interruption, Shap
 use crate::arch::x86_64::cpuid::Leaf;
 use crate::arch::x86_64::fpu::{self, Fpu};
 use crate::arch::x86_64::{Regs, Sregs};
-use crate::debug::{DebugControl, On};
+use crate::debug::DebugControl;
 use crate::exit::SystemEvent;
 use crate::posted::Posted;
 
@@ -115,6 +114,11 @@ impl KvmVcpu {
             #[cfg(test)]
             before_run: None,
         })
+    }
+
+    /// Behind it is the VM's ring, the same for all of its vCPUs.
+    pub(super) fn page(&self) -> &Arc<RunPage> {
+        &self.page
     }
 
     /// Asked once: CPUID is fixed when the vCPU runs.
@@ -218,15 +222,6 @@ fn instruction_bytes(suberror: u32, ndata: u32, words: &[u64]) -> ([u8; 15], u8)
     (bytes, len.min(15))
 }
 
-/// Takes a write out of the ring after its device has had it, also when that panics.
-struct Served<'a>(&'a RunPage);
-
-impl Drop for Served<'_> {
-    fn drop(&mut self) {
-        self.0.posted_served();
-    }
-}
-
 impl Vcpu for KvmVcpu {
     fn run(&mut self) -> Result<AccelExit, Interruption> {
         #[cfg(test)]
@@ -268,14 +263,7 @@ impl Vcpu for KvmVcpu {
     }
 
     fn take_posted(&mut self, serve: &mut dyn FnMut(&Posted)) {
-        let _emptying = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        // One ring full at most: other vCPUs may go on filling it.
-        for _ in 0..RING_LEN {
-            let Some(write) = self.page.posted() else { return };
-            // Whatever becomes of it, it is served once.
-            let _served = Served(&self.page);
-            serve(&write);
-        }
+        self.page.take_posted(&self.ring, serve);
     }
 
     fn io_value(&self, index: u32) -> u64 {
@@ -403,38 +391,6 @@ impl Vcpu for KvmVcpu {
         self.settle(KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)?;
         self.fd.set_guest_debug(&kvm_from_debug(control)).map_err(call("KVM_SET_GUEST_DEBUG"))
     }
-}
-
-/// DR7 and the addresses (SDM vol. 3, 18.2.4): a global-enable bit and four bits of kind and length for each.
-fn kvm_from_debug(control: &DebugControl) -> kvm_guest_debug {
-    /// DR7 bits 9 and 10: exact breakpoints, and one that is always set.
-    const DR7_FIXED: u64 = 0x600;
-    let mut raw = kvm_guest_debug::default();
-    let mut dr7 = DR7_FIXED;
-    for (number, slot) in control.breakpoints.iter().enumerate() {
-        let (Some(it), Some(address)) = (slot, raw.arch.debugreg.get_mut(number)) else { continue };
-        *address = it.address;
-        let kind = match it.on {
-            On::Execute => 0,
-            On::Write => 1,
-            On::ReadWrite => 3,
-        };
-        let len = match it.size {
-            2 => 1,
-            4 => 3,
-            8 => 2,
-            _ => 0,
-        };
-        dr7 |= 2 << (2 * number) | (len << 2 | kind) << (16 + 4 * number);
-    }
-    if control.step {
-        raw.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
-    }
-    if control.breakpoints.iter().any(Option::is_some) {
-        raw.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
-        raw.arch.debugreg[7] = dr7;
-    }
-    raw
 }
 
 #[cfg(test)]

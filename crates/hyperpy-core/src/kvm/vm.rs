@@ -1,7 +1,7 @@
 //! A KVM virtual machine: memory slots, interrupt controllers, vCPUs.
 
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use kvm_bindings::{
     CpuId, KVM_CAP_EXIT_HYPERCALL, KVM_CAP_X86_USER_SPACE_MSR, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI,
@@ -15,6 +15,7 @@ use kvm_ioctls::{
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::page::RunPage;
 use super::setup::{self, Features};
 use super::slots::Slots;
 use super::snapshot::{self, Known};
@@ -24,7 +25,7 @@ use crate::accel::{AccelError, MsrRange, Route, Slot, Vcpu, Vm, VmConfig, VmStat
 use crate::arch::x86_64::layout::{IDENTITY_MAP_START, TSS_START};
 use crate::bells::Doorbell;
 use crate::bus::Space;
-use crate::posted::Range;
+use crate::posted::{Posted, Range};
 
 /// The one hypercall that KVM can leave to its user (kernel: include/uapi/linux/kvm_para.h).
 const KVM_HC_MAP_GPA_RANGE: u32 = 12;
@@ -45,6 +46,8 @@ pub(super) struct KvmVm {
     /// The lock of the VM's one ring of writes.
     ring: Arc<Mutex<()>>,
     known: Arc<Known>,
+    /// Where that ring is mapped: with the first vCPU's page.
+    page: OnceLock<Arc<RunPage>>,
 }
 
 impl KvmVm {
@@ -73,7 +76,7 @@ impl KvmVm {
         let features = Features { tsc_deadline };
         let slots = Arc::new(Slots::new(&fd)?);
         let known = Arc::new(Known::ask(kvm, &fd, &cpuid, config.irqchip)?);
-        Ok(Self { fd, config, cpuid, features, slots, ring: Arc::default(), known })
+        Ok(Self { fd, config, cpuid, features, slots, ring: Arc::default(), known, page: OnceLock::new() })
     }
 
     fn need(&self, cap: Cap, capability: &'static str) -> Result<(), AccelError> {
@@ -91,7 +94,9 @@ impl KvmVm {
         let table = setup::prepare(&vcpu, id, self.config, &self.cpuid, self.features)?;
         let (slots, ring, known) = (self.slots.clone(), self.ring.clone(), self.known.clone());
         let is_boot_processor = id == 0 && self.config.irqchip;
-        KvmVcpu::new(vcpu, self.fd.run_size(), slots, ring, is_boot_processor, table, known)
+        let made = KvmVcpu::new(vcpu, self.fd.run_size(), slots, ring, is_boot_processor, table, known)?;
+        let _ = self.page.set(made.page().clone());
+        Ok(made)
     }
 }
 
@@ -171,6 +176,12 @@ impl Vm for KvmVm {
             self.fd.register_coalesced_mmio(address, range.len).map_err(call("KVM_REGISTER_COALESCED_MMIO"))
         } else {
             self.fd.unregister_coalesced_mmio(address, range.len).map_err(call("KVM_UNREGISTER_COALESCED_MMIO"))
+        }
+    }
+
+    fn take_posted(&self, serve: &mut dyn FnMut(&Posted)) {
+        if let Some(page) = self.page.get() {
+            page.take_posted(&self.ring, serve);
         }
     }
 
