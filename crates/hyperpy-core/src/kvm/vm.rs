@@ -45,15 +45,9 @@ pub(super) struct KvmVm {
     slots: Arc<Slots>,
     /// The lock of the VM's one ring of writes.
     ring: Arc<Mutex<()>>,
-<<<<<<< HEAD
     /// Where that ring is mapped: with the first vCPU's page.
     page: OnceLock<Arc<RunPage>>,
     known: Arc<Known>,
-=======
-    known: Arc<Known>,
-    /// Where that ring is mapped: with the first vCPU's page.
-    page: OnceLock<Arc<RunPage>>,
->>>>>>> h/kstate
 }
 
 impl KvmVm {
@@ -80,16 +74,10 @@ impl KvmVm {
         let cpuid = setup::offered(kvm)?;
         let tsc_deadline = config.irqchip && has(fd.check_extension_int(Cap::TscDeadlineTimer))?;
         let features = Features { tsc_deadline };
-<<<<<<< HEAD
         let known = Arc::new(Known::ask(kvm, &fd, &cpuid, config.irqchip)?);
         let fd = Arc::new(fd);
         let slots = Arc::new(Slots::new(fd.clone())?);
         Ok(Self { fd, config, cpuid, features, slots, ring: Arc::default(), page: OnceLock::new(), known })
-=======
-        let slots = Arc::new(Slots::new(&fd)?);
-        let known = Arc::new(Known::ask(kvm, &fd, &cpuid, config.irqchip)?);
-        Ok(Self { fd, config, cpuid, features, slots, ring: Arc::default(), known, page: OnceLock::new() })
->>>>>>> h/kstate
     }
 
     fn need(&self, cap: Cap, capability: &'static str) -> Result<(), AccelError> {
