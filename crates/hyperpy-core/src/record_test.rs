@@ -99,10 +99,10 @@ fn test_recording_ends_where_its_device_is_put_back() {
     let state = device.save().unwrap();
     device.write(at(0, 1), 6);
     assert!(device.load(&crate::snapshot::Value::Nothing).is_err());
-    assert_eq!((device.read(at(0, 1)), recorder.events().1), (6, 0), "what was refused ends nothing");
+    assert_eq!((device.read(at(0, 1)), recorder.events(0).1), (6, 0), "what was refused ends nothing");
     device.load(&*state).unwrap();
     assert_eq!(device.read(at(0, 1)), 5);
-    assert_eq!((recorder.events().0.len(), recorder.events().1), (2, 2));
+    assert_eq!((recorder.events(0).0.len(), recorder.events(0).1), (2, 2));
 }
 
 #[test]
