@@ -8,78 +8,23 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from enum import IntEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar, overload
 
 from hyperpy._delivery import delivery_of
+from hyperpy._field import AccessKind, Field, check_access, check_arguments, whole
 from hyperpy._register_views import ArrayView, Value, checked
+from hyperpy._words import nearest
 from hyperpy.errors import DeclarationError
 
 __all__ = ["MOST", "AccessKind", "Bits", "Declared", "Field", "Hooked", "Register", "declarations"]
 
-AccessKind: TypeAlias = Literal["rw", "ro", "wo", "w1c", "w0c", "w1s", "rc", "rs"]
 MOST = 1 << 16
-_KINDS = ("rw", "ro", "wo", "w1c", "w0c", "w1s", "rc", "rs")
 _WIDTHS = (1, 2, 4, 8)
 # Modules whose lines are not where a declaration was written.
 _OURS = ("hyperpy._declaration", "hyperpy.declare")
+_MARKS = ("on_read", "on_write", "on_write_if")
 _F = TypeVar("_F", bound=Callable[..., Any])
 _V = TypeVar("_V")
-
-
-class Field:
-    """Bits of a register that have a name.
-
-    Arguments:
-        low: number of its lowest bit.
-        width: how many bits.
-        access: what accesses do to it, if not what the register says: see `Register`.
-        reset: what it holds at power-on.
-        enum: an IntEnum of its values: reading the attribute gives its members.
-        doc: what it is for.
-
-    Example:
-        >>> from hyperpy import Device, Field, Register
-        >>> class Timer(Device):
-        ...     control = Register(0x0, enable=Field(0), mode=Field(4, width=2, reset=1))
-        >>> timer = Timer()
-        >>> timer.control.enable = 1
-        >>> timer.control.mode, hex(timer.control)
-        (1, '0x11')
-    """
-
-    def __init__(
-        self,
-        low: int,
-        width: int = 1,
-        *,
-        access: AccessKind | None = None,
-        reset: int = 0,
-        enum: type[IntEnum] | None = None,
-        doc: str = "",
-    ) -> None:
-        self.low, self.width = operator.index(low), operator.index(width)
-        self.access, self.reset, self.enum, self.doc = access, operator.index(reset), enum, doc
-        if self.low < 0 or not 1 <= self.width <= 64:
-            raise DeclarationError(
-                f"no such bits: {low} and {width} of them", hint="from bit 0, 1 or more of them"
-            )
-        if not 0 <= self.reset < 1 << self.width:
-            raise DeclarationError(
-                f"reset value is wider than its {width} bits: {reset:#x}",
-                hint="give more bits, or a smaller value",
-            )
-        _check_access(access)
-
-    @property
-    def mask(self) -> int:
-        """Its bits in the register."""
-        return ((1 << self.width) - 1) << self.low
-
-
-def _check_access(access: object) -> None:
-    if access is not None and access not in _KINDS:
-        raise DeclarationError(f"no such access: {access!r}", hint=f"one of {', '.join(_KINDS)}")
 
 
 class Bits:
@@ -89,7 +34,12 @@ class Bits:
         self.register, self.field, self.equals = register, field, equals
 
     def __eq__(self, other: object) -> Bits:  # type: ignore[override] # as in SQL builders: `when=lcr.dlab == 1`
-        return Bits(self.register, self.field, operator.index(other))  # type: ignore[arg-type]
+        value = whole("when", other)
+        if not 0 <= value < 1 << self.field.width:
+            raise DeclarationError(
+                f"field never has this value: {value:#x}", hint=f"it has {self.field.width} bits"
+            )
+        return Bits(self.register, self.field, value)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -111,13 +61,14 @@ class Declared(Generic[_V]):
         count: int | None = None,
         when: Bits | None = None,
     ) -> None:
-        if width not in _WIDTHS:
+        given: object = width
+        if isinstance(given, bool) or not isinstance(given, int) or width not in _WIDTHS:
             raise DeclarationError(f"no register has this width: {width!r}", hint="1, 2, 4 or 8 bytes")
-        if offset is not None and not 0 <= operator.index(offset) < 1 << 63:
+        if offset is not None and not 0 <= whole("offset", offset) < 1 << 63:
             raise DeclarationError(
                 f"offset is out of range: {offset}", hint="bytes from the start of the device, from 0"
             )
-        if count is not None and not 1 <= operator.index(count) <= MOST:
+        if count is not None and not 1 <= whole("count", count) <= MOST:
             raise DeclarationError(f"number of registers is out of range: {count}", hint=f"from 1 to {MOST}")
         if when is not None and not isinstance(when, Bits):
             raise DeclarationError(
@@ -149,7 +100,13 @@ class Declared(Generic[_V]):
 
     def _cell(self, device: Any) -> int:
         """The number of its first register in a device, or in a block of one."""
-        cell: int = device._first_cell + type(device)._cell_numbers[self]
+        try:
+            cell: int = device._first_cell + type(device)._cell_numbers[self]
+        except (AttributeError, KeyError):
+            raise AttributeError(
+                f"{type(device).__name__} has nothing declared as {self.name or '?'} ({self.where})"
+                "\n\nhint: declare it in the body of a class that derives from Device or Block"
+            ) from None
         return cell
 
     def _view(self, device: Any, cell: int) -> _V:
@@ -182,7 +139,12 @@ class Hooked(Declared[_V]):
 
         Of a narrow access only the bits count that it gives.
         """
-        if not 0 < operator.index(mask) < 1 << 8 * self.width:
+        if callable(mask):
+            raise DeclarationError(
+                "on_write_if marks without a mask",
+                hint=f"@{self.name or 'name'}.on_write_if(0x1) above a `def`",
+            )
+        if not 0 < whole("mask", mask) < 1 << 8 * self.width:
             raise DeclarationError(
                 f"no bits to look for: {mask:#x}", hint=f"a mask of bits such as 0x1, of {self.width} bytes"
             )
@@ -195,6 +157,8 @@ class Hooked(Declared[_V]):
             )
         hooks: list[tuple[Hooked[Any], str, int]] = method.__dict__.setdefault("_hooks", [])
         hooks.append((self, kind, mask))
+        # The class looks for it when it is made: a second `def` of the same name would take its place without a word.
+        self.__dict__.setdefault("_marks", []).append((kind, getattr(method, "__name__", "?")))
         return method
 
 
@@ -260,11 +224,14 @@ class Register(Hooked[Any]):
         fields: Mapping[str, Field] | None = None,
         **named: Field,
     ) -> None:
+        check_arguments(locals())
+        if twice := sorted((fields or {}).keys() & named):
+            raise DeclarationError(f"field is given twice: {twice[0]}", hint="in `fields`, or by its name")
         super().__init__(offset, width, doc, count=count, when=when)
         self.access, self.order = access, order
         self.fields = {**(fields or {}), **named}
-        _check_access(access)
-        self.stride = width if stride is None else operator.index(stride)
+        check_access(access)
+        self.stride = width if stride is None else whole("stride", stride)
         if order not in ("little", "big"):
             raise DeclarationError(f"no such byte order: {order!r}", hint='"little" or "big"')
         if self.count is not None and self.stride < width:
@@ -276,12 +243,12 @@ class Register(Hooked[Any]):
         for field in self.fields.values():
             union |= field.mask
         everything = (1 << 8 * width) - 1
-        self.mask = operator.index(mask) if mask is not None else union or everything
+        self.mask = whole("mask", mask) if mask is not None else union or everything
         if not 0 <= self.mask <= everything or union & ~self.mask:
             raise DeclarationError(
                 f"mask is wider than the register, or lacks a field: {self.mask:#x}", hint="leave it out"
             )
-        self.reset = operator.index(reset)
+        self.reset = whole("reset", reset)
         for field in self.fields.values():
             self.reset |= field.reset << field.low
         if self.reset & ~self.mask or self.reset < 0:
@@ -297,7 +264,8 @@ class Register(Hooked[Any]):
         for name, field in self.fields.items():
             if not isinstance(field, Field):
                 raise DeclarationError(
-                    f"not a field or an argument: {name}={field!r}", hint="fields are Field(low, width)"
+                    f"not a field or an argument: {name}={field!r}",
+                    hint=f"{nearest(name, Register.__init__.__kwdefaults__)} fields are Field(low, width)".lstrip(),
                 )
             if hasattr(int, name):
                 raise DeclarationError(
@@ -317,10 +285,11 @@ class Register(Hooked[Any]):
     def __getattr__(self, name: str) -> Bits:
         fields: dict[str, Field] = self.__dict__.get("fields", {})
         if name not in fields:
-            own = self.__dict__.get("name") or "?"
-            raise AttributeError(
-                f"register has no field {name!r}: {own}\n\nhint: its fields: {', '.join(fields) or 'none'}"
-            )
+            # A class body that is still read has not named it yet.
+            own = self.__dict__.get("name") or self.__dict__.get("where", "?")
+            meant = None if name.startswith("_") else nearest(name, [*fields, *_MARKS])
+            hint = meant or f"its fields: {', '.join(fields) or 'none'}"
+            raise AttributeError(f"register has no field {name!r}: {own}\n\nhint: {hint}")
         return Bits(self, fields[name], (1 << fields[name].width) - 1)
 
     def _view(self, device: Any, cell: int) -> Any:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from hyperpy._declaration import MOST, AccessKind, Bits, Declared, Field, Hooked, Register
+from hyperpy._field import whole
 from hyperpy._register_views import ArrayView, FifoView, RamView
 from hyperpy.errors import DeclarationError
 from hyperpy.memory import parse_size
@@ -70,9 +71,9 @@ class Fifo(Hooked[FifoView]):
     ) -> None:
         super().__init__(offset, width, doc, when=when)
         self.access = access
-        self.depth, self.overflow, self.empty = operator.index(depth), overflow, operator.index(empty)
+        self.depth, self.overflow, self.empty = whole("depth", depth), overflow, whole("empty", empty)
         told_of_all = self.depth if access == "ro" else 0
-        self.threshold = told_of_all if threshold is None else operator.index(threshold)
+        self.threshold = told_of_all if threshold is None else whole("threshold", threshold)
         if access not in ("ro", "wo"):
             raise DeclarationError(
                 f"a queue has no such access: {access!r}", hint='"ro" or "wo": who takes from it'
@@ -156,7 +157,7 @@ class Counter(Hooked[int]):
         doc: str = "",
     ) -> None:
         super().__init__(offset, width, doc, when=when)
-        self.access, self.hz = access, operator.index(hz)
+        self.access, self.hz = access, whole("hz", hz)
         if access not in ("ro", "rw"):
             raise DeclarationError(f"a counter has no such access: {access!r}", hint='"ro" or "rw"')
         if not 1 <= self.hz < 1 << 63:
@@ -223,12 +224,23 @@ class Block:
     _told: ClassVar[Hooks] = {}
     _blocks: Mapping[Blocks[Any], list[Any]]
 
+    def __new__(cls, *_: object, **__: object) -> Self:
+        """Refuse: a device makes its blocks."""
+        raise TypeError(
+            f"a block is not made by its class: {cls.__name__}\n\nhint: {cls.__name__}.at(0x100, count=4) in a device's class"
+        )
+
     @classmethod
     def at(
         cls, offset: int, *, count: int | None = None, stride: int | None = None, doc: str = ""
     ) -> Blocks[Self]:
         """Put the group at an offset of a device, or an array of `count`, `stride` bytes apart."""
         return Blocks(cls, offset, count, stride, doc)
+
+    def __repr__(self) -> str:
+        from hyperpy._register_text import of_block  # noqa: PLC0415 - it imports this
+
+        return of_block(self)
 
     def __init_subclass__(cls, **more: Any) -> None:
         from hyperpy._layout import number_cells  # noqa: PLC0415 - it imports this
@@ -245,7 +257,7 @@ class Blocks(Declared[Any], Generic[_B]):
     ) -> None:
         super().__init__(offset, 1, doc, count=count)
         self.kind, self.asked_stride = kind, stride
-        if stride is not None and operator.index(stride) < 0:
+        if stride is not None and whole("stride", stride) < 0:
             raise DeclarationError(
                 f"stride is below 0: {stride}", hint="bytes from one block to the next; leave it out"
             )

@@ -12,9 +12,11 @@ from collections.abc import Iterable, Iterator
 from html import escape
 from typing import TYPE_CHECKING, TypeAlias
 
+from hyperpy import window as windows
 from hyperpy._delivery import NOW
 from hyperpy._layout import _describe
 from hyperpy._value import Value
+from hyperpy._words import nearest
 from hyperpy.declare import Indexed, Ram
 from hyperpy.stats import RUNGS, table
 
@@ -45,7 +47,7 @@ class RegisterUse(Value):
     for nobody: a stream); "register/python" if reads are served by the one and writes by the other. A posted register's writes are
     served by Rust, and its method is called later. `reads` and `writes` count accesses, `calls` those for which Python was
     called. `timed` of these calls were timed: `mean_ns` and `worst_ns` are theirs, None if there are none. `hint` says what
-    would make it cheaper, where that is known.
+    would make it cheaper, where that is known. `place` is the offset as it is written, `ports[0x4]` in a window.
     """
 
     register: str
@@ -59,13 +61,14 @@ class RegisterUse(Value):
     mean_ns: float | None = None
     worst_ns: int | None = None
     hint: str = ""
+    place: str = ""
 
 
 class Explanation(Value):
     """What serves the accesses to a device: a `RegisterUse` for each of its registers, by ascending offset.
 
     It prints as a table, in a notebook too: what no guest has accessed is left out of that. `explanation["name"]` is the row of
-    a register. `register_ns` is how long a read takes here that Rust serves, None unless `explain(measure=True)` has measured it.
+    a register, or of an array. `register_ns` is how long a read takes here that Rust serves, None unless `explain(measure=True)` has measured it.
 
     Example:
         >>> from hyperpy import Device, Register
@@ -98,9 +101,12 @@ class Explanation(Value):
 
     def __getitem__(self, register: str) -> RegisterUse:
         for row in self.rows:
-            if row.register == register:
+            # An array is a row, called "data[0…7]".
+            if row.register == register or row.register.startswith(f"{register}[0…"):
                 return row
-        raise KeyError(register)
+        names = [row.register.partition("[0…")[0] for row in self.rows]
+        hint = nearest(register, names) or f"there is {', '.join(names)}"
+        raise KeyError(f"{self.device} has no such register: {register}; hint: {hint}")
 
     def _lines(self) -> tuple[str, list[list[str]], list[str]]:
         """What it says: first, in a table, and last."""
@@ -111,7 +117,7 @@ class Explanation(Value):
         cells = [
             [
                 row.register,
-                "" if row.offset is None else f"{row.offset:#x}",
+                row.place or ("" if row.offset is None else f"{row.offset:#x}"),
                 "" if row.width is None else str(row.width),
                 row.rung,
                 *map(str, (row.reads, row.writes, row.calls)),
@@ -197,7 +203,8 @@ def _use(device: Device, group: list[Placed], all_reads: int) -> RegisterUse:
     told_writes = sum(pair[1][0] for pair in meters if pair is not None)
     hint = _hint(place, told_reads, told_writes, all_reads)
     width = declared.size if isinstance(declared, Ram) else declared.width
-    return RegisterUse(name, place.offset, width, _rung(place), reads, writes, *cost, hint)
+    shown = "" if place.offset is None else windows.shown(place.offset, device._windows)
+    return RegisterUse(name, place.offset, width, _rung(place), reads, writes, *cost, hint, shown)
 
 
 def _cost(meters: Iterable[_Meter]) -> tuple[int, int, float | None, int | None]:
