@@ -26,6 +26,7 @@ KVM_EXITS = 50_000
 TRACED_EXITS = 1_000
 LIVES = 100
 STATES = 500
+SNAPSHOT_MIB = 512
 LAB_TIMEOUT_S = 1800
 
 
@@ -55,6 +56,7 @@ def _host_figures(program: Path) -> Iterator[Figure]:
     yield from _python_figures()
     yield from _life_figures(program)
     yield from _resource_figures()
+    yield from _file_figures(program)
 
 
 def _dispatch_figures(program: Path) -> Iterator[Figure]:
@@ -149,6 +151,20 @@ def _resource_figures() -> Iterator[Figure]:
         yield Figure(
             f"two that spin on one processor, limit {line['limit_percent']:g} %: off by", "%", off, 5
         )
+
+
+def _file_figures(program: Path) -> Iterator[Figure]:
+    """A snapshot's file, in the clone: what other disks do is not told."""
+    with tempfile.TemporaryDirectory(dir=ROOT / "target") as folder:
+        for line in lines([str(program), "snapshot-file", str(ROUNDS), str(SNAPSHOT_MIB), folder]):
+            pairs = zip(line["hyperpy_s"], line["floor_s"], strict=True)
+            name, bound = {
+                "none": ("write and fsync of the same bytes", 1.3),
+                "zstd": ("C's zstd -1, checksum, write and fsync", 1.2),
+            }[line["compress"]]
+            yield Figure(
+                f"snapshot of {SNAPSHOT_MIB} MiB to a file, of {name}", "", [a / b for a, b in pairs], bound
+            )
 
 
 def _ioctls_per_exit(program: Path) -> float:

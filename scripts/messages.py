@@ -25,9 +25,11 @@ CLASSES = {
     "DmaError": "MemoryAccessError",
     "FwCfgError": "ValueError",
     "LayoutError": "DeclarationError",
+    "LoadError": "SnapshotError",
     "MemoryError": "ValueError",
     "RouteError": "ValueError",
     "RunError": "StateError",
+    "SaveError": "SnapshotError",
     "TrapError": "ValueError",
 }
 EXCEPTIONS = {
@@ -47,7 +49,14 @@ EXCEPTIONS = {
     "cr3 cannot be set": "RegisterError",
 }
 # Never shown: they stand for an exception that Python has already.
-INTERNAL = {"interrupted", "a device raised an exception", "no exception", "not a file: …"}
+INTERNAL = {
+    "interrupted",
+    "a device raised an exception",
+    "no exception",
+    "not a file: …",
+    "snapshot cannot be read: …",
+    "snapshot cannot be written: …: …",
+}
 _EXCEPTION = re.compile(r"[A-Z]\w*(Error|Unavailable|Fault)")
 _TEXT = r'"((?:[^"\\]|\\.)*)"'
 _HEAD = """\

@@ -63,6 +63,7 @@ __all__ = [
     "routes",
     "plain",
     "run_until",
+    "save_snapshot",
     "set_breakpoint",
     "set_cpuid",
     "set_fpu",

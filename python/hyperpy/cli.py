@@ -1,4 +1,4 @@
-"""The command `hyperpy`: `run` a kernel, a spec or a script, `check` and `diff` specs, `lab`, `doctor` and `bench`.
+"""The command `hyperpy`: `run` a kernel, a spec or a script, `check` and `diff` specs, `snapshot`, `lab`, `doctor`, `bench`.
 
 Here is what each command does first; `hyperpy._run_args` reads the arguments of `run`, `hyperpy._run` makes the machine,
 and the lab and the doctor are modules of their own. Nothing native is imported before it is needed, so that
@@ -23,17 +23,18 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_COMMANDS = ("run", "check", "diff", "lab", "doctor", "bench")
+_COMMANDS = ("run", "check", "diff", "snapshot", "lab", "doctor", "bench")
 _SPECS = (".toml", ".json")
 
 _MAIN_EPILOG = """\
 commands:
-  run     boot a kernel or firmware, run a machine's spec, or a script that uses hyperpy
-  check   say what of a machine's spec cannot be together
-  diff    say in what two specs differ
-  lab     run a command where a KVM exists that runs kernels
-  doctor  say what this host can do, and what is missing
-  bench   measure what every kind of exit costs, beside a C program
+  run       boot a kernel or firmware, run a machine's spec, or a script that uses hyperpy
+  check     say what of a machine's spec cannot be together
+  diff      say in what two specs differ
+  snapshot  look into snapshot files, compare them, check them
+  lab       run a command where a KVM exists that runs kernels
+  doctor    say what this host can do, and what is missing
+  bench     measure what every kind of exit costs, beside a C program
 
 examples:
   hyperpy run --kernel vmlinuz --initrd initrd.img --append "console=ttyS0"
@@ -69,6 +70,8 @@ def _command(argv: Sequence[str]) -> int:
                 return _check(rest)
             case "diff":
                 return _diff(rest)
+            case "snapshot":
+                return _snapshot(rest)
             case "doctor":
                 return _doctor(rest)
             case "lab":
@@ -209,6 +212,19 @@ def _diff(argv: Sequence[str]) -> int:
     if difference:
         print(difference)
     return STATUS_ERROR if difference else 0
+
+
+def _snapshot(argv: Sequence[str]) -> int:
+    try:
+        from hyperpy import _snapshot_args
+    except ImportError as error:
+        return complain("snapshot", _no_native(error))
+    from hyperpy.errors import HyperpyError
+
+    try:
+        return _snapshot_args.main(argv)
+    except HyperpyError as error:
+        return complain("snapshot", error)
 
 
 # -- doctor ----------------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def test_run_modules_are_files_with_arguments() -> None:
     ("arguments", "message", "hint"),
     [
         ("rnu", "hyperpy: unknown command: rnu", "did you mean run?"),
-        ("zzz", "hyperpy: unknown command: zzz", "one of run, check, diff, lab, doctor"),
+        ("zzz", "hyperpy: unknown command: zzz", "one of run, check, diff, snapshot, lab, doctor"),
         ("machine.toml", "hyperpy: unknown command: machine.toml", "`hyperpy run machine.toml`"),
         ("run", "hyperpy run: nothing to run", "--kernel K"),
         ("run --kernal K", "hyperpy run: unknown argument: --kernal", "did you mean --kernel?"),

@@ -1,20 +1,25 @@
 //! Snapshots for Python: the machine's verbs, and the value that they give. What is in one is the core's.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use hyperpy_core::clock::Kept;
-use hyperpy_core::error::RunError;
-use hyperpy_core::memory::Written;
-use hyperpy_core::snapshot::{Snapshot as CoreSnapshot, SnapshotError, StateFault};
+use hyperpy_core::error::{MemoryError, RunError};
+use hyperpy_core::memory::{RegionInfo, Written};
+use hyperpy_core::snapshot::file::Compress;
+use hyperpy_core::snapshot::{OpenError, Snapshot as CoreSnapshot, SnapshotError, StateFault};
 use pyo3::exceptions::PyBaseException;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
+use crate::buffer::filled;
 use crate::clock::{carry_timers, named_timers};
 use crate::console::Console;
-use crate::errors;
+use crate::errors::{self, Raise};
 use crate::host::PyHost;
 use crate::machine::{Machine, lock};
 use crate::signals::attach;
+use crate::snapshot_file::{Difference, difference, load_error, save_error};
 use crate::snapshot_value::to_python;
 
 /// A machine at one moment.
@@ -25,6 +30,48 @@ pub struct Snapshot {
 
 #[pymethods]
 impl Snapshot {
+    /// Writes it to a file, at once or not at all.
+    fn save(&self, py: Python<'_>, path: PathBuf, compress: bool) -> PyResult<()> {
+        let compress = if compress { Compress::Zstd } else { Compress::No };
+        let made_by = concat!("hyperpy ", env!("CARGO_PKG_VERSION"));
+        py.detach(|| self.inner.save(&path, compress, made_by)).map_err(|error| save_error(py, &path, &error))
+    }
+
+    /// Reads one from a file.
+    #[staticmethod]
+    fn open(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        let opened = py.detach(|| CoreSnapshot::open(&path));
+        let inner = opened.map_err(|error| match &error {
+            OpenError::File(error) => load_error(py, &path, error),
+            error => Raise::new("SnapshotError", format!("{error}: {}", path.display()), error.hint()).into(),
+        })?;
+        Ok(Self { inner })
+    }
+
+    /// In what another differs, as `SnapshotFile.diff` has it.
+    fn diff<'py>(&self, py: Python<'py>, other: &Self) -> PyResult<Difference<'py>> {
+        let found = py.detach(|| self.inner.diff(&other.inner));
+        difference(py, found)
+    }
+
+    /// (kind, gpa, bytes, name) of each region of memory; vCPUs, and whether there are interrupt controllers; the state of the machine.
+    #[allow(clippy::type_complexity)]
+    fn about(&self) -> (Vec<(u64, u64, String)>, u32, bool, &'static str) {
+        let of = |region: &RegionInfo| (region.gpa, region.len, region.name.to_string());
+        let (config, phase) = self.inner.machine();
+        (self.inner.regions().iter().map(of).collect(), config.vcpus, config.irqchip, phase.name())
+    }
+
+    /// Bytes of memory at that moment.
+    fn read<'py>(&self, py: Python<'py>, gpa: u64, len: u64) -> PyResult<Bound<'py, PyBytes>> {
+        let outside = || errors::memory(&MemoryError::Access { gpa, len });
+        let size = usize::try_from(len).map_err(|_| outside())?;
+        if !self.inner.holds(gpa, len) {
+            return Err(outside());
+        }
+        filled(py, size, |into| if self.inner.read(gpa, into) { Ok(()) } else { Err(outside()) })
+    }
+
     /// All but memory, as plain data.
     fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         to_python(py, &self.inner.value())

@@ -25,7 +25,7 @@ pub struct SnapshotFile {
 type Place = (String, u64, u64);
 /// (name of the region, gpa, pages).
 type Pages = (String, u64, u64);
-type Difference<'py> = (Vec<Pages>, Vec<Place>, Vec<Place>, Bound<'py, PyList>);
+pub(crate) type Difference<'py> = (Vec<Pages>, Vec<Place>, Vec<Place>, Bound<'py, PyList>);
 
 #[pymethods]
 impl SnapshotFile {
@@ -90,17 +90,22 @@ impl SnapshotFile {
         let found = py
             .detach(|| file::diff(&self.file, &other.file))
             .map_err(|(which, error)| load_error(py, if which == 0 { &self.path } else { &other.path }, &error))?;
-        let pages = found.pages.into_iter().map(|range| (range.region.into(), range.gpa, range.count));
-        let [old, new] =
-            found.regions.map(|regions| regions.into_iter().map(|(name, gpa, len)| (name.into(), gpa, len)).collect());
-        let changes = PyList::empty(py);
-        for change in &found.state {
-            let [old, new] =
-                [&change.old, &change.new].map(|value| value.as_ref().map(|value| to_python(py, value)).transpose());
-            changes.append((&change.path, change.old.is_some(), old?, change.new.is_some(), new?))?;
-        }
-        Ok((pages.collect(), old, new, changes))
+        difference(py, found)
     }
+}
+
+/// A difference for Python.
+pub(crate) fn difference(py: Python<'_>, found: file::Diff) -> PyResult<Difference<'_>> {
+    let pages = found.pages.into_iter().map(|range| (range.region.into(), range.gpa, range.count));
+    let [old, new] =
+        found.regions.map(|regions| regions.into_iter().map(|(name, gpa, len)| (name.into(), gpa, len)).collect());
+    let changes = PyList::empty(py);
+    for change in &found.state {
+        let [old, new] =
+            [&change.old, &change.new].map(|value| value.as_ref().map(|value| to_python(py, value)).transpose());
+        changes.append((&change.path, change.old.is_some(), old?, change.new.is_some(), new?))?;
+    }
+    Ok((pages.collect(), old, new, changes))
 }
 
 /// One region's pages go into a buffer, the others nowhere.

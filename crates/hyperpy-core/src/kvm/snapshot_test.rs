@@ -584,14 +584,14 @@ fn test_sregs_that_wait_in_the_page_are_seen_and_changed_as_if_kvm_had_them() {
     let (efer, fs_base) = (0xc000_0080, 0xc000_0100);
     let mut sregs = guest.vcpus[0].sregs().unwrap();
     let before = sregs;
-    (sregs.cr2, sregs.efer, sregs.fs.base) = (0x1234, 0x100, 0x5000);
+    (sregs.cr2, sregs.efer, sregs.fs.base) = (0x1234, 1, 0x5000);
     guest.vcpus[0].set_sregs(&sregs).unwrap();
     let state = guest.save();
     guest.vcpus[0].set_sregs(&before).unwrap();
     guest.load(&state);
     assert_eq!(guest.vcpus[0].in_page & KVM_SYNC_X86_SREGS, KVM_SYNC_X86_SREGS);
     assert_eq!(guest.vcpus[0].sregs().unwrap(), sregs);
-    assert_eq!(guest.vcpus[0].msrs(&[efer, fs_base]).unwrap(), [0x100, 0x5000]);
+    assert_eq!(guest.vcpus[0].msrs(&[efer, fs_base]).unwrap(), [1, 0x5000]);
     assert_eq!((guest.vcpus[0].in_page & KVM_SYNC_X86_SREGS, guest.hashes()[1]), (0, state.1[0].hash()));
     guest.load(&state);
     guest.vcpus[0].set_msrs(&[(fs_base, 0x6000)]).unwrap();

@@ -1,6 +1,6 @@
 //! Snapshots: what a machine was at one moment, as a value.
 //!
-//! Plain data is in [`value`], states with a form of their own in [`form`], what tells two states apart in `hash`, what must be alike for a snapshot to be put back in
+//! Plain data is in [`value`], states with a form of their own in [`form`], what tells two states apart in `hash`, files in [`file`] and `store`, what must be alike for a snapshot to be put back in
 //! `shape`. Pages of memory are kept by `memory`, what the accelerator knows of vCPUs and interrupt controllers by
 //! [`accel::state`](crate::accel::state), what a device keeps by the device; the verbs that put them together are the
 //! machine's (`machine/snapshot.rs`).
@@ -10,8 +10,10 @@ pub mod form;
 mod hash;
 mod plain;
 mod shape;
+mod store;
 pub mod value;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,13 +21,17 @@ use thiserror::Error;
 
 pub use self::form::{Fields, Form, Plain, Stateless, misfit, require, with};
 pub use self::shape::{Place, Shape};
+pub use self::store::OpenError;
 pub use self::value::{Saved, State, StateFault, Value};
-use crate::accel::{VcpuState, VmState};
+use crate::accel::{VcpuState, VmConfig, VmState};
 use crate::clock;
 use crate::control::{Parked, Phase};
 use crate::error::{MemoryError, RunError};
 use crate::irq::LineLevels;
-use crate::memory::Image;
+use crate::memory::{Image, Kind, PAGE_SIZE, RegionInfo};
+
+/// Bytes of a page.
+const PAGE: usize = PAGE_SIZE as usize;
 
 /// A machine at one moment. It does not change, and it does not keep the machine.
 pub struct Snapshot {
@@ -38,6 +44,57 @@ impl Snapshot {
     #[must_use]
     pub fn value(&self) -> Value {
         self.parts.value()
+    }
+
+    /// How its machine was made, and the state that it was in.
+    #[must_use]
+    pub fn machine(&self) -> (VmConfig, Phase) {
+        (self.parts.shape.config, self.parts.phase)
+    }
+
+    /// The regions of memory, by ascending address.
+    #[must_use]
+    pub fn regions(&self) -> &[RegionInfo] {
+        self.memory.regions()
+    }
+
+    /// Whether there was memory at all of these addresses.
+    #[must_use]
+    pub fn holds(&self, gpa: u64, len: u64) -> bool {
+        self.read_with(gpa, len, |_, _, _| {})
+    }
+
+    /// Copies memory out as it was; false if there was not memory at all of these addresses.
+    #[must_use]
+    pub fn read(&self, gpa: u64, into: &mut [u8]) -> bool {
+        self.read_with(gpa, into.len() as u64, |done, page, bytes| {
+            let Some(into) = into.get_mut(done..done + bytes.len()) else { return };
+            match page {
+                Some(page) => into.copy_from_slice(page.get(bytes).unwrap_or_default()),
+                None => into.fill(0),
+            }
+        })
+    }
+
+    /// Calls `f` with how much was before, a page if it is not zeros, and which bytes of it.
+    fn read_with(&self, gpa: u64, len: u64, mut f: impl FnMut(usize, Option<&[u8; PAGE]>, Range<usize>)) -> bool {
+        let Some(end) = gpa.checked_add(len) else { return false };
+        let (mut at, mut done) = (gpa, 0);
+        while at < end {
+            let holds = |info: &&RegionInfo| info.gpa <= at && at <= info.last() && info.kind != Kind::Mmio;
+            let Some(info) = self.regions().iter().find(holds) else { return false };
+            let own = info.alias_of.map_or(at, |of| of + (at - info.gpa));
+            let Some(block) = self.memory.blocks().find(|block| block.region.gpa <= own && own <= block.region.last())
+            else {
+                return false;
+            };
+            let (page, from) = ((own - block.region.gpa) / PAGE_SIZE, (own % PAGE_SIZE) as usize);
+            let last = end.min(info.gpa.saturating_add(info.len));
+            let count = (PAGE - from).min(usize::try_from(last - at).unwrap_or(usize::MAX));
+            f(done, block.page(usize::try_from(page).unwrap_or(usize::MAX)), from..from + count);
+            (at, done) = (at + count as u64, done + count);
+        }
+        true
     }
 }
 

@@ -98,6 +98,7 @@ fn test_differences_of_cpuid_are_all_that_differs_on_a_vcpu_that_has_run() {
     );
 }
 
+// fault row 26
 #[test]
 fn test_differences_of_cpuid_on_a_new_vcpu_are_features_that_are_not_here_and_another_make() {
     let (vm, vcpu) = fitting();

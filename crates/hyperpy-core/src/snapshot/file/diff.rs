@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
+use super::Region;
 use super::error::LoadError;
 use super::format::{PAGE, PAGE_SIZE, Run};
 use super::read::SnapshotFile;
@@ -53,9 +54,10 @@ pub fn diff(old: &SnapshotFile, new: &SnapshotFile) -> Result<Diff, (usize, Load
     let mut found = Diff::default();
     let sums = [sums(old, &key).map_err(|error| (0, error))?, sums(new, &key).map_err(|error| (1, error))?];
     let zero = key.hash_one([0_u8; PAGE].as_slice());
-    let place = |region: &super::Region| (region.gpa, region.len);
+    let place = |region: &Region| (region.gpa, region.len);
+    let find = |file: &SnapshotFile, region: &Region| file.regions().binary_search_by_key(&place(region), place).ok();
     for (number, region) in old.regions().iter().enumerate() {
-        let Some(other) = new.regions().iter().position(|other| place(other) == place(region)) else {
+        let Some(other) = find(new, region) else {
             found.regions[0].push((region.name.clone(), region.gpa, region.len));
             continue;
         };
@@ -71,12 +73,20 @@ pub fn diff(old: &SnapshotFile, new: &SnapshotFile) -> Result<Diff, (usize, Load
         });
     }
     for region in new.regions() {
-        if !old.regions().iter().any(|other| place(other) == place(region)) {
+        if find(old, region).is_none() {
             found.regions[1].push((region.name.clone(), region.gpa, region.len));
         }
     }
     values(&mut String::new(), Some(old.state()), Some(new.state()), &mut found.state);
     Ok(found)
+}
+
+/// In what two trees of plain data differ.
+#[must_use]
+pub fn changes(old: &Value, new: &Value) -> Vec<Change> {
+    let mut found = Vec::new();
+    values(&mut String::new(), Some(old), Some(new), &mut found);
+    found
 }
 
 /// The checksum of each page that a file has.

@@ -15,7 +15,7 @@ fn range(region: &str, gpa: u64, count: u64) -> PageRange {
 }
 
 #[test]
-fn pages_that_differ_are_told_by_range() {
+fn test_pages_that_differ_are_told_by_range() {
     let folder = Folder::new("diff-pages");
     let old = Book::new(&[&[(0, 1), (1, 2), (2, 2), (3, 3), (10, 4), (299, 5)], &[(7, 1)]]);
     let new = Book::new(&[&[(0, 1), (1, 3), (2, 4), (3, 3), (4, 9), (5, 0), (299, 5)], &[(0, 1), (7, 2)]]);
@@ -35,14 +35,14 @@ fn pages_that_differ_are_told_by_range() {
 }
 
 #[test]
-fn page_stored_as_zero_is_no_difference_to_one_that_is_not_there() {
+fn test_page_stored_as_zero_is_no_difference_to_one_that_is_not_there() {
     let old = Side { runs: &[Run { page: 1, stored: 0, region: 0, count: 1 }], sums: &[77], zero: 77 };
     let new = Side { runs: &[], sums: &[], zero: 77 };
     pages([old, new], &mut |page, _| panic!("page {page} differs"));
 }
 
 #[test]
-fn values_that_differ_are_told_by_path() {
+fn test_values_that_differ_are_told_by_path() {
     let folder = Folder::new("diff-state");
     let cpu = |rip: u64| Value::map([("rip", rip.into()), ("cr 3", 0_u8.into())]);
     let old = Value::map([
@@ -73,7 +73,7 @@ fn values_that_differ_are_told_by_path() {
 }
 
 #[test]
-fn regions_that_only_one_has_are_told() {
+fn test_regions_that_only_one_has_are_told() {
     let folder = Folder::new("diff-regions");
     let [old, new] = [("old", 1 << 20), ("new", 2 << 20)].map(|(name, gpa)| {
         let path = folder.0.join(name);

@@ -149,10 +149,20 @@ impl LoadError {
         Self::Malformed { part, what }
     }
 
+    /// Room for so many: a file can be long and have nothing on the disk, and then be longer than memory.
+    pub(super) fn room<T>(count: u64) -> Result<Vec<T>, Self> {
+        let mut room = Vec::new();
+        let is_there = usize::try_from(count).is_ok_and(|count| room.try_reserve_exact(count).is_ok());
+        if is_there { Ok(room) } else { Err(Self::Host(io::ErrorKind::OutOfMemory.into())) }
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
+            Self::Host(source) if source.kind() == io::ErrorKind::OutOfMemory => {
+                "the file is longer than memory".into()
+            }
             Self::Host(_) => "check the path and whether it may be read".into(),
             Self::NotAFile | Self::NotASnapshot => "give a file that `Snapshot.save` has written".into(),
             Self::Newer { .. } => format!("this hyperpy reads versions up to {}: use a newer one", super::VERSION),

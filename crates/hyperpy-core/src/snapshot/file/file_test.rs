@@ -106,7 +106,7 @@ fn poured(file: &SnapshotFile) -> Vec<BTreeMap<u64, Vec<u8>>> {
 }
 
 #[test]
-fn snapshot_written_and_read_is_the_same() {
+fn test_snapshot_written_and_read_is_the_same() {
     let folder = Folder::new("same");
     let regions = [region(0, 1000), region(1 << 32, 1 << 40)];
     let mut book = Book::new(&[&[(0, 1), (5, 2), (6, 1), (999, 3)], &[(1 << 20, 2), ((1 << 40) - 1, 9)]]);
@@ -135,7 +135,7 @@ fn snapshot_written_and_read_is_the_same() {
 }
 
 #[test]
-fn file_without_memory_is_read() {
+fn test_file_without_memory_is_read() {
     let folder = Folder::new("empty");
     let path = folder.0.join("a.hps");
     save(&path, &contents(&Value::Nothing, &[], &Book::default()), Compress::Zstd).unwrap();
@@ -161,7 +161,7 @@ fn twins() -> [Vec<u8>; 2] {
 }
 
 #[test]
-fn different_pages_of_one_checksum_are_two() {
+fn test_different_pages_of_one_checksum_are_two() {
     let folder = Folder::new("twins");
     let [one, other] = twins();
     assert_ne!(one, other);
@@ -179,7 +179,7 @@ fn different_pages_of_one_checksum_are_two() {
 }
 
 #[test]
-fn page_that_another_region_has_is_there_once() {
+fn test_page_that_another_region_has_is_there_once() {
     let folder = Folder::new("once");
     let path = folder.0.join("a.hps");
     let book = Book::new(&[&[(1, 7)], &[(0, 7), (3, 7), (4, 7)]]);
@@ -190,7 +190,7 @@ fn page_that_another_region_has_is_there_once() {
 }
 
 #[test]
-fn zero_pages_that_are_read_are_not_stored() {
+fn test_zero_pages_that_are_read_are_not_stored() {
     let folder = Folder::new("zero");
     let path = folder.0.join("a.hps");
     let book = Book::new(&[&[(0, 0), (1, 4), (2, 0), (3, 5)]]);
@@ -201,7 +201,7 @@ fn zero_pages_that_are_read_are_not_stored() {
 }
 
 #[test]
-fn holes_are_not_read() {
+fn test_holes_are_not_read() {
     let folder = Folder::new("holes");
     let book = Book::new(&[&[(3, 1), (1 << 30, 2)]]);
     save(&folder.0.join("a"), &contents(&Value::Nothing, &[region(0, 1 << 31)], &book), Compress::No).unwrap();
@@ -222,7 +222,7 @@ impl PageSource for Torn {
 }
 
 #[test]
-fn save_that_fails_leaves_the_old_file_and_nothing_else() {
+fn test_save_that_fails_leaves_the_old_file_and_nothing_else() {
     let folder = Folder::new("fails");
     let path = folder.0.join("a.hps");
     let regions = [region(0, 200)];
@@ -236,7 +236,7 @@ fn save_that_fails_leaves_the_old_file_and_nothing_else() {
 }
 
 #[test]
-fn save_to_where_no_file_can_be_is_told() {
+fn test_save_to_where_no_file_can_be_is_told() {
     let folder = Folder::new("nowhere");
     let book = Book::default();
     let save = |path: PathBuf| save(&path, &contents(&Value::Nothing, &[], &book), Compress::No).unwrap_err();
@@ -250,7 +250,7 @@ fn save_to_where_no_file_can_be_is_told() {
 }
 
 #[test]
-fn save_by_a_link_replaces_what_it_leads_to() {
+fn test_save_by_a_link_replaces_what_it_leads_to() {
     let folder = Folder::new("link");
     std::fs::write(folder.0.join("real"), "old").unwrap();
     std::os::unix::fs::symlink("real", folder.0.join("link")).unwrap();
@@ -261,7 +261,7 @@ fn save_by_a_link_replaces_what_it_leads_to() {
 }
 
 #[test]
-fn save_by_the_longest_name_works() {
+fn test_save_by_the_longest_name_works() {
     let folder = Folder::new("long");
     let path = folder.0.join("n".repeat(255));
     save(&path, &contents(&Value::Nothing, &[], &Book::default()), Compress::No).unwrap();
@@ -269,7 +269,7 @@ fn save_by_the_longest_name_works() {
 }
 
 #[test]
-fn file_is_for_its_owner_alone() {
+fn test_file_is_for_its_owner_alone() {
     use std::os::unix::fs::PermissionsExt;
     let folder = Folder::new("mode");
     let path = folder.0.join("a");
@@ -278,7 +278,7 @@ fn file_is_for_its_owner_alone() {
 }
 
 #[test]
-fn state_that_no_reader_would_take_is_refused() {
+fn test_state_that_no_reader_would_take_is_refused() {
     let folder = Folder::new("refused");
     let book = Book::new(&[&[], &[]]);
     let save =
@@ -301,4 +301,31 @@ fn state_that_no_reader_would_take_is_refused() {
     ] {
         assert!(matches!(save(Value::Nothing, &wrong), Err(SaveError::Region { .. })), "{wrong:?}");
     }
+}
+
+/// Memory that says the same of every region and page.
+struct Says(u64, u64);
+
+impl PageSource for Says {
+    fn next(&self, _: usize, _: u64) -> io::Result<Option<(u64, u64)>> {
+        Ok(Some((self.0, self.1)))
+    }
+    fn read(&self, _: usize, _: u64, into: &mut [u8]) -> io::Result<()> {
+        into.fill(1);
+        Ok(())
+    }
+}
+
+#[test]
+fn test_memory_that_counts_wrong_is_not_saved() {
+    let folder = Folder::new("counts-wrong");
+    let regions = [region(0, 10)];
+    let book = Book::default();
+    for (first, count) in [(0, 11), (10, 1), (3, 0), (u64::MAX, 2), (0, 5)] {
+        let says = Says(first, count);
+        let contents = Contents { pages: &says, ..contents(&Value::Nothing, &regions, &book) };
+        let error = save(&folder.0.join("a"), &contents, Compress::No).unwrap_err();
+        assert!(matches!(error, SaveError::Pages { .. }), "{first} {count}: {error}");
+    }
+    assert_eq!(folder.names(), Vec::<String>::new());
 }

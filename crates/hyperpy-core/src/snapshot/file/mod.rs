@@ -15,7 +15,7 @@ mod write;
 
 use std::io;
 
-pub use self::diff::{Change, Diff, PageRange, diff};
+pub use self::diff::{Change, Diff, PageRange, changes, diff};
 pub use self::error::{LoadError, SaveError};
 pub use self::format::{PAGE_SIZE, VERSION};
 pub use self::read::{Info, SnapshotFile};
@@ -99,3 +99,14 @@ mod tests;
     clippy::expect_used
 )]
 mod hostile_tests;
+
+#[cfg(test)]
+#[path = "crafted_test.rs"]
+#[allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::panic,
+    clippy::expect_used
+)]
+mod crafted_tests;

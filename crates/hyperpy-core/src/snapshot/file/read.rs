@@ -263,7 +263,10 @@ fn records<const N: usize>(
 
 fn runs(file: &File, at: u64, header: &Header, regions: &[Region]) -> Result<Vec<Run>, LoadError> {
     let wrong = |what| LoadError::malformed(Part::Runs, what);
-    let mut runs: Vec<Run> = Vec::with_capacity(usize::try_from(header.runs).map_err(|_| wrong("too many"))?);
+    if header.runs > regions.iter().map(|region| region.len / PAGE_SIZE).sum() {
+        return Err(wrong("more runs than pages"));
+    }
+    let mut runs: Vec<Run> = LoadError::room(header.runs)?;
     let mut known = 0;
     records(file, at, header.runs, (Part::Runs, header.runs_sum), |record| {
         let run = Run::decode(record);
@@ -292,7 +295,7 @@ fn runs(file: &File, at: u64, header: &Header, regions: &[Region]) -> Result<Vec
 
 fn blocks(file: &File, at: u64, header: &Header) -> Result<Vec<Block>, LoadError> {
     let wrong = |what| LoadError::malformed(Part::Blocks, what);
-    let mut blocks = Vec::with_capacity(usize::try_from(header.blocks()).map_err(|_| wrong("too many"))?);
+    let mut blocks = LoadError::room(header.blocks())?;
     let (mut offset, mut left) = (HEADER as u64, header.stored);
     records::<BLOCK_ENTRY>(file, at, header.blocks(), (Part::Blocks, header.blocks_sum), |record| {
         let pages = left.min(BLOCK_PAGES);

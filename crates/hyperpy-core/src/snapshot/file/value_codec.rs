@@ -166,7 +166,8 @@ impl<R: Read> Decoder<R> {
         if len > self.left.saturating_sub(self.promised) {
             return Err(wrong("something is longer than the rest"));
         }
-        let mut bytes = vec![0; usize::try_from(len).map_err(|_| wrong("something is too long"))?];
+        let mut bytes = LoadError::room(len)?;
+        bytes.resize(bytes.capacity().min(usize::try_from(len).unwrap_or(usize::MAX)), 0);
         self.fill(&mut bytes)?;
         Ok(bytes)
     }
@@ -180,7 +181,7 @@ impl<R: Read> Decoder<R> {
     fn room<T>(&mut self, count: u64, least: u64) -> Result<Vec<T>, LoadError> {
         let needed = count.checked_mul(least).filter(|needed| *needed <= self.left.saturating_sub(self.promised));
         self.promised += needed.ok_or_else(|| wrong("a count is larger than the rest"))?;
-        Ok(Vec::with_capacity(usize::try_from(count).map_err(|_| wrong("a count is too large"))?))
+        LoadError::room(count)
     }
 
     fn value(&mut self, level: usize) -> Result<Value, LoadError> {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use zstd::bulk::Compressor;
@@ -142,11 +142,10 @@ impl<'a> Writer<'a> {
         let failed = |source| SaveError::Pages { source };
         let mut from = 0;
         while let Some((first, count)) = self.contents.pages.next(region, from).map_err(failed)? {
-            let end = first.saturating_add(count).min(pages);
-            if end <= first.max(from) {
-                break;
-            }
-            let mut page = first.max(from);
+            let end = first.checked_add(count).filter(|end| first >= from && count > 0 && *end <= pages);
+            // Whoever counts wrong is not to have half of its memory saved.
+            let end = end.ok_or_else(|| failed(io::Error::other("it has pages where it has none")))?;
+            let mut page = first;
             while page < end {
                 page += self.gather(region, page, end - page)?;
             }
