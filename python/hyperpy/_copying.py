@@ -29,7 +29,7 @@ def copy_into(child: Machine, native: _hyperpy.Machine, machine: Machine, name: 
     copies: dict[int, object] = {}
     for device, facts, where in _placed(machine):
         copy = copies[id(device)] = copy_of(device)
-        windows: dict[str, Any] = {bus: at if None not in at else at[None] for bus, at in where.items()}
+        windows: dict[str, Any] = {bus: at.get(None, at) for bus, at in where.items()}
         size = None if facts["window"] is not None else facts["size"]
         child.attach(copy, size=size, irq=facts["irq"], name=facts["name"], **windows)
     for device, facts in machine._attached.values():

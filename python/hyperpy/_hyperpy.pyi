@@ -26,6 +26,7 @@ __all__ = [
     "RegisterFile",
     "RegisterLayout",
     "Script",
+    "Snapshot",
     "SnapshotFile",
     "StockDevice",
     "Timer",
@@ -42,6 +43,7 @@ __all__ = [
     "disassemble",
     "end_record",
     "end_thread",
+    "fork",
     "fpu",
     "gunzip",
     "kernel_payload",
@@ -56,12 +58,13 @@ __all__ = [
     "message_sender",
     "msr_indices",
     "msrs",
+    "plain",
     "recognise",
     "record",
     "remove_cpuid",
+    "restore",
     "route",
     "routes",
-    "plain",
     "run_until",
     "save_snapshot",
     "set_breakpoint",
@@ -72,6 +75,7 @@ __all__ = [
     "stock_lines",
     "stock_ports",
     "stock_sizes",
+    "take_snapshot",
     "trace",
     "trap_hypercalls",
     "trap_msr",
@@ -139,17 +143,20 @@ class IrqLine:
     def gsi(self) -> int | None: ...
     @property
     def level(self) -> bool: ...
+    @property
+    def _message(self) -> tuple[int, int] | None: ...
     def raise_(self) -> None: ...
     def lower(self) -> None: ...
     def pulse(self) -> None: ...
     def set(self, level: bool) -> None: ...
-    def _record(self, recorder: Recorder | None) -> None: ...
+    def _record(self, recorder: Recorder | None, number: int) -> None: ...
 
 @final
 class MessageSender:
     """What sends messages to a machine's local APICs."""
 
     def send(self, address: int, data: int) -> bool: ...
+    def _record(self, recorder: Recorder | None, number: int) -> None: ...
 
 _Handler: TypeAlias = tuple[int, Callable[..., object] | None, Callable[..., object] | None, int | None]
 
@@ -163,7 +170,9 @@ class Calls:
 
 @final
 class RegisterLayout:
-    def __new__(cls, cells: list[dict[str, Any]], size: int, rule: str, plain: bool, schema: int) -> RegisterLayout: ...
+    def __new__(
+        cls, cells: list[dict[str, Any]], size: int, rule: str, plain: bool, schema: int
+    ) -> RegisterLayout: ...
     def measure(self) -> float | None: ...
 
 @final
@@ -213,14 +222,38 @@ class Bench:
     def compile(self, accesses: list[tuple[int, int, int | None]]) -> Batch: ...
     def run(self, batch: Batch) -> tuple[list[int], str | None]: ...
     def recorded(self, recorder: Recorder) -> Bench: ...
+    def defer(self, offset: int, size: int, value: int) -> bool: ...
+    def tell(self) -> str | None: ...
 
 @final
 class Recorder:
-    def __new__(cls, clock: Clock, limit: int, high: bool) -> Recorder: ...
-    def line(self, high: bool) -> None: ...
+    def __new__(
+        cls, clock: Clock, limit: int, lines: list[tuple[bool, tuple[int, int] | None]]
+    ) -> Recorder: ...
+    def line(self, number: int, high: bool) -> None: ...
+    def message(self, number: int, address: int, data: int, taken: bool) -> None: ...
+    def memory(
+        self, is_write: bool, ranges: list[tuple[int, int]], data: bytes, refused: tuple[str, int, int] | None
+    ) -> None: ...
     def events(
-        self,
-    ) -> tuple[list[tuple[str, int, int, tuple[int, int, int], list[bool], str | None, str | None]], int]: ...
+        self, begin: int
+    ) -> tuple[
+        list[
+            tuple[
+                str,
+                int,
+                int,
+                tuple[int, int, int],
+                list[
+                    tuple[str, int, bool, int, int, list[tuple[int, int]], bytes, tuple[str, int, int] | None]
+                ],
+                str | None,
+                str | None,
+                bool,
+            ]
+        ],
+        int,
+    ]: ...
     def stop(self) -> None: ...
 
 @final
@@ -324,6 +357,7 @@ class Machine:
     def resume(self) -> None: ...
     def pause(self) -> None: ...
     def reset(self, reload: Callable[[], None]) -> tuple[list[BaseException], list[BaseException]]: ...
+    def renew_generation(self, id: int) -> None: ...
     def wait(self, timeout: float | None) -> tuple[str, Any]: ...
     def ended(self) -> tuple[str, Any] | None: ...
     def stop(self, reason: str) -> None: ...
@@ -452,6 +486,33 @@ class SnapshotFile:
         list[tuple[str, bool, Any, bool, Any]],
     ]: ...
 
+@final
+class Snapshot:
+    """A machine at one moment."""
+
+    @staticmethod
+    def open(path: str | os.PathLike[str]) -> Snapshot: ...
+    def save(self, path: str | os.PathLike[str], compress: bool) -> None: ...
+    def diff(
+        self, other: Snapshot
+    ) -> tuple[
+        list[_SnapshotPlace],
+        list[_SnapshotPlace],
+        list[_SnapshotPlace],
+        list[tuple[str, bool, Any, bool, Any]],
+    ]: ...
+    def about(self) -> tuple[list[tuple[int, int, str]], int, bool, str]: ...
+    def read(self, gpa: int, len: int) -> bytes: ...
+    def state(self) -> Any: ...
+    def hash(self) -> int: ...
+
+def take_snapshot(machine: Machine) -> Snapshot: ...
+def restore(
+    machine: Machine, snapshot: Snapshot, spared: list[tuple[int, int]]
+) -> tuple[int, float, float, float, float]: ...
+def fork(
+    machine: Machine, console: Console, devices: list[Any], build: Callable[[Machine], list[Any]]
+) -> tuple[bool, int, list[str]]: ...
 def save_snapshot(
     path: str | os.PathLike[str],
     state: Any,
@@ -462,5 +523,4 @@ def save_snapshot(
     schema: int,
     compress: bool,
 ) -> None: ...
-
 def plain(object: Any, path: str, clock: Any) -> Any: ...

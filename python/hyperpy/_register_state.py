@@ -73,9 +73,7 @@ def load(device: Device, state: dict[str, Any]) -> None:
     _same(name, "registers", places.keys() ^ registers.keys())
     _same(name, "attributes", set(type(device).saved_attributes or ()) ^ attributes.keys())
     steps = [_step(device, places[key], value) for key, value in registers.items()]
-    copies = {
-        key: _hyperpy.plain(value, f"{name}.{key}", device.clock) for key, value in attributes.items()
-    }
+    copies = {key: _hyperpy.plain(value, f"{name}.{key}", device.clock) for key, value in attributes.items()}
     for step in steps:
         step()
     for key, value in copies.items():

@@ -6,7 +6,7 @@ A file comes from anywhere: what it names is shown without control characters, a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -139,7 +139,16 @@ def difference(old: SnapshotFile, new: SnapshotFile) -> dict[str, Any]:
 
 def difference_text(old: SnapshotFile, new: SnapshotFile) -> str:
     """The same for people; "" where there is none."""
-    pages, only_old, only_new, changes = old.diff(new)
+    return found_text(*old.diff(new))
+
+
+def found_text(
+    pages: Sequence[tuple[str, int, int]],
+    only_old: Sequence[tuple[str, int, int]],
+    only_new: Sequence[tuple[str, int, int]],
+    changes: Sequence[tuple[str, bool, Any, bool, Any]],
+) -> str:
+    """The same of what was found."""
     parts = []
     for which, regions in (("first", only_old), ("second", only_new)):
         if regions:

@@ -7,7 +7,7 @@ are copies too, and what the script has told the machine. A mixin, as `_attach` 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from hyperpy import _hyperpy
 from hyperpy._copying import copy_into, devices_of
@@ -34,7 +34,7 @@ class Snapshotting:
     name: str
 
     def snapshot(self) -> Snapshot:
-        """Keep what the machine is now: memory, vcpus, interrupt controllers, clock and timers, and every device.
+        r"""Keep what the machine is now: memory, vcpus, interrupt controllers, clock and timers, and every device.
 
         It is taken while every vcpu stands still, with no access pending: one that `run` has returned and nobody has answered reads as all ones. A
         machine that was started goes on afterwards, and who waits for it notices nothing. The first snapshot copies no page: from then
@@ -46,14 +46,16 @@ class Snapshotting:
 
         Example:
             >>> import hyperpy
-            >>> code = bytes([0xFE, 0x06, 0x00, 0x80, 0xF4, 0xEB, 0xF9])  # again: inc byte [0x8000]; hlt; jmp again
+            >>> code = bytes(
+            ...     [0xFE, 0x06, 0x00, 0x80, 0xF4, 0xEB, 0xF9]
+            ... )  # again: inc byte [0x8000]; hlt; jmp again
             >>> with hyperpy.Machine(memory="1M") as m:
             ...     m.load(hyperpy.Flat(code, at=0x1000, mode="real"))
             ...     base = m.snapshot()
             ...     for _ in range(3):
             ...         _ = m.run(timeout=1.0)
             ...     print(m.memory.read(0x8000, 1), m.restore(base).pages, m.memory.read(0x8000, 1))
-            b'\\x03' 1 b'\\x00'
+            b'\x03' 1 b'\x00'
         """
         return Snapshot._of(_hyperpy.take_snapshot(self._native))
 
@@ -65,6 +67,7 @@ class Snapshotting:
         taken while it ran. The console's output, statistics, traces, breakpoints and `errors` stay.
 
         Arguments:
+            snapshot: of this machine or of one that is made alike.
             spare: ranges of memory that stay as they are, as (gpa, bytes) of whole pages: a window in which a guest counts what it
                 covers.
 
@@ -74,7 +77,9 @@ class Snapshotting:
             StateError: the machine runs (`pause()` it first) or is closed; or this is inside a device.
         """
         if not isinstance(snapshot, Snapshot):
-            raise TypeError(f"not a snapshot: {snapshot!r}\n\nhint: m.snapshot() gives one, Snapshot.open(file) another")
+            raise TypeError(
+                f"not a snapshot: {snapshot!r}\n\nhint: m.snapshot() gives one, Snapshot.open(file) another"
+            )
         pages, *seconds = _hyperpy.restore(self._native, snapshot._native, list(spare))
         self._restored = RestoreStats(pages, *(second * _MICRO for second in seconds))
         return self._restored
@@ -110,7 +115,7 @@ class Snapshotting:
             child._native.renew_generation(int.from_bytes(os.urandom(16), "little"))
             for parent, copy in zip(parents, copies, strict=True):
                 if isinstance(copy, Device):
-                    copy.forked(parent)
+                    copy.forked(cast("Any", parent))
         except BaseException:
             if hasattr(child, "_native"):
                 child._native.close()

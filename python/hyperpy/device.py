@@ -198,7 +198,7 @@ class Device:
 
     if not TYPE_CHECKING:
 
-        def __new__(cls, *arguments: Any, **named: Any) -> Self:
+        def __new__(cls, *arguments: Any, **named: Any) -> Self:  # noqa: D102 - seen by nobody
             if not (arguments or named):
                 return super().__new__(cls)
             if cls.__init__ is object.__init__:

@@ -113,9 +113,7 @@ class Machine(Attaching, Answering, Trapping, Debugging, Looking, Snapshotting, 
         limit = None if cpu_limit is None else processors(cpu_limit, "cpu_limit")
         self._begin(Share(size, vcpus if limit is None else limit))
         try:
-            native = self._make_native(
-                size, vcpus, irqchip, self.console._native, huge_pages, chosen, trace
-            )
+            native = self._make_native(size, vcpus, irqchip, self.console._native, huge_pages, chosen, trace)
         except BaseException:
             self._share.give_back()
             raise

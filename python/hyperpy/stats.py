@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hyperpy.machine import Machine
+    from hyperpy.snapshot import RestoreStats
 
 __all__ = ["DeviceStats", "IrqRow", "Map", "MapRow", "Stats", "VcpuStats", "overview"]
 
@@ -53,7 +54,7 @@ class DeviceStats(Value):
 class Stats(Value):
     """A machine's counters at one moment: per vcpu, and in sum; and those of each device in Python that is attached.
 
-    `wall_seconds` is the time that the machine has been running, `memory_bytes` the host memory that it uses. Accesses to
+    `restore` is what the last restore did, if there was one; `wall_seconds` is the time that the machine has been running, `memory_bytes` the host memory that it uses. Accesses to
     devices in Rust are counted together, since a counter for each would be a good part of what they cost; a trace names them.
     """
 
@@ -61,6 +62,7 @@ class Stats(Value):
     wall_seconds: float
     memory_bytes: int
     devices: tuple[DeviceStats, ...] = ()
+    restore: RestoreStats | None = None
 
     @property
     def exits(self) -> int:
@@ -96,6 +98,8 @@ class Stats(Value):
         total = f"{self.wall_seconds:.3f} s running, {self.memory_bytes >> 10} KiB of memory in use"
         if self.capped_seconds:
             total += f", {self.capped_seconds:.3f} s resting by cpu_limit"
+        if self.restore is not None:
+            total += f"\nlast restore: {self.restore}"
         parts = [table(head, rows) + "\n" + total]
         if self.devices:
             words = list(self.devices[0].hits)

@@ -102,17 +102,17 @@ def test_pages_that_a_restore_changed_are_dirty(boot: Boot) -> None:
 
 def test_snapshot_completes_a_read_that_nobody_has_answered(boot: Boot) -> None:
     m = boot("in al, 0x99\nout 0x98, al\nhlt")
-    exit = m.run(timeout=RUN)
-    assert isinstance(exit, Exit.Pio)
+    ended = m.run(timeout=RUN)
+    assert isinstance(ended, Exit.Pio)
     base = m.snapshot()
     with pytest.raises(StateError, match="moved on"):
-        m.answer(exit, 0x42)
+        m.answer(ended, 0x42)
     for _ in range(2):
         # It is behind the read, which was all ones.
         assert m.vcpus[0].regs.rip == 0x1002
-        exit = m.run(timeout=RUN)
-        assert isinstance(exit, Exit.Pio)
-        assert (exit.is_write, exit.value) == (True, 0xFF)
+        ended = m.run(timeout=RUN)
+        assert isinstance(ended, Exit.Pio)
+        assert (ended.is_write, ended.value) == (True, 0xFF)
         m.restore(base)
 
 
@@ -120,12 +120,13 @@ def test_restore_forgets_a_pending_read(boot: Boot) -> None:
     m = boot("mov al, 1\nin al, 0x99\nout 0x98, al\nhlt")
     base = m.snapshot()
     for _ in range(3):
-        exit = m.run(timeout=RUN)
-        assert isinstance(exit, Exit.Pio) and not exit.is_write
+        ended = m.run(timeout=RUN)
+        assert isinstance(ended, Exit.Pio)
+        assert not ended.is_write
         m.restore(base)
         assert (m.vcpus[0].regs.rip, m.state) == (0x1000, "created")
         with pytest.raises(StateError):
-            m.answer(exit, 1)
+            m.answer(ended, 1)
 
 
 def test_restore_brings_a_guest_back_that_has_ended(boot: Boot) -> None:
@@ -238,10 +239,10 @@ def test_restore_a_thousand_times_gives_the_same_exits_and_the_same_end(boot: Bo
 
     def once() -> tuple[list[Any], int]:
         exits: list[Any] = []
-        while not isinstance(exit := m.run(timeout=RUN), Exit.Halt):
-            exits.append(exit)
-            if isinstance(exit, Exit.Pio) and not exit.is_write:
-                m.answer(exit, len(exits))
+        while not isinstance(ended := m.run(timeout=RUN), Exit.Halt):
+            exits.append(ended)
+            if isinstance(ended, Exit.Pio) and not ended.is_write:
+                m.answer(ended, len(exits))
         return exits, m.snapshot().hash()
 
     first = once()
