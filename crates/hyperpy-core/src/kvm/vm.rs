@@ -49,7 +49,7 @@ pub(super) struct KvmVm {
 }
 
 impl KvmVm {
-    pub(super) fn new(kvm: &KvmFd, config: VmConfig) -> Result<Self, AccelError> {
+    pub(super) fn new(kvm: &KvmFd, config: VmConfig, rings: bool) -> Result<Self, AccelError> {
         let fd = loop {
             // KVM gives up when a signal comes while it sets the VM up; nothing was made then.
             match kvm.create_vm() {
@@ -77,7 +77,7 @@ impl KvmVm {
         let small = !has(size)? || usize::try_from(size).is_ok_and(|size| size <= size_of::<kvm_xsave>());
         let xsave = small && has(fd.check_extension_int(Cap::Xsave))?;
         let fd = Arc::new(fd);
-        let slots = Arc::new(Slots::new(fd.clone())?);
+        let slots = Arc::new(Slots::new(fd.clone(), rings)?);
         Ok(Self { fd, config, cpuid, features, xsave, slots, ring: Arc::default() })
     }
 

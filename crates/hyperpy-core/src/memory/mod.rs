@@ -391,5 +391,8 @@ impl Memory {
 }
 
 #[cfg(test)]
+#[path = "model_test.rs"]
+mod model_tests;
+#[cfg(test)]
 #[path = "memory_test.rs"]
 mod tests;
