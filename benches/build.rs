@@ -5,5 +5,12 @@ fn main() {
     let file = "../python/hyperpy/_floor.c";
     println!("cargo:rerun-if-changed={file}");
     println!("cargo:rerun-if-changed=../python/hyperpy/_floor.h");
-    cc::Build::new().file(file).opt_level(2).warnings(true).extra_warnings(true).compile("floor");
+    println!("cargo:rerun-if-changed=floor/restore.c");
+    cc::Build::new()
+        .file(file)
+        .file("floor/restore.c")
+        .opt_level(2)
+        .warnings(true)
+        .extra_warnings(true)
+        .compile("floor");
 }

@@ -9,6 +9,7 @@ pub mod declared;
 pub mod dispatch;
 pub mod exits;
 pub mod floor;
+pub mod restore;
 
 use std::error::Error;
 

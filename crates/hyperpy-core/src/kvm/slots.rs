@@ -200,34 +200,50 @@ impl Slots {
         if unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_GET_DIRTY_LOG, &raw const log) } != 0 {
             return Err(failed("KVM_GET_DIRTY_LOG"));
         }
-        // Before KVM forgets them, and again nothing if it does not.
-        kept.slot.mapping.mark_words(kept.slot.at / PAGE, pages, &kept.log);
-        if self.told == Told::Cleared { self.clear(id, pages, &mut kept.log) } else { Ok(()) }
-    }
-
-    /// Makes the pages in `words` clean, one call for each run of words that have any.
-    fn clear(&self, id: u32, pages: usize, words: &mut [u64]) -> Result<(), AccelError> {
+        let (first, mapping) = (kept.slot.at / PAGE, kept.slot.mapping.clone());
         let mut at = 0;
-        while let Some(skip) = words.get(at..).and_then(|rest| rest.iter().position(|word| *word != 0)) {
-            let first = at + skip;
-            let Some(run) = words.get_mut(first..) else { break };
-            let count = run.iter().position(|word| *word == 0).unwrap_or(run.len());
+        while let Some(begin) = next(&kept.log, at, |word| word != 0) {
+            let end = next(&kept.log, begin, |word| word == 0).unwrap_or(kept.log.len());
+            let Some(run) = kept.log.get_mut(begin..end) else { break };
             // Up to the end of the slot when the last word is among them.
-            let most = pages.saturating_sub(first * BITS).min(count * BITS);
-            let clear = kvm_clear_dirty_log {
-                slot: id,
-                num_pages: u32::try_from(most).unwrap_or(u32::MAX),
-                first_page: (first * BITS) as u64,
-                __bindgen_anon_1: kvm_clear_dirty_log__bindgen_ty_1 { dirty_bitmap: run.as_mut_ptr().cast() },
-            };
-            // SAFETY: KVM reads a bit for each of `num_pages`, which `run` holds; it writes nothing there.
-            if unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_CLEAR_DIRTY_LOG, &raw const clear) } != 0 {
-                return Err(failed("KVM_CLEAR_DIRTY_LOG"));
+            let most = pages.saturating_sub(begin * BITS).min(run.len() * BITS);
+            // Before KVM forgets them; what it does not forget it tells again.
+            mapping.mark_words(first + begin * BITS, most, run);
+            if self.told == Told::Cleared {
+                self.clear(id, begin, most, run)?;
             }
-            at = first + count;
+            at = end;
         }
         Ok(())
     }
+
+    /// Makes pages of a run of words clean.
+    fn clear(&self, id: u32, begin: usize, pages: usize, run: &mut [u64]) -> Result<(), AccelError> {
+        let clear = kvm_clear_dirty_log {
+            slot: id,
+            num_pages: u32::try_from(pages).unwrap_or(u32::MAX),
+            first_page: (begin * BITS) as u64,
+            __bindgen_anon_1: kvm_clear_dirty_log__bindgen_ty_1 { dirty_bitmap: run.as_mut_ptr().cast() },
+        };
+        // SAFETY: KVM reads a bit for each of `pages`, which `run` holds; it writes nothing there.
+        if unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_CLEAR_DIRTY_LOG, &raw const clear) } != 0 {
+            return Err(failed("KVM_CLEAR_DIRTY_LOG"));
+        }
+        Ok(())
+    }
+}
+
+/// The first word from `at` on that is wanted. Long runs of zeros are passed over in steps.
+fn next(words: &[u64], mut at: usize, wanted: impl Fn(u64) -> bool) -> Option<usize> {
+    const STEP: usize = 16;
+    if !wanted(0) {
+        while let Some(step) = words.get(at..at + STEP)
+            && step.iter().fold(0, |all, word| all | word) == 0
+        {
+            at += STEP;
+        }
+    }
+    words.get(at..)?.iter().position(|word| wanted(*word)).map(|skip| at + skip)
 }
 
 /// Rings, if they are wanted and KVM has them and takes ours: there must be no vCPU yet.
