@@ -101,7 +101,7 @@ impl Guest {
         // AP at 0x2000: out 0x82,al; hlt
         memory.write(0x2000, &[0xe6, 0x82, 0xf4]).unwrap();
         let fd = kvm_ioctls::Kvm::new().unwrap();
-        let vm = crate::kvm::vm::KvmVm::new(&fd, VmConfig { vcpus, irqchip }).unwrap();
+        let vm = crate::kvm::vm::KvmVm::new(&fd, VmConfig { vcpus, irqchip }, true).unwrap();
         let mut vcpus: Vec<_> = (0..vcpus).map(|id| vm.make_vcpu(id).unwrap()).collect();
         let vm: Arc<dyn Vm> = Arc::new(vm);
         memory.connect(&vm).unwrap();
