@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeAli
 
 from hyperpy._delivery import delivery_of
 from hyperpy._register_views import ArrayView, Value, checked
+from hyperpy._selection import Key, Selection, Where
 from hyperpy.errors import DeclarationError
 
 __all__ = ["MOST", "AccessKind", "Bits", "Declared", "Field", "Hooked", "Register", "declarations"]
@@ -182,19 +183,23 @@ class Hooked(Declared[_V]):
 
         Of a narrow access only the bits count that it gives.
         """
+        checked = self._checked_mask(mask)
+        return lambda method: self._hook(method, "write", checked)
+
+    def _checked_mask(self, mask: int) -> int:
         if not 0 < operator.index(mask) < 1 << 8 * self.width:
             raise DeclarationError(
                 f"no bits to look for: {mask:#x}", hint=f"a mask of bits such as 0x1, of {self.width} bytes"
             )
-        return lambda method: self._hook(method, "write", mask)
+        return operator.index(mask)
 
-    def _hook(self, method: _F, kind: str, mask: int) -> _F:
+    def _hook(self, method: _F, kind: str, mask: int, where: Where = None) -> _F:
         if not callable(method):
             raise DeclarationError(
                 f"not a method: {method!r}", hint=f"@{self.name or 'name'}.on_{kind} above a `def`"
             )
-        hooks: list[tuple[Hooked[Any], str, int]] = method.__dict__.setdefault("_hooks", [])
-        hooks.append((self, kind, mask))
+        hooks: list[tuple[Hooked[Any], str, int, Where]] = method.__dict__.setdefault("_hooks", [])
+        hooks.append((self, kind, mask, where))
         return method
 
 
@@ -209,7 +214,8 @@ class Register(Hooked[Any]):
             "wo": reads as 0; "w1c", "w0c", "w1s": written ones clear, zeros clear, ones set; "rc", "rs": a read clears,
             sets them. Fields can each have their own.
         mask: bits that exist; others read as 0 and are not written. All of them, or those of the fields if there are any.
-        count: for an array of them: how many.
+        count: for an array of them: how many. Some of them can have methods of their own: `@lights[3].on_write`,
+            `@lights[4:8].on_read`; see `Indexed`.
         stride: bytes from one of the array to the next; its width if it is left out.
         order: "big" if its first byte is the most significant.
         when: a field that must be set for it to be here: `when=line_control.dlab`, or `when=mode.bank == 2`. Others can
@@ -322,6 +328,12 @@ class Register(Hooked[Any]):
                 f"register has no field {name!r}: {own}\n\nhint: its fields: {', '.join(fields) or 'none'}"
             )
         return Bits(self, fields[name], (1 << fields[name].width) - 1)
+
+    # Arrays are selected from, not gone through.
+    __iter__ = None
+
+    def __getitem__(self, key: Key) -> Selection:
+        return Selection(self, key)
 
     def _view(self, device: Any, cell: int) -> Any:
         if self.count is not None:

@@ -136,7 +136,8 @@ class MessageSender:
 
     def send(self, address: int, data: int) -> bool: ...
 
-_Handler: TypeAlias = tuple[int, Callable[..., object] | None, Callable[..., object] | None, int | None]
+_Method: TypeAlias = tuple[Callable[..., object], int | None]
+_Handler: TypeAlias = tuple[int, _Method | None, _Method | None]
 
 _Meter: TypeAlias = tuple[int, int, int, int]
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from hyperpy._declaration import MOST, AccessKind, Bits, Declared, Field, Hooked, Register
 from hyperpy._register_views import ArrayView, FifoView, RamView
+from hyperpy._selection import Key, Selection
 from hyperpy.errors import DeclarationError
 from hyperpy.memory import parse_size
 
@@ -261,6 +262,10 @@ class Blocks(Declared[Any], Generic[_B]):
 class Indexed(Declared[ArrayView]):
     """Registers behind a port: one register says which of them another one leads to, as a PC's CMOS memory is reached.
 
+    Methods are marked for all of them, or by number for some: the others call no Python. `@data[0x0C].on_read` marks one for
+    register 0x0C, as if that were declared alone; `@data[1, 3, 5].on_write` and `@data[0x0E:0x80].on_write` for several, whose
+    method gets the number of the register first, as one for all does.
+
     Arguments:
         offset: where the data port is.
         index: the register that holds the number.
@@ -278,6 +283,11 @@ class Indexed(Declared[ArrayView]):
         >>> class Cmos(Device):
         ...     index = Register(0x0, width=1)
         ...     data = Indexed(0x1, index=index, count=128, width=1, mask=0x7F)
+        ...     changes = 0
+        ...
+        ...     @data[0x0E:].on_write
+        ...     def _changed(self, index: int, value: int) -> None:
+        ...         self.changes += 1
         >>> cmos = Cmos()
         >>> cmos.data[0x0D] = 0x80
         >>> cmos.data[0x0D]
@@ -322,6 +332,12 @@ class Indexed(Declared[ArrayView]):
     def on_write(self) -> Callable[[_F], _F]:
         """As `Register.on_write`; the method gets the number of the register first."""
         return self.behind.on_write
+
+    # As for `Register`.
+    __iter__ = None
+
+    def __getitem__(self, key: Key) -> Selection:
+        return Selection(self.behind, key)
 
     def _view(self, device: Any, cell: int) -> ArrayView:
         view: ArrayView = self.behind.__get__(device, type(device))

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator
 from html import escape
 from typing import TYPE_CHECKING, TypeAlias
 
+from hyperpy._declaration import Hooked
 from hyperpy._delivery import NOW
-from hyperpy._layout import _describe
+from hyperpy._layout import _describe, hooks_for
 from hyperpy._value import Value
 from hyperpy.declare import Indexed, Ram
 from hyperpy.stats import RUNGS, table
@@ -37,7 +38,7 @@ _Meter: TypeAlias = tuple[int, int, int, int]  # calls, those timed, their nanos
 
 
 class RegisterUse(Value):
-    """How guests have used one register, or all of an array, and who served that.
+    """How guests have used one register, or those of an array that have no method of their own, and who served that.
 
     `register` is its name. In brackets is what is no register: `(read, write)` are the device's own methods, `(no register)`
     accesses that no register takes, `(refused)` those that `access_rule` refuses. `offset` and `width` are in bytes, None
@@ -177,18 +178,18 @@ def _rows(device: Device) -> Iterator[RegisterUse]:
 
 
 def _groups(device: Device) -> list[list[Placed]]:
-    """Registers that are told as one: those of an array."""
+    """Registers that are told as one: those of an array, but for the ones with a method of their own."""
     groups: dict[object, list[Placed]] = {}
     for place in device._places:
         if not isinstance(place.declared, Indexed):  # what is behind a port is told
-            one = place.cell if place.index is None else (id(place.declared), place.name.rpartition("[")[0])
+            one = place.cell if _is_told_alone(place) else (id(place.declared), place.name.rpartition("[")[0])
             groups.setdefault(one, []).append(place)
     return list(groups.values())
 
 
 def _use(device: Device, group: list[Placed], all_reads: int) -> RegisterUse:
     place, declared = group[0], group[0].declared
-    name = place.name if place.index is None else f"{place.name.rpartition('[')[0]}[0…{len(group) - 1}]"
+    name = place.name if _is_told_alone(place) else f"{place.name.rpartition('[')[0]}[0…{(declared.count or 0) - 1}]"
     hits = [device._register_file.hits(one.cell) for one in group]
     meters = [device._calls.of(one.cell) for one in group]
     reads, writes = sum(hit[0] for hit in hits), sum(hit[1] for hit in hits)
@@ -208,10 +209,18 @@ def _cost(meters: Iterable[_Meter]) -> tuple[int, int, float | None, int | None]
     return (calls, timed, ns / timed, worst) if timed else (calls, 0, None, None)
 
 
+def _is_told_alone(place: Placed) -> bool:
+    """Whether it is of no array, or has a method of its own in one."""
+    return place.index is None or (place.declared, place.index) in place.owner._told  # type: ignore[attr-defined]
+
+
 def _hooks(place: Placed) -> tuple[str | None, str | None]:
     """Names of the methods for reads and for writes."""
-    read, write, _ = place.owner._told.get(place.declared, (None, None, 0))  # type: ignore[attr-defined]
-    return read, write
+    declared = place.declared
+    if not isinstance(declared, Hooked):
+        return None, None
+    read, write = hooks_for(place.owner._told, declared, place.index)  # type: ignore[attr-defined]
+    return read and read.method, write and write.method
 
 
 def _rung(place: Placed) -> str:
