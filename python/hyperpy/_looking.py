@@ -44,7 +44,7 @@ class Looking(Routing):
             ...     m.load(hyperpy.Flat(code, at=0x1000, mode="real"))
             ...     _ = m.run(timeout=1.0)
             ...     print(m.stats.devices[0])
-            DeviceStats(name='Doorbell', hits={'register': 2, 'python': 0, 'unclaimed': 0})
+            DeviceStats(name='Doorbell', hits={'kernel': 0, 'register': 2, 'python': 0, 'unclaimed': 0})
         """
         vcpus, wall = self._native.readings()
         rows = tuple(
@@ -131,11 +131,11 @@ class Looking(Routing):
 
 
 def _hits(device: object, calls: _hyperpy.Calls) -> dict[str, int]:
-    """Accesses to a device by who answered them: its registers, its methods, nobody."""
+    """Accesses to a device by who answered them: the kernel, its registers, its methods, nobody."""
     read, write = calls.plain()
-    by_rust, by_python, by_nobody = 0, read[0] + write[0], 0
+    rings, by_rust, by_python, by_nobody = 0, 0, read[0] + write[0], 0
     if isinstance(device, Device) and device._layout is not None:
-        reads, writes, told = device._register_file.total_hits()
-        by_rust, by_python = reads + writes - told, by_python + told
+        reads, writes, told, rings = device._register_file.total_hits()
+        by_rust, by_python = reads + writes - told - rings, by_python + told
         by_nobody = sum(map(sum, device._register_file.strays()))
-    return {RUNGS[3]: by_rust, RUNGS[4]: by_python, RUNGS[5]: by_nobody}
+    return {RUNGS[1]: rings, RUNGS[3]: by_rust, RUNGS[4]: by_python, RUNGS[5]: by_nobody}

@@ -27,7 +27,7 @@ __all__ = ["Explanation", "RegisterUse"]
 
 _KERNEL, _REGISTER, _PYTHON, _UNCLAIMED = (RUNGS[rung] for rung in (1, 3, 4, 5))
 # Whom a guest waits for that writes to what a method wants to know of.
-_WAITED_FOR = {"stream": _KERNEL, "posted": _REGISTER}
+_WAITED_FOR = {"stream": _KERNEL, "doorbell": _KERNEL, "posted": _REGISTER}
 _HEAD = ["register", "offset", "bytes", "rung", "reads", "writes", "calls", "mean ns", "worst ns"]
 _MANY = 1000  # calls that are worth a hint
 _FEW = 10  # writes for each read of the device: most are followed by another write
@@ -43,7 +43,7 @@ class RegisterUse(Value):
     `register` is its name. In brackets is what is no register: `(read, write)` are the device's own methods, `(no register)`
     accesses that no register takes, `(refused)` those that `access_rule` refuses. `offset` and `width` are in bytes, None
     where there is none. `rung` says whom the guest waits for: register (Rust alone), python, unclaimed (nobody), kernel (it waits
-    for nobody: a stream); "register/python" if reads are served by the one and writes by the other. A posted register's writes are
+    for nobody: a stream, or a doorbell, whose `writes` are rings as the kernel counted them, of which several can be one call); "register/python" if reads are served by the one and writes by the other. A posted register's writes are
     served by Rust, and its method is called later. `reads` and `writes` count accesses, `calls` those for which Python was
     called. `timed` of these calls were timed: `mean_ns` and `worst_ns` are theirs, None if there are none. `hint` says what
     would make it cheaper, where that is known.

@@ -332,7 +332,21 @@ def test_doorbells_cost_no_exit_and_are_told_before_the_run_returns(boot: Any) -
         ("big", 0x1234), ("byte", None), ("kick", None), ("queue", 2), ("queue", 3),
     ]  # fmt: skip
     assert m.stats.hits["python"] == 0
-    assert bells._register_file.hits(0) == (0, 1, 1)
+    assert m.stats.devices[0].hits == {"kernel": 5, "register": 0, "python": 0, "unclaimed": 0}
+    said = bells.explain()
+    assert [(use.register, use.rung, use.writes, use.calls) for use in said if use.writes] == [
+        ("kick", "kernel", 1, 1), ("byte", "kernel", 1, 1), ("queue", "kernel", 2, 2), ("big", "kernel", 1, 1),
+    ]  # fmt: skip
+
+
+def test_rings_are_counted_each_though_several_are_one_call(boot: Any) -> None:
+    m, bells = rung(boot, "mov ecx, 5000; again: mov [ebx], ecx; dec ecx; jnz again; hlt")
+    assert m.run(RUN) == Exit.Halt(0)
+    use = bells.explain()["kick"]
+    assert (use.writes, use.calls) == (5000, len(bells.log))
+    assert 1 <= use.calls <= 5000
+    assert m.stats.devices[0].hits == {"kernel": 5000, "register": 0, "python": 0, "unclaimed": 0}
+    assert m.stats.hits["kernel"] == 0
 
 
 def test_doorbell_of_eight_bytes_rings_in_long_mode(boot: Any) -> None:
@@ -359,6 +373,7 @@ def test_write_that_rings_no_bell_is_an_exit_and_told_as_ever(boot: Any) -> None
         ("queue", 4), ("kick", None), ("queue", 1), ("big", 0x34120000), ("queue", 9),
     ]  # fmt: skip
     assert m.stats.hits["python"] == 5
+    assert m.stats.devices[0].hits == {"kernel": 0, "register": 0, "python": 5, "unclaimed": 0}
 
 
 def test_doorbell_on_a_port_rings(boot: Any) -> None:

@@ -333,6 +333,16 @@ impl Device for Recorded {
         action
     }
 
+    fn rung(&self, at: Access, value: u64, times: u64) -> Action {
+        let Access { offset, size, vcpu } = at;
+        let serving = self.begin(vcpu, What::Write { offset, size, value: value & at.ones() });
+        let action = self.inner.rung(at, value, times);
+        if let Some(serving) = serving {
+            serving.end(Some(action.clone()));
+        }
+        action
+    }
+
     fn shortcuts(&self) -> Shortcuts {
         self.inner.shortcuts()
     }

@@ -196,6 +196,9 @@ impl Device for Slice {
     fn write(&self, at: Access, value: u64) -> Action {
         self.device.write(self.of(at), value)
     }
+    fn rung(&self, at: Access, value: u64, times: u64) -> Action {
+        self.device.rung(self.of(at), value, times)
+    }
     fn shortcuts(&self) -> Shortcuts {
         self.device.shortcuts().within(self.origin, self.len)
     }

@@ -225,10 +225,10 @@ impl RegisterFile {
         (hits.reads, hits.writes, hits.told)
     }
 
-    /// The same of all registers together.
-    fn total_hits(&self) -> (u64, u64, u64) {
+    /// The same of all registers together, and how many writes rang a doorbell.
+    fn total_hits(&self) -> (u64, u64, u64, u64) {
         let hits = self.inner.total_hits();
-        (hits.reads, hits.writes, hits.told)
+        (hits.reads, hits.writes, hits.told, hits.rings)
     }
 
     /// Reads and writes that no register takes, and those that the device refuses.
