@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperpy import _hyperpy
@@ -67,6 +67,19 @@ class Attaching(Placing):
             ValueError: no local APIC gets such a message.
             StateError: it wants an interrupt line, and the vcpus exist already without interrupt controllers.
         """
+        return self._attach(device, pio, mmio, size, irq, name)
+
+    def _attach(
+        self,
+        device: _D,
+        pio: int | Mapping[str, int] | None,
+        mmio: int | Mapping[str, int] | None,
+        size: int | str | None,
+        irq: Irq,
+        name: str | None,
+        disabled: bool | Collection[str] = False,
+    ) -> _D:
+        """The same, as `disable` leaves it: all of it, or these windows."""
         parts = getattr(type(device), "_windows", ())
         if (pio is None) == (mmio is None) and not (parts and pio is not None):
             raise TypeError("a device sits on one bus\n\nhint: give pio=PORT or mmio=ADDRESS")
@@ -85,11 +98,19 @@ class Attaching(Placing):
         for is_pio, part, base in wanted:
             length = operator.index(length) if part is None else part.size
             check_range(is_pio, base, length)
-            label = name if part is None else f"{name}.{part.name}"
-            windows.append((is_pio, base, length, 0 if part is None else part.origin, label))
+            label, origin = (name, 0) if part is None else (f"{name}.{part.name}", part.origin)
+            is_off = disabled if isinstance(disabled, bool) else part is not None and part.name in disabled
+            windows.append((is_pio, base, length, origin, label, not is_off))
             facts.append(
-                {"base": base, "size": length, "irq": irq, "name": name, "enabled": True, "calls": calls}
-                | {"window": None if part is None else part.name}
+                {
+                    "base": base,
+                    "size": length,
+                    "irq": irq,
+                    "name": name,
+                    "enabled": not is_off,
+                    "calls": calls,
+                }
+                | {"window": None if part is None else part.name, "label": label}
             )
         by_origin = [(part.origin, part.name) for part in reversed(parts)]
         lend = lent(device, self._native.memory, self._native.id)
@@ -162,13 +183,14 @@ class Attaching(Placing):
             for place, (device, facts) in before.items():
                 if place not in self._attached:
                     where = facts["base"] if facts["window"] is None else {facts["window"]: facts["base"]}
-                    self.attach(
+                    self._attach(
                         device,
                         pio=where if place[0] else None,
                         mmio=None if place[0] else where,
                         size=None if facts["window"] else facts["size"],
                         irq=facts["irq"],
                         name=facts["name"],
+                        disabled=not facts["enabled"],
                     )
             if not had_pc:
                 self._native.detach_pc(had_irqchip)

@@ -395,7 +395,7 @@ def attach(
     machine: Machine,
     object: object,
     name: str,
-    windows: list[tuple[bool, int, int, int, str]],
+    windows: list[tuple[bool, int, int, int, str, bool]],
     named: list[tuple[int, str]],
     registers: tuple[RegisterFile, list[_Handler]] | None = None,
     calls: Calls | None = None,

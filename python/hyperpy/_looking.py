@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hyperpy.spec import MachineSpec
 
 _KERNEL = 1  # its rung
+_DISABLED = "disabled"
 
 
 class Looking(Routing):
@@ -65,7 +66,8 @@ class Looking(Routing):
     def map(self) -> Map:
         """What is where: memory, ports, mmio and interrupts; prints as tables.
 
-        What the kernel's interrupt controllers and PIT answer is in it as soon as they are asked for.
+        What the kernel's interrupt controllers and PIT answer is in it as soon as they are asked for. What `disable` took off its
+        bus is there as "disabled", at the place where `enable` puts it, which others may have meanwhile.
 
         Example:
             >>> import hyperpy
@@ -96,6 +98,11 @@ class Looking(Routing):
                 for bus, base, size, name, with_irqchip in _hyperpy.kernel_ranges()
                 if with_irqchip
             ]
+        on_buses += [
+            MapRow("pio" if is_pio else "mmio", facts["base"], facts["size"], facts["label"], _DISABLED)
+            for (is_pio, _), (_, facts) in list(self._attached.items())
+            if not facts["enabled"]
+        ]
         rows = [MapRow("memory", *row) for row in self.memory._rows()]
         rows += sorted(on_buses, key=lambda row: (row.space == "mmio", row.base))
         return Map(tuple(rows), self._interrupts())

@@ -87,7 +87,7 @@ class Placing(Routing):
         """Take a device, or some of its windows, off the buses until `enable`; the guest's accesses there are nobody's.
 
         It is still attached: its interrupt line, timers and memory stay, and so do its places, for which others may be put there
-        meanwhile. Returns when no vcpu is in what was disabled, as `move`.
+        meanwhile. `map` and `spec` show it as disabled. Returns when no vcpu is in what was disabled, as `move`.
 
         Arguments:
             device: an attached one.
@@ -101,10 +101,10 @@ class Placing(Routing):
             >>> with hyperpy.Machine(memory="1M") as m:
             ...     device = m.attach(hyperpy.Device(), pio=0x300, size=8)
             ...     m.disable(device)
-            ...     off = [row.space for row in m.map.rows]
+            ...     off = m.map.rows[-1].rung
             ...     m.enable(device)
-            ...     print(off, [row.space for row in m.map.rows])
-            ['memory'] ['memory', 'pio']
+            ...     print(off, m.map.rows[-1].rung)
+            disabled python
         """
         self._enable(device, windows, False)
 

@@ -48,12 +48,15 @@ def _where(array: Hooked[Any], key: Key) -> int | tuple[int, ...]:
     count = array.count
     if count is None:
         raise DeclarationError(
-            f"not an array of registers: {array.name or '?'}", hint="`count=` makes one; else mark the register itself"
+            f"not an array of registers: {array.name or '?'}",
+            hint="`count=` makes one; else mark the register itself",
         )
 
     def checked(number: object) -> int:
         if not isinstance(number, SupportsIndex) or not 0 <= operator.index(number) < count:
-            raise DeclarationError(f"the array has no such register: {number!r}", hint=f"from 0 to {count - 1}")
+            raise DeclarationError(
+                f"the array has no such register: {number!r}", hint=f"from 0 to {count - 1}"
+            )
         return operator.index(number)
 
     if isinstance(key, slice):

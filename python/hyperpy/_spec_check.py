@@ -74,12 +74,14 @@ class _Device:
     windows: dict[str, int]
 
     def ranges(self, bus: str) -> Iterator[_Range]:
-        """Where it is on a bus, as far as sizes are known."""
+        """Where it is on a bus, as far as sizes are known. What is disabled is not."""
         where, name = getattr(self.spec, bus), self.spec.name or self.spec.model
-        path = f"devices[{self.index}].{bus}"
+        path, disabled = f"devices[{self.index}].{bus}", self.spec.disabled
+        if disabled is True:
+            return
         if isinstance(where, Mapping):
             for window, base in where.items():
-                if window in self.windows:
+                if window in self.windows and window not in (disabled or ()):
                     yield _Range(f"{path}.{window}", base, self.windows[window], f"{name}.{window}")
         elif where is not None and self.size is not None and len(self.windows) <= 1:
             yield _Range(path, where, self.size, name)

@@ -53,6 +53,17 @@ def _as_hex(value: int | Mapping[str, int]) -> Hex | dict[str, Hex]:
     return form.as_hex(value)
 
 
+def _disabled(value: object) -> bool | tuple[str, ...]:
+    """True, or the names of windows; none of them for False."""
+    if not isinstance(value, list | tuple):
+        return form.flag(value) or ()
+    return tuple(sorted({form.text(name) for name in value}))
+
+
+def _as_list(value: bool | tuple[str, ...]) -> bool | list[str]:
+    return value if isinstance(value, bool) else list(value)
+
+
 def _model(value: object) -> str:
     model = form.text(value)
     match = _MODEL.fullmatch(model)
@@ -72,6 +83,7 @@ class DeviceSpec(Form):
         pio: first port, or `{ ports = 0x300 }`.
         size: length of its range, in bytes or as "4K"; None: the class knows.
         irq: gsi of its interrupt line.
+        disabled: True if it is off its buses, as `Machine.disable` leaves it; or the names of the windows that are.
         name: shown in maps; None: the class's name.
         args: keyword arguments of its class: values that TOML can hold.
     """
@@ -85,6 +97,7 @@ class DeviceSpec(Form):
     )
     size: int | str | None = field(default=None, metadata=rule(form.optional(form.size), shown=form.as_size))
     irq: int | None = field(default=None, metadata=rule(form.optional(_GSI)))
+    disabled: bool | tuple[str, ...] = field(default=(), metadata=rule(_disabled, shown=_as_list))
     name: str | None = field(default=None, metadata=rule(form.optional(form.text)))
     args: Mapping[str, Any] = field(default_factory=dict, hash=False, metadata=rule(form.values))
 
@@ -94,6 +107,15 @@ class DeviceSpec(Form):
             raise SpecError("a device sits on one bus", hint="give pio = PORT or mmio = ADDRESS")
         if self.size is not None and any(by_window):
             raise SpecError("a window has a size by its class", path="size", hint="leave it out")
+        if not isinstance(self.disabled, bool):
+            places = (where for where in (self.mmio, self.pio) if isinstance(where, Mapping))
+            named = [name for where in places for name in where]
+            for name in self.disabled:
+                if name not in named:
+                    hint = f"windows that have a place: {', '.join(named) or 'none; write disabled = true'}"
+                    raise SpecError(f"no such window: {name!r}", path="disabled", hint=hint)
+            if 0 < len(self.disabled) == len(named):  # the same, in its one form
+                object.__setattr__(self, "disabled", True)
 
     def kind(self, folder: str = ".") -> type:
         """Its class, imported; the module is looked for in `folder` too.

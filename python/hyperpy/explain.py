@@ -189,7 +189,11 @@ def _groups(device: Device) -> list[list[Placed]]:
 
 def _use(device: Device, group: list[Placed], all_reads: int) -> RegisterUse:
     place, declared = group[0], group[0].declared
-    name = place.name if _is_told_alone(place) else f"{place.name.rpartition('[')[0]}[0…{(declared.count or 0) - 1}]"
+    name = (
+        place.name
+        if _is_told_alone(place)
+        else f"{place.name.rpartition('[')[0]}[0…{(declared.count or 0) - 1}]"
+    )
     hits = [device._register_file.hits(one.cell) for one in group]
     meters = [device._calls.of(one.cell) for one in group]
     reads, writes = sum(hit[0] for hit in hits), sum(hit[1] for hit in hits)

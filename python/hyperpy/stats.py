@@ -129,7 +129,7 @@ def overview(booted: Mapping[Machine, float]) -> str:
 
 
 class MapRow(Value):
-    """One range: `space` is memory, pio or mmio; `rung` says who answers."""
+    """One range: `space` is memory, pio or mmio; `rung` says who answers, or "disabled": it is off its bus until `Machine.enable`."""
 
     space: str
     base: int
