@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from hyperpy._declaration import MOST, AccessKind, Bits, Declared, Field, Hooked, Register
+from hyperpy._delivery import delivery_of
 from hyperpy._register_views import ArrayView, FifoView, RamView
 from hyperpy._selection import Key, Selection
 from hyperpy.errors import DeclarationError
@@ -43,6 +44,8 @@ class Fifo(Hooked[FifoView]):
         access: "ro": the guest's reads take what the device has put in; "wo": its writes put in what the device takes.
         overflow: what happens to one item too many: "drop" loses it, "overwrite" the oldest.
         empty: what a read of an empty one gives.
+        stream: the guest does not wait for its writes ("wo"): they wait in the kernel and cost no exit, as those of a `Register`. They
+            are in the queue before the guest's next access of the device is served.
         threshold: which accesses are told to the method that is marked by `on_write` ("wo"): those that leave at least
             so many items; by `on_read` ("ro"): at most so many. All of them, if it is left out. Others call no Python.
 
@@ -66,6 +69,7 @@ class Fifo(Hooked[FifoView]):
         overflow: Literal["drop", "overwrite"] = "drop",
         empty: int = 0,
         threshold: int | None = None,
+        stream: bool = False,
         when: Bits | None = None,
         doc: str = "",
     ) -> None:
@@ -90,6 +94,7 @@ class Fifo(Hooked[FifoView]):
             raise DeclarationError(
                 f"threshold is out of range: {threshold}", hint=f"from 0 to the depth, {self.depth}"
             )
+        self.delivery = delivery_of(self, stream=stream)
 
     def _view(self, device: Any, cell: int) -> FifoView:
         return FifoView(device._register_file, cell, self)

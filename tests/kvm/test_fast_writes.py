@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.guests import START_OTHERS, Mode, assemble, interruptible
 
-from hyperpy import Device, Exit, Flat, Machine, Register, StateError, Stop, Window
+from hyperpy import Device, Exit, Fifo, FifoLevel, Flat, Machine, Register, StateError, Stop, Window
 
 RUN = 10.0
 BOUND = 0.1
@@ -261,6 +261,53 @@ def test_flood_of_streamed_writes_by_four_vcpus_is_stopped_in_time_and_each_ones
     assert len(seen) == 4
     for values in seen.values():
         assert values == list(range(1, len(values) + 1))
+
+
+class Typewriter(Device):
+    """A queue whose items cost no exit, its level, and what is told when it is nearly full."""
+
+    text = Fifo(0x0, depth=256, access="wo", stream=True, threshold=200)
+    waiting = FifoLevel(0x4, text)
+    loud = Fifo(0x8, depth=4, access="wo", width=4, stream=True)
+
+    def __init__(self) -> None:
+        self.log: list[int] = []
+
+    @text.on_write
+    def _text(self, item: int) -> None:
+        while (item := self.text.pop()) is not None:  # type: ignore[assignment]
+            self.log.append(item)
+
+    @loud.on_write
+    def _loud(self, item: int) -> None:
+        assert self.loud.pop() == item
+        self.log.append(item)
+
+
+@pytest.mark.parametrize("count", [150, 1000])
+def test_items_of_a_streamed_queue_cost_no_exit_and_are_in_it_before_the_guest_reads_how_many(
+    boot: Any, count: int
+) -> None:
+    m = boot(
+        f"mov ebx, {GPA:#x}; xor eax, eax; again: inc eax; mov [ebx], al; cmp eax, {count}; jb again; mov ecx, [ebx + 4]; hlt",
+        "protected",
+    )
+    typed = m.attach(Typewriter(), mmio=GPA)
+    assert m.run(RUN) == Exit.Halt(0)
+    assert m.vcpus[0].regs.rcx == len(typed.text)
+    assert [*typed.log, *typed.text] == [n & 0xFF for n in range(1, count + 1)]
+    assert (typed.text.lost, len(typed.log) > 0) == (0, count > 200)
+    assert exits(m) < 15 + count // 50
+
+
+def test_streamed_queue_whose_method_is_told_of_all_gives_each_its_turn(boot: Any) -> None:
+    m = boot(
+        f"xor eax, eax; again: inc eax; mov [{GPA + 8:#x}], eax; cmp eax, 600; jb again; hlt", "protected"
+    )
+    typed = m.attach(Typewriter(), mmio=GPA)
+    assert m.run(RUN) == Exit.Halt(0)
+    assert (typed.log, typed.loud.lost) == ([*range(1, 601)], 0)
+    assert typed.explain()["loud"].rung == "kernel"
 
 
 # -- doorbells -------------------------------------------------------------------------------------------------------

@@ -160,6 +160,10 @@ def test_class_that_cannot_be_is_refused_when_it_is_made_and_names_the_lines(nam
         (lambda: Fifo(0, depth=1, access="ro", empty=256), "value of the empty queue is too wide"),
         (lambda: Fifo(0, depth=4, access="wo", threshold=5), "threshold is out of range: 5"),
         (lambda: Fifo(0, depth=4, access="ro", threshold=-1), "threshold is out of range: -1"),
+        (
+            lambda: Fifo(0, depth=4, access="ro", stream=True),
+            "register with stream=True is not write-only: ro",
+        ),
         (lambda: FifoLevel(0, Register(0)), "not a queue"),  # type: ignore[arg-type]
         (
             lambda: FifoLevel(0, Fifo(0, depth=256, access="ro"), width=1),

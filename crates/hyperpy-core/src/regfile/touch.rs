@@ -4,9 +4,9 @@
 
 use std::sync::atomic::Ordering;
 
-use super::delivery::To;
+use super::delivery::{Delivery, To};
 use super::late::Item;
-use super::layout::{Cell, Kind};
+use super::layout::{Cell, Kind, Tell};
 use super::parts::Part;
 use super::{Owner, RegisterFile, Slot};
 use crate::bus::{Access, Action, ones};
@@ -112,6 +112,9 @@ impl RegisterFile {
         let lanes = lanes(cell, part);
         // As bits of the register; those that are not given are 0.
         let given_bits = in_order(cell, (given << (8 * part.from)) & cell.all());
+        if self.waits_behind(cell, to) {
+            return None;
+        }
         let mut tells = cell.on_write.wants(given_bits);
         let value = match cell.kind {
             Kind::Fifo { .. } => {
@@ -149,6 +152,14 @@ impl RegisterFile {
                 Action::Continue
             }
         })
+    }
+
+    /// Whether a write goes behind those that wait: of a stream whose owner is told of some writes, the others would overtake them.
+    fn waits_behind(&self, cell: &Cell, to: To<'_>) -> bool {
+        cell.delivery == Delivery::Stream
+            && cell.on_write != Tell::Never
+            && !matches!(to, To::Owner(_))
+            && self.has_late()
     }
 
     /// Tells the owner of a write.
