@@ -122,7 +122,8 @@ class Declared(Generic[_V]):
             raise DeclarationError(f"number of registers is out of range: {count}", hint=f"from 1 to {MOST}")
         if when is not None and not isinstance(when, Bits):
             raise DeclarationError(
-                f"not a condition: {when!r}", hint="when=control.bank, or when=control.bank == 2"
+                f"not a condition: {when!r}",
+                hint='when=control.bank, or when=control.bank == 2; a field that is called as an argument is: control["mask"]',
             )
         self.offset, self.width, self.doc, self.when = offset, width, doc, when
         self.count = None if count is None else operator.index(count)
@@ -219,7 +220,8 @@ class Register(Hooked[Any]):
         stride: bytes from one of the array to the next; its width if it is left out.
         order: "big" if its first byte is the most significant.
         when: a field that must be set for it to be here: `when=line_control.dlab`, or `when=mode.bank == 2`. Others can
-            share the place; one without `when` is there for all other values.
+            share the place; one without `when` is there for all other values. A field that is called as an argument is, is
+            `when=mode["reset"]`.
         posted: the guest does not wait for `on_write`, which is called later, for each write in order: before any other method
             of the device, and within 50 ms.
         stream: the same for a write-only register, and its writes wait in the kernel: they cost no exit.
@@ -227,7 +229,7 @@ class Register(Hooked[Any]):
             machine's. Several may come as one. The method gets None, since nobody knows the value.
         match: the value, or values, that ring the doorbell, each told as itself; all others are served as ever.
         doc: what it is for.
-        fields: each a name and its `Field`; those whose names are no argument can be given by name.
+        fields: each a name and its `Field`, such as `{"reset": Field(0)}`; those whose names are no argument can be given by name.
 
     Raises:
         DeclarationError: it cannot be: a field outside the width, a reset value outside the mask.
@@ -266,6 +268,16 @@ class Register(Hooked[Any]):
         fields: Mapping[str, Field] | None = None,
         **named: Field,
     ) -> None:
+        given = {
+            "width": width, "reset": reset, "access": access, "mask": mask, "count": count, "stride": stride, "order": order,
+            "when": when, "posted": posted, "stream": stream, "doorbell": doorbell, "match": match, "doc": doc, "fields": fields,
+        }  # fmt: skip
+        for name, value in given.items():
+            if isinstance(value, Field):
+                raise DeclarationError(
+                    f"field is called as an argument is: {name}",
+                    hint=f'give it so: fields={{"{name}": Field(...)}}',
+                )
         super().__init__(offset, width, doc, count=count, when=when)
         self.access, self.order = access, order
         self.fields = {**(fields or {}), **named}
@@ -321,6 +333,9 @@ class Register(Hooked[Any]):
             taken |= field.mask
 
     def __getattr__(self, name: str) -> Bits:
+        return self._field(name)
+
+    def _field(self, name: str) -> Bits:
         fields: dict[str, Field] = self.__dict__.get("fields", {})
         if name not in fields:
             own = self.__dict__.get("name") or "?"
@@ -332,8 +347,12 @@ class Register(Hooked[Any]):
     # Arrays are selected from, not gone through.
     __iter__ = None
 
-    def __getitem__(self, key: Key) -> Selection:
-        return Selection(self, key)
+    @overload
+    def __getitem__(self, key: str) -> Bits: ...
+    @overload
+    def __getitem__(self, key: Key) -> Selection: ...
+    def __getitem__(self, key: str | Key) -> Bits | Selection:
+        return self._field(key) if isinstance(key, str) else Selection(self, key)
 
     def _view(self, device: Any, cell: int) -> Any:
         if self.count is not None:

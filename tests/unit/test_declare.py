@@ -150,6 +150,12 @@ def test_class_that_cannot_be_is_refused_when_it_is_made_and_names_the_lines(nam
         (lambda: Register(0, mask=1, one=Field(1)), "mask is wider than the register, or lacks a field"),
         (lambda: Register(0, acess="ro"), "not a field or an argument: acess='ro'"),
         (lambda: Register(0, count=0), "number of registers is out of range: 0"),
+        (lambda: Register(0, reset=Field(0)), "field is called as an argument is: reset"),  # type: ignore[arg-type]
+        (lambda: Register(0, posted=Field(0)), "field is called as an argument is: posted"),  # type: ignore[arg-type]
+        (
+            lambda: Register(0, when=Register(0, fields={"mask": Field(0)}).mask),  # type: ignore[arg-type]
+            "not a condition: 1",
+        ),
         (lambda: Register(0, count=2, stride=2), "registers of the array overlap: stride 2"),
         (lambda: Register(0, order="middle"), "no such byte order"),
         (lambda: Register(0, when=1), "not a condition: 1"),
