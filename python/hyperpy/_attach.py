@@ -66,7 +66,12 @@ class Attaching(Placing):
             TypeError: the object is no device, or no size or place is given, or one that its class has not.
             ValueError: no local APIC gets such a message.
             StateError: it wants an interrupt line, and the vcpus exist already without interrupt controllers.
+
+        Warns:
+            NotListedWarning: it has an `acpi_hid`, and the ACPI tables that would list it are written already.
         """
+        if getattr(device, "acpi_hid", None) is not None and self._in_tables is not None:
+            self._not_listed(name or type(device).__name__)
         return self._attach(device, pio, mmio, size, irq, name)
 
     def _attach(
@@ -200,4 +205,10 @@ class Attaching(Placing):
         """Devices for the ACPI tables."""
         from hyperpy._acpi import listed  # noqa: PLC0415 - only for an operating system
 
-        return listed(self._attached)
+        found = listed(self._attached)
+        self._in_tables = {
+            place: facts["base"]
+            for place, (device, facts) in list(self._attached.items())
+            if facts["enabled"] and getattr(device, "acpi_hid", None) is not None
+        }
+        return found
