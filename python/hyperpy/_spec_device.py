@@ -26,25 +26,29 @@ _MODEL = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)")
 STOCK = {"debug-exit": "DebugExit", "debug-console": "DebugConsole"}
 
 
-def _places(each: form.Rule) -> form.Rule:
-    """A place, or by the names of windows several."""
+def _by_name(each: form.Rule, nothing: str) -> form.Rule:
+    """A number, or several by the names of windows or lines."""
 
     def check(value: object) -> int | dict[str, int]:
         if not isinstance(value, Mapping):
-            place: int = each(value)
-            return place
+            number: int = each(value)
+            return number
         if not value:
-            raise ValueError("no window is named\n\nhint: { regs = 0xfe000000 }, or leave it out")
+            raise ValueError(nothing)
         found = {}
-        for name, place in value.items():
+        for name, number in value.items():
             try:
-                found[form.text(name)] = each(place)
+                found[form.text(name)] = each(number)
             except ValueError as error:
                 message, _, hint = str(error).partition("\n\nhint: ")
                 raise SpecError(message, path=str(name), hint=hint) from None
         return found
 
     return check
+
+
+def _places(each: form.Rule) -> form.Rule:
+    return _by_name(each, "no window is named\n\nhint: { regs = 0xfe000000 }, or leave it out")
 
 
 def _as_hex(value: int | Mapping[str, int]) -> Hex | dict[str, Hex]:
@@ -62,6 +66,9 @@ def _disabled(value: object) -> bool | tuple[str, ...]:
 
 def _as_list(value: bool | tuple[str, ...]) -> bool | list[str]:
     return value if isinstance(value, bool) else list(value)
+
+
+_LINES = _by_name(_GSI, "no line is named\n\nhint: { rx = 5 }, or leave it out")
 
 
 def _model(value: object) -> str:
@@ -82,7 +89,7 @@ class DeviceSpec(Form):
         mmio: first gpa. Exactly one of `mmio` and `pio` is given, but for a device with windows: `{ regs = 0xfe000000 }`.
         pio: first port, or `{ ports = 0x300 }`.
         size: length of its range, in bytes or as "4K"; None: the class knows.
-        irq: gsi of its interrupt line.
+        irq: gsi of its interrupt line; of a device with several, by name: `{ rx = 5, tx = 6 }`.
         disabled: True if it is off its buses, as `Machine.disable` leaves it; or the names of the windows that are.
         name: shown in maps; None: the class's name.
         args: keyword arguments of its class: values that TOML can hold.
@@ -96,7 +103,9 @@ class DeviceSpec(Form):
         default=None, hash=False, metadata=rule(form.optional(_places(_PORT)), shown=_as_hex)
     )
     size: int | str | None = field(default=None, metadata=rule(form.optional(form.size), shown=form.as_size))
-    irq: int | None = field(default=None, metadata=rule(form.optional(_GSI)))
+    irq: int | Mapping[str, int] | None = field(
+        default=None, hash=False, metadata=rule(form.optional(_LINES))
+    )
     disabled: bool | tuple[str, ...] = field(default=(), metadata=rule(_disabled, shown=_as_list))
     name: str | None = field(default=None, metadata=rule(form.optional(form.text)))
     args: Mapping[str, Any] = field(default_factory=dict, hash=False, metadata=rule(form.values))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -167,7 +168,8 @@ def _device(index: int, device: object, facts: dict[str, Any], where: dict[str, 
     is_usual = facts["window"] is not None or facts["size"] == getattr(device, "size", None)
     size = None if is_usual else facts["size"]
     name = None if facts["name"] == kind.__name__ else facts["name"]
-    if not isinstance(facts["irq"], int | None):
+    lines = facts["irq"].values() if isinstance(facts["irq"], Mapping) else (facts["irq"],)
+    if not all(isinstance(gsi, int | None) for gsi in lines):
         raise SpecError(f"its lines have no spec: {facts['irq']}", path=f"devices[{index}].irq", hint=_HINT)
     return DeviceSpec(model=model, size=size, irq=facts["irq"], name=name, **where)
 
