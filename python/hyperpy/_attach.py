@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperpy import _hyperpy
 from hyperpy._connect import Irq, connected
+from hyperpy._lent import NotLent, give_back
 from hyperpy._places import Placing, check_range
 from hyperpy.clock import Clock
 from hyperpy.device import prepared
@@ -46,7 +47,7 @@ class Attaching(Placing):
     ) -> _D:
         """Put a device on a bus, or its windows on both, and return it.
 
-        `device.clock` becomes the machine's, where the device has that attribute and it is None or a `Clock`;
+        `device.clock` becomes the machine's, where the device has that attribute and nothing but a clock is in it;
         `device.memory` guest memory for it, where its class says `dma = True`.
 
         Arguments:
@@ -134,7 +135,7 @@ class Attaching(Placing):
     def _clock_for(self, device: Any, name: str) -> Iterator[None]:
         """Give a device that asks for it the clock, before the guest can reach it, and take it back if the guest will not."""
         before, of = getattr(device, "clock", self), (self._native.id, id(device))
-        if not (before is None or isinstance(before, Clock)) or (before is not None and before._of == of):
+        if not isinstance(before, Clock | NotLent | None) or (isinstance(before, Clock) and before._of == of):
             yield
             return
         with contextlib.suppress(AttributeError):  # its class wants none
@@ -142,8 +143,7 @@ class Attaching(Placing):
         try:
             yield
         except BaseException:
-            with contextlib.suppress(AttributeError):
-                device.clock = before
+            give_back(device, "clock", before)
             raise
 
     def detach(self, device: object) -> None:
@@ -155,16 +155,21 @@ class Attaching(Placing):
             DeviceError: it is not attached to this machine.
         """
         places = self._places_of(device)
-        left = self._take_off([place for place, _ in places])
-        self._wait_until_left(left)
+        lines = [facts["lines"] for _, facts in places]
+        self._take_off([place for place, _ in places], lambda: self._disconnect(device, lines))
+
+    def _disconnect(self, device: object, lines: list[dict[str, Any]]) -> None:
+        """Take a device's timers off the clock, and its lines from it."""
         clock = getattr(device, "clock", None)
-        if isinstance(clock, Clock) and clock._of == (self._native.id, id(device)):
-            clock._native.disarm()
-        for _, facts in places:
-            for line in facts["lines"].values():
-                if isinstance(line, _hyperpy.IrqLine):
-                    line.lower()
-            take_back(device, facts["lines"])
+        try:
+            if isinstance(clock, Clock) and clock._of == (self._native.id, id(device)):
+                clock._native.disarm()
+        finally:
+            for each in lines:
+                for line in each.values():
+                    if isinstance(line, _hyperpy.IrqLine):
+                        line.lower()
+                take_back(device, each)
 
     def attach_pc(self) -> None:
         """Give the machine a PC's stock devices, once: COM1 as `console`, RTC, i8042, debug console, ACPI power and reset.

@@ -257,7 +257,7 @@ class Report:
             if row.name == name:
                 return row
         raise KeyError(
-            f"not measured: {name}\n\nhint: {nearest(name, [row.name for row in self.rows]) or 'see report.rows'}"
+            f"not measured: {name}; hint: {nearest(name, [row.name for row in self.rows]) or 'see report.rows'}"
         )
 
     def __str__(self) -> str:
@@ -296,7 +296,9 @@ class Report:
                 tuple(_row(row) for row in values["rows"]),
                 {str(name): str(fact) for name, fact in values["host"].items()},
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError, ValueError) as error:
+            if "hint: " in str(error):
+                raise
             raise ValueError(
                 f"not a report of `hyperpy bench`: {error}\n\nhint: make one with --json"
             ) from None
@@ -319,7 +321,10 @@ class Report:
             raise ValueError(
                 f"not a report of `hyperpy bench`: {error}\n\nhint: make one with --json"
             ) from None
-        except json.JSONDecodeError as error:
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # too long a number and too deep a nest are neither decoded
             raise ValueError(
                 f"not JSON: {error}\n\nhint: make a report with `hyperpy bench --json FILE`"
             ) from None

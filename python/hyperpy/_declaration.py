@@ -8,12 +8,13 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeAlias, TypeVar, overload
 
 from hyperpy._delivery import delivery_of
 from hyperpy._register_views import ArrayView, Value, checked
 from hyperpy._selection import Key, Selection, Where
+from hyperpy._words import nearest
 from hyperpy.errors import DeclarationError
 
 __all__ = ["MOST", "AccessKind", "Bits", "Declared", "Field", "Hooked", "Register", "declarations"]
@@ -24,6 +25,7 @@ _KINDS = ("rw", "ro", "wo", "w1c", "w0c", "w1s", "rc", "rs")
 _WIDTHS = (1, 2, 4, 8)
 # Modules whose lines are not where a declaration was written.
 _OURS = ("hyperpy._declaration", "hyperpy.declare")
+_MARKS = ("on_read", "on_write", "on_write_if")
 _F = TypeVar("_F", bound=Callable[..., Any])
 _V = TypeVar("_V")
 
@@ -36,7 +38,7 @@ class Field:
         width: how many bits.
         access: what accesses do to it, if not what the register says: see `Register`.
         reset: what it holds at power-on.
-        enum: an IntEnum of its values: reading the attribute gives its members.
+        enum: an IntEnum or IntFlag of its values: reading the attribute gives its members.
         doc: what it is for.
 
     Example:
@@ -56,11 +58,11 @@ class Field:
         *,
         access: AccessKind | None = None,
         reset: int = 0,
-        enum: type[IntEnum] | None = None,
+        enum: type[IntEnum | IntFlag] | None = None,
         doc: str = "",
     ) -> None:
-        self.low, self.width = operator.index(low), operator.index(width)
-        self.access, self.reset, self.enum, self.doc = access, operator.index(reset), enum, doc
+        self.low, self.width = whole("low", low), whole("width", width)
+        self.access, self.reset, self.enum, self.doc = access, whole("reset", reset), enum, doc
         if self.low < 0 or not 1 <= self.width <= 64:
             raise DeclarationError(
                 f"no such bits: {low} and {width} of them", hint="from bit 0, 1 or more of them"
@@ -70,12 +72,37 @@ class Field:
                 f"reset value is wider than its {width} bits: {reset:#x}",
                 hint="give more bits, or a smaller value",
             )
+        given: object = enum
+        if enum is not None and not (isinstance(given, type) and issubclass(given, IntEnum | IntFlag)):
+            raise DeclarationError(f"not an IntEnum: {enum!r}", hint="class Mode(IntEnum), and enum=Mode")
         _check_access(access)
 
     @property
     def mask(self) -> int:
         """Its bits in the register."""
         return ((1 << self.width) - 1) << self.low
+
+
+def _check_arguments(given: Mapping[str, object]) -> None:
+    """Refuse a field where an argument is meant: many a register has a bit that is called reset."""
+    for name, value in given.items():
+        if isinstance(value, Field):
+            raise DeclarationError(
+                f"field has the name of an argument: {name}",
+                hint=f'give it in a mapping: fields={{"{name}": Field({value.low})}}',
+            )
+
+
+def whole(name: str, value: object) -> int:
+    """A number that was given for something, as an int.
+
+    Raises:
+        DeclarationError: it is none, such as "0x10".
+    """
+    try:
+        return operator.index(value)  # type: ignore[arg-type] # whatever is given
+    except TypeError:
+        raise DeclarationError(f"not a number: {name}={value!r}", hint="an int, such as 0x10") from None
 
 
 def _check_access(access: object) -> None:
@@ -90,7 +117,12 @@ class Bits:
         self.register, self.field, self.equals = register, field, equals
 
     def __eq__(self, other: object) -> Bits:  # type: ignore[override] # as in SQL builders: `when=lcr.dlab == 1`
-        return Bits(self.register, self.field, operator.index(other))  # type: ignore[arg-type]
+        value = whole("when", other)
+        if not 0 <= value < 1 << self.field.width:
+            raise DeclarationError(
+                f"field never has this value: {value:#x}", hint=f"it has {self.field.width} bits"
+            )
+        return Bits(self.register, self.field, value)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -112,13 +144,14 @@ class Declared(Generic[_V]):
         count: int | None = None,
         when: Bits | None = None,
     ) -> None:
-        if width not in _WIDTHS:
+        given: object = width
+        if isinstance(given, bool) or not isinstance(given, int) or width not in _WIDTHS:
             raise DeclarationError(f"no register has this width: {width!r}", hint="1, 2, 4 or 8 bytes")
-        if offset is not None and not 0 <= operator.index(offset) < 1 << 63:
+        if offset is not None and not 0 <= whole("offset", offset) < 1 << 63:
             raise DeclarationError(
                 f"offset is out of range: {offset}", hint="bytes from the start of the device, from 0"
             )
-        if count is not None and not 1 <= operator.index(count) <= MOST:
+        if count is not None and not 1 <= whole("count", count) <= MOST:
             raise DeclarationError(f"number of registers is out of range: {count}", hint=f"from 1 to {MOST}")
         if when is not None and not isinstance(when, Bits):
             raise DeclarationError(
@@ -151,7 +184,13 @@ class Declared(Generic[_V]):
 
     def _cell(self, device: Any) -> int:
         """The number of its first register in a device, or in a block of one."""
-        cell: int = device._first_cell + type(device)._cell_numbers[self]
+        try:
+            cell: int = device._first_cell + type(device)._cell_numbers[self]
+        except (AttributeError, KeyError):
+            raise AttributeError(
+                f"{type(device).__name__} has nothing declared as {self.name or '?'} ({self.where})"
+                "\n\nhint: declare it in the body of a class that derives from Device or Block"
+            ) from None
         return cell
 
     def _view(self, device: Any, cell: int) -> _V:
@@ -184,11 +223,16 @@ class Hooked(Declared[_V]):
 
         Of a narrow access only the bits count that it gives.
         """
+        if callable(mask):
+            raise DeclarationError(
+                "on_write_if marks without a mask",
+                hint=f"@{self.name or 'name'}.on_write_if(0x1) above a `def`",
+            )
         checked = self._checked_mask(mask)
         return lambda method: self._hook(method, "write", checked)
 
     def _checked_mask(self, mask: int) -> int:
-        if not 0 < operator.index(mask) < 1 << 8 * self.width:
+        if not 0 < whole("mask", mask) < 1 << 8 * self.width:
             raise DeclarationError(
                 f"no bits to look for: {mask:#x}", hint=f"a mask of bits such as 0x1, of {self.width} bytes"
             )
@@ -201,6 +245,8 @@ class Hooked(Declared[_V]):
             )
         hooks: list[tuple[Hooked[Any], str, int, Where]] = method.__dict__.setdefault("_hooks", [])
         hooks.append((self, kind, mask, where))
+        # The class looks for it when it is made: a second `def` of the same name would take its place without a word.
+        self.__dict__.setdefault("_marks", []).append((kind, getattr(method, "__name__", "?")))
         return method
 
 
@@ -268,21 +314,12 @@ class Register(Hooked[Any]):
         fields: Mapping[str, Field] | None = None,
         **named: Field,
     ) -> None:
-        given = {
-            "width": width, "reset": reset, "access": access, "mask": mask, "count": count, "stride": stride, "order": order,
-            "when": when, "posted": posted, "stream": stream, "doorbell": doorbell, "match": match, "doc": doc, "fields": fields,
-        }  # fmt: skip
-        for name, value in given.items():
-            if isinstance(value, Field):
-                raise DeclarationError(
-                    f"field is called as an argument is: {name}",
-                    hint=f'give it so: fields={{"{name}": Field(...)}}',
-                )
+        _check_arguments(locals())
         super().__init__(offset, width, doc, count=count, when=when)
         self.access, self.order = access, order
         self.fields = {**(fields or {}), **named}
         _check_access(access)
-        self.stride = width if stride is None else operator.index(stride)
+        self.stride = width if stride is None else whole("stride", stride)
         if order not in ("little", "big"):
             raise DeclarationError(f"no such byte order: {order!r}", hint='"little" or "big"')
         if self.count is not None and self.stride < width:
@@ -294,12 +331,12 @@ class Register(Hooked[Any]):
         for field in self.fields.values():
             union |= field.mask
         everything = (1 << 8 * width) - 1
-        self.mask = operator.index(mask) if mask is not None else union or everything
+        self.mask = whole("mask", mask) if mask is not None else union or everything
         if not 0 <= self.mask <= everything or union & ~self.mask:
             raise DeclarationError(
                 f"mask is wider than the register, or lacks a field: {self.mask:#x}", hint="leave it out"
             )
-        self.reset = operator.index(reset)
+        self.reset = whole("reset", reset)
         for field in self.fields.values():
             self.reset |= field.reset << field.low
         if self.reset & ~self.mask or self.reset < 0:
@@ -315,7 +352,8 @@ class Register(Hooked[Any]):
         for name, field in self.fields.items():
             if not isinstance(field, Field):
                 raise DeclarationError(
-                    f"not a field or an argument: {name}={field!r}", hint="fields are Field(low, width)"
+                    f"not a field or an argument: {name}={field!r}",
+                    hint=f"{nearest(name, Register.__init__.__kwdefaults__)} fields are Field(low, width)".lstrip(),
                 )
             if hasattr(int, name):
                 raise DeclarationError(
@@ -338,10 +376,11 @@ class Register(Hooked[Any]):
     def _field(self, name: str) -> Bits:
         fields: dict[str, Field] = self.__dict__.get("fields", {})
         if name not in fields:
-            own = self.__dict__.get("name") or "?"
-            raise AttributeError(
-                f"register has no field {name!r}: {own}\n\nhint: its fields: {', '.join(fields) or 'none'}"
-            )
+            # A class body that is still read has not named it yet.
+            own = self.__dict__.get("name") or self.__dict__.get("where", "?")
+            meant = None if name.startswith("_") else nearest(name, [*fields, *_MARKS])
+            hint = meant or f"its fields: {', '.join(fields) or 'none'}"
+            raise AttributeError(f"register has no field {name!r}: {own}\n\nhint: {hint}")
         return Bits(self, fields[name], (1 << fields[name].width) - 1)
 
     # Arrays are selected from, not gone through.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 from hyperpy import _hyperpy
 from hyperpy._bench_lines import BenchLine, IrqChange, MessageSent, lend_lines
+from hyperpy._lent import NotLent, give_back
 from hyperpy._living import Living
 from hyperpy.clock import Clock
 from hyperpy.device import Stop, prepared
@@ -163,7 +164,7 @@ class DeviceBench(Generic[_D]):
     def _lend(self) -> None:
         device: Any = self.device
         with contextlib.suppress(AttributeError):  # it wants none, or its class has no place for it
-            if isinstance(getattr(device, "clock", self), Clock | None):
+            if isinstance(getattr(device, "clock", self), Clock | NotLent | None):
                 device.clock = self.clock
         self._lent: DmaMemory | None = None
         if wants_dma(device):
@@ -337,7 +338,7 @@ class DeviceBench(Generic[_D]):
         for name in ("clock", "memory"):
             lent = self._lent if name == "memory" else getattr(self, name)
             if lent is not None and getattr(self.device, name, None) is lent:
-                setattr(self.device, name, None)
+                give_back(self.device, name, None)
 
     def __repr__(self) -> str:
         return f"<bench of {self.device!r}, {self.size:#x} bytes, {self.clock.now} ns>"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from hyperpy import _hyperpy
 from hyperpy import window as windows
+from hyperpy._class_body import OF_BLOCKS, OF_DEVICES, check_marks, check_names
 from hyperpy._declaration import Declared, Hooked, Register, declarations
 from hyperpy._delivery import NOW, Delivery
 from hyperpy.declare import Block, Blocks, Counter, Fifo, FifoLevel, Indexed, Ram
@@ -133,6 +134,8 @@ def number_cells(cls: type[Block | Device]) -> None:
         raise DeclarationError(
             f"{cls.__qualname__}.{name} is what hyperpy keeps there itself", hint="give it another name"
         )
+    check_names(cls, OF_BLOCKS if issubclass(cls, Block) else OF_DEVICES)
+    check_marks(cls)
     cls._cell_numbers, cls._cells = _numbers(cls)
     cls._told = hooks_of(cls)
     _check_members(cls)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -187,8 +187,8 @@ class Placing(Routing):
 
     def _change(
         self, changes: Mapping[Place, tuple[dict[str, Any], int | None, bool | None]]
-    ) -> list[tuple[bool, int]]:
-        """Make changes as one: facts of the place, new address, whether it is enabled; where vcpus may still be."""
+    ) -> _hyperpy.Left:
+        """Make changes as one: facts of the place, new address, whether it is enabled; what vcpus may still be in."""
         left = _hyperpy.change(
             self._native, [(place[1], base, on) for place, (_, base, on) in changes.items()]
         )
@@ -197,20 +197,23 @@ class Placing(Routing):
             facts["enabled"] = facts["enabled"] if on is None else on
         return left
 
-    def _take_off(self, places: Iterable[Place]) -> list[tuple[bool, int]]:
-        """Detach places, and the memory from their devices; where vcpus may still be."""
+    def _take_off(self, places: Iterable[Place], then: Callable[[], None] = lambda: None) -> None:
+        """Detach places, wait until no vcpu is in them, and take the memory from their devices; `then` comes even if not."""
         with self._placing:
             taken = list(places)
             left = _hyperpy.detach(self._native, [number for _, number in taken])
-            for place in taken:
-                _, facts = self._attached.pop(place, (None, {}))
+            gone = [self._attached.pop(place, (None, {}))[1] for place in taken]
+        try:
+            self._wait_until_left(left)
+        finally:
+            for facts in gone:
                 if (memory := facts.get("memory")) is not None:
                     memory._native.revoke()
-        return left
+            then()
 
-    def _wait_until_left(self, left: list[tuple[bool, int]]) -> None:
-        for place in left:
-            self._native.wait_until_left(*place)
+    def _wait_until_left(self, left: _hyperpy.Left) -> None:
+        """Wait for vcpus, and have devices told what was written before: by methods that may want the places themselves."""
+        _hyperpy.wait_until_left(self._native, left)
 
 
 def check_range(is_pio: bool, base: int, size: int) -> None:

@@ -15,7 +15,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
-from hyperpy._declaration import MOST, AccessKind, Bits, Declared, Field, Hooked, Register
+from hyperpy._declaration import MOST, AccessKind, Bits, Declared, Field, Hooked, Register, whole
 from hyperpy._delivery import delivery_of
 from hyperpy._register_views import ArrayView, FifoView, RamView
 from hyperpy._selection import Key, Selection
@@ -75,9 +75,9 @@ class Fifo(Hooked[FifoView]):
     ) -> None:
         super().__init__(offset, width, doc, when=when)
         self.access = access
-        self.depth, self.overflow, self.empty = operator.index(depth), overflow, operator.index(empty)
+        self.depth, self.overflow, self.empty = whole("depth", depth), overflow, whole("empty", empty)
         told_of_all = self.depth if access == "ro" else 0
-        self.threshold = told_of_all if threshold is None else operator.index(threshold)
+        self.threshold = told_of_all if threshold is None else whole("threshold", threshold)
         if access not in ("ro", "wo"):
             raise DeclarationError(
                 f"a queue has no such access: {access!r}", hint='"ro" or "wo": who takes from it'
@@ -162,7 +162,7 @@ class Counter(Hooked[int]):
         doc: str = "",
     ) -> None:
         super().__init__(offset, width, doc, when=when)
-        self.access, self.hz = access, operator.index(hz)
+        self.access, self.hz = access, whole("hz", hz)
         if access not in ("ro", "rw"):
             raise DeclarationError(f"a counter has no such access: {access!r}", hint='"ro" or "rw"')
         if not 1 <= self.hz < 1 << 63:
@@ -229,6 +229,12 @@ class Block:
     _told: ClassVar[Hooks] = {}
     _blocks: Mapping[Blocks[Any], list[Any]]
 
+    def __new__(cls, *_: object, **__: object) -> Self:
+        """Refuse: a device makes its blocks."""
+        raise TypeError(
+            f"a block is not made by its class: {cls.__name__}\n\nhint: {cls.__name__}.at(0x100, count=4) in a device's class"
+        )
+
     @classmethod
     def at(
         cls, offset: int, *, count: int | None = None, stride: int | None = None, doc: str = ""
@@ -251,7 +257,7 @@ class Blocks(Declared[Any], Generic[_B]):
     ) -> None:
         super().__init__(offset, 1, doc, count=count)
         self.kind, self.asked_stride = kind, stride
-        if stride is not None and operator.index(stride) < 0:
+        if stride is not None and whole("stride", stride) < 0:
             raise DeclarationError(
                 f"stride is below 0: {stride}", hint="bytes from one block to the next; leave it out"
             )

@@ -21,14 +21,15 @@ from typing import (
 )
 
 from hyperpy import _hyperpy
+from hyperpy._lent import Lent
 from hyperpy._value import Value
-from hyperpy.clock import Clock
 from hyperpy.line import IrqLine, Line
 from hyperpy.memory import parse_size
 
 if TYPE_CHECKING:
     from hyperpy._declaration import Declared
     from hyperpy._layout import Handler, Hooks, Placed
+    from hyperpy.clock import Clock
     from hyperpy.dma import DmaMemory
     from hyperpy.explain import Explanation
     from hyperpy.window import Part
@@ -117,7 +118,8 @@ class Device:
     `irq` is its interrupt line, which `Machine.attach(..., irq=n)` connects: `self.irq.pulse()`, or `raise_()` and
     `lower()`. A device with several declares them (`hyperpy.line`). `clock` is the machine's clock
     once it is attached (`hyperpy.clock`): what is set by it are this device's timers, and `detach` takes them off. `memory` is
-    guest memory as the device reaches it, from `attach` to `detach`, if its class says `dma = True` (`hyperpy.dma`).
+    guest memory as the device reaches it, from `attach` to `detach`, if its class says `dma = True` (`hyperpy.dma`). Before, both
+    are false, and using them is a `DeviceError` that says what is missing.
 
     Example:
         >>> import hyperpy
@@ -147,10 +149,12 @@ class Device:
     dma_limit: ClassVar[int] = 64 << 20
     if TYPE_CHECKING:
         irq: IrqLine
+        memory: DmaMemory
+        clock: Clock
     else:
         irq = Line()
-    memory: DmaMemory | None = None
-    clock: Clock | None = None
+        memory = Lent()
+        clock = Lent()
 
     _layout: ClassVar[_hyperpy.RegisterLayout | None] = None
     _cell_numbers: ClassVar[Mapping[Declared[Any], int]] = {}

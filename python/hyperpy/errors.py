@@ -1,6 +1,6 @@
-"""The exceptions of machines and specs, and nothing else.
+"""The exceptions of machines and specs, and one warning, `NotListedWarning`.
 
-All of them derive from `HyperpyError` and carry a `hint`: what to do about it. So do the errors of the lab, of packages and
+All exceptions derive from `HyperpyError` and carry a `hint`: what to do about it. So do the errors of the lab, of packages and
 of initramfs images, which live beside what raises them. Arguments that cannot be are Python's own TypeError or ValueError. The native module raises these classes
 too; they live here because the stable ABI cannot derive exceptions with fields in native code before Python 3.12.
 """

@@ -16,6 +16,7 @@ from hyperpy._declaration import Hooked
 from hyperpy._delivery import NOW
 from hyperpy._layout import _describe, hooks_for
 from hyperpy._value import Value
+from hyperpy._words import nearest
 from hyperpy.declare import Indexed, Ram
 from hyperpy.stats import RUNGS, table
 
@@ -66,7 +67,7 @@ class Explanation(Value):
     """What serves the accesses to a device: a `RegisterUse` for each of its registers, by ascending offset.
 
     It prints as a table, in a notebook too: what no guest has accessed is left out of that. `explanation["name"]` is the row of
-    a register. `register_ns` is how long a read takes here that Rust serves, None unless `explain(measure=True)` has measured it.
+    a register, or of an array. `register_ns` is how long a read takes here that Rust serves, None unless `explain(measure=True)` has measured it.
 
     Example:
         >>> from hyperpy import Device, Register
@@ -99,9 +100,12 @@ class Explanation(Value):
 
     def __getitem__(self, register: str) -> RegisterUse:
         for row in self.rows:
-            if row.register == register:
+            # An array is a row, called "data[0…7]".
+            if row.register == register or row.register.startswith(f"{register}[0…"):
                 return row
-        raise KeyError(register)
+        names = [row.register.partition("[0…")[0] for row in self.rows]
+        hint = nearest(register, names) or f"there is {', '.join(names)}"
+        raise KeyError(f"{self.device} has no such register: {register}; hint: {hint}")
 
     def _lines(self) -> tuple[str, list[list[str]], list[str]]:
         """What it says: first, in a table, and last."""

@@ -283,9 +283,9 @@ class Machine(Attaching, Answering, Trapping, Debugging, Looking, Outcomes):
         """Press the machine's reset button: restore the power-on state, from which it can run again.
 
         The vcpus are made anew. RAM is zeros, given back to the host; views of it stay valid. ROM keeps its contents.
-        Every attached device's `reset()` is called. `clock` is 0, and no timer is left but those that they set. Interrupt lines
-        are low, nothing is queued, `errors` begins anew, and no earlier exit can be answered. What `load` has put in is loaded
-        again: of several images of one kind at one place, the last one.
+        Every attached device's `reset()` is called, a disabled one's too. `clock` is 0, and no timer is left but those that they
+        set. Interrupt lines are low, nothing is queued, `errors` begins anew, and no earlier exit can be answered. What `load`
+        has put in is loaded again: of several images of one kind at one place, the last one.
         Statistics go on counting. While it works, the machine counts as running.
 
         Raises:

@@ -263,6 +263,71 @@ def test_flood_of_streamed_writes_by_four_vcpus_is_stopped_in_time_and_each_ones
         assert values == list(range(1, len(values) + 1))
 
 
+# Of the second vcpu, in real mode: it writes to the stream, and says in memory how often.
+STREAMING = """
+    xor ax, ax
+    mov ds, ax
+    xor eax, eax
+    mov dx, 0x300
+again:
+    inc eax
+    out dx, eax
+    mov [0x3000], eax
+    jmp again
+"""
+
+
+class Remover(Device):
+    """Waits in a callback until the other vcpu has written more to the stream, and then does something about it."""
+
+    size = 4
+
+    def __init__(self, machine: Machine, logger: Logger, how: str) -> None:
+        self.machine, self.logger, self.how = machine, logger, how
+        self.told: list[int] | None = None
+        self.written = 0
+
+    def _written(self) -> int:
+        return int.from_bytes(self.machine.memory.read(0x3000, 4), "little")
+
+    def write(self, offset: int, size: int, value: int, /) -> None:
+        until, first = time.monotonic() + RUN, self._written()
+        while self._written() < first + 20:
+            assert time.monotonic() < until
+        self.written = self._written()
+        if self.how == "move":
+            self.machine.move(self.logger, pio=PORT + 0x20)
+        else:
+            getattr(self.machine, self.how)(self.logger)
+        self.told = list(self.logger.values)
+
+
+@pytest.mark.fault(17)
+@pytest.mark.parametrize("how", ["detach", "disable", "move"])
+def test_stream_that_a_callback_takes_off_the_bus_is_told_of_all_that_was_written(
+    boot: Any, how: str
+) -> None:
+    m = boot(
+        f"{START_OTHERS}; {interruptible()}; mov dx, 0x310; out dx, eax; again: jmp again",
+        "protected",
+        vcpus=2,
+        unclaimed="ones",
+    )
+    m.memory.write(0x8000, assemble(f"{interruptible()}\n{STREAMING}", "real", at=0x8000))
+    logger = m.attach(Logger(), pio=PORT)
+    remover = m.attach(Remover(m, logger, how), pio=0x310)
+    m.start()
+    until = time.monotonic() + RUN
+    while remover.told is None:
+        assert time.monotonic() < until
+        time.sleep(0.001)
+    m.stop()
+    assert remover.told[: remover.written] == list(range(1, remover.written + 1))
+    assert logger.values == list(range(1, len(logger.values) + 1))
+    if how != "move":
+        assert len(logger.values) == len(remover.told)
+
+
 class Typewriter(Device):
     """A queue whose items cost no exit, its level, and what is told when it is nearly full."""
 
@@ -481,6 +546,27 @@ def test_verb_that_waits_is_refused_in_a_method_that_a_ring_calls(boot: Any) -> 
     wait_for(curious, 1)
     m.stop()
     assert m.wait(RUN) == Exit.Stopped(None, "stop")
+
+
+def test_ring_is_told_after_what_its_vcpu_has_written_to_streams_and_posted_registers(boot: Any) -> None:
+    class Mixed(Logger):
+        kick = Register(0xC, access="wo", doorbell=True)
+
+        @kick.on_write
+        def _kick(self, value: None) -> None:
+            self.log.append(("kick", 0))
+
+    m = boot(
+        f"mov ebx, {GPA:#x}\n{interruptible()}\n"
+        "mov dword ptr [ebx], 1; mov dword ptr [ebx + 4], 2; mov dword ptr [ebx], 3;"
+        "mov dword ptr [ebx + 0xc], 4; again: jmp again",
+        "protected",
+    )
+    mixed = m.attach(Mixed(), mmio=GPA)
+    m.start()
+    wait_for(mixed, 4)
+    m.stop()
+    assert mixed.log == [("data", 1), ("tail", 2), ("data", 3), ("kick", 0)]
 
 
 # Rings, then says in memory how often: ecx.

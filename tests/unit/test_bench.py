@@ -155,6 +155,11 @@ def test_report_comes_back_from_its_file(tmp_path: Path) -> None:
         (a_file(target_ns=float("nan")), "target is out of range: nan"),
         (a_file(per_operation=None), "not a report"),
         (a_file(surprise=1), "not a report"),
+        (a_file(hyperpy={"rounds": [[10**400]]}), "not a report"),
+        (a_file(hyperpy={"rounds": [["soon"]]}), "not a report"),
+        (a_file(per_operation={"exits": "one"}), "not a report"),
+        (b'{"form": ' + b"1" * 5000 + b"}", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
     ],
 )
 def test_file_that_is_no_report_says_so(tmp_path: Path, content: bytes, message: str) -> None:

@@ -151,7 +151,7 @@ def test_memory_of_the_bench_is_taken_back_and_a_machines_comes_in_its_place() -
         assert isinstance(card.memory, DmaMemory)
         lent = card.memory
         bench.memory.write(0, b"bench")
-    assert card.memory is None
+    assert not card.memory
     assert lent.read(0, 5) == b"bench"
     DeviceBench(card)
     with ScriptedMachine([]) as m:

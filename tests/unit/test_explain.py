@@ -142,6 +142,10 @@ def test_explain_of_every_kind_of_declaration_counts_it_under_its_name() -> None
     bench = DeviceBench(Many())
     bench.batch([(0x00, 4, 2), (0x04, 4, 9), (0x12, 2), (0x16, 2, 1), (0x18, 4), (0x20, 8), (0x50, 8, 1)])
     bench.batch([(0x00, 4, 4), (0x04, 4), (0x84, 4, 1)])
+    told = bench.device.explain()
+    assert told["data"] == told["data[0…3]"]
+    with pytest.raises(KeyError, match="Many has no such register: ticsk; hint: did you mean ticks"):
+        told["ticsk"]
     assert uses(bench.device) == {
         "index": ("register", 0, 2, 0),
         "data[0…3]": ("register", 0, 1, 0),

@@ -49,6 +49,6 @@ def test_field_of_each_name_is_had_by_it(name: str) -> None:
 
 
 def test_field_that_is_not_there_is_named() -> None:
-    with pytest.raises(AttributeError, match="register has no field 'rest': control") as caught:
-        Bank.control["rest"]
+    with pytest.raises(AttributeError, match="register has no field 'bank': control") as caught:
+        Bank.control["bank"]
     assert "its fields: reset, mask, fields" in str(caught.value)

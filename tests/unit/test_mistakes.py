@@ -48,6 +48,18 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
     "Stop": (lambda: Stop(_any(3)), TypeError, "not a reason: 3", 'Stop("why")'),
     "capacity": (lambda: Console(-1), ValueError, "capacity is out of range: -1", "bytes"),
     "descriptor": (_on(lambda m: m.console.sink(1 << 40)), ValueError, "not a descriptor", "fileno()"),
+    "place": (
+        _on(lambda m: m.attach(Device(), mmio=_any("0xfe000000"), size=4)),
+        TypeError,
+        "mmio='0xfe",
+        "a number",
+    ),
+    "two places": (
+        _on(lambda m: m.attach(Device(), pio=_any([1, 2]), size=4)),
+        TypeError,
+        "pio=[1, 2]",
+        "pio=0x300",
+    ),
     "slots": (
         _on(lambda m: m.attach(Slotted(), pio=0x80, irq=5)),
         TypeError,

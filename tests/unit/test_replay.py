@@ -260,4 +260,4 @@ def test_replay_of_another_device_is_refused() -> None:
     device = Nic()
     assert replay(recording, device) is None
     assert not device.irq
-    assert device.clock is None
+    assert not device.clock

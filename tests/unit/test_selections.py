@@ -184,6 +184,20 @@ def test_selection_that_cannot_be_is_refused(select: Any, match: str) -> None:
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("second", [3, (1, 3), slice(2, 5)])
+def test_one_register_of_an_array_that_marks_two_methods_is_refused(second: Any) -> None:
+    with pytest.raises(DeclarationError, match=r"accesses are told twice: lights\[3\]\.on_read"):
+
+        class Twice(Device):
+            lights = Register(0x0, count=8)
+
+            @lights[3].on_read
+            def _first(self) -> None: ...
+
+            @lights[second].on_read
+            def _second(self, *index: int) -> None: ...
+
+
 def test_array_in_a_class_body_is_not_gone_through() -> None:
     with pytest.raises(TypeError):
         iter(Cmos.data)  # type: ignore[call-overload]

@@ -6,6 +6,7 @@
 mod error;
 mod exit;
 mod route;
+pub mod state;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
@@ -15,6 +16,7 @@ use vmm_sys_util::eventfd::EventFd;
 pub use self::error::{AccelError, hint_for_exhausted};
 pub use self::exit::{AccelExit, Interruption};
 pub use self::route::Route;
+pub use self::state::{VcpuState, VmState};
 use crate::arch::x86_64::cpuid::Leaf;
 use crate::arch::x86_64::fpu::Fpu;
 use crate::arch::x86_64::{Regs, Sregs};
@@ -124,6 +126,23 @@ pub trait Vm: Send + Sync {
     /// The host refuses; the slot is still there then.
     fn unmap(&self, slot: u32) -> Result<(), AccelError>;
 
+    /// What is to be put back for a guest to go on here: interrupt controllers, PIT, clock. No vCPU runs.
+    ///
+    /// # Errors
+    /// The host refuses.
+    fn save(&self) -> Result<VmState, AccelError> {
+        Err(AccelError::Missing { capability: "a way to save its state" })
+    }
+
+    /// Puts it back, without an allocation. Lines have the levels of then.
+    ///
+    /// # Errors
+    /// The host refuses, or the state is of a VM with other controllers.
+    fn load(&self, state: &VmState) -> Result<(), AccelError> {
+        let _ = state;
+        Err(AccelError::Missing { capability: "a way to save its state" })
+    }
+
     /// The pages of a logged slot that the guest has written since the last call, one bit each, and none of what the host
     /// wrote. There is a word for every 64 pages begun.
     ///
@@ -136,6 +155,9 @@ pub trait Vm: Send + Sync {
     /// # Errors
     /// The host refuses.
     fn post(&self, range: Range, on: bool) -> Result<(), AccelError>;
+
+    /// Hands over the writes in the ring, in order, on a thread that need not drive a vCPU: as [`Vcpu::take_posted`].
+    fn take_posted(&self, serve: &mut dyn FnMut(&Posted));
 
     /// Has a write of a guest signal an eventfd in place of an exit, or no longer.
     ///
@@ -266,6 +288,23 @@ pub trait Vcpu: Send {
 
     /// Whether the RDMSR or WRMSR that the last exit reported ends in a general-protection fault.
     fn set_msr_fault(&mut self, fault: bool);
+
+    /// What is to be put back for the guest to go on here. No access is pending.
+    ///
+    /// # Errors
+    /// The host refuses.
+    fn save(&mut self) -> Result<VcpuState, AccelError> {
+        Err(AccelError::Missing { capability: "a way to save its state" })
+    }
+
+    /// Puts it back, in the order that the host wants, and without an allocation; all but the CPUID table. No access is pending.
+    ///
+    /// # Errors
+    /// The host refuses a part.
+    fn load(&mut self, state: &VcpuState) -> Result<(), AccelError> {
+        let _ = state;
+        Err(AccelError::Missing { capability: "a way to save its state" })
+    }
 
     /// What the last exit, a system event, told besides its kind.
     fn event_data(&self) -> Vec<u64>;

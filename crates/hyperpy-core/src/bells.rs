@@ -56,11 +56,22 @@ impl Bell {
         Attachment { space: self.spot.space, region: self.region }
     }
 
-    /// Calls the device if it was rung since the last time; what that asks for.
-    pub(crate) fn serve(&self) -> Action {
+    /// Has the device told of writes that it keeps, as if all had been made by way of this.
+    pub(crate) fn flush(&self, asked: &dyn Fn(u32, Action)) {
+        let (_, origin) = self.device.origin();
+        let spot = Spot { base: self.spot.base.wrapping_sub(origin), ..self.spot };
+        if self.device.has_late() {
+            self.device.flush(&|_| spot, asked);
+        }
+    }
+
+    /// Calls the device if it was rung since the last time, after `before`; what that asks for.
+    pub(crate) fn serve(&self, before: impl FnOnce()) -> Action {
         let Ok(times) = self.event.read() else {
             return Action::Continue; // someone else has
         };
+        // Now, so that it finds what was written before any of these rings.
+        before();
         let current = Current {
             machine: self.spot.machine,
             vcpu: Current::NO_VCPU,

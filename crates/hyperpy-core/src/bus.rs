@@ -21,6 +21,7 @@ pub use self::presence::{Place, Presence};
 pub use self::shortcut::{BellAt, Shortcuts, Spot};
 use crate::exit::StopReason;
 use crate::names::{Known, Names, Past};
+use crate::snapshot::{Saved, State, StateFault};
 
 /// Which of the two buses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -120,6 +121,21 @@ pub trait Device: Send + Sync {
     }
     /// Returns to the power-on state.
     fn reset(&self) {}
+    /// What a snapshot keeps of it, while no vCPU is in it and nothing waits for it.
+    ///
+    /// # Errors
+    /// It cannot be saved.
+    fn save(&self) -> Result<State, StateFault> {
+        Err(StateFault::NotSaved)
+    }
+    /// Puts back what [`Self::save`] gave, or the same as plain data; all of it, or nothing of what does not fit.
+    ///
+    /// # Errors
+    /// It does not fit.
+    fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        let _ = state;
+        Err(StateFault::NotSaved)
+    }
     /// The same number for what is one device to its owner, though it is attached at several places by several values
     /// of this type; `None`: this value is the device.
     fn identity(&self) -> Option<usize> {
@@ -139,6 +155,21 @@ pub trait DeviceMut: Send {
     fn write(&mut self, at: Access, value: u64) -> Action;
     /// Returns to the power-on state.
     fn reset(&mut self) {}
+    /// As [`Device::save`].
+    ///
+    /// # Errors
+    /// It cannot be saved.
+    fn save(&self) -> Result<State, StateFault> {
+        Err(StateFault::NotSaved)
+    }
+    /// As [`Device::load`].
+    ///
+    /// # Errors
+    /// It does not fit.
+    fn load(&mut self, state: &dyn Saved) -> Result<(), StateFault> {
+        let _ = state;
+        Err(StateFault::NotSaved)
+    }
     /// What its registers are called.
     fn names(&self) -> Option<Arc<dyn Names>> {
         None
@@ -172,6 +203,12 @@ impl<D: DeviceMut> Device for Exclusive<D> {
     }
     fn reset(&self) {
         self.with(DeviceMut::reset);
+    }
+    fn save(&self) -> Result<State, StateFault> {
+        self.with(|device| device.save())
+    }
+    fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        self.with(|device| device.load(state))
     }
     fn names(&self) -> Option<Arc<dyn Names>> {
         self.with(|device| device.names())

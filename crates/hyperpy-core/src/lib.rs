@@ -34,6 +34,7 @@ pub mod record;
 pub mod regfile;
 pub mod run;
 pub mod scripted;
+pub mod snapshot;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod testing;

@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyperpy_core::accel::{Accelerator, VmConfig};
-use hyperpy_core::bus::{RegionId, Space};
+use hyperpy_core::bus::Space;
 use hyperpy_core::control::Phase;
 use hyperpy_core::error::RunError;
 use hyperpy_core::exit::StopReason;
 use hyperpy_core::kvm::Kvm;
-use hyperpy_core::machine::{Attachment, Machine as Core, Unclaimed};
+use hyperpy_core::machine::{Machine as Core, Unclaimed};
 use hyperpy_core::memory::Memory as CoreMemory;
 use hyperpy_devices::pc::Board;
 use pyo3::IntoPyObjectExt;
@@ -27,7 +27,7 @@ use crate::console::Console;
 use crate::device::{Faults, PyAnswerer};
 use crate::host::PyHost;
 use crate::memory::{Memory, pages};
-use crate::places::Places;
+use crate::places::{Places, reset_disabled};
 use crate::processor::Handlers;
 use crate::script::Script;
 use crate::signals::attach;
@@ -128,12 +128,6 @@ impl Machine {
         Memory { inner: self.core.memory.clone(), machine: Arc::downgrade(&self.core), forks: self.core.forks() }
     }
 
-    /// Waits until every vCPU has left a device that is off its bus.
-    fn wait_until_left(&self, py: Python<'_>, pio: bool, region: u64) -> PyResult<()> {
-        let detached = Attachment { space: space(pio), region: RegionId(region) };
-        self.hosted(py, |host| self.core.wait_until_left(detached, host))
-    }
-
     /// The machine's clock; timers that are set by it are the device's of this name.
     #[pyo3(signature = (device = None))]
     fn clock(&self, device: Option<String>) -> Clock {
@@ -213,6 +207,7 @@ impl Machine {
         self.ours("reset")?;
         let (reload, failed) = (reload.clone().unbind(), Mutex::new(None));
         let again = || {
+            reset_disabled(self);
             let done = attach(|py| reload.call0(py).map(drop));
             done.map_err(|error| {
                 *lock(&failed) = Some(error);

@@ -4,11 +4,12 @@
 //! its bus and keeps its place. Changes of several places are one change of the buses. A recorder of a device stands at its
 //! places, and goes where they go. While the list is locked no Python runs, and even making an exception would be that.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hyperpy_core::bus::{Access, Action, Device, Placement, Rung, Shortcuts, Space, Spot};
 use hyperpy_core::error::{AttachError, BusError};
-use hyperpy_core::machine::{Attachment, Machine as Core};
+use hyperpy_core::machine::{Attachment, Machine as Core, Removed};
 use hyperpy_core::names::Names;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -25,8 +26,6 @@ use crate::regfile::Registers;
 type Window = (bool, u64, u64, u64, String, bool);
 /// The same for the bus: which, what, where it begins in the device's own range, whether it is enabled.
 type Wanted = (Space, Placement, u64, bool);
-/// Where vCPUs may still be: whether it is of ports, and the region.
-type Left = (bool, u64);
 
 /// A window of a device.
 struct Placed {
@@ -127,6 +126,11 @@ impl Places {
             placed.attachment = if is_on { added.next() } else { None };
         }
         Ok(())
+    }
+
+    /// Every device as it is called, and whether it is on a bus there.
+    fn devices(&self) -> Vec<(Arc<dyn Device>, bool)> {
+        self.all.iter().map(|placed| (placed.placement.device.clone(), placed.attachment.is_some())).collect()
     }
 
     fn record(&mut self, core: &Core, numbers: &[u64], recorder: &Recorder) -> Result<(), AttachError> {
@@ -268,7 +272,7 @@ pub(crate) fn attach(
     let numbers = added.map_err(|error| errors::attach(&error))?;
     let py = object.py();
     machine.hosted(py, |host| machine.core().spawn_ringer(host)).inspect_err(|_| {
-        let _ = detach(py, machine, numbers.clone());
+        let _ = detach(py, machine, numbers.clone()).and_then(|left| wait_until_left(py, machine, &left));
     })?;
     Ok(numbers)
 }
@@ -276,37 +280,62 @@ pub(crate) fn attach(
 /// What becomes of a window: its number, its new address, whether it is on its bus; `None` leaves it as it is.
 type Change = (u64, Option<u64>, Option<bool>);
 
-/// Moves windows, disables and enables them, as one change; where vCPUs may still be in them.
+/// What was taken off the buses: vCPUs may still be in it.
+#[pyclass(frozen, module = "hyperpy._hyperpy")]
+pub struct Left(Removed);
+
+/// Moves windows, disables and enables them, as one change; what [`wait_until_left`] is for.
 #[pyfunction]
 #[allow(clippy::needless_pass_by_value)]
-pub(crate) fn change(py: Python<'_>, machine: &Machine, changes: Vec<Change>) -> PyResult<Vec<Left>> {
+pub(crate) fn change(py: Python<'_>, machine: &Machine, changes: Vec<Change>) -> PyResult<Left> {
     machine.ours("move a device")?;
     let plan = lock(&machine.places).plan(&changes).map_err(|error| errors::attach(&error))?;
-    // Methods may be told of writes meanwhile, with no lock held.
     let moved = py.detach(|| machine.core().rearrange(&plan.off, &plan.on));
     let (removed, added) = moved.map_err(|error| errors::attach(&error))?;
     let settled = lock(&machine.places).settle(&plan.after, added);
-    py.detach(|| machine.core().serve_rest(&removed));
     settled.map_err(|error| errors::attach(&error))?;
-    Ok(seen(plan.off))
+    Ok(Left(removed))
 }
 
-/// Takes windows off their buses for good; where vCPUs may still be in them.
+/// Takes windows off their buses for good; what [`wait_until_left`] is for.
 #[pyfunction]
 #[allow(clippy::needless_pass_by_value)]
-pub(crate) fn detach(py: Python<'_>, machine: &Machine, numbers: Vec<u64>) -> PyResult<Vec<Left>> {
+pub(crate) fn detach(py: Python<'_>, machine: &Machine, numbers: Vec<u64>) -> PyResult<Left> {
     machine.ours("detach")?;
     let off = lock(&machine.places).attached(&numbers).map_err(|error| errors::attach(&error))?;
     let taken = py.detach(|| machine.core().rearrange(&off, &[]));
     let (removed, _) = taken.map_err(|error| errors::attach(&error))?;
     let gone = lock(&machine.places).take(&numbers);
-    py.detach(|| machine.core().serve_rest(&removed));
-    drop((removed, gone));
-    Ok(seen(off))
+    drop(gone);
+    Ok(Left(removed))
 }
 
-fn seen(left: Vec<Attachment>) -> Vec<Left> {
-    left.into_iter().map(|attachment| (attachment.space == Space::Pio, attachment.region.0)).collect()
+/// Waits until every vCPU has left what was taken off the buses, and tells it of what was written before. To be called where
+/// nothing is held that a device's method wants.
+#[pyfunction]
+pub(crate) fn wait_until_left(py: Python<'_>, machine: &Machine, left: &Left) -> PyResult<()> {
+    machine.hosted(py, |host| {
+        let core = machine.core();
+        let mut regions = left.0.regions.iter();
+        let waited = regions.try_for_each(|(space, region)| {
+            core.wait_until_left(Attachment { space: *space, region: region.id }, host)
+        });
+        core.serve_rest(&left.0);
+        waited
+    })
+}
+
+/// Resets devices that are attached and on no bus, where the core does not find them.
+pub(crate) fn reset_disabled(machine: &Machine) {
+    let devices = lock(&machine.places).devices();
+    let of = |device: &Arc<dyn Device>| Arc::as_ptr(device).cast::<()>() as usize;
+    let identity = |device: &Arc<dyn Device>| device.identity().unwrap_or_else(|| of(device));
+    let mut seen: BTreeSet<_> = devices.iter().filter(|(_, is_on)| *is_on).map(|(it, _)| identity(it)).collect();
+    for (device, _) in &devices {
+        if seen.insert(identity(device)) {
+            device.reset();
+        }
+    }
 }
 
 /// Has a recorder watch windows, wherever they are and will be.

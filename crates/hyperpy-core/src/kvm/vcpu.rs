@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr::addr_of;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use kvm_bindings::{
     KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_HYPERCALL, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
@@ -16,7 +16,7 @@ use kvm_ioctls::VcpuFd;
 
 use super::call;
 use super::convert::{kvm_from_debug, kvm_from_regs, kvm_from_sregs, regs_from_kvm, sregs_from_kvm};
-use super::page::{RING_LEN, RunPage};
+use super::page::RunPage;
 use super::setup;
 use super::slots::Slots;
 use super::state;
@@ -101,6 +101,11 @@ impl KvmVcpu {
             #[cfg(test)]
             before_run: None,
         })
+    }
+
+    /// Behind it is the VM's ring, the same for all of its vCPUs.
+    pub(super) fn page(&self) -> &Arc<RunPage> {
+        &self.page
     }
 
     /// Asked once: CPUID is fixed when the vCPU runs.
@@ -204,15 +209,6 @@ fn instruction_bytes(suberror: u32, ndata: u32, words: &[u64]) -> ([u8; 15], u8)
     (bytes, len.min(15))
 }
 
-/// Takes a write out of the ring after its device has had it, also when that panics.
-struct Served<'a>(&'a RunPage);
-
-impl Drop for Served<'_> {
-    fn drop(&mut self) {
-        self.0.posted_served();
-    }
-}
-
 impl Vcpu for KvmVcpu {
     fn run(&mut self) -> Result<AccelExit, Interruption> {
         #[cfg(test)]
@@ -254,14 +250,7 @@ impl Vcpu for KvmVcpu {
     }
 
     fn take_posted(&mut self, serve: &mut dyn FnMut(&Posted)) {
-        let _emptying = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        // One ring full at most: other vCPUs may go on filling it.
-        for _ in 0..RING_LEN {
-            let Some(write) = self.page.posted() else { return };
-            // Whatever becomes of it, it is served once.
-            let _served = Served(&self.page);
-            serve(&write);
-        }
+        self.page.take_posted(&self.ring, serve);
     }
 
     fn io_value(&self, index: u32) -> u64 {

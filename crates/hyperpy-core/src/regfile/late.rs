@@ -13,12 +13,14 @@ use std::time::{Duration, Instant};
 
 use super::{Owner, RegisterFile};
 use crate::bus::{Access, Action, Spot};
-use crate::vcpu::{Current, Inside, alone};
+use crate::vcpu::{Current, alone};
 
 /// Writes that wait at most; one more is told at once. A ring of the kernel's that is emptied can be added once.
 pub const DEPTH: usize = 256;
 /// How long a thread waits for another one that tells the owner.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Writes beyond those that were there at first, if a method takes its device off the bus: what the ring had is told too.
+const MORE: usize = 2 * DEPTH;
 
 /// A write that waits.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +44,8 @@ struct State {
     items: VecDeque<Item>,
     /// Who tells the owner now.
     server: Option<ThreadId>,
+    /// It has to go on with all that is there: a method that it called asked for that.
+    owes: bool,
 }
 
 impl Late {
@@ -90,14 +94,14 @@ impl RegisterFile {
         let mut state = self.late.lock();
         loop {
             if state.server == Some(me) {
+                state.owes = true;
                 return None;
             }
             if state.server.is_none() {
                 break;
             }
             let left = until.saturating_duration_since(Instant::now());
-            // Whoever drives no machine may hold what the method wants, such as an interpreter.
-            if left.is_zero() || !Inside::any() {
+            if left.is_zero() {
                 break; // overtakes it
             }
             state = self.late.freed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
@@ -107,7 +111,7 @@ impl RegisterFile {
         if has_turn {
             state.server = Some(me);
         }
-        (left > 0).then_some(Batch { file: self, left, has_turn })
+        (left > 0).then_some(Batch { file: self, left, more: MORE, has_turn })
     }
 }
 
@@ -117,6 +121,8 @@ pub struct Batch<'a> {
     file: &'a RegisterFile,
     /// No more than were there: others may go on adding.
     left: usize,
+    /// How many come beyond that at most, if methods ask for it.
+    more: usize,
     has_turn: bool,
 }
 
@@ -148,15 +154,22 @@ impl Batch<'_> {
     }
 
     fn next(&mut self) -> Option<Item> {
+        let mut state = self.file.late.lock();
+        if self.has_turn && std::mem::take(&mut state.owes) {
+            let more = state.items.len().saturating_sub(self.left).min(self.more);
+            (self.left, self.more) = (self.left + more, self.more - more);
+        }
         self.left = self.left.checked_sub(1)?;
-        self.file.late.lock().items.pop_front()
+        state.items.pop_front()
     }
 }
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
         if self.has_turn {
-            self.file.late.lock().server = None;
+            let mut state = self.file.late.lock();
+            (state.server, state.owes) = (None, false);
+            drop(state);
             self.file.late.freed.notify_all();
         }
     }

@@ -150,6 +150,46 @@ fn test_reset_forgets_what_waits() {
     assert!(!file.has_late() && file.batch().is_none());
 }
 
+/// At each write that it is told of, three more come out of the ring, and somebody wants it to be told of all: as where its
+/// method takes it off the bus.
+struct Leaving<'a>(&'a RegisterFile, RefCell<Vec<u64>>);
+
+impl Owner for Leaving<'_> {
+    fn read(&self, _: u32, _: u64) -> Option<u64> {
+        None
+    }
+    fn write(&self, _: u32, value: u64) -> Action {
+        self.1.borrow_mut().push(value);
+        if value == 1 || value > 99 {
+            (0..3).for_each(|more| self.0.defer(at(8), value * 10 + more));
+            assert!(self.0.batch().is_none(), "a method of its own is not entered again");
+        }
+        Action::Continue
+    }
+    fn plain_read(&self, _: Access) -> u64 {
+        0
+    }
+    fn plain_write(&self, _: Access, _: u64) -> Action {
+        Action::Continue
+    }
+    fn refused(&self, _: Access, _: Option<u64>) {}
+}
+
+#[test]
+fn test_late_write_whose_method_wants_all_told_is_followed_by_all_but_not_for_ever() {
+    let file = file();
+    let leaving = Leaving(&file, RefCell::default());
+    file.quick_write(at(0), 1);
+    file.batch().unwrap().serve(SPOT, &leaving, &nothing);
+    assert_eq!(*leaving.1.borrow(), [1, 10, 11, 12]);
+    assert!(!file.has_late());
+    file.quick_write(at(0), 100);
+    file.batch().unwrap().serve(SPOT, &leaving, &nothing);
+    assert_eq!(leaving.1.borrow().len(), 4 + 1 + MORE);
+    file.reset();
+    assert!(!file.has_late());
+}
+
 /// Tells when it is called, and returns when it is let.
 struct Slow<'a> {
     file: &'a RegisterFile,
@@ -193,7 +233,6 @@ fn two_threads(let_go: bool) -> (Vec<u64>, Duration) {
         called.wait();
         assert!(file.quick_write(at(0), 2));
         let began = Instant::now();
-        let _inside = Inside::enter(7);
         if let_go {
             go.set();
         }
