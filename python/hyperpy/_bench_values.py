@@ -42,6 +42,7 @@ Kept: TypeAlias = Literal["met", "missed", "undecided", ""]
 MIN_ROUNDS = 7
 _FORM = 1
 _MOST_NS = 1e15  # more than a week
+_MOST_BYTES = 256 << 20  # of a file: ten times what all rows take
 
 
 def verdict(mine: Sequence[float], other: Sequence[float]) -> Verdict:
@@ -315,8 +316,12 @@ class Report:
             OSError: the file cannot be read.
             ValueError: it holds no report.
         """
+        with Path(path).open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ValueError("not a report of `hyperpy bench`: it never ends\n\nhint: make one with --json")
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            values = json.loads(content.decode())
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"not a report of `hyperpy bench`: {error}\n\nhint: make one with --json"

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from hyperpy._declaration import Declared
+from hyperpy.device import holds_declarations
 from hyperpy.errors import DeclarationError
+from hyperpy.window import Window
 
 __all__ = ["OF_BLOCKS", "OF_DEVICES", "check_marks", "check_names"]
 
@@ -22,10 +24,10 @@ OF_BLOCKS = {"at", "device", "index"}
 
 
 def check_names(cls: type, taken: set[str]) -> None:
-    """Refuse what is declared under a name that every device, or every block, has.
+    """Refuse what is declared under a name that every device, or every block, has; and what has no name.
 
     Raises:
-        DeclarationError: `reset = Register(...)`, for one.
+        DeclarationError: `reset = Register(...)`, for one; `channels = [Register(...), Register(...)]`.
     """
     for name in taken & cls.__dict__.keys():
         declared = cls.__dict__[name]
@@ -34,29 +36,50 @@ def check_names(cls: type, taken: set[str]) -> None:
                 f"{cls.__qualname__}: nothing can be declared under this name: {name}{_where(declared)}",
                 hint=f"every {'block' if taken is OF_BLOCKS else 'device'} has it; call it {name}_, say",
             )
+    for name, value in cls.__dict__.items():
+        if holds_declarations(value):
+            raise DeclarationError(
+                f"{cls.__qualname__}: registers in a {type(value).__name__} are not declared: {name}",
+                hint="Register(0x0, count=4) is an array, and a Block a group of them; others have a name each",
+            )
 
 
 def check_marks(cls: type) -> None:
     """Refuse a class body in which one method stands in the place of another that was marked.
 
     Raises:
-        DeclarationError: two are marked for the same accesses, or the marked one is not in the class any more.
+        DeclarationError: two are marked for the same accesses, the marked one is not in the class any more, or it is marked by
+            a register of another class.
     """
     methods: dict[tuple[Any, ...], Any] = {}
-    there = set()
+    windows = [one for base in cls.__mro__ for one in base.__dict__.values() if isinstance(one, Window)]
+    known: set[object] = {*cls._cell_numbers, *windows}  # type: ignore[attr-defined]
     for method in cls.__dict__.values():
         keys = list(_marks_of(method))
+        if keys and known.isdisjoint(declared for declared, *_ in keys):
+            declared, kind = keys[0][:2]
+            raise DeclarationError(
+                f"{cls.__qualname__}: method is marked by what the class does not have: {_name(method)}, of"
+                f" {declared.name}.on_{kind}{_where(declared)}",
+                hint="a block's registers mark methods of the block; where a register was replaced, the new one marks",
+            )
         for key in keys:
-            declared, kind, name = *key[:2], getattr(method, "__name__", "?")
+            declared, kind, name = *key[:2], _name(method)
             index = "" if key[2:] in {(), (None,)} else f"[{key[2]}]"
-            there.add((declared, kind, name))
             other = methods.setdefault(key, method)
             if other is not method or keys.count(key) > 1:
                 raise DeclarationError(
                     f"{cls.__qualname__}: accesses are told twice: {declared.name}{index}.on_{kind}{_where(declared)} marks"
-                    f" {getattr(other, '__name__', '?')} and {name}",
+                    f" {_name(other)} and {name}",
                     hint="mark one method, and call others from it",
                 )
+    # A register can mark a method of a base, too: `data.on_write(Base._data)`.
+    there = {
+        (*key[:2], _name(method))
+        for base in cls.__mro__
+        for method in base.__dict__.values()
+        for key in _marks_of(method)
+    }
     for declared in _markable(cls):
         for kind, name in declared.__dict__.get("_marks", ()):
             if (declared, kind, name) not in there:
@@ -71,6 +94,10 @@ def _marks_of(method: object) -> Iterator[tuple[Any, ...]]:
     for declared, kind, _, which in getattr(method, "_hooks", ()):
         yield from ((declared, kind, index) for index in (which if isinstance(which, tuple) else (which,)))
     yield from getattr(method, "_window_hooks", ())
+
+
+def _name(method: object) -> str:
+    return getattr(method, "__name__", "?")
 
 
 def _where(declared: object) -> str:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from enum import IntEnum, IntFlag
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar, overload
 
 from hyperpy._delivery import delivery_of
+from hyperpy._field import AccessKind, Field, check_access, check_arguments, whole
 from hyperpy._register_views import ArrayView, Value, checked
 from hyperpy._selection import Key, Selection, Where
 from hyperpy._words import nearest
@@ -19,95 +19,13 @@ from hyperpy.errors import DeclarationError
 
 __all__ = ["MOST", "AccessKind", "Bits", "Declared", "Field", "Hooked", "Register", "declarations"]
 
-AccessKind: TypeAlias = Literal["rw", "ro", "wo", "w1c", "w0c", "w1s", "rc", "rs"]
 MOST = 1 << 16
-_KINDS = ("rw", "ro", "wo", "w1c", "w0c", "w1s", "rc", "rs")
 _WIDTHS = (1, 2, 4, 8)
 # Modules whose lines are not where a declaration was written.
 _OURS = ("hyperpy._declaration", "hyperpy.declare")
 _MARKS = ("on_read", "on_write", "on_write_if")
 _F = TypeVar("_F", bound=Callable[..., Any])
 _V = TypeVar("_V")
-
-
-class Field:
-    """Bits of a register that have a name.
-
-    Arguments:
-        low: number of its lowest bit.
-        width: how many bits.
-        access: what accesses do to it, if not what the register says: see `Register`.
-        reset: what it holds at power-on.
-        enum: an IntEnum or IntFlag of its values: reading the attribute gives its members.
-        doc: what it is for.
-
-    Example:
-        >>> from hyperpy import Device, Field, Register
-        >>> class Timer(Device):
-        ...     control = Register(0x0, enable=Field(0), mode=Field(4, width=2, reset=1))
-        >>> timer = Timer()
-        >>> timer.control.enable = 1
-        >>> timer.control.mode, hex(timer.control)
-        (1, '0x11')
-    """
-
-    def __init__(
-        self,
-        low: int,
-        width: int = 1,
-        *,
-        access: AccessKind | None = None,
-        reset: int = 0,
-        enum: type[IntEnum | IntFlag] | None = None,
-        doc: str = "",
-    ) -> None:
-        self.low, self.width = whole("low", low), whole("width", width)
-        self.access, self.reset, self.enum, self.doc = access, whole("reset", reset), enum, doc
-        if self.low < 0 or not 1 <= self.width <= 64:
-            raise DeclarationError(
-                f"no such bits: {low} and {width} of them", hint="from bit 0, 1 or more of them"
-            )
-        if not 0 <= self.reset < 1 << self.width:
-            raise DeclarationError(
-                f"reset value is wider than its {width} bits: {reset:#x}",
-                hint="give more bits, or a smaller value",
-            )
-        given: object = enum
-        if enum is not None and not (isinstance(given, type) and issubclass(given, IntEnum | IntFlag)):
-            raise DeclarationError(f"not an IntEnum: {enum!r}", hint="class Mode(IntEnum), and enum=Mode")
-        _check_access(access)
-
-    @property
-    def mask(self) -> int:
-        """Its bits in the register."""
-        return ((1 << self.width) - 1) << self.low
-
-
-def _check_arguments(given: Mapping[str, object]) -> None:
-    """Refuse a field where an argument is meant: many a register has a bit that is called reset."""
-    for name, value in given.items():
-        if isinstance(value, Field):
-            raise DeclarationError(
-                f"field has the name of an argument: {name}",
-                hint=f'give it in a mapping: fields={{"{name}": Field({value.low})}}',
-            )
-
-
-def whole(name: str, value: object) -> int:
-    """A number that was given for something, as an int.
-
-    Raises:
-        DeclarationError: it is none, such as "0x10".
-    """
-    try:
-        return operator.index(value)  # type: ignore[arg-type] # whatever is given
-    except TypeError:
-        raise DeclarationError(f"not a number: {name}={value!r}", hint="an int, such as 0x10") from None
-
-
-def _check_access(access: object) -> None:
-    if access is not None and access not in _KINDS:
-        raise DeclarationError(f"no such access: {access!r}", hint=f"one of {', '.join(_KINDS)}")
 
 
 class Bits:
@@ -314,11 +232,13 @@ class Register(Hooked[Any]):
         fields: Mapping[str, Field] | None = None,
         **named: Field,
     ) -> None:
-        _check_arguments(locals())
+        check_arguments(locals())
+        if twice := sorted((fields or {}).keys() & named):
+            raise DeclarationError(f"field is given twice: {twice[0]}", hint="in `fields`, or by its name")
         super().__init__(offset, width, doc, count=count, when=when)
         self.access, self.order = access, order
         self.fields = {**(fields or {}), **named}
-        _check_access(access)
+        check_access(access)
         self.stride = width if stride is None else whole("stride", stride)
         if order not in ("little", "big"):
             raise DeclarationError(f"no such byte order: {order!r}", hint='"little" or "big"')

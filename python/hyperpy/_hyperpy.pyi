@@ -16,6 +16,7 @@ __all__ = [
     "Console",
     "Dma",
     "IrqLine",
+    "Left",
     "Machine",
     "Memory",
     "MessageSender",
@@ -69,6 +70,7 @@ __all__ = [
     "trace",
     "trap_hypercalls",
     "trap_msr",
+    "wait_until_left",
     "walk",
 ]
 

@@ -15,6 +15,7 @@ from hyperpy._class_body import OF_BLOCKS, OF_DEVICES, check_marks, check_names
 from hyperpy._declaration import Declared, Hooked, Register, declarations
 from hyperpy._delivery import NOW, Delivery
 from hyperpy.declare import Block, Blocks, Counter, Fifo, FifoLevel, Indexed, Ram
+from hyperpy.device import OWN
 from hyperpy.errors import DeclarationError
 from hyperpy.window import parts_of, place_of
 
@@ -39,11 +40,6 @@ _MASKS: dict[str, tuple[int, ...]] = {
 _WRITABLE = (_STORED, _CLEARED_BY_1, _CLEARED_BY_0, _SET_BY_1)
 _MOST_CELLS = 1 << 20
 _MOST_BYTES = 1 << 63
-# What a class of devices or blocks has from `Device` and `Block`, under names that a method of a user's could have.
-_OWN = {
-    "_blocks", "_calls", "_cell_numbers", "_cells", "_computed_size", "_first_cell", "_layout", "_places", "_register_file",
-    "_told", "_windows",
-}  # fmt: skip
 
 
 class Hook(NamedTuple):
@@ -115,7 +111,7 @@ def _numbers(cls: type) -> tuple[dict[Declared[Any], int], int]:
     found = declarations([base.__dict__ for base in reversed(cls.__mro__)])
     numbers: dict[Declared[Any], int] = {}
     cell = 0
-    for declared in found.values():
+    for declared in dict.fromkeys(found.values()):  # a second name for one is no second register
         numbers[declared] = cell
         if isinstance(declared, Indexed):
             numbers[declared.behind] = cell + 1
@@ -130,13 +126,13 @@ def _numbers(cls: type) -> tuple[dict[Declared[Any], int], int]:
 
 def number_cells(cls: type[Block | Device]) -> None:
     """Give the registers of a device's or a block's class their numbers in it, and find its marked methods."""
-    for name in _OWN & cls.__dict__.keys():
+    for name in OWN & cls.__dict__.keys():
         raise DeclarationError(
             f"{cls.__qualname__}.{name} is what hyperpy keeps there itself", hint="give it another name"
         )
     check_names(cls, OF_BLOCKS if issubclass(cls, Block) else OF_DEVICES)
-    check_marks(cls)
     cls._cell_numbers, cls._cells = _numbers(cls)
+    check_marks(cls)
     cls._told = hooks_of(cls)
     _check_members(cls)
 
@@ -334,9 +330,13 @@ def _at(cls: type[Device], place: Placed) -> str:
     return "" if place.offset is None else f"{windows.shown(place.offset, cls._windows)}, "
 
 
+class Made(dict[Blocks[Any], list[Any]]):
+    """The blocks of a device, told from what a user would keep under that name."""
+
+
 def make_blocks(owner: Any, device: Any) -> dict[Blocks[Any], list[Any]]:
     """Make an object for each block of a device, or of one of its blocks."""
-    made: dict[Blocks[Any], list[Any]] = {}
+    made = Made()
     for declared, number in type(owner)._cell_numbers.items():
         if isinstance(declared, Blocks):
             made[declared] = []

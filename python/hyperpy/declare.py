@@ -15,8 +15,9 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
-from hyperpy._declaration import MOST, AccessKind, Bits, Declared, Field, Hooked, Register, whole
+from hyperpy._declaration import MOST, AccessKind, Bits, Declared, Field, Hooked, Register
 from hyperpy._delivery import delivery_of
+from hyperpy._field import whole
 from hyperpy._register_views import ArrayView, FifoView, RamView
 from hyperpy._selection import Key, Selection
 from hyperpy.errors import DeclarationError
@@ -241,6 +242,11 @@ class Block:
     ) -> Blocks[Self]:
         """Put the group at an offset of a device, or an array of `count`, `stride` bytes apart."""
         return Blocks(cls, offset, count, stride, doc)
+
+    def __repr__(self) -> str:
+        from hyperpy._register_text import of_block  # noqa: PLC0415 - it imports this
+
+        return of_block(self)
 
     def __init_subclass__(cls, **more: Any) -> None:
         from hyperpy._layout import number_cells  # noqa: PLC0415 - it imports this

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from html import escape
 from typing import TYPE_CHECKING, TypeAlias
 
+from hyperpy import window as windows
 from hyperpy._declaration import Hooked
 from hyperpy._delivery import NOW
 from hyperpy._layout import _describe, hooks_for
@@ -47,7 +48,7 @@ class RegisterUse(Value):
     for nobody: a stream, or a doorbell, whose `writes` are rings as the kernel counted them, of which several can be one call); "register/python" if reads are served by the one and writes by the other. A posted register's writes are
     served by Rust, and its method is called later. `reads` and `writes` count accesses, `calls` those for which Python was
     called. `timed` of these calls were timed: `mean_ns` and `worst_ns` are theirs, None if there are none. `hint` says what
-    would make it cheaper, where that is known.
+    would make it cheaper, where that is known. `place` is the offset as it is written, `ports[0x4]` in a window.
     """
 
     register: str
@@ -61,6 +62,7 @@ class RegisterUse(Value):
     mean_ns: float | None = None
     worst_ns: int | None = None
     hint: str = ""
+    place: str = ""
 
 
 class Explanation(Value):
@@ -116,7 +118,7 @@ class Explanation(Value):
         cells = [
             [
                 row.register,
-                "" if row.offset is None else f"{row.offset:#x}",
+                row.place or ("" if row.offset is None else f"{row.offset:#x}"),
                 "" if row.width is None else str(row.width),
                 row.rung,
                 *map(str, (row.reads, row.writes, row.calls)),
@@ -206,7 +208,8 @@ def _use(device: Device, group: list[Placed], all_reads: int) -> RegisterUse:
     told_writes = sum(pair[1][0] for pair in meters if pair is not None)
     hint = _hint(place, told_reads, told_writes, all_reads)
     width = declared.size if isinstance(declared, Ram) else declared.width
-    return RegisterUse(name, place.offset, width, _rung(place), reads, writes, *cost, hint)
+    shown = "" if place.offset is None else windows.shown(place.offset, device._windows)
+    return RegisterUse(name, place.offset, width, _rung(place), reads, writes, *cost, hint, shown)
 
 
 def _cost(meters: Iterable[_Meter]) -> tuple[int, int, float | None, int | None]:

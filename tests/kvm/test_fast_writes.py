@@ -58,9 +58,9 @@ class Windowed(Logger):
     tail = Register(lane[0x4], posted=True)
     sync = Register(lane[0x8])
 
-    data.on_write(Logger._data)
-    tail.on_write(Logger._tail)
-    sync.on_write(Logger._sync)
+    _data = data.on_write(Logger._data)
+    _tail = tail.on_write(Logger._tail)
+    _sync = sync.on_write(Logger._sync)
 
 
 # Writes 1, 2, 3 ... to the register at ebx + {offset}, for ever.
@@ -325,7 +325,8 @@ def test_stream_that_a_callback_takes_off_the_bus_is_told_of_all_that_was_writte
     assert remover.told[: remover.written] == list(range(1, remover.written + 1))
     assert logger.values == list(range(1, len(logger.values) + 1))
     if how != "move":
-        assert len(logger.values) == len(remover.told)
+        # A callback does not wait: the other vcpu may have been about to make one more, as an exit.
+        assert len(logger.values) - len(remover.told) in (0, 1)
 
 
 class Typewriter(Device):

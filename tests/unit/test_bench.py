@@ -168,6 +168,12 @@ def test_file_that_is_no_report_says_so(tmp_path: Path, content: bytes, message:
         Report.load(tmp_path / "r.json")
 
 
+def test_file_that_never_ends_is_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hyperpy._bench_values._MOST_BYTES", 1 << 20)
+    with pytest.raises(ValueError, match=r"not a report of `hyperpy bench`: it never ends\n\nhint: "):
+        Report.load("/dev/zero")
+
+
 @pytest.mark.parametrize(
     ("target", "spread", "expected"),
     [(2.1, 0, "met"), (2.0, 0, "met"), (1.9, 0, "missed"), (1.9, 10, "undecided"), (None, 0, "")],

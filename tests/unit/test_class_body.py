@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from hyperpy import Block, DeclarationError, Device, Field, Indexed, Register, Window
+from hyperpy.device import OWN
 from hyperpy.testing import DeviceBench
 
 OF_DEVICES = [
@@ -128,9 +129,46 @@ def _one_name_of_windows() -> None:
             return 2
 
 
+class Lane(Block):
+    """Of another class's registers."""
+
+    go = Register(0x0)
+
+
+def _of_a_block() -> None:
+    class Lost(Device):
+        lanes = Lane.at(0x0, count=2)
+
+        @Lane.go.on_write
+        def _go(self, value: int) -> None: ...
+
+
+def _replaced() -> None:
+    class Lost(Copied):
+        go = Register(0x0, reset=1)  # type: ignore[assignment]
+
+        @Copied.go.on_write
+        def _mine(self, value: int) -> None: ...
+
+
+class Copied(Device):
+    """Whose register is replaced in a subclass, where its own mark is of no use any more."""
+
+    go = Register(0x0)
+
+    @go.on_write
+    def _go(self, value: int) -> None: ...
+
+
+class Replacing(Copied):
+    go = Register(0x0, reset=1)  # type: ignore[assignment]
+
+
 @pytest.mark.parametrize(
     ("declare", "match"),
     [
+        (_of_a_block, r"method is marked by what the class does not have: _go, of go\.on_write \(.*:\d+\)"),
+        (_replaced, r"method is marked by what the class does not have: _mine, of go\.on_write"),
         (_two_methods, r"accesses are told twice: go\.on_write \(.*:\d+\) marks _first and _second"),
         (_twice_the_same, r"accesses are told twice: go\.on_write \(.*:\d+\) marks _go and _go"),
         (_two_of_a_block, r"accesses are told twice: go\.on_read \(.*:\d+\) marks _first and _second"),
@@ -172,8 +210,13 @@ def test_method_marked_by_several_registers_and_wrapped_or_replaced_in_a_subclas
         def _other(self, value: int) -> None:
             told.append(("other", value))
 
+    class Moved(Base):
+        first = Register(0x10)
+        first.on_write(Base._changed)
+
     DeviceBench(Derived()).batch([(0x0, 4, 1), (0x4, 4, 2)])
-    assert told == ["loud", 1, ("other", 2)]
+    DeviceBench(Moved()).batch([(0x10, 4, 3), (0x4, 4, 4)])
+    assert told == ["loud", 1, ("other", 2), "loud", 3, "loud", 4]
 
 
 # -- arguments -------------------------------------------------------------------------------------------------------
@@ -257,3 +300,72 @@ def test_slice_of_an_array_is_set_as_one_of_a_list_of_fixed_length() -> None:
         with pytest.raises(ValueError, match=match):
             nic.mac[:] = wrong
         assert nic.mac[:] == [7, 0x54, 0, 8, 1, 2]
+
+
+@pytest.mark.parametrize("name", sorted(OWN))
+@pytest.mark.parametrize("value", [[], {}, 0])
+def test_attribute_of_an_instance_called_as_one_of_hyperpys_is_refused_and_named(
+    name: str, value: object
+) -> None:
+    class Disk(Device):
+        go = Register(0x0)
+
+        def __init__(self) -> None:
+            setattr(self, name, value)
+
+    class Plain(Disk):
+        size = 8
+        go = None  # type: ignore[assignment]
+
+    for device in (Disk(), Plain()):
+        with pytest.raises(
+            DeclarationError, match=f"attribute has the name of one of hyperpy's: {name}\n\nhint: "
+        ):
+            DeviceBench(device)
+
+
+@pytest.mark.parametrize(
+    "registers", [[Register(0x0), Register(0x4)], (Register(0x0),), {"a": Register(0x0)}]
+)
+@pytest.mark.parametrize("base", [Device, Block])
+def test_registers_in_a_list_of_a_class_are_refused_since_nobody_would_serve_them(
+    registers: Any, base: type
+) -> None:
+    with pytest.raises(DeclarationError, match=r"Card: registers in a \w+ are not declared: lanes\n\nhint: "):
+        type("Card", (base,), {"lanes": registers})
+
+
+def test_second_name_of_a_register_is_the_same_register() -> None:
+    class Card(Device):
+        control = Register(0x0)
+        ctrl = control
+        state = Register(0x4, reset=9)
+
+    class Derived(Card):
+        again = Card.control
+        last = Register(0x8, reset=3)
+
+    card = Derived()
+    card.ctrl = 5
+    assert (card.control, card.again, card.state, card.last) == (5, 5, 9, 3)
+    assert card.save()["registers"] == {"control": 5, "state": 9, "last": 3}
+    assert DeviceBench(card).batch([(0x0, 4), (0x4, 4), (0x8, 4)]) == [5, 9, 3]
+
+
+def test_function_that_two_classes_mark_is_called_for_both() -> None:
+    told: list[int] = []
+
+    def note(self: Device, value: int) -> None:
+        told.append(value)
+
+    class One(Device):
+        go = Register(0x0)
+        _go = go.on_write(note)
+
+    class Two(Device):
+        go = Register(0x4)
+        _go = go.on_write(note)
+
+    DeviceBench(One()).write32(0x0, 1)
+    DeviceBench(Two()).write32(0x4, 2)
+    assert told == [1, 2]

@@ -182,6 +182,7 @@ def test_class_that_cannot_be_is_refused_when_it_is_made_and_names_the_lines(nam
         (lambda: Register(0).on_write_if(0), "no bits to look for"),
         (lambda: Register(0).on_write(3), "not a method: 3"),
         (lambda: Register(0).on_write_if(print), "on_write_if marks without a mask"),
+        (lambda: Register(0, fields={"go": Field(0)}, go=Field(1)), "field is given twice: go"),
         (lambda: Register("0x4"), "not a number: offset='0x4'"),
         (lambda: Register(0, width=4.0), "no register has this width: 4.0"),
         (lambda: Register(0, width=True), "no register has this width: True"),

@@ -86,6 +86,14 @@ def test_uart_written_a_line_answers_in_capitals_and_holds_its_line_until_all_is
     assert (read(2) & 0xF, bench.irq.level) == (1, False)
 
 
+def test_uart_written_a_line_without_an_end_keeps_no_more_of_it_than_it_can_answer(uart: Registers) -> None:
+    read, write, bench = uart
+    for byte in b"x" * 3000 + b"end\n":
+        write(0, byte)
+    assert len(bench.device.received) == 1024
+    assert bytes(read(0) for _ in range(1024))[-4:] == b"END\n"
+
+
 def test_uart_in_a_loop_receives_what_it_sends_and_forgets_it_when_cleared(uart: Registers) -> None:
     read, write, _ = uart
     write(4, 0x10)

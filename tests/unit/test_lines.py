@@ -81,6 +81,11 @@ def test_line_that_is_not_connected_is_an_error_that_says_how_to_connect_it(use:
                 use(device)
 
 
+def test_level_of_a_line_that_is_not_connected_cannot_be_set_as_an_attribute() -> None:
+    with pytest.raises(AttributeError, match="read-only"):
+        Device().irq.level = True  # type: ignore[misc]
+
+
 def test_line_that_is_not_connected_is_false_and_low_and_can_be_lowered() -> None:
     device = Nic()
     device.irq.lower()

@@ -148,8 +148,8 @@ pub(crate) fn serve(machine: &Machine, shared: &Shared, vcpu: u32, write: &Poste
     shared.counters.hit(rung);
 }
 
-/// Serves what is in the ring on a thread that need not drive a vCPU. Whoever calls it sees to it that no device is taken off
-/// its bus meanwhile.
+/// Serves what is in the ring on a thread that need not drive a vCPU. Whoever takes a device off its bus empties the ring before,
+/// and so waits for this.
 pub(crate) fn serve_ring(machine: &Machine) {
     machine.posts.take(&mut |write| {
         if defer(machine, 0, write) == Rung::Kernel {

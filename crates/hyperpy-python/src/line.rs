@@ -122,24 +122,25 @@ impl MessageSender {
 
 /// The interrupt line of a gsi.
 #[pyfunction]
-pub(crate) fn line(machine: &Machine, gsi: u32) -> PyResult<IrqLine> {
+pub(crate) fn line(py: Python<'_>, machine: &Machine, gsi: u32) -> PyResult<IrqLine> {
     machine.ours("use an interrupt line")?;
-    let line = machine.core().line(gsi).map_err(|error| errors::run(&error))?;
+    // It may wait for who makes KVM's objects.
+    let line = py.detach(|| machine.core().line(gsi)).map_err(|error| errors::run(&error))?;
     Ok(IrqLine::new(line, Some(gsi), None))
 }
 
 /// A line that sends a message whenever it is asserted.
 #[pyfunction]
-pub(crate) fn message_line(machine: &Machine, address: u64, data: u32) -> PyResult<IrqLine> {
+pub(crate) fn message_line(py: Python<'_>, machine: &Machine, address: u64, data: u32) -> PyResult<IrqLine> {
     machine.ours("use an interrupt line")?;
-    let line = machine.core().message_line(address, data).map_err(|error| errors::route(&error))?;
+    let line = py.detach(|| machine.core().message_line(address, data)).map_err(|error| errors::route(&error))?;
     Ok(IrqLine::new(line, None, Some((address, data))))
 }
 
 /// What sends messages to this machine.
 #[pyfunction]
-pub(crate) fn message_sender(machine: &Machine) -> PyResult<MessageSender> {
+pub(crate) fn message_sender(py: Python<'_>, machine: &Machine) -> PyResult<MessageSender> {
     machine.ours("use an interrupt line")?;
-    machine.core().want_irqchip().map_err(|error| errors::run(&error))?;
+    py.detach(|| machine.core().want_irqchip()).map_err(|error| errors::run(&error))?;
     Ok(MessageSender { lines: machine.core().lines.clone(), forks: fork_generation() })
 }

@@ -76,15 +76,14 @@ impl Places {
         self.all.iter_mut().find(|placed| placed.number == number).ok_or(AttachError::Bus(BusError::NotAttached))
     }
 
-    fn attach(
+    /// A device was put onto the buses: the numbers of its windows.
+    fn note(
         &mut self,
-        core: &Core,
+        added: Vec<Attachment>,
         device: &Arc<dyn Device>,
         wanted: Vec<Wanted>,
         python: Option<&Arc<PyDevice>>,
-    ) -> Result<Vec<u64>, AttachError> {
-        let on: Vec<_> = wanted.iter().filter(|wanted| wanted.3).map(|wanted| (wanted.0, wanted.1.clone())).collect();
-        let (_, added) = core.rearrange(&[], &on)?;
+    ) -> Vec<u64> {
         let mut added = added.into_iter();
         let mut numbers = Vec::with_capacity(wanted.len());
         for (space, placement, origin, is_on) in wanted {
@@ -94,7 +93,7 @@ impl Places {
             self.all.push(Placed { number: self.last, space, placement, device, origin, python, attachment });
             numbers.push(self.last);
         }
-        Ok(numbers)
+        numbers
     }
 
     /// What changes of windows come to on the buses.
@@ -268,9 +267,13 @@ pub(crate) fn attach(
         let placement = Placement { base: *base, len: *len, name: name.as_str().into(), rung, device };
         (space(*is_pio), placement, *origin, *is_on)
     });
-    let added = lock(&machine.places).attach(machine.core(), &device, wanted.collect(), python.as_ref());
-    let numbers = added.map_err(|error| errors::attach(&error))?;
+    let wanted: Vec<Wanted> = wanted.collect();
+    let on: Vec<_> = wanted.iter().filter(|wanted| wanted.3).map(|wanted| (wanted.0, wanted.1.clone())).collect();
     let py = object.py();
+    // Another thread that changes places may be emptying the ring.
+    let added = py.detach(|| machine.core().rearrange(&[], &on));
+    let (_, added) = added.map_err(|error| errors::attach(&error))?;
+    let numbers = lock(&machine.places).note(added, &device, wanted, python.as_ref());
     machine.hosted(py, |host| machine.core().spawn_ringer(host)).inspect_err(|_| {
         let _ = detach(py, machine, numbers.clone()).and_then(|left| wait_until_left(py, machine, &left));
     })?;

@@ -3,7 +3,6 @@
 //! A vCPU that is out of the guest sees to those of all devices: at its tick, when it has emptied the kernel's ring, and when
 //! it leaves its round. So none waits while the machine stands still.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use super::Machine;
@@ -66,9 +65,7 @@ impl Machine {
         if self.keepers.load(Ordering::SeqCst) == 0 {
             return;
         }
-        let placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
         posted::serve_ring(self);
-        drop(placing);
         let place = bell.place();
         match self.bus(place.space).map().regions().iter().find(|it| it.id == place.region) {
             Some(region) if region.device.has_late() => self.flush(region, place.space),

@@ -44,6 +44,8 @@ struct State {
     items: VecDeque<Item>,
     /// Who tells the owner now.
     server: Option<ThreadId>,
+    /// When it began with the write that it tells of.
+    since: Option<Instant>,
     /// It has to go on with all that is there: a method that it called asked for that.
     owes: bool,
 }
@@ -100,6 +102,8 @@ impl RegisterFile {
             if state.server.is_none() {
                 break;
             }
+            // One method that does not return costs each of the others a second in all, not one each time.
+            let until = state.since.map_or(until, |since| until.min(since + PATIENCE));
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break; // overtakes it
@@ -109,7 +113,7 @@ impl RegisterFile {
         let left = state.items.len();
         let has_turn = state.server.is_none() && left > 0;
         if has_turn {
-            state.server = Some(me);
+            (state.server, state.since) = (Some(me), None);
         }
         (left > 0).then_some(Batch { file: self, left, more: MORE, has_turn })
     }
@@ -160,6 +164,9 @@ impl Batch<'_> {
             (self.left, self.more) = (self.left + more, self.more - more);
         }
         self.left = self.left.checked_sub(1)?;
+        if self.has_turn {
+            state.since = Some(Instant::now());
+        }
         state.items.pop_front()
     }
 }

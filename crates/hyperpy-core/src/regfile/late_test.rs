@@ -221,8 +221,9 @@ impl Owner for Slow<'_> {
 }
 
 /// A thread tells the owner of 1, which takes until `go`; another one comes then, with 2 in the queue.
-fn two_threads(let_go: bool) -> (Vec<u64>, Duration) {
+fn two_threads(let_go: bool) -> (Vec<u64>, [Duration; 2]) {
     let (file, called, go, log) = (file(), Event::new(), Event::new(), Mutex::new(Vec::new()));
+    let began = Instant::now();
     let took = thread::scope(|scope| {
         let slow = Slow { file: &file, called: &called, go: &go, log: &log };
         assert!(file.quick_write(at(0), 1));
@@ -232,7 +233,6 @@ fn two_threads(let_go: bool) -> (Vec<u64>, Duration) {
         });
         called.wait();
         assert!(file.quick_write(at(0), 2));
-        let began = Instant::now();
         if let_go {
             go.set();
         }
@@ -240,9 +240,12 @@ fn two_threads(let_go: bool) -> (Vec<u64>, Duration) {
             batch.serve(SPOT, &slow, &nothing);
         }
         let took = began.elapsed();
+        let again = file.batch().is_some();
+        let more = began.elapsed() - took;
+        assert!(!again);
         go.set();
         first.join().unwrap();
-        took
+        [took, more]
     });
     assert!(!file.has_late());
     (log.into_inner().unwrap(), took)
@@ -256,9 +259,9 @@ fn test_late_writes_that_another_thread_tells_of_come_first() {
 // fault row 32
 #[test]
 fn test_late_write_whose_method_does_not_return_is_overtaken_after_a_second() {
-    let (told, took) = two_threads(false);
+    let (told, [took, more]) = two_threads(false);
     assert_eq!(told, [2, 1]);
-    assert!(took >= PATIENCE, "{took:?}");
+    assert!(took >= PATIENCE && more < PATIENCE / 2, "{took:?} {more:?}");
 }
 
 #[test]
