@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 from hyperpy import _hyperpy
 from hyperpy._bench_lines import BenchLine, IrqChange, MessageSent
 from hyperpy._bench_memory import BenchMemory
+from hyperpy._deed import Deed
 from hyperpy._device_bench import Access, Batch, BenchSnapshot, DeviceBench, Step
+from hyperpy._record import record
 from hyperpy._recording import Event, Recording, RecordingError
-from hyperpy._replay import Divergence, record, replay
+from hyperpy._replay import Divergence, replay
 from hyperpy.machine import Machine
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ __all__ = [
     "BenchLine",
     "BenchMemory",
     "BenchSnapshot",
+    "Deed",
     "DeviceBench",
     "DeviceMachine",
     "Divergence",

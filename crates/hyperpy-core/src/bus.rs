@@ -104,10 +104,10 @@ pub trait Device: Send + Sync {
     fn has_late(&self) -> bool {
         false
     }
-    /// Serves the writes that it keeps, in order, before anything else of it is called: `spot` says where its range is that has
-    /// an offset, `asked` gets what they ask for.
-    fn flush(&self, spot: &dyn Fn(u64) -> Spot, asked: &dyn Fn(u32, Action)) {
-        let _ = (spot, asked);
+    /// Serves up to so many of the writes that it keeps, in order, before anything else of it is called: `spot` says where its
+    /// range is that has an offset, `asked` gets what they ask for.
+    fn flush(&self, most: usize, spot: &dyn Fn(u64) -> Spot, asked: &dyn Fn(u32, Action)) {
+        let _ = (most, spot, asked);
     }
     /// Where in the range of which device this begins: one that keeps writes may be attached window by window, by several values
     /// of this type, and its offsets are those of all of its range.

@@ -179,10 +179,10 @@ impl Device for PyDevice {
         self.file.as_ref().is_some_and(|file| file.has_late())
     }
 
-    fn flush(&self, spot: &dyn Fn(u64) -> Spot, asked: &dyn Fn(u32, Action)) {
+    fn flush(&self, most: usize, spot: &dyn Fn(u64) -> Spot, asked: &dyn Fn(u32, Action)) {
         let Some(declared) = self.declared() else { return };
         // Detached, since another thread may be at it.
-        if let Some(batch) = declared.file.batch() {
+        if let Some(batch) = declared.file.batch(most) {
             attach(|_| batch.serve(spot, &Served { device: self, declared: &declared }, asked));
         }
         dropped(declared);

@@ -210,8 +210,8 @@ impl Device for Slice {
     fn has_late(&self) -> bool {
         self.device.has_late()
     }
-    fn flush(&self, spot: &dyn Fn(u64) -> Spot, asked: &dyn Fn(u32, Action)) {
-        self.device.flush(spot, asked);
+    fn flush(&self, most: usize, spot: &dyn Fn(u64) -> Spot, asked: &dyn Fn(u32, Action)) {
+        self.device.flush(most, spot, asked);
     }
     fn origin(&self) -> (usize, u64) {
         (self.device.origin().0, self.origin)

@@ -314,7 +314,7 @@ impl Device for Mixed {
     fn has_late(&self) -> bool {
         !self.kept.lock().unwrap().is_empty()
     }
-    fn flush(&self, _: &dyn Fn(u64) -> Spot, _: &dyn Fn(u32, Action)) {
+    fn flush(&self, _: usize, _: &dyn Fn(u64) -> Spot, _: &dyn Fn(u32, Action)) {
         self.log.lock().unwrap().append(&mut self.kept.lock().unwrap());
     }
 }
@@ -359,4 +359,20 @@ fn test_device_that_panics_at_a_ring_ends_the_run_with_an_error() {
     ring(&rig.script, 0, None);
     let Err(RunError::Panic { device, message }) = rig.wait() else { panic!() };
     assert_eq!((device.as_str(), message.as_str()), ("doorbell", "no bell"));
+}
+
+#[test]
+fn test_ring_goes_to_what_stands_for_the_device_when_it_is_served() {
+    let rig = Rig::with_irqchip(vec![vec![ins(0x99, 1), ins(0x99, 1), ins(0x99, 1)]], true);
+    let (device, other) = (Arc::new(Rings::default()), Arc::new(Rings::default()));
+    let place = attached(&rig, &device);
+    io(rig.run());
+    drop(rig.machine.replace(place, other.clone()).unwrap());
+    ring(&rig.script, 1, Some(2));
+    io(rig.run());
+    assert_eq!((device.log(), other.log()), (vec![], vec![(1, 2)]));
+    drop(rig.machine.replace(place, device.clone()).unwrap());
+    ring(&rig.script, 1, Some(1));
+    io(rig.run());
+    assert_eq!((device.log(), other.log()), (vec![(1, 1)], vec![(1, 2)]));
 }

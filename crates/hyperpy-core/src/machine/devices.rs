@@ -144,7 +144,9 @@ impl Machine {
     /// It is not attached.
     pub fn replace(&self, attachment: Attachment, device: Arc<dyn Device>) -> Result<Arc<dyn Device>, AttachError> {
         let bus = if attachment.space == Space::Pio { &self.pio } else { &self.mmio };
-        Ok(bus.replace(attachment.region, device)?)
+        let before = bus.replace(attachment.region, device.clone())?;
+        self.control.bells.replace(attachment, &device);
+        Ok(before)
     }
 
     /// Waits until every vCPU has left a device that is detached; inside a device callback it does not wait.

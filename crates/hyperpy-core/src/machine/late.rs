@@ -57,7 +57,7 @@ impl Machine {
             let elsewhere = || find(&self.pio, Space::Pio, offset).or_else(|| find(&self.mmio, Space::Mmio, offset));
             if region.shows(whose, offset) { here } else { elsewhere().unwrap_or(here) }
         };
-        region.device.flush(&spot, &|vcpu, action| self.control.device_asks(vcpu, action));
+        region.device.flush(usize::MAX, &spot, &|vcpu, action| self.control.device_asks(vcpu, action));
     }
 
     /// Serves what was written to a device before one of its doorbells rang: what is in the kernel's ring, and what it keeps.

@@ -97,8 +97,8 @@ impl Device for Told {
     fn has_late(&self) -> bool {
         self.file.has_late()
     }
-    fn flush(&self, spot: &dyn Fn(u64) -> Spot, asked: &dyn Fn(u32, Action)) {
-        if let Some(batch) = self.file.batch() {
+    fn flush(&self, most: usize, spot: &dyn Fn(u64) -> Spot, asked: &dyn Fn(u32, Action)) {
+        if let Some(batch) = self.file.batch(most) {
             batch.serve(spot, self, asked);
         }
     }
@@ -326,3 +326,6 @@ fn test_writes_of_four_vcpus_are_each_told_once_and_in_the_order_of_its_vcpu() {
         assert!(of.is_sorted() && of.len() == 500, "vcpu {vcpu}: {of:?}");
     }
 }
+
+#[path = "late_recorded_test.rs"]
+mod recorded;

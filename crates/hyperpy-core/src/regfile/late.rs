@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::{Owner, RegisterFile};
 use crate::bus::{Access, Action, Spot};
+use crate::record;
 use crate::vcpu::{Current, alone};
 
 /// Writes that wait at most; one more is told at once. A ring of the kernel's that is emptied can be added once.
@@ -60,6 +61,7 @@ impl Late {
     }
 
     pub(super) fn push(&self, item: Item) {
+        record::waits();
         // Counted before it can be taken.
         self.waiting.fetch_add(1, Ordering::AcqRel);
         self.lock().items.push_back(item);
@@ -88,10 +90,10 @@ impl RegisterFile {
         }
     }
 
-    /// What waits now, for its owner to be told; `None`: nothing, or this thread is telling it. Waits for another thread that
-    /// does, so the caller must hold nothing that a method of the device wants.
+    /// What waits now, up to so many, for its owner to be told; `None`: nothing, or this thread is telling it. Waits for another
+    /// thread that does, so the caller must hold nothing that a method of the device wants.
     #[must_use]
-    pub fn batch(&self) -> Option<Batch<'_>> {
+    pub fn batch(&self, most: usize) -> Option<Batch<'_>> {
         let me = thread::current().id();
         let until = Instant::now() + PATIENCE;
         let mut state = self.late.lock();
@@ -111,7 +113,7 @@ impl RegisterFile {
             }
             state = self.late.freed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        let left = state.items.len();
+        let left = state.items.len().min(most);
         let has_turn = state.server.is_none() && left > 0;
         if has_turn {
             (state.server, state.since) = (Some(me), None);
@@ -147,10 +149,11 @@ impl Batch<'_> {
                 size: at.size,
                 is_write: true,
             };
-            let action = alone(current, || match cell {
+            let tell = || match cell {
                 Some(cell) => self.file.tell(cell, value, owner),
                 None => self.file.write(at, value, owner),
-            });
+            };
+            let action = alone(current, || record::told(at, value, tell));
             self.file.late.waiting.fetch_sub(1, Ordering::AcqRel);
             if action != Action::Continue {
                 asked(at.vcpu, action);
