@@ -213,7 +213,7 @@ class Device:
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
         if "__init__" in cls.__dict__ and (cls.__new__ is object.__new__ or hasattr(cls.__new__, "_records")):
-            cls.__new__ = _recording(cls.__init__)  # type: ignore[method-assign, misc]
+            cls.__new__ = _recording(cls.__init__)  # type: ignore[method-assign]
         if not _IDS.isdisjoint(cls.__dict__):
             from hyperpy._acpi import check  # noqa: PLC0415 - few devices are listed
 
