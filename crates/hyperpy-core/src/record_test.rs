@@ -9,7 +9,6 @@ use crate::bus::{Access, Device, Rung, Space};
 use crate::clock::{Callback, Raised, When};
 use crate::exit::{Exit, StopReason};
 use crate::names::Names;
-use crate::snapshot::{Saved, State as DeviceState, StateFault};
 use crate::testing::{Closures, Event as Signal, Rig, outs, stopper};
 
 fn recorder(limit: usize) -> Arc<Recorder> {

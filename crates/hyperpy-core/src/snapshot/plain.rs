@@ -3,6 +3,8 @@
 //! Maps by name, as the processor's manuals and the devices have them. Of data that comes from outside everything is refused that is
 //! not what it says.
 
+use std::sync::Arc;
+
 use super::{Fields, Form, Parts, Place, Saved, Shape, State, StateFault, Value, VcpuPart, misfit};
 use crate::accel::{VcpuState, VmConfig, VmState};
 use crate::bus::Space;
@@ -11,7 +13,7 @@ use crate::control::{Parked, Phase};
 use crate::irq::LineLevels;
 
 /// Names of the parts, in their order.
-const PARTS: [&str; 8] = ["shape", "state", "parked", "vcpus", "vm", "lines", "devices", "clock"];
+const PARTS: [&str; 9] = ["shape", "state", "parked", "vcpus", "vm", "lines", "console", "devices", "clock"];
 
 impl Parts {
     /// All of it.
@@ -35,6 +37,7 @@ impl Parts {
             ("vcpus", Value::List(self.vcpus.iter().map(vcpu).collect())),
             ("vm", self.vm.value()),
             ("lines", self.lines.value()),
+            ("console", self.console.as_ref().map_or(Value::Nothing, |state| state.value())),
             ("devices", Value::List(places.iter().zip(&self.devices).map(device).collect())),
             ("clock", self.clock.value()),
         ])
@@ -79,6 +82,7 @@ impl Parts {
             vcpus: vcpus.iter().map(vcpu).collect::<Result<_, _>>()?,
             vm: VmState::from_value(part("vm")?)?,
             lines: LineLevels::of(part("lines")?)?,
+            console: state_of(part("console")?),
             devices: states,
             clock: Kept::of(part("clock")?)?,
         })
@@ -95,7 +99,10 @@ fn device_of(value: &Value) -> Result<(Place, Option<State>), StateFault> {
     let name = fields.get::<Value>("name")?;
     let name = name.text().ok_or_else(|| misfit("a device has no name"))?.into();
     let place = Place { space, base: fields.get("base")?, len: fields.get("size")?, name };
-    let state = fields.get::<Value>("state")?;
-    let state = (state != Value::Nothing).then(|| std::sync::Arc::new(state) as State);
+    let state = state_of(&fields.get::<Value>("state")?);
     Ok((place, state))
+}
+
+fn state_of(value: &Value) -> Option<State> {
+    (*value != Value::Nothing).then(|| Arc::new(value.clone()) as State)
 }
