@@ -42,7 +42,7 @@ class Uart(Device):
 
     @sent.on_write
     def _send(self, value: int) -> None:
-        self.idle, self.line = True, self.line + bytes([value])
+        self.idle, self.line = True, (self.line + bytes([value]))[-1024:]
         if value == ord("\n") or self.modem_control.loop:
             self.received.extend(self.line if self.modem_control.loop else self.line.upper())
             self.line = b""

@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from hyperpy import Counter, Device, Fifo, Ram, Register, Stop
-from hyperpy.testing import Access, Step
+from hyperpy.testing import Access, Deed, Step
+
+
+def drove(*levels: bool, name: str = "irq") -> tuple[Deed, ...]:
+    """Changes of a line."""
+    return tuple(Deed("line", name, int(level)) for level in levels)
 
 
 class Nic(Device):

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperpy import _hyperpy
 from hyperpy._connect import Irq, connected
+from hyperpy._lent import NotLent, give_back
 from hyperpy._places import Placing, check_range
 from hyperpy.clock import Clock
 from hyperpy.device import prepared
@@ -46,7 +47,7 @@ class Attaching(Placing):
     ) -> _D:
         """Put a device on a bus, or its windows on both, and return it.
 
-        `device.clock` becomes the machine's, where the device has that attribute and it is None or a `Clock`;
+        `device.clock` becomes the machine's, where the device has that attribute and nothing but a clock is in it;
         `device.memory` guest memory for it, where its class says `dma = True`.
 
         Arguments:
@@ -66,7 +67,25 @@ class Attaching(Placing):
             TypeError: the object is no device, or no size or place is given, or one that its class has not.
             ValueError: no local APIC gets such a message.
             StateError: it wants an interrupt line, and the vcpus exist already without interrupt controllers.
+
+        Warns:
+            NotListedWarning: it has an `acpi_hid`, and the ACPI tables that would list it are written already.
         """
+        if getattr(device, "acpi_hid", None) is not None and self._in_tables is not None:
+            self._not_listed(name or type(device).__name__)
+        return self._attach(device, pio, mmio, size, irq, name)
+
+    def _attach(
+        self,
+        device: _D,
+        pio: int | Mapping[str, int] | None,
+        mmio: int | Mapping[str, int] | None,
+        size: int | str | None,
+        irq: Irq,
+        name: str | None,
+        disabled: bool | Collection[str] = False,
+    ) -> _D:
+        """The same, as `disable` leaves it: all of it, or these windows."""
         parts = getattr(type(device), "_windows", ())
         if (pio is None) == (mmio is None) and not (parts and pio is not None):
             raise TypeError("a device sits on one bus\n\nhint: give pio=PORT or mmio=ADDRESS")
@@ -85,11 +104,19 @@ class Attaching(Placing):
         for is_pio, part, base in wanted:
             length = operator.index(length) if part is None else part.size
             check_range(is_pio, base, length)
-            label = name if part is None else f"{name}.{part.name}"
-            windows.append((is_pio, base, length, 0 if part is None else part.origin, label))
+            label, origin = (name, 0) if part is None else (f"{name}.{part.name}", part.origin)
+            is_off = disabled if isinstance(disabled, bool) else part is not None and part.name in disabled
+            windows.append((is_pio, base, length, origin, label, not is_off))
             facts.append(
-                {"base": base, "size": length, "irq": irq, "name": name, "enabled": True, "calls": calls}
-                | {"window": None if part is None else part.name}
+                {
+                    "base": base,
+                    "size": length,
+                    "irq": irq,
+                    "name": name,
+                    "enabled": not is_off,
+                    "calls": calls,
+                }
+                | {"window": None if part is None else part.name, "label": label}
             )
         by_origin = [(part.origin, part.name) for part in reversed(parts)]
         lend = lent(device, self._native.memory, self._native.id)
@@ -108,7 +135,7 @@ class Attaching(Placing):
     def _clock_for(self, device: Any, name: str) -> Iterator[None]:
         """Give a device that asks for it the clock, before the guest can reach it, and take it back if the guest will not."""
         before, of = getattr(device, "clock", self), (self._native.id, id(device))
-        if not (before is None or isinstance(before, Clock)) or (before is not None and before._of == of):
+        if not isinstance(before, Clock | NotLent | None) or (isinstance(before, Clock) and before._of == of):
             yield
             return
         with contextlib.suppress(AttributeError):  # its class wants none
@@ -116,8 +143,7 @@ class Attaching(Placing):
         try:
             yield
         except BaseException:
-            with contextlib.suppress(AttributeError):
-                device.clock = before
+            give_back(device, "clock", before)
             raise
 
     def detach(self, device: object) -> None:
@@ -129,16 +155,21 @@ class Attaching(Placing):
             DeviceError: it is not attached to this machine.
         """
         places = self._places_of(device)
-        left = self._take_off([place for place, _ in places])
-        self._wait_until_left(left)
+        lines = [facts["lines"] for _, facts in places]
+        self._take_off([place for place, _ in places], lambda: self._disconnect(device, lines))
+
+    def _disconnect(self, device: object, lines: list[dict[str, Any]]) -> None:
+        """Take a device's timers off the clock, and its lines from it."""
         clock = getattr(device, "clock", None)
-        if isinstance(clock, Clock) and clock._of == (self._native.id, id(device)):
-            clock._native.disarm()
-        for _, facts in places:
-            for line in facts["lines"].values():
-                if isinstance(line, _hyperpy.IrqLine):
-                    line.lower()
-            take_back(device, facts["lines"])
+        try:
+            if isinstance(clock, Clock) and clock._of == (self._native.id, id(device)):
+                clock._native.disarm()
+        finally:
+            for each in lines:
+                for line in each.values():
+                    if isinstance(line, _hyperpy.IrqLine):
+                        line.lower()
+                take_back(device, each)
 
     def attach_pc(self) -> None:
         """Give the machine a PC's stock devices, once: COM1 as `console`, RTC, i8042, debug console, ACPI power and reset.
@@ -162,13 +193,14 @@ class Attaching(Placing):
             for place, (device, facts) in before.items():
                 if place not in self._attached:
                     where = facts["base"] if facts["window"] is None else {facts["window"]: facts["base"]}
-                    self.attach(
+                    self._attach(
                         device,
                         pio=where if place[0] else None,
                         mmio=None if place[0] else where,
                         size=None if facts["window"] else facts["size"],
                         irq=facts["irq"],
                         name=facts["name"],
+                        disabled=not facts["enabled"],
                     )
             if not had_pc:
                 self._native.detach_pc(had_irqchip)
@@ -178,4 +210,10 @@ class Attaching(Placing):
         """Devices for the ACPI tables."""
         from hyperpy._acpi import listed  # noqa: PLC0415 - only for an operating system
 
-        return listed(self._attached)
+        found = listed(self._attached)
+        self._in_tables = {
+            place: facts["base"]
+            for place, (device, facts) in list(self._attached.items())
+            if facts["enabled"] and getattr(device, "acpi_hid", None) is not None
+        }
+        return found

@@ -63,6 +63,14 @@ class Comparison:
     before: Report
     after: Report
 
+    def __post_init__(self) -> None:
+        for one in (self.before, self.after):
+            given: object = one
+            if not isinstance(given, Report):
+                raise TypeError(
+                    f"not a report: {given!r:.60}\n\nhint: bench.run() gives one, and bench.Report.load(FILE)"
+                )
+
     @property
     def pairs(self) -> tuple[Pair, ...]:
         """What both have measured."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hyperpy.line import Line, Messages, declared
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hyperpy import _hyperpy
     from hyperpy.clock import Clock
 
@@ -50,7 +53,7 @@ class BenchLine:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._recorder: _hyperpy.Recorder | None = None
+        self._tap: Callable[[bool], object] | None = None
         self.level = False
         self.history: list[IrqChange] = []
 
@@ -64,10 +67,10 @@ class BenchLine:
 
     def set(self, level: bool) -> None:
         """Drive the line, as `IrqLine.set`."""
+        if self._tap is not None:
+            self._tap(bool(level))
         if bool(level) != self.level:
             self.level = bool(level)
-            if self._recorder is not None:
-                self._recorder.line(self.level)
             self.history.append(IrqChange(self._clock.now, self.level))
 
     def pulse(self) -> None:
@@ -79,6 +82,10 @@ class BenchLine:
     def rises(self) -> int:
         """How often it went up."""
         return sum(change.level for change in self.history)
+
+    def _record(self, recorder: _hyperpy.Recorder | None, number: int) -> None:
+        """As `IrqLine._record`."""
+        self._tap = None if recorder is None else partial(recorder.line, number)
 
     def clear(self) -> None:
         """Forget what was, and take the line down."""
@@ -94,11 +101,19 @@ class BenchSender:
 
     def __init__(self, clock: Clock, sent: list[MessageSent]) -> None:
         self._clock, self._sent = clock, sent
+        self._tap: Callable[[int, int], object] | None = None
 
     def send(self, address: int, data: int) -> bool:
-        """Keep the message, as if it had reached a local APIC."""
+        """Keep the message, as if it had reached a local APIC; in a replay, whether it had."""
+        is_taken = self._tap is None or self._tap(address, data) is not False
         self._sent.append(MessageSent(self._clock.now, address, data))
-        return True
+        return is_taken
+
+    def _record(self, recorder: _hyperpy.Recorder | None, number: int) -> None:
+        """As `MessageSender._record`."""
+        self._tap = (
+            None if recorder is None else lambda address, data: recorder.message(number, address, data, True)
+        )
 
 
 def lend_lines(

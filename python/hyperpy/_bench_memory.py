@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
+from hyperpy._dma_layers import Layer
 from hyperpy.dma import DmaMemory, Range, made
 from hyperpy.errors import MemoryAccessError
 from hyperpy.memory import Memory, _address, _length
@@ -135,36 +136,18 @@ class BenchMemory(Memory):
         return data
 
 
-class _Hooked:
-    """Stands before the native half of a device's memory."""
+class _Hooked(Layer):
+    """Asks the hooks before memory is reached."""
 
     def __init__(self, native: _hyperpy.Dma, memory: BenchMemory) -> None:
-        self._native, self._memory = native, memory
+        super().__init__(native)
+        self._memory = memory
 
-    @property
-    def is_usable(self) -> bool:
-        return self._native.is_usable
-
-    def revoke(self) -> None:
-        self._native.revoke()
-
-    def read(self, gpa: int, size: int) -> bytes:
-        return self.gather([(gpa, size)])
-
-    def read_into(self, gpa: int, into: Any) -> None:
+    def read_into(self, gpa: int, into: memoryview) -> None:
         self._native.check([(gpa, len(into))], False)
         self._memory._meets([(gpa, len(into))])
         self._native.read_into(gpa, into)
         into[:] = self._memory._answered(gpa, bytes(into))
-
-    def read_int(self, gpa: int, size: int, big_endian: bool) -> int:
-        return int.from_bytes(self.gather([(gpa, size)]), "big" if big_endian else "little")
-
-    def write(self, gpa: int, data: Buffer) -> None:
-        self.scatter([(gpa, memoryview(data).nbytes)], data)
-
-    def write_int(self, gpa: int, size: int, value: int, big_endian: bool) -> None:
-        self.scatter([(gpa, size)], value.to_bytes(size, "big" if big_endian else "little"))
 
     def gather(self, ranges: list[Range]) -> bytes:
         self._native.check(ranges, False)

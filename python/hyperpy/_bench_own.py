@@ -175,10 +175,10 @@ def rows_of_guest(
     walls, cpus, hits = [], [], dict[str, float]()
     exits, why = 0, ""
     with contextlib.ExitStack() as stack:
-        machine = guest if isinstance(guest, Machine) else None
+        machine = None if callable(guest) else _checked(guest)
         for _ in range(rounds):
             if machine is None:
-                assert callable(guest)
+                assert callable(guest)  # else it is one
                 machine = stack.enter_context(_checked(guest()))
             _ = machine.vcpus[0].regs.rip  # makes KVM's objects, which is no part of a round
             before, began = machine.stats, time.perf_counter_ns()

@@ -117,35 +117,31 @@ def _counts(rows: Sequence[Row]) -> str:
 
 
 def _key(ours: str, floor: str, *, has_target: bool) -> str:
-    """What the marks of the plots mean."""
+    """What the marks of the plots mean: drawings with words beside them, in as many lines as they need."""
 
-    def bar(x: int, kind: str, name: str) -> str:
-        return (
-            f'<g class="{kind}"><rect x="{x}" y="8" width="34" height="8" class="range"/>'
-            f'<rect x="{x + 12}" y="6.5" width="3" height="11" class="median"/></g>'
-            f'<text x="{x + 42}" y="16">{name}</text>'
+    def drawn(marks: str, width: int, name: str) -> str:
+        size = f'viewBox="0 0 {width} 24" width="{width}" height="24"'
+        return f'<span><svg {size} aria-hidden="true">{marks}</svg> {name}</span>'
+
+    def bar(kind: str, name: str) -> str:
+        marks = (
+            f'<g class="{kind}"><rect x="0" y="8" width="34" height="8" class="range"/>'
+            '<rect x="12" y="6.5" width="3" height="11" class="median"/></g>'
         )
+        return drawn(marks, 34, name)
 
-    def mark(x: int, kind: str, name: str) -> str:
-        return (
-            f'<g class="{kind}"><line x1="{x}" x2="{x + 30}" y1="12" y2="12" class="spread"/>'
-            f'<circle cx="{x + 15}" cy="12" r="4.5" class="mark"/></g><text x="{x + 38}" y="16">{name}</text>'
+    def mark(kind: str) -> str:
+        marks = (
+            f'<g class="{kind}"><line x1="0" x2="30" y1="12" y2="12" class="spread"/>'
+            '<circle cx="15" cy="12" r="4.5" class="mark"/></g>'
         )
+        return drawn(marks, 30, kind)
 
-    parts = [bar(0, "ours", ours), bar(140, "floor", floor)]
-    parts += [
-        mark(280, "faster", "faster"),
-        mark(386, "slower", "slower"),
-        mark(496, _UNDECIDED, "undecided"),
-    ]
+    items = [bar("ours", ours), bar("floor", floor), *map(mark, ("faster", "slower", _UNDECIDED))]
     if has_target:
-        line = '<line x1="626" x2="626" y1="10" y2="20" class="target"/>'
-        parts.append(f'<path d="M622 6h8l-4 6z" class="target"/>{line}')
-        parts.append('<text x="638" y="16">target: the most that it shall be</text>')
-    size = 'viewBox="0 0 860 24" width="860" height="24"'
-    return _wide(
-        f'<svg class="key" {size} role="img" aria-label="what the marks mean">{"".join(parts)}</svg>'
-    )
+        marks = '<path d="M1 6h8l-4 6z" class="target"/><line x1="5" x2="5" y1="10" y2="20" class="target"/>'
+        items.append(drawn(marks, 10, "target: the most that it shall be"))
+    return f'<div class="key">{"".join(items)}</div>'
 
 
 def _title(group: str) -> str:

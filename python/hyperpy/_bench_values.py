@@ -42,6 +42,7 @@ Kept: TypeAlias = Literal["met", "missed", "undecided", ""]
 MIN_ROUNDS = 7
 _FORM = 1
 _MOST_NS = 1e15  # more than a week
+_MOST_BYTES = 256 << 20  # of a file: ten times what all rows take
 
 
 def verdict(mine: Sequence[float], other: Sequence[float]) -> Verdict:
@@ -257,7 +258,7 @@ class Report:
             if row.name == name:
                 return row
         raise KeyError(
-            f"not measured: {name}\n\nhint: {nearest(name, [row.name for row in self.rows]) or 'see report.rows'}"
+            f"not measured: {name}; hint: {nearest(name, [row.name for row in self.rows]) or 'see report.rows'}"
         )
 
     def __str__(self) -> str:
@@ -296,7 +297,9 @@ class Report:
                 tuple(_row(row) for row in values["rows"]),
                 {str(name): str(fact) for name, fact in values["host"].items()},
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError, ValueError) as error:
+            if "hint: " in str(error):
+                raise
             raise ValueError(
                 f"not a report of `hyperpy bench`: {error}\n\nhint: make one with --json"
             ) from None
@@ -313,13 +316,20 @@ class Report:
             OSError: the file cannot be read.
             ValueError: it holds no report.
         """
+        with Path(path).open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ValueError("not a report of `hyperpy bench`: it never ends\n\nhint: make one with --json")
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            values = json.loads(content.decode())
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"not a report of `hyperpy bench`: {error}\n\nhint: make one with --json"
             ) from None
-        except json.JSONDecodeError as error:
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # too long a number and too deep a nest are neither decoded
             raise ValueError(
                 f"not JSON: {error}\n\nhint: make a report with `hyperpy bench --json FILE`"
             ) from None

@@ -8,78 +8,24 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from enum import IntEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar, overload
 
 from hyperpy._delivery import delivery_of
+from hyperpy._field import AccessKind, Field, check_access, check_arguments, whole
 from hyperpy._register_views import ArrayView, Value, checked
+from hyperpy._selection import Key, Selection, Where
+from hyperpy._words import nearest
 from hyperpy.errors import DeclarationError
 
 __all__ = ["MOST", "AccessKind", "Bits", "Declared", "Field", "Hooked", "Register", "declarations"]
 
-AccessKind: TypeAlias = Literal["rw", "ro", "wo", "w1c", "w0c", "w1s", "rc", "rs"]
 MOST = 1 << 16
-_KINDS = ("rw", "ro", "wo", "w1c", "w0c", "w1s", "rc", "rs")
 _WIDTHS = (1, 2, 4, 8)
 # Modules whose lines are not where a declaration was written.
 _OURS = ("hyperpy._declaration", "hyperpy.declare")
+_MARKS = ("on_read", "on_write", "on_write_if")
 _F = TypeVar("_F", bound=Callable[..., Any])
 _V = TypeVar("_V")
-
-
-class Field:
-    """Bits of a register that have a name.
-
-    Arguments:
-        low: number of its lowest bit.
-        width: how many bits.
-        access: what accesses do to it, if not what the register says: see `Register`.
-        reset: what it holds at power-on.
-        enum: an IntEnum of its values: reading the attribute gives its members.
-        doc: what it is for.
-
-    Example:
-        >>> from hyperpy import Device, Field, Register
-        >>> class Timer(Device):
-        ...     control = Register(0x0, enable=Field(0), mode=Field(4, width=2, reset=1))
-        >>> timer = Timer()
-        >>> timer.control.enable = 1
-        >>> timer.control.mode, hex(timer.control)
-        (1, '0x11')
-    """
-
-    def __init__(
-        self,
-        low: int,
-        width: int = 1,
-        *,
-        access: AccessKind | None = None,
-        reset: int = 0,
-        enum: type[IntEnum] | None = None,
-        doc: str = "",
-    ) -> None:
-        self.low, self.width = operator.index(low), operator.index(width)
-        self.access, self.reset, self.enum, self.doc = access, operator.index(reset), enum, doc
-        if self.low < 0 or not 1 <= self.width <= 64:
-            raise DeclarationError(
-                f"no such bits: {low} and {width} of them", hint="from bit 0, 1 or more of them"
-            )
-        if not 0 <= self.reset < 1 << self.width:
-            raise DeclarationError(
-                f"reset value is wider than its {width} bits: {reset:#x}",
-                hint="give more bits, or a smaller value",
-            )
-        _check_access(access)
-
-    @property
-    def mask(self) -> int:
-        """Its bits in the register."""
-        return ((1 << self.width) - 1) << self.low
-
-
-def _check_access(access: object) -> None:
-    if access is not None and access not in _KINDS:
-        raise DeclarationError(f"no such access: {access!r}", hint=f"one of {', '.join(_KINDS)}")
 
 
 class Bits:
@@ -89,7 +35,12 @@ class Bits:
         self.register, self.field, self.equals = register, field, equals
 
     def __eq__(self, other: object) -> Bits:  # type: ignore[override] # as in SQL builders: `when=lcr.dlab == 1`
-        return Bits(self.register, self.field, operator.index(other))  # type: ignore[arg-type]
+        value = whole("when", other)
+        if not 0 <= value < 1 << self.field.width:
+            raise DeclarationError(
+                f"field never has this value: {value:#x}", hint=f"it has {self.field.width} bits"
+            )
+        return Bits(self.register, self.field, value)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -111,17 +62,19 @@ class Declared(Generic[_V]):
         count: int | None = None,
         when: Bits | None = None,
     ) -> None:
-        if width not in _WIDTHS:
+        given: object = width
+        if isinstance(given, bool) or not isinstance(given, int) or width not in _WIDTHS:
             raise DeclarationError(f"no register has this width: {width!r}", hint="1, 2, 4 or 8 bytes")
-        if offset is not None and not 0 <= operator.index(offset) < 1 << 63:
+        if offset is not None and not 0 <= whole("offset", offset) < 1 << 63:
             raise DeclarationError(
                 f"offset is out of range: {offset}", hint="bytes from the start of the device, from 0"
             )
-        if count is not None and not 1 <= operator.index(count) <= MOST:
+        if count is not None and not 1 <= whole("count", count) <= MOST:
             raise DeclarationError(f"number of registers is out of range: {count}", hint=f"from 1 to {MOST}")
         if when is not None and not isinstance(when, Bits):
             raise DeclarationError(
-                f"not a condition: {when!r}", hint="when=control.bank, or when=control.bank == 2"
+                f"not a condition: {when!r}",
+                hint='when=control.bank, or when=control.bank == 2; a field that is called as an argument is: control["mask"]',
             )
         self.offset, self.width, self.doc, self.when = offset, width, doc, when
         self.count = None if count is None else operator.index(count)
@@ -149,7 +102,13 @@ class Declared(Generic[_V]):
 
     def _cell(self, device: Any) -> int:
         """The number of its first register in a device, or in a block of one."""
-        cell: int = device._first_cell + type(device)._cell_numbers[self]
+        try:
+            cell: int = device._first_cell + type(device)._cell_numbers[self]
+        except (AttributeError, KeyError):
+            raise AttributeError(
+                f"{type(device).__name__} has nothing declared as {self.name or '?'} ({self.where})"
+                "\n\nhint: declare it in the body of a class that derives from Device or Block"
+            ) from None
         return cell
 
     def _view(self, device: Any, cell: int) -> _V:
@@ -182,19 +141,30 @@ class Hooked(Declared[_V]):
 
         Of a narrow access only the bits count that it gives.
         """
-        if not 0 < operator.index(mask) < 1 << 8 * self.width:
+        if callable(mask):
+            raise DeclarationError(
+                "on_write_if marks without a mask",
+                hint=f"@{self.name or 'name'}.on_write_if(0x1) above a `def`",
+            )
+        checked = self._checked_mask(mask)
+        return lambda method: self._hook(method, "write", checked)
+
+    def _checked_mask(self, mask: int) -> int:
+        if not 0 < whole("mask", mask) < 1 << 8 * self.width:
             raise DeclarationError(
                 f"no bits to look for: {mask:#x}", hint=f"a mask of bits such as 0x1, of {self.width} bytes"
             )
-        return lambda method: self._hook(method, "write", mask)
+        return operator.index(mask)
 
-    def _hook(self, method: _F, kind: str, mask: int) -> _F:
+    def _hook(self, method: _F, kind: str, mask: int, where: Where = None) -> _F:
         if not callable(method):
             raise DeclarationError(
                 f"not a method: {method!r}", hint=f"@{self.name or 'name'}.on_{kind} above a `def`"
             )
-        hooks: list[tuple[Hooked[Any], str, int]] = method.__dict__.setdefault("_hooks", [])
-        hooks.append((self, kind, mask))
+        hooks: list[tuple[Hooked[Any], str, int, Where]] = method.__dict__.setdefault("_hooks", [])
+        hooks.append((self, kind, mask, where))
+        # The class looks for it when it is made: a second `def` of the same name would take its place without a word.
+        self.__dict__.setdefault("_marks", []).append((kind, getattr(method, "__name__", "?")))
         return method
 
 
@@ -209,11 +179,13 @@ class Register(Hooked[Any]):
             "wo": reads as 0; "w1c", "w0c", "w1s": written ones clear, zeros clear, ones set; "rc", "rs": a read clears,
             sets them. Fields can each have their own.
         mask: bits that exist; others read as 0 and are not written. All of them, or those of the fields if there are any.
-        count: for an array of them: how many.
+        count: for an array of them: how many. Some of them can have methods of their own: `@lights[3].on_write`,
+            `@lights[4:8].on_read`; see `Indexed`.
         stride: bytes from one of the array to the next; its width if it is left out.
         order: "big" if its first byte is the most significant.
         when: a field that must be set for it to be here: `when=line_control.dlab`, or `when=mode.bank == 2`. Others can
-            share the place; one without `when` is there for all other values.
+            share the place; one without `when` is there for all other values. A field that is called as an argument is, is
+            `when=mode["reset"]`.
         posted: the guest does not wait for `on_write`, which is called later, for each write in order: before any other method
             of the device, and within 50 ms.
         stream: the same for a write-only register, and its writes wait in the kernel: they cost no exit.
@@ -221,7 +193,7 @@ class Register(Hooked[Any]):
             machine's. Several may come as one. The method gets None, since nobody knows the value.
         match: the value, or values, that ring the doorbell, each told as itself; all others are served as ever.
         doc: what it is for.
-        fields: each a name and its `Field`; those whose names are no argument can be given by name.
+        fields: each a name and its `Field`, such as `{"reset": Field(0)}`; those whose names are no argument can be given by name.
 
     Raises:
         DeclarationError: it cannot be: a field outside the width, a reset value outside the mask.
@@ -260,11 +232,14 @@ class Register(Hooked[Any]):
         fields: Mapping[str, Field] | None = None,
         **named: Field,
     ) -> None:
+        check_arguments(locals())
+        if twice := sorted((fields or {}).keys() & named):
+            raise DeclarationError(f"field is given twice: {twice[0]}", hint="in `fields`, or by its name")
         super().__init__(offset, width, doc, count=count, when=when)
         self.access, self.order = access, order
         self.fields = {**(fields or {}), **named}
-        _check_access(access)
-        self.stride = width if stride is None else operator.index(stride)
+        check_access(access)
+        self.stride = width if stride is None else whole("stride", stride)
         if order not in ("little", "big"):
             raise DeclarationError(f"no such byte order: {order!r}", hint='"little" or "big"')
         if self.count is not None and self.stride < width:
@@ -276,12 +251,12 @@ class Register(Hooked[Any]):
         for field in self.fields.values():
             union |= field.mask
         everything = (1 << 8 * width) - 1
-        self.mask = operator.index(mask) if mask is not None else union or everything
+        self.mask = whole("mask", mask) if mask is not None else union or everything
         if not 0 <= self.mask <= everything or union & ~self.mask:
             raise DeclarationError(
                 f"mask is wider than the register, or lacks a field: {self.mask:#x}", hint="leave it out"
             )
-        self.reset = operator.index(reset)
+        self.reset = whole("reset", reset)
         for field in self.fields.values():
             self.reset |= field.reset << field.low
         if self.reset & ~self.mask or self.reset < 0:
@@ -297,7 +272,8 @@ class Register(Hooked[Any]):
         for name, field in self.fields.items():
             if not isinstance(field, Field):
                 raise DeclarationError(
-                    f"not a field or an argument: {name}={field!r}", hint="fields are Field(low, width)"
+                    f"not a field or an argument: {name}={field!r}",
+                    hint=f"{nearest(name, Register.__init__.__kwdefaults__)} fields are Field(low, width)".lstrip(),
                 )
             if hasattr(int, name):
                 raise DeclarationError(
@@ -315,13 +291,27 @@ class Register(Hooked[Any]):
             taken |= field.mask
 
     def __getattr__(self, name: str) -> Bits:
+        return self._field(name)
+
+    def _field(self, name: str) -> Bits:
         fields: dict[str, Field] = self.__dict__.get("fields", {})
         if name not in fields:
-            own = self.__dict__.get("name") or "?"
-            raise AttributeError(
-                f"register has no field {name!r}: {own}\n\nhint: its fields: {', '.join(fields) or 'none'}"
-            )
+            # A class body that is still read has not named it yet.
+            own = self.__dict__.get("name") or self.__dict__.get("where", "?")
+            meant = None if name.startswith("_") else nearest(name, [*fields, *_MARKS])
+            hint = meant or f"its fields: {', '.join(fields) or 'none'}"
+            raise AttributeError(f"register has no field {name!r}: {own}\n\nhint: {hint}")
         return Bits(self, fields[name], (1 << fields[name].width) - 1)
+
+    # Arrays are selected from, not gone through.
+    __iter__ = None
+
+    @overload
+    def __getitem__(self, key: str) -> Bits: ...
+    @overload
+    def __getitem__(self, key: Key) -> Selection: ...
+    def __getitem__(self, key: str | Key) -> Bits | Selection:
+        return self._field(key) if isinstance(key, str) else Selection(self, key)
 
     def _view(self, device: Any, cell: int) -> Any:
         if self.count is not None:

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 from hyperpy import _hyperpy
 from hyperpy._bench_lines import BenchLine, IrqChange, MessageSent, lend_lines
+from hyperpy._dma_layers import tell
+from hyperpy._lent import NotLent, give_back
 from hyperpy._living import Living
 from hyperpy.clock import Clock
 from hyperpy.device import Stop, prepared
 from hyperpy.dma import wants_dma
+from hyperpy.errors import StateError
 from hyperpy.line import take_back
 from hyperpy.memory import parse_size
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from hyperpy._bench_memory import BenchMemory
     from hyperpy._recording import Recording
     from hyperpy.dma import DmaMemory
+    from hyperpy.machine import Machine
 
 __all__ = ["Access", "Batch", "BenchLine", "DeviceBench", "IrqChange", "MessageSent", "Step"]
 
@@ -163,16 +167,20 @@ class DeviceBench(Generic[_D]):
     def _lend(self) -> None:
         device: Any = self.device
         with contextlib.suppress(AttributeError):  # it wants none, or its class has no place for it
-            if isinstance(getattr(device, "clock", self), Clock | None):
+            if isinstance(getattr(device, "clock", self), Clock | NotLent | None):
                 device.clock = self.clock
         self._lent: DmaMemory | None = None
         if wants_dma(device):
             device.memory = self._lent = self.memory._for_device(device)
 
-    def _watch(self, recorder: _hyperpy.Recorder | None) -> None:
-        """Have accesses and the line told to a recorder, or to nobody."""
+    def _watch(self, recorder: _hyperpy.Recorder | None, wires: Iterable[Any] = ()) -> None:
+        """Have a recorder told of accesses, of timers, of what the device does by these lines and senders and to memory; or nobody."""
         self._native = self._plain if recorder is None else self._plain.recorded(recorder)
-        self.irq._recorder = recorder
+        for number, wire in enumerate(self._given.values() if recorder is None else wires):
+            wire._record(recorder, number)
+        if self._lent is not None:
+            tell(self._lent, recorder)
+        self.clock._native.record(recorder)
 
     @property
     def memory(self) -> BenchMemory:
@@ -184,7 +192,7 @@ class DeviceBench(Generic[_D]):
             machine = ScriptedMachine((), memory=self._memory_size)
             self._memory = BenchMemory(machine)
             # It goes with the bench.
-            weakref.finalize(self, machine.close)
+            weakref.finalize(self, _let_go, machine)
         return self._memory
 
     def read(self, offset: int, size: int) -> int:
@@ -318,7 +326,7 @@ class DeviceBench(Generic[_D]):
 
     def record(self, *, limit: int = 1_000_000) -> Recording:
         """Keep what is asked of the device and what it answers, from now on: as `hyperpy.testing.record`."""
-        from hyperpy._replay import record_bench  # noqa: PLC0415 - it imports this
+        from hyperpy._record import record_bench  # noqa: PLC0415 - it imports this
 
         return record_bench(self, limit)
 
@@ -337,10 +345,18 @@ class DeviceBench(Generic[_D]):
         for name in ("clock", "memory"):
             lent = self._lent if name == "memory" else getattr(self, name)
             if lent is not None and getattr(self.device, name, None) is lent:
-                setattr(self.device, name, None)
+                give_back(self.device, name, None)
 
     def __repr__(self) -> str:
         return f"<bench of {self.device!r}, {self.size:#x} bytes, {self.clock.now} ns>"
+
+
+def _let_go(machine: Machine) -> None:
+    """Close the machine of a bench that is gone, perhaps by the collector, which comes inside of a device too."""
+    try:
+        machine.close()
+    except StateError:
+        machine._let_go()  # its memory goes with it
 
 
 def _fields(access: Any) -> tuple[int, int, int | None]:

@@ -7,13 +7,15 @@ theirs within it. The core gets them as flat descriptions, in this order.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from hyperpy import _hyperpy
 from hyperpy import window as windows
+from hyperpy._class_body import OF_BLOCKS, OF_DEVICES, check_marks, check_names
 from hyperpy._declaration import Declared, Hooked, Register, declarations
 from hyperpy._delivery import NOW, Delivery
 from hyperpy.declare import Block, Blocks, Counter, Fifo, FifoLevel, Indexed, Ram
+from hyperpy.device import OWN
 from hyperpy.errors import DeclarationError
 from hyperpy.window import parts_of, place_of
 
@@ -38,14 +40,18 @@ _MASKS: dict[str, tuple[int, ...]] = {
 _WRITABLE = (_STORED, _CLEARED_BY_1, _CLEARED_BY_0, _SET_BY_1)
 _MOST_CELLS = 1 << 20
 _MOST_BYTES = 1 << 63
-# What a class of devices or blocks has from `Device` and `Block`, under names that a method of a user's could have.
-_OWN = {
-    "_blocks", "_calls", "_cell_numbers", "_cells", "_computed_size", "_first_cell", "_layout", "_places", "_register_file",
-    "_told", "_windows",
-}  # fmt: skip
 
-Hooks: TypeAlias = dict[Hooked[Any], tuple[str | None, str | None, int]]
-"""By declaration: names of the methods for reads and for writes, and the mask of `on_write_if` or 0."""
+
+class Hook(NamedTuple):
+    """A method that wants to know: its name, the mask of `on_write_if` or 0, and whether it gets the number in an array first."""
+
+    method: str
+    mask: int
+    takes_index: bool
+
+
+Hooks: TypeAlias = dict[tuple[Hooked[Any], int | None], tuple[Hook | None, Hook | None]]
+"""Who wants to know of reads and of writes, by declaration and by number in an array; None: of all of them."""
 
 
 class Placed:
@@ -73,10 +79,22 @@ def hooks_of(cls: type) -> Hooks:
     found: Hooks = {}
     for base in reversed(cls.__mro__):
         for name, method in base.__dict__.items():
-            for declared, kind, mask in getattr(method, "_hooks", ()):
-                read, write, bits = found.get(declared, (None, None, 0))
-                found[declared] = (name, write, bits) if kind == "read" else (read, name, mask)
+            for declared, kind, mask, where in getattr(method, "_hooks", ()):
+                takes_index = declared.count is not None and not isinstance(where, int)
+                hook = Hook(name, mask, takes_index)
+                for index in where if isinstance(where, tuple) else (where,):
+                    read, write = found.get((declared, index), (None, None))
+                    found[declared, index] = (hook, write) if kind == "read" else (read, hook)
     return found
+
+
+def hooks_for(hooks: Hooks, declared: Hooked[Any], index: int | None) -> tuple[Hook | None, Hook | None]:
+    """Who wants to know of a register, or of one of an array; its own method goes before that of all."""
+    read, write = hooks.get((declared, None), (None, None))
+    if index is None:
+        return read, write
+    own_read, own_write = hooks.get((declared, index), (None, None))
+    return own_read or read, own_write or write
 
 
 def _length(declared: Declared[Any]) -> int:
@@ -93,7 +111,7 @@ def _numbers(cls: type) -> tuple[dict[Declared[Any], int], int]:
     found = declarations([base.__dict__ for base in reversed(cls.__mro__)])
     numbers: dict[Declared[Any], int] = {}
     cell = 0
-    for declared in found.values():
+    for declared in dict.fromkeys(found.values()):  # a second name for one is no second register
         numbers[declared] = cell
         if isinstance(declared, Indexed):
             numbers[declared.behind] = cell + 1
@@ -108,11 +126,13 @@ def _numbers(cls: type) -> tuple[dict[Declared[Any], int], int]:
 
 def number_cells(cls: type[Block | Device]) -> None:
     """Give the registers of a device's or a block's class their numbers in it, and find its marked methods."""
-    for name in _OWN & cls.__dict__.keys():
+    for name in OWN & cls.__dict__.keys():
         raise DeclarationError(
             f"{cls.__qualname__}.{name} is what hyperpy keeps there itself", hint="give it another name"
         )
+    check_names(cls, OF_BLOCKS if issubclass(cls, Block) else OF_DEVICES)
     cls._cell_numbers, cls._cells = _numbers(cls)
+    check_marks(cls)
     cls._told = hooks_of(cls)
     _check_members(cls)
 
@@ -174,15 +194,13 @@ def placed(cls: type, first: int = 0, base: int = 0, prefix: str = "") -> Iterat
 def _describe(place: Placed) -> dict[str, Any]:
     declared, first = place.declared, place.first
     hooks: Hooks = place.owner._told  # type: ignore[attr-defined]
-    read, write, mask = (
-        hooks.get(declared, (None, None, 0)) if isinstance(declared, Hooked) else (None, None, 0)
-    )
+    read, write = hooks_for(hooks, declared, place.index) if isinstance(declared, Hooked) else (None, None)
     numbers = place.owner._cell_numbers  # type: ignore[attr-defined]
     bits, sides, reset, kind, details = [0] * 7, (True, True), 0, "plain", [0]
     match declared:
         case Register():
             bits, reset = masks(declared), declared.reset
-            sides = _sides(declared, hooks)
+            sides = _sides(declared, read is not None, write is not None)
         case Fifo():
             takes = declared.access == "ro"
             sides = (takes, not takes)
@@ -205,7 +223,8 @@ def _describe(place: Placed) -> dict[str, Any]:
             sides = (declared.access != "wo", declared.access != "ro")
             kind, details = "ram", [declared.size]
         case Indexed():
-            sides = _sides(declared.behind, hooks)
+            behind = [of for (register, _), of in hooks.items() if register is declared.behind]
+            sides = _sides(declared.behind, *(any(of[side] for of in behind) for side in (0, 1)))
             index, at = first + numbers[declared.register], first + numbers[declared.behind]
             step = declared.step % (1 << 64)
             kind, details = "port", [index, declared.bits, at, declared.behind.count or 0, step]
@@ -227,19 +246,18 @@ def _describe(place: Placed) -> dict[str, Any]:
         "sides": sides,
         "when": condition,
         "on_read": read is not None,
-        "on_write": None if write is None else mask,
-        "delivery": _delivery(place, mask),
+        "on_write": None if write is None else write.mask,
+        "delivery": _delivery(place, 0 if write is None else write.mask),
     }
 
 
-def _sides(register: Register, hooks: Hooks) -> tuple[bool, bool]:
+def _sides(register: Register, is_asked: bool, is_told: bool) -> tuple[bool, bool]:
     """Whether guests can read it, and write it: there is something to see or to do, or somebody wants to know."""
     bits = masks(register)
-    read, write, _ = hooks.get(register, (None, None, 0))
     readable = bits[_READABLE] | bits[_CLEARED_BY_READ] | bits[_SET_BY_READ]
     # A doorbell may hold no bits.
     writable = any(bits[at] for at in _WRITABLE) or register.delivery != NOW
-    return bool(readable) or read is not None, writable or write is not None
+    return bool(readable) or is_asked, writable or is_told
 
 
 def _delivery(place: Placed, mask: int) -> Delivery:
@@ -312,9 +330,13 @@ def _at(cls: type[Device], place: Placed) -> str:
     return "" if place.offset is None else f"{windows.shown(place.offset, cls._windows)}, "
 
 
+class Made(dict[Blocks[Any], list[Any]]):
+    """The blocks of a device, told from what a user would keep under that name."""
+
+
 def make_blocks(owner: Any, device: Any) -> dict[Blocks[Any], list[Any]]:
     """Make an object for each block of a device, or of one of its blocks."""
-    made: dict[Blocks[Any], list[Any]] = {}
+    made = Made()
     for declared, number in type(owner)._cell_numbers.items():
         if isinstance(declared, Blocks):
             made[declared] = []
@@ -329,7 +351,9 @@ def make_blocks(owner: Any, device: Any) -> dict[Blocks[Any], list[Any]]:
     return made
 
 
-Handler: TypeAlias = tuple[int, Callable[..., Any] | None, Callable[..., Any] | None, int | None]
+_Method: TypeAlias = tuple[Callable[..., Any], int | None]
+Handler: TypeAlias = tuple[int, _Method | None, _Method | None]
+"""The number of a register, and who wants to know of reads and writes: methods with their first argument, if it is a number."""
 
 
 def handlers(device: Device) -> list[Handler]:
@@ -342,16 +366,18 @@ def handlers(device: Device) -> list[Handler]:
 def _collect(owner: Any, found: list[Handler]) -> None:
     hooks: Hooks = type(owner)._told
     numbers: Mapping[Declared[Any], int] = type(owner)._cell_numbers
-    for declared, (read, write, _) in hooks.items():
+
+    def method(hook: Hook | None, index: int | None) -> _Method | None:
+        return None if hook is None else (getattr(owner, hook.method), index if hook.takes_index else None)
+
+    for declared in dict.fromkeys(declared for declared, _ in hooks):
         if declared not in numbers:
             continue  # a subclass has replaced it
-        on_read = None if read is None else getattr(owner, read)
-        on_write = None if write is None else getattr(owner, write)
-        cell = owner._first_cell + numbers[declared]
-        if declared.count is None:
-            found.append((cell, on_read, on_write, None))
-        else:
-            found.extend((cell + index, on_read, on_write, index) for index in range(declared.count))
+        first = owner._first_cell + numbers[declared]
+        for index in (None,) if declared.count is None else range(declared.count):
+            read, write = hooks_for(hooks, declared, index)
+            if read or write:
+                found.append((first + (index or 0), method(read, index), method(write, index)))
     for blocks in owner._blocks.values():
         for block in blocks:
             _collect(block, found)

@@ -1,24 +1,27 @@
 """A device's traffic as a value; public as `hyperpy.testing.Recording`.
 
-`hyperpy._replay` makes it and plays it, `hyperpy._recording_file` writes and reads it.
+`hyperpy._record` makes it and `hyperpy._replay` plays it, `hyperpy._recording_file` writes and reads it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias, cast
 
+from hyperpy._deed import Deed, DeedKind
 from hyperpy.errors import HyperpyError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from os import PathLike
 
     from hyperpy import _hyperpy
 
-__all__ = ["Event", "Kind", "Recording", "RecordingError"]
+__all__ = ["Deed", "Event", "Kind", "Recording", "RecordingError"]
 
-Kind: TypeAlias = Literal["read", "write", "timer", "line", "reset"]
+Kind: TypeAlias = Literal["read", "write", "told", "timer", "reset", "line", "message", "memory"]
 
 
 class RecordingError(HyperpyError, ValueError):
@@ -39,14 +42,17 @@ class Event(NamedTuple):
 
     Arguments:
         time: nanoseconds of the machine's clock, or the bench's.
-        kind: "read" and "write": an access of a guest; "timer": one of the device's fired; "line": its line `irq` was driven
-            from elsewhere than these, such as a thread; "reset": the reset button.
+        kind: "read" and "write": an access of a guest; "told": the method of a posted register, or of a stream, was called
+            for a write before; "timer": one of the device's fired; "reset": the reset button. And what the device did
+            elsewhere than in these, such as in a thread of its own: "line": drove a line; "message": sent one; "memory": read or
+            wrote guest memory.
         offset, size: of an access, in bytes.
-        value: what was read or written; of a timer its deadline, of a line 1 for high.
+        value: what was read or written, or the method was told; of a timer its deadline.
         vcpu: whose access.
-        irq: how the line `irq` changed meanwhile: True where it was asserted.
+        did: what the device did meanwhile, in order: to its lines, by messages, to guest memory.
         stop: the reason of the `Stop` that it asked for.
         raised: the class of what a method raised.
+        later: of a write, whether its method was told later: there is a "told" of it then, unless the recording ended before.
     """
 
     time: int
@@ -55,22 +61,29 @@ class Event(NamedTuple):
     size: int = 0
     value: int = 0
     vcpu: int = 0
-    irq: tuple[bool, ...] = ()
+    did: tuple[Deed, ...] = ()
     stop: str | None = None
     raised: str | None = None
+    later: bool = False
+
+    @property
+    def irq(self) -> tuple[bool, ...]:
+        """How the line `irq` changed meanwhile: True where it was asserted."""
+        return tuple(bool(deed.value) for deed in self.did if deed.kind == "line" and deed.name == "irq")
 
     def __str__(self) -> str:
         match self.kind:
             case "read":
                 what = f"read of {self.offset:#x}, {self.size} bytes: {self.value:#x}"
-            case "write":
-                what = f"write of {self.value:#x} to {self.offset:#x}, {self.size} bytes"
+            case "write" | "told":
+                told = "told of the " if self.kind == "told" else ""
+                what = f"{told}write of {self.value:#x} to {self.offset:#x}, {self.size} bytes"
             case "timer":
                 what = f"timer, due at {self.value} ns"
-            case "line":
-                what = f"line {'high' if self.value else 'low'}"
-            case _:
+            case "reset":
                 what = "reset"
+            case _:
+                what = ", ".join(map(str, self.did))
         vcpu = f", vcpu {self.vcpu}" if self.vcpu else ""
         return f"{self.time} ns: {what}{vcpu}"
 
@@ -80,7 +93,10 @@ class Recording:
 
     As a context manager it ends with its block; `stop` ends it at any time. `device` is the name of the class, `size` the
     length of the device's range, `schema` and `state` what its `save` gave at the beginning (None of one that has no `save`),
-    `begin` the time then, and `level` where its line `irq` was (None: it had none).
+    and `begin` the time then. `lines` has the lines that it could drive, by name, each with whether it was high. `messages`
+    has by name what sends messages: the (address, data) of a line that sends always the same one, None where the device
+    chooses; it is None in a recording that an older hyperpy has written, which knows of the line `irq` alone. `memory` says
+    whether what the device does to guest memory is kept.
     """
 
     def __init__(
@@ -89,28 +105,47 @@ class Recording:
         device: str,
         size: int,
         begin: int = 0,
-        level: bool | None = None,
+        lines: Mapping[str, bool] | None = None,
+        messages: Mapping[str, tuple[int, int] | None] | None = None,
+        memory: bool = False,
         state: Any = None,
         schema: int | None = None,
         events: tuple[Event, ...] = (),
         dropped: int = 0,
     ) -> None:
-        self.device, self.size, self.begin, self.level = device, size, begin, level
+        self.device, self.size, self.begin = device, size, begin
+        self.lines, self.messages, self.memory = dict(lines or {}), messages, memory
         self.state, self.schema = state, schema
         self._events, self._dropped = events, dropped
+        self._names: tuple[str, ...] = ()  # of lines and what sends messages, as the recorder numbers them
         self._recorder: _hyperpy.Recorder | None = None
+        self._fetching = Lock()
         self._end: Callable[[], object] = lambda: None
         self._is_over = True
 
     def _fetch(self) -> None:
-        if self._recorder is not None:
-            told, self._dropped = self._recorder.events()
-            if self._is_over:
-                self._recorder = None  # it holds the same once more
-            self._events = tuple(
-                Event(ns, cast("Kind", kind), offset, size, value, vcpu, tuple(lines), stop, raised)
-                for kind, ns, vcpu, (offset, size, value), lines, stop, raised in told
-            )
+        with self._fetching:
+            if self._recorder is not None:
+                told, self._dropped = self._recorder.events(len(self._events))
+                if self._is_over:
+                    self._recorder = None  # it holds the same once more
+                self._events += tuple(map(self._event, told))
+
+    def _event(self, told: tuple[Any, ...]) -> Event:
+        kind, ns, vcpu, (offset, size, value), done, stop, raised, later = told
+        did = tuple(map(self._deed, done))
+        if kind == "deed":
+            kind = did[0].kind if did[0].kind in ("line", "message") else "memory"
+        return Event(ns, kind, offset, size, value, vcpu, did, stop, raised, later)
+
+    def _deed(self, done: tuple[Any, ...]) -> Deed:
+        kind, number, flag, address, data, ranges, moved, refused = done
+        match cast("DeedKind", kind):
+            case "line":
+                return Deed("line", self._names[number], int(flag))
+            case "message":
+                return Deed("message", self._names[number], data, address, flag)
+        return Deed(kind, ranges=tuple(ranges), data=moved, refused=refused)
 
     @property
     def events(self) -> tuple[Event, ...]:
@@ -144,8 +179,8 @@ class Recording:
         return len(self.events)
 
     def _fields(self) -> tuple[Any, ...]:
-        what = self.device, self.size, self.schema, self.begin, self.level, self.state
-        return (*what, self.events, self.dropped)
+        what = self.device, self.size, self.schema, self.begin, self.state
+        return (*what, self.lines, self.messages, self.memory, self.events, self.dropped)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Recording) and self._fields() == other._fields()

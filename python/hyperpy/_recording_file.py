@@ -1,28 +1,25 @@
 """Recordings as text: a JSON object per line, first what it is of and the state at its beginning, then the events, then their number.
 
 A file comes from anywhere: whatever it holds, reading it gives a recording or a RecordingError that names the line. What it
-allocates is in proportion to the file.
+allocates is in proportion to the file. One of version 1 knows of the line `irq` alone; what devices do is in `_deed_file`.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NoReturn
 
+from hyperpy._deed import Deed
+from hyperpy._deed_file import DAMAGED, U64, deed_of, fields_of, hex_of, level_of, number_of, only, text_of
 from hyperpy._recording import Event, Recording, RecordingError
 
 __all__ = ["lines", "read"]
 
-_VERSION = 1
+_VERSION = 2
 _MAGIC = "hyperpy recording"
-_U32, _U64 = 1 << 32, 1 << 64
+_U32 = 1 << 32
 _WIDEST = 8
-# What to do about a line that cannot be.
-_DAMAGED = "it is damaged: record again, or find a copy"
-_HEX = re.compile("0x[0-9a-f]{1,16}")
-_LEVELS = {"low": False, "high": True}
 
 
 def lines(recording: Recording) -> Iterator[str]:
@@ -33,7 +30,11 @@ def lines(recording: Recording) -> Iterator[str]:
         "size": hex(recording.size),
         "schema": recording.schema,
         "begin": recording.begin,
-        "line": None if recording.level is None else "high" if recording.level else "low",
+        "lines": {name: "high" if level else "low" for name, level in recording.lines.items()},
+        "messages": None
+        if recording.messages is None
+        else {name: sent and list(map(hex, sent)) for name, sent in recording.messages.items()},
+        "memory": recording.memory,
         "state": _plain(recording.state, recording.device),
     }
     events = recording.events
@@ -46,16 +47,15 @@ def lines(recording: Recording) -> Iterator[str]:
 def _fields(event: Event) -> dict[str, Any]:
     fields: dict[str, Any] = {"ns": event.time}
     match event.kind:
-        case "read" | "write":
+        case "read" | "write" | "told":
             fields |= {event.kind: hex(event.offset), "size": event.size, "value": hex(event.value)}
         case "timer":
             fields["timer"] = event.value
-        case "line":
-            fields["line"] = "high" if event.value else "low"
-        case _:
+        case "reset":
             fields["reset"] = True
     fields |= {"vcpu": event.vcpu} if event.vcpu else {}
-    fields |= {"irq": ["high" if level else "low" for level in event.irq]} if event.irq else {}
+    fields |= {"later": True} if event.later else {}
+    fields |= {"did": [fields_of(deed) for deed in event.did]} if event.did else {}
     return fields | {
         name: text for name, text in (("stop", event.stop), ("raised", event.raised)) if text is not None
     }
@@ -89,35 +89,38 @@ def read(file: BinaryIO, name: str) -> Recording:
     """Read a recording from an open file of this name."""
     number = 1
     try:
-        recording = _head(_object(file.readline()))
+        head = _object(file.readline())
+        recording, is_old = _head(head), head.get(_MAGIC) == 1
         events: list[Event] = []
         while True:
             number += 1
             line = _object(file.readline())
             if "end" in line:
                 break
-            events.append(_event(line, recording, events))
-        _only(line, "end", "dropped")
-        if _number(line, "end", _U64) != len(events):
-            raise RecordingError(f"not as many events as it says: {len(events)}", hint=_DAMAGED)
-        recording._events, recording._dropped = tuple(events), _number(line, "dropped", _U64)
+            events.append(_event(line, recording, events, is_old))
+        only(line, "end", "dropped")
+        if number_of(line, "end", U64) != len(events):
+            raise RecordingError(f"not as many events as it says: {len(events)}", hint=DAMAGED)
+        recording._events, recording._dropped = tuple(events), number_of(line, "dropped", U64)
         number += 1
         if file.read(1):
-            raise RecordingError("something comes after the end", hint=_DAMAGED)
+            raise RecordingError("something comes after the end", hint=DAMAGED)
     except RecordingError as wrong:
         raise RecordingError(wrong.message, file=name, line=number, hint=wrong.hint) from None
+    except RecursionError:  # to show what is wrong
+        raise RecordingError("not a line of a recording", file=name, line=number, hint=DAMAGED) from None
     return recording
 
 
 def _object(line: bytes) -> dict[str, Any]:
     if not line:
-        raise RecordingError("the file ends too early", hint=_DAMAGED)
+        raise RecordingError("the file ends too early", hint=DAMAGED)
     try:
         found = json.loads(line, parse_constant=_no_number)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise RecordingError("not a line of a recording", hint=_DAMAGED)
+        raise RecordingError("not a line of a recording", hint=DAMAGED)
     return found
 
 
@@ -125,99 +128,110 @@ def _no_number(text: str) -> NoReturn:
     raise ValueError(text)
 
 
-def _only(line: dict[str, Any], *names: str) -> None:
-    odd = sorted(line.keys() - set(names))
-    if odd:
-        raise RecordingError(f"what is that: {odd[0]!r:.60}", hint=_DAMAGED)
-
-
-def _number(line: dict[str, Any], name: str, limit: int, least: int = 0) -> int:
-    value = line.get(name)
-    if type(value) is not int or not least <= value < limit:
-        raise RecordingError(f"{name} is out of range: {value!r:.60}", hint=_DAMAGED)
-    return value
-
-
-def _hex(line: dict[str, Any], name: str, limit: int) -> int:
-    text = line.get(name)
-    if not isinstance(text, str) or not _HEX.fullmatch(text) or int(text, 16) >= limit:
-        raise RecordingError(f"{name} is out of range: {text!r:.60}", hint=_DAMAGED)
-    return int(text, 16)
-
-
-def _text(line: dict[str, Any], name: str) -> str | None:
-    text = line.get(name)
-    if not isinstance(text, str | None):
-        raise RecordingError(f"{name} is no text: {text!r:.60}", hint=_DAMAGED)
-    return text
-
-
-def _level(level: Any) -> bool:
-    if not isinstance(level, str) or level not in _LEVELS:
-        raise RecordingError(f"a line is high or low, not {level!r:.60}", hint=_DAMAGED)
-    return _LEVELS[level]
-
-
 def _head(line: dict[str, Any]) -> Recording:
     if _MAGIC not in line:
         raise RecordingError("not a recording", hint="give a file that `Recording.save` has written")
-    if line[_MAGIC] != _VERSION or type(line[_MAGIC]) is not int:
-        hint = f"this hyperpy reads version {_VERSION}"
-        raise RecordingError(f"recording is of another version: {line[_MAGIC]!r:.60}", hint=hint)
-    _only(line, _MAGIC, "device", "size", "schema", "begin", "line", "state")
+    version = line[_MAGIC]
+    if type(version) is not int or not 1 <= version <= _VERSION:
+        hint = f"this hyperpy reads versions 1 to {_VERSION}"
+        raise RecordingError(f"recording is of another version: {version!r:.60}", hint=hint)
+    is_old = version == 1
+    only(
+        line,
+        *(_MAGIC, "device", "size", "schema", "begin", "state"),
+        *(["line"] if is_old else ["lines", "messages", "memory"]),
+    )
     try:
         state = _rich(line.get("state"))
     except (TypeError, ValueError, RecursionError):
-        raise RecordingError("state is not what `save` can have given", hint=_DAMAGED) from None
+        raise RecordingError("state is not what `save` can have given", hint=DAMAGED) from None
+    memory = line.get("memory", False)
+    if not isinstance(memory, bool):
+        raise RecordingError(f"memory is true or false, not {memory!r:.60}", hint=DAMAGED)
+    levels = {"irq": line.get("line")} if is_old else _table(line, "lines")
+    messages = None if line.get("messages") is None else _table(line, "messages")
     return Recording(
-        device=_text(line, "device") or "",
-        size=_hex(line, "size", _U64),
-        schema=None if line.get("schema") is None else _number(line, "schema", _U64, -_U64),
-        begin=_number(line, "begin", _U64),
-        level=None if line.get("line") is None else _level(line["line"]),
+        device=text_of(line, "device") or "",
+        size=hex_of(line, "size", U64),
+        schema=None if line.get("schema") is None else number_of(line, "schema", U64, -U64),
+        begin=number_of(line, "begin", U64),
+        lines={name: level_of(level) for name, level in levels.items() if not is_old or level is not None},
+        messages=messages and {name: sent and _message(sent) for name, sent in messages.items()},
+        memory=memory,
         state=state,
     )
 
 
-def _event(line: dict[str, Any], recording: Recording, before: list[Event]) -> Event:
-    kinds = [kind for kind in ("read", "write", "timer", "line", "reset") if kind in line]
-    if len(kinds) != 1:
-        raise RecordingError("not one event", hint=_DAMAGED)
-    (kind,) = kinds
-    _only(
-        line,
-        "ns",
-        kind,
-        *(("size", "value", "vcpu") if kind in {"read", "write"} else ()),
-        "irq",
-        "stop",
-        "raised",
-    )
-    time = _number(line, "ns", _U64)
+def _table(line: dict[str, Any], name: str) -> dict[str, Any]:
+    table = line.get(name)
+    if not isinstance(table, dict):
+        raise RecordingError(f"{name} is no table: {table!r:.60}", hint=DAMAGED)
+    return table
+
+
+def _message(sent: Any) -> tuple[int, int]:
+    if not isinstance(sent, list) or len(sent) != 2:
+        raise RecordingError(f"not a message: {sent!r:.60}", hint=DAMAGED)
+    found = dict(zip(("address", "data"), sent, strict=True))
+    return hex_of(found, "address", U64), hex_of(found, "data", _U32)
+
+
+def _event(line: dict[str, Any], recording: Recording, before: list[Event], is_old: bool) -> Event:
+    kinds = [
+        kind
+        for kind in ("read", "write", "told", "timer", "reset", *(["line"] if is_old else []))
+        if kind in line
+    ]
+    did = _did(line, recording, is_old)
+    if not kinds and len(did) == 1 and not is_old:
+        kind: Any = did[0].kind if did[0].kind in ("line", "message") else "memory"
+        only(line, "ns", "did")
+    elif len(kinds) == 1:
+        (kind,) = kinds
+        is_access = kind in ("read", "write", "told")
+        only(
+            line,
+            *("ns", kind, "irq" if is_old else "did", "stop", "raised"),
+            *(["size", "value", "vcpu"] if is_access else []),
+            *(["later"] if kind == "write" and not is_old else []),
+        )
+    else:
+        raise RecordingError("not one event", hint=DAMAGED)
+    time = number_of(line, "ns", U64)
     if kind != "reset" and time < (before[-1].time if before else recording.begin):
-        raise RecordingError(f"time goes back: {time} ns", hint=_DAMAGED)
-    irq = line.get("irq", [])
-    if not isinstance(irq, list):
-        raise RecordingError(f"irq is no list: {irq!r:.60}", hint=_DAMAGED)
-    common: dict[str, Any] = {
-        "irq": tuple(map(_level, irq)),
-        "stop": _text(line, "stop"),
-        "raised": _text(line, "raised"),
-    }
+        raise RecordingError(f"time goes back: {time} ns", hint=DAMAGED)
+    common: dict[str, Any] = {"did": did, "stop": text_of(line, "stop"), "raised": text_of(line, "raised")}
     match kind:
-        case "read" | "write":
-            offset, size = _hex(line, kind, _U64), _number(line, "size", _WIDEST + 1, 1)
+        case "read" | "write" | "told":
+            offset, size = hex_of(line, kind, U64), number_of(line, "size", _WIDEST + 1, 1)
             if offset + size > recording.size:
-                raise RecordingError(f"access leaves the device: {offset:#x}, {size} bytes", hint=_DAMAGED)
-            vcpu = _number(line, "vcpu", _U32) if "vcpu" in line else 0
-            return Event(time, kind, offset, size, _hex(line, "value", 1 << 8 * size), vcpu, **common)
+                raise RecordingError(f"access leaves the device: {offset:#x}, {size} bytes", hint=DAMAGED)
+            # A method is told of its register's value, which may be wider than the access.
+            value = hex_of(line, "value", U64 if kind == "told" else 1 << 8 * size)
+            vcpu = number_of(line, "vcpu", _U32) if "vcpu" in line else 0
+            later = line.get("later", False)
+            if not isinstance(later, bool):
+                raise RecordingError(f"later is true or false, not {later!r:.60}", hint=DAMAGED)
+            return Event(time, kind, offset, size, value, vcpu, later=later, **common)
         case "timer":
-            return Event(time, kind, value=_number(line, kind, _U64), **common)
-        case "line":
-            return Event(time, kind, value=int(_level(line[kind])), **common)
-    if line[kind] is not True or time != 0:
-        raise RecordingError("a reset is at 0 ns", hint=_DAMAGED)
-    return Event(time, "reset", **common)
+            return Event(time, kind, value=number_of(line, kind, U64), **common)
+        case "line" if is_old:
+            return Event(time, kind, did=(Deed("line", "irq", int(level_of(line[kind]))),))
+        case "reset" if line[kind] is not True or time != 0:
+            raise RecordingError("a reset is at 0 ns", hint=DAMAGED)
+    return Event(time, kind, **common)
+
+
+def _did(line: dict[str, Any], recording: Recording, is_old: bool) -> tuple[Deed, ...]:
+    if is_old:
+        levels = line.get("irq", [])
+        if not isinstance(levels, list):
+            raise RecordingError(f"irq is no list: {levels!r:.60}", hint=DAMAGED)
+        return tuple(Deed("line", "irq", int(level_of(level))) for level in levels)
+    deeds = line.get("did", [])
+    if not isinstance(deeds, list):
+        raise RecordingError(f"did is no list: {deeds!r:.60}", hint=DAMAGED)
+    return tuple(deed_of(deed, recording) for deed in deeds)
 
 
 def _rich(value: Any) -> Any:

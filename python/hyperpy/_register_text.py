@@ -1,4 +1,4 @@
-"""A device's registers as text: in one line, as a table for a notebook, and as a Markdown reference of its class."""
+"""A device's registers as text: in one line, and as a table for a notebook. The reference of its class is in `_register_reference`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from hyperpy import window as windows
 from hyperpy.declare import Counter, Fifo, FifoLevel, Indexed, Ram, Register
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from hyperpy._layout import Placed
+    from hyperpy.declare import Block
     from hyperpy.device import Device
 
-__all__ = ["html", "markdown", "one_line"]
+__all__ = ["html", "of_block", "one_line"]
 
 _SHOWN = 8
 _WIDE = 64
@@ -42,10 +43,10 @@ def shown(device: Device, place: Placed) -> str:
             return ""
 
 
-def _parts(device: Device) -> Iterator[tuple[str, str]]:
-    """Yield names and texts, an array as one."""
+def _parts(device: Device, places: Iterable[Placed] | None = None) -> Iterator[tuple[str, str]]:
+    """Yield names and texts, an array as one; of all its registers, or of some."""
     arrays: dict[tuple[object, str], list[str]] = {}
-    for place in device._places:
+    for place in device._places if places is None else places:
         if isinstance(place.declared, Indexed):
             continue  # what is behind the port is shown
         text = shown(device, place)
@@ -62,9 +63,22 @@ def _parts(device: Device) -> Iterator[tuple[str, str]]:
 
 def one_line(device: Device) -> str:
     """Return a device as `repr` shows it: its first registers."""
-    parts = [f"{name}={text}" for name, text in _parts(device)]
+    return _line(device, [f"{name}={text}" for name, text in _parts(device)])
+
+
+def of_block(block: Block) -> str:
+    """Return a block as `repr` shows it: its own registers, without those of blocks in it."""
+    own = [
+        place
+        for place in block.device._places
+        if (place.owner, place.first) == (type(block), block._first_cell)
+    ]
+    return _line(block, [f"{name.rpartition('.')[2]}={text}" for name, text in _parts(block.device, own)])
+
+
+def _line(owner: object, parts: list[str]) -> str:
     more = f", and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
-    return f"<{type(device).__name__} {', '.join(parts[:_SHOWN])}{more}>"
+    return f"<{type(owner).__name__} {', '.join(parts[:_SHOWN])}{more}>"
 
 
 def html(device: Device) -> str:
@@ -80,73 +94,3 @@ def html(device: Device) -> str:
     head = "".join(f"<th>{word}</th>" for word in ("register", "offset", "holds", "what it is"))
     title = escape(type(device).__name__)
     return f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-
-
-def markdown(cls: type[Device]) -> str:
-    """Return a reference of a class's registers as Markdown: a table, and one more for the fields of each register."""
-    lines = [f"# {cls.__name__}", ""]
-    summary = (cls.__doc__ or "").strip().partition("\n")[0]
-    if summary:
-        lines += [summary, ""]
-    lines += ["| offset | register | bytes | access | at reset | what it is |", "|---|---|---|---|---|---|"]
-    once: list[Register] = []
-    for place, count in _rows(cls):
-        declared = place.declared
-        name = place.name if count is None else f"{place.name.rpartition('[')[0]}[0…{count - 1}]"
-        offset = (
-            "behind the port" if place.offset is None else f"`{windows.shown(place.offset, cls._windows)}`"
-        )
-        if count is not None and place.offset is not None:
-            offset += f" + n * {declared.stride:#x}"
-        lines.append(
-            f"| {offset} | `{name}` | {_bytes(declared)} | {_access(declared)} | {_reset(declared)} | {_cell(declared.doc)} |"
-        )
-        if isinstance(declared, Register) and declared.fields and declared not in once:
-            once.append(declared)
-    for register in once:
-        lines += [
-            "",
-            f"## {register.name}",
-            "",
-            "| bits | field | access | at reset | what it is |",
-            "|---|---|---|---|---|",
-        ]
-        for name, field in sorted(register.fields.items(), key=lambda item: item[1].low):
-            bits = f"{field.low}" if field.width == 1 else f"{field.low + field.width - 1}:{field.low}"
-            doc = field.doc
-            if field.enum is not None:
-                doc = "; ".join(filter(None, [doc, ", ".join(f"{m.value} {m.name}" for m in field.enum)]))
-            lines.append(
-                f"| {bits} | `{name}` | {field.access or register.access} | {field.reset:#x} | {_cell(doc)} |"
-            )
-    return "\n".join(lines) + "\n"
-
-
-def _rows(cls: type[Device]) -> Iterator[tuple[Placed, int | None]]:
-    """Yield registers by ascending offset, those behind ports last; arrays as their first, with their length."""
-    places = [place for place in cls._places if place.index in (None, 0)]
-    for place in sorted(places, key=lambda place: (place.offset is None, place.offset or 0)):
-        yield place, None if place.index is None else place.declared.count
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def _bytes(declared: object) -> str:
-    return f"{declared.size:#x}" if isinstance(declared, Ram) else str(getattr(declared, "width", ""))
-
-
-def _access(declared: object) -> str:
-    access = str(getattr(declared, "access", ""))
-    if isinstance(declared, Register) and any(
-        field.access not in (None, access) for field in declared.fields.values()
-    ):
-        return "by field"
-    if isinstance(declared, Fifo):
-        return f"{access}, queue of {declared.depth}"
-    return f"{access}, port" if isinstance(declared, Indexed) else access
-
-
-def _reset(declared: object) -> str:
-    return f"{declared.reset:#x}" if isinstance(declared, Register) else ""

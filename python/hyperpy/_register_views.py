@@ -70,7 +70,7 @@ def checked(register: Register, value: int) -> int:
 
 
 class ArrayView(Sequence[int]):
-    """An array of registers, used as a list of fixed length."""
+    """An array of registers, used as a list of fixed length: `mac[2]`, `mac[2] = 0x54`, `mac[:] = bytes(6)`."""
 
     def __init__(self, file: _hyperpy.RegisterFile, first: int, register: Register) -> None:
         self._file, self._first, self._register = file, first, register
@@ -94,8 +94,19 @@ class ArrayView(Sequence[int]):
         value = self._file.get(cell)
         return Value(value, self._file, cell, self._register) if self._register.fields else value
 
-    def __setitem__(self, index: int, value: int) -> None:
-        self._file.set(self._cell(index), checked(self._register, value), self._register.mask)
+    def __setitem__(self, index: int | slice, value: Any) -> None:
+        if not isinstance(index, slice):
+            self._file.set(self._cell(index), checked(self._register, value), self._register.mask)
+            return
+        cells = [self._first + at for at in range(*index.indices(len(self)))]
+        values = [checked(self._register, one) for one in value]
+        if len(values) != len(cells):
+            raise ValueError(
+                f"{self._register.name} keeps its length: {len(values)} values for {len(cells)}"
+                f"\n\nhint: give {len(cells)}"
+            )
+        for cell, one in zip(cells, values, strict=True):
+            self._file.set(cell, one, self._register.mask)
 
     def __repr__(self) -> str:
         return repr([hex(value) for value in self])

@@ -1,186 +1,37 @@
-"""Recording a device's traffic, in a machine or on a bench, and driving a device of the same class from it.
+"""Driving a device from a recording, and where it first does something else. Public as `hyperpy.testing.replay`.
 
-Public as `hyperpy.testing.record` and `replay`; the recording itself is in `hyperpy._recording`. What is kept, and how time stands
-still while it is, is in the core (crates/hyperpy-core/src/record.rs).
+A recording is made by `hyperpy._record`. The device is on a bench, whose lines, senders and memory lead here: what it does by them
+is compared as it does it, and what it reads is what is recorded.
 """
 
 from __future__ import annotations
 
-import contextlib
-import operator
-import weakref
+import sys
 from dataclasses import dataclass
+from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from hyperpy import _hyperpy
-from hyperpy._device_bench import DeviceBench, benches
-from hyperpy._ending import live
+from hyperpy._bench_lines import BenchLine, BenchSender
+from hyperpy._deed import Deed, alike, first_difference, text
+from hyperpy._device_bench import DeviceBench
+from hyperpy._dma_layers import feed
 from hyperpy._legal import Reach
 from hyperpy._recording import Event, Recording, RecordingError
-from hyperpy.clock import Clock
 from hyperpy.device import Device
-from hyperpy.errors import DeviceError, StateError
 from hyperpy.line import take_back
-from hyperpy.window import end_of
 
 if TYPE_CHECKING:
-    from hyperpy.machine import Machine
+    from types import FrameType
 
-__all__ = ["LIMIT", "Divergence", "record", "record_bench", "replay"]
+__all__ = ["Divergence", "replay"]
 
-LIMIT = 1_000_000
-# Devices whose recordings go on.
-_open: set[int] = set()
 # Events that a divergence shows before its own.
 _SHOWN = 3
-
-
-def record(device: object, *, limit: int = LIMIT) -> Recording:
-    """Keep what guests ask of a device and what it answers, from now on; see `Recording`.
-
-    It is kept of a device that is attached to a machine, under KVM too, or that is on a `DeviceBench`: each access with its time, its
-    value and its vcpu, its timers as they fire, its line `irq`, stops, the classes of exceptions, resets. What the script does to
-    the device's registers and attributes is not, nor what it reads from the guest's memory. While an access or a timer is
-    served, `clock.now` and counters stand still for it, so that a replay finds them the same. An access costs some 100 ns
-    more; a device that is not recorded nothing.
-
-    Of its lines `irq` alone is kept; other ones, and messages, are not. In a machine it is recorded at all its places, also where
-    it is moved to, until it is detached; what it is attached to later is not recorded.
-
-    Arguments:
-        device: the device, attached wherever it shall be recorded; or its bench.
-        limit: how many events and changes of its line are kept at most: the first ones, since they can be replayed. `dropped`
-            counts the others.
-
-    Raises:
-        DeviceError: it is on no machine and no bench, or is recorded already.
-        StateError: its machine runs: what it holds at the beginning could not be told.
-        ValueError: the limit is below 1.
-
-    Example:
-        >>> from hyperpy import Device, Register
-        >>> from hyperpy.testing import DeviceBench, record, replay
-        >>> class Adder(Device):
-        ...     total = Register(0x0, access="ro")
-        ...     add = Register(0x4, access="wo")
-        ...
-        ...     @add.on_write
-        ...     def _add(self, value: int) -> None:
-        ...         self.total += value
-        >>> bench = DeviceBench(Adder())
-        >>> bench.write32(0x4, 40)
-        >>> with record(bench.device) as recording:
-        ...     bench.write32(0x4, 2)
-        ...     bench.read32(0x0)
-        42
-        >>> for event in recording.events:
-        ...     print(event)
-        0 ns: write of 0x2 to 0x4, 4 bytes
-        0 ns: read of 0x0, 4 bytes: 0x2a
-        >>> print(replay(recording, Adder()))
-        None
-    """
-    if isinstance(device, DeviceBench):
-        return record_bench(device, limit)
-    for machine in live:
-        if any(attached is device for attached, _ in list(machine._attached.values())):
-            return _record_attached(machine, device, limit)
-    for bench in benches:
-        if bench.device is device:
-            return record_bench(bench, limit)
-    hint = "attach it first, or put it on a bench: DeviceBench(device).record()"
-    raise DeviceError(f"device is on no machine and no bench: {device!r}", hint=hint)
-
-
-def record_bench(bench: DeviceBench[Any], limit: int = LIMIT) -> Recording:
-    """Record what is on a bench."""
-    has_line = getattr(bench.device, "irq", None) is bench.irq
-    level = bench.irq.level if has_line else None
-    recording, recorder = _made(bench.device, bench.size, bench.clock, level, limit)
-    with contextlib.ExitStack() as undo:
-        undo.callback(recorder.stop)
-        undo.callback(_let_go, weakref.ref(bench))
-        bench._watch(recorder)
-        _record_timers(bench.clock, recorder, undo)
-        return _begun(recording, recorder, bench.device, undo.pop_all())
-
-
-def _let_go(reference: weakref.ref[DeviceBench[Any]]) -> None:
-    bench = reference()
-    if bench is not None:
-        bench._watch(None)
-
-
-def _let_go_of_places(reference: weakref.ref[Machine], numbers: list[int]) -> None:
-    machine = reference()
-    if machine is not None:
-        with machine._placing:
-            _hyperpy.end_record(machine._native, numbers)
-
-
-def _record_attached(machine: Machine, device: Any, limit: int) -> Recording:
-    if machine.state == "running":
-        raise StateError("cannot record: the machine is running", hint="pause() it, or begin before it runs")
-    places = machine._places_of(device)
-    numbers = [number for (_, number), _ in places]
-    line, clock = getattr(device, "irq", None), getattr(device, "clock", None)
-    line = line if isinstance(line, _hyperpy.IrqLine) else None
-    # Of one with windows: its own range, which has all of them.
-    parts = getattr(type(device), "_windows", ())
-    size = end_of(parts) if parts else max(facts["size"] for _, facts in places)
-    level = None if line is None else line.level
-    recording, recorder = _made(device, size, machine.clock, level, limit)
-    with contextlib.ExitStack() as undo:
-        undo.callback(recorder.stop)
-        undo.callback(_let_go_of_places, weakref.ref(machine), numbers)
-        with machine._placing:
-            _hyperpy.record(machine._native, numbers, recorder)
-        if line is not None:
-            undo.callback(line._record, None)
-            line._record(recorder)
-        if isinstance(clock, Clock) and clock._of == (machine._native.id, id(device)):
-            _record_timers(clock, recorder, undo)
-        return _begun(recording, recorder, device, undo.pop_all())
-
-
-def _made(
-    device: object, size: int, clock: Clock, level: bool | None, limit: int
-) -> tuple[Recording, _hyperpy.Recorder]:
-    if operator.index(limit) < 1:
-        raise ValueError(f"limit is out of range: {limit}\n\nhint: a number of events, from 1")
-    if id(device) in _open:
-        hint = "stop() the other recording; it is what `record` returned"
-        raise DeviceError(f"device is recorded already: {device!r}", hint=hint)
-    save = getattr(device, "save", None)
-    recording = Recording(
-        device=f"{type(device).__module__}.{type(device).__qualname__}",
-        size=size,
-        begin=clock.now,
-        level=level,
-        state=None if save is None else save(),
-        schema=getattr(type(device), "schema", None),
-    )
-    return recording, _hyperpy.Recorder(clock._native, limit, bool(level))
-
-
-def _record_timers(clock: Clock, recorder: _hyperpy.Recorder, undo: contextlib.ExitStack) -> None:
-    undo.callback(clock._native.record, None)
-    clock._native.record(recorder)
-
-
-def _begun(
-    recording: Recording, recorder: _hyperpy.Recorder, device: object, undo: contextlib.ExitStack
-) -> Recording:
-    """Have `stop`, or the collector, end it, whichever is first."""
-    _open.add(id(device))
-    undo.callback(_open.discard, id(device))
-    end = weakref.finalize(recording, undo.close)
-    end.atexit = False
-    recording._recorder, recording._end, recording._is_over = recorder, end, False
-    return recording
-
-
-# -- replay --------------------------------------------------------------------------------------------------------------
+# What is no line, though a device may have none.
+_TAKEN = ("clock", "memory")
+# Deeds that are done by lines and what sends messages.
+_WIRES = ("line", "message")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,12 +42,13 @@ class Divergence:
         index: number of the event in the recording, from 0.
         event: the event.
         register: names of the registers that an access touches, or "".
-        what: in what it differs: "value" of a read, "irq" (how the line changed), "stop", "raised", or "timer" (when the next
-            one is due; None: none is set).
-        expected: what is recorded of that.
-        got: what came of it now.
+        what: in what it differs: "value" of a read, "did" (to its lines, by messages, to guest memory), "stop", "raised", or
+            "timer" (when the next one is due; None: none is set).
+        expected: what is recorded of that; of "did" a `Deed`, or None if there is none any more.
+        got: what came of it now; of "did" a `Deed`, or None if it did less.
         error: what was raised now, with its traceback.
         before: events before it, the last one last.
+        where: of "did": file, line and function in which the device did it.
     """
 
     index: int
@@ -207,16 +59,19 @@ class Divergence:
     got: Any
     error: Exception | None = None
     before: tuple[Event, ...] = ()
+    where: str = ""
 
     def __str__(self) -> str:
         of = f" ({self.register})" if self.register else ""
-        shown = (_shown(self.what, self.expected), _shown(self.what, self.got))
+        shown = _shown(self.what, self.expected, self.got), _shown(self.what, self.got, self.expected)
         width = len(self.what)
         lines = [
             f"event {self.index}, {self.event}{of}",
             f"  {self.what} recorded: {shown[0]}",
             f"  {'':{width}} replayed: {shown[1]}",
         ]
+        if self.where:
+            lines.append(f"  at {self.where}")
         if self.error is not None:
             lines.append(f"  raised: {self.error!r}")
         return "\n".join(
@@ -224,10 +79,14 @@ class Divergence:
         )
 
 
-def _shown(what: str, value: Any) -> str:
+def _shown(what: str, value: Any, other: Any) -> str:
     match what, value:
-        case "irq", _:
-            return ", ".join("high" if level else "low" for level in value) or "no change"
+        case "did", Deed():
+            # Where they differ is shown, however far behind.
+            is_alike = isinstance(other, Deed) and (value.kind, value.ranges) == (other.kind, other.ranges)
+            return text(value, first_difference(value, other) if is_alike else 0)
+        case "did", None:
+            return "nothing more"
         case "value", int():
             return f"{value:#x}"
         case "timer", int():
@@ -240,14 +99,15 @@ def _shown(what: str, value: Any) -> str:
 def replay(recording: Recording, device: object, *, memory: int | str = "1M") -> Divergence | None:
     """Drive a device from a recording, on a bench, and return where it first does something else; None: nowhere.
 
-    It is given the state from which the recording begins, and the same accesses, resets and changes of its line from elsewhere at
-    the same times; its timers fire when they fired. What it may not depend on is what a recording does not have: the guest's
-    memory, other threads, chance.
+    It is given the state from which the recording begins, and the same accesses, resets and changes of its lines from elsewhere at
+    the same times; its timers fire when they fired, and the method of a posted register is told when it was told. What it reads
+    from guest memory is what was read, and so is what it is refused; what it writes there, which lines it drives and what
+    messages it sends is compared, in order. What it may not depend on is what a recording does not have: other threads, chance.
 
     Arguments:
         recording: from `record`, or `Recording.load`.
         device: a fresh one, of the class that was recorded or one that shall do the same.
-        memory: size of the guest memory on the bench, which is empty.
+        memory: size of the guest memory on the bench, which is empty; for what a recording has no guest memory of.
 
     Raises:
         RecordingError: it is of a device of another size or schema.
@@ -287,45 +147,133 @@ def replay(recording: Recording, device: object, *, memory: int | str = "1M") ->
         )
     with bench:
         bench.clock._native.move_to(recording.begin)
-        bench.irq.level = bool(recording.level)
-        if recording.level is None:
-            take_back(device, {"irq": bench.irq})
+        _connect(bench, recording)
         if recording.state is not None:
             device.load(recording.state)  # type: ignore[attr-defined]
-        bench.irq.history.clear()
-        return _Player(bench, recording.events).play()
+        for line in bench.lines.values():
+            line.history.clear()
+        bench.messages.clear()
+        return _Player(bench, recording).play()
+
+
+def _connect(bench: DeviceBench[Any], recording: Recording) -> None:
+    """Give the device the lines that the recorded one had, as they were, and no other."""
+    device, is_old = bench.device, recording.messages is None
+    for name in recording.lines:
+        # One that its class does not declare, and has a place for; a file may name anything.
+        if name not in bench.lines and name not in _TAKEN and getattr(device, name, name) is None:
+            bench.lines[name] = bench._given[name] = BenchLine(bench.clock)
+            setattr(device, name, bench.lines[name])
+    for name, line in bench.lines.items():
+        if name in recording.lines:
+            line.level = recording.lines[name]
+        elif name == "irq" or not is_old:
+            take_back(device, {name: line})
+
+
+class _Diverged(BaseException):
+    """Ends a method of the device that asked for other memory than is recorded: nothing could be answered."""
 
 
 class _Player:
-    """A bench that is driven by events."""
+    """A bench that is driven by a recording."""
 
-    def __init__(self, bench: DeviceBench[Any], events: tuple[Event, ...]) -> None:
-        self._bench, self._events = bench, events
-        self._clock = bench.clock._native
+    def __init__(self, bench: DeviceBench[Any], recording: Recording) -> None:
+        self._bench, self._recording, self._events = bench, recording, recording.events
+        self._clock, self._thread = bench.clock._native, get_ident()
+        self._kept: list[Event] = []
+        """Writes that the device, which keeps none itself, is not told of yet."""
+        self._expected: tuple[Deed, ...] | None = None
+        """What the event that is played has of deeds; None: none is."""
+        self._done = 0
+        self._wrong: tuple[Deed | None, Deed | None, str] | None = None
+        """The first deed that differs: what was expected, what came, and where."""
+        self._listen()
+
+    def _listen(self) -> None:
+        bench, is_old = self._bench, self._recording.messages is None
+        for name, thing in bench._given.items():
+            if isinstance(thing, BenchLine) and (name == "irq" or not is_old):
+                thing._tap = partial(self._line, name)
+            elif isinstance(thing, BenchSender) and not is_old:
+                thing._tap = partial(self._message, name)
+        if bench._lent is not None and self._recording.memory:
+            feed(bench._lent, self._did)
+
+    def _line(self, name: str, level: bool) -> None:
+        message = (self._recording.messages or {}).get(name)
+        if message is None:
+            if level != self._bench.lines[name].level:
+                self._did(Deed("line", name, int(level)))
+        elif level:
+            self._did(Deed("message", name, message[1], message[0]))
+
+    def _message(self, name: str, address: int, data: int) -> bool:
+        deed = self._did(Deed("message", name, data, address))
+        return deed is None or deed.is_taken
+
+    def _did(self, deed: Deed) -> Deed | None:
+        """The device does something; what is recorded of that, or None if nobody looks."""
+        if self._expected is None or get_ident() != self._thread:
+            return None
+        if self._wrong is None:
+            expected = self._expected[self._done] if self._done < len(self._expected) else None
+            if expected is not None and alike(expected, deed):
+                self._done += 1
+                return expected
+            self._wrong = expected, deed, _place(sys._getframe(1))
+        if deed.kind not in _WIRES:
+            raise _Diverged
+        return None
 
     def play(self) -> Divergence | None:
+        try:
+            return self._play()
+        finally:
+            self._listen_no_more()
+
+    def _listen_no_more(self) -> None:
+        """So that the bench goes at once, and not with a cycle that the collector finds."""
+        for thing in self._bench._given.values():
+            thing._tap = None
+        if self._bench._lent is not None:
+            feed(self._bench._lent, None)
+
+    def _play(self) -> Divergence | None:
         for index, event in enumerate(self._events):
             found = self._differs(event)
             if found is not None:
                 what, expected, got, error = found
                 before = self._events[max(0, index - _SHOWN) : index]
-                return Divergence(index, event, self._name(event), what, expected, got, error, before)
+                where = self._wrong[2] if self._wrong is not None and what == "did" else ""
+                name = self._name(event)
+                return Divergence(index, event, name, what, expected, got, error, before, where)
         return None
 
     def _differs(self, event: Event) -> tuple[str, Any, Any, Exception | None] | None:
         """Do it; in what it differs, what was expected, what came, and what was raised."""
         bench, error, value = self._bench, None, None
-        if event.kind == "reset":
-            bench.irq.clear()
-        changes = len(bench.irq.history)
         self._clock.move_to(event.time)
         if event.kind == "timer" and self._clock.first_deadline() != event.value:
             return "timer", event.value, self._clock.first_deadline(), None
+        # What it does elsewhere it is given, or is of no concern to it.
+        is_input = event.kind in (*_WIRES, "memory")
+        self._expected, self._done = (None if is_input else event.did), 0
         try:
             value = self._do(event)
         except Exception as raised:
             error = raised
+        except _Diverged:
+            pass
+        finally:
+            self._expected = None
         name = None if error is None else type(error).__qualname__
+        if self._wrong is not None:
+            expected, got, _ = self._wrong
+            # One that went on where it had raised did more because of that.
+            went_on = event.raised is not None and name is None and expected is None
+            if not went_on or got is None or got.kind not in _WIRES:
+                return "did", expected, got, error
         if name != event.raised:
             return "raised", event.raised, name, error
         if event.kind == "read" and error is None and value != event.value:
@@ -334,9 +282,8 @@ class _Player:
         # Who steps a clock hears of no stop.
         if event.kind != "timer" and stop != event.stop:
             return "stop", event.stop, stop, error
-        irq = tuple(change.level for change in bench.irq.history[changes:])
-        if event.kind != "line" and irq != event.irq:
-            return "irq", event.irq, irq, error
+        if not is_input and self._done < len(event.did):
+            return "did", event.did[self._done], None, error
         return None
 
     def _do(self, event: Event) -> int | None:
@@ -345,17 +292,49 @@ class _Player:
         match event.kind:
             case "read":
                 return bench.read(event.offset, event.size)
+            case "write" if event.later:
+                # One that keeps no writes sees nothing of them before it is told.
+                if not bench._native.defer(event.offset, event.size, event.value):
+                    self._kept.append(event)
             case "write":
                 bench.write(event.offset, event.size, event.value)
+            case "told":
+                self._tell(event)
             case "timer":
                 self._clock.fire_first()
-            case "line":
-                bench.irq.set(bool(event.value))
-            case _:
+            case "reset":
+                self._kept.clear()
                 bench.reset()
+            case _:
+                self._give(event.did)
         return None
 
+    def _tell(self, event: Event) -> None:
+        place = event.offset, event.size
+        write = next((kept for kept in self._kept if (kept.offset, kept.size) == place), None)
+        if write is not None:
+            self._kept.remove(write)
+            self._bench.write(write.offset, write.size, write.value)
+        elif (reason := self._bench._native.tell()) is not None:
+            self._bench._stop(reason)
+
+    def _give(self, did: tuple[Deed, ...]) -> None:
+        """What the device did elsewhere is there when it looks at its lines."""
+        for deed in did:
+            line = self._bench.lines.get(deed.name)
+            if line is not None and deed.kind in _WIRES:
+                line.set(deed.kind == "message" or bool(deed.value))
+
     def _name(self, event: Event) -> str:
-        if event.kind not in ("read", "write") or not isinstance(self._bench.device, Device):
+        if event.kind not in ("read", "write", "told") or not isinstance(self._bench.device, Device):
             return ""
         return Reach(type(self._bench.device), self._bench.size).names(event.offset, event.size)
+
+
+def _place(frame: FrameType | None) -> str:
+    """Where the device is: the innermost line that is none of hyperpy's own."""
+    while frame is not None and frame.f_code is not _Player._play.__code__:
+        if not frame.f_globals.get("__name__", "").startswith("hyperpy."):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}, in {frame.f_code.co_name}"
+        frame = frame.f_back
+    return ""

@@ -209,7 +209,7 @@ def state_machine(
 
     Raises:
         TypeError: it is no device, or its size is not known.
-        ModuleNotFoundError: Hypothesis is not installed: `pip install 'hyperpy[testing]'`.
+        ModuleNotFoundError: Hypothesis is not installed: `pip install hypothesis`.
 
     Example:
         >>> from hypothesis.stateful import run_state_machine_as_test
@@ -224,6 +224,12 @@ def state_machine(
         >>> TestDimmer = state_machine(Dimmer, invariants=[lambda bench: bench.device.level <= 100]).TestCase
         >>> run_state_machine_as_test(state_machine(Dimmer))
     """
+    given: object = device
+    if not callable(given):
+        what = type(device).__name__
+        raise TypeError(
+            f"device is made already: {what}\n\nhint: give its class, {what}, or a function that makes one"
+        )
     cls = device if isinstance(device, type) else type(device())
     reach = reach_of(cls, "hostile", size)
     rules = {name: _playing(name, strategy) for name, strategy in _strategies(reach, max_step).items()}

@@ -35,7 +35,7 @@ def accesses(device: Any, kind: Kind = "legal") -> st.SearchStrategy[Access]:
 
     Raises:
         TypeError: it declares no registers (for "hostile" its size is enough), or is no device.
-        ModuleNotFoundError: Hypothesis is not installed: `pip install 'hyperpy[testing]'`.
+        ModuleNotFoundError: Hypothesis is not installed: `pip install hypothesis`.
 
     Example:
         >>> from hypothesis import given
@@ -67,7 +67,7 @@ def sequences(
 
     Raises:
         TypeError: as for `accesses`.
-        ModuleNotFoundError: Hypothesis is not installed: `pip install 'hyperpy[testing]'`.
+        ModuleNotFoundError: Hypothesis is not installed: `pip install hypothesis`.
 
     Example:
         >>> from hypothesis import given

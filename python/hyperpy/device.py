@@ -21,20 +21,27 @@ from typing import (
 )
 
 from hyperpy import _hyperpy
+from hyperpy._lent import Lent
 from hyperpy._value import Value
-from hyperpy.clock import Clock
+from hyperpy.errors import DeclarationError
 from hyperpy.line import IrqLine, Line
 from hyperpy.memory import parse_size
 
 if TYPE_CHECKING:
     from hyperpy._declaration import Declared
     from hyperpy._layout import Handler, Hooks, Placed
+    from hyperpy.clock import Clock
     from hyperpy.dma import DmaMemory
     from hyperpy.explain import Explanation
     from hyperpy.window import Part
 
 __all__ = ["DebugConsole", "DebugExit", "Device", "DeviceLike", "Stop"]
 
+# What hyperpy keeps in a device and in its class, under names that a user could think of.
+OWN = {
+    "_blocks", "_calls", "_cell_numbers", "_cells", "_computed_size", "_first_cell", "_layout", "_places", "_register_file",
+    "_told", "_windows",
+}  # fmt: skip
 AccessRule: TypeAlias = Literal["exact", "split", "widen", "refuse"]
 _IDS = {"acpi_hid", "acpi_cid", "acpi_uid"}
 
@@ -67,6 +74,14 @@ class DeviceLike(Protocol):
 
 
 _T = TypeVar("_T")
+
+
+def holds_declarations(value: object) -> bool:
+    """Whether something is a list, a tuple or a dict of declarations, as far as its first item tells."""
+    if not isinstance(value, list | tuple | dict):
+        return False
+    first = next(iter(value.values() if isinstance(value, dict) else value), None)
+    return getattr(first, "_is_declaration", False) is True
 
 
 class _Made(Generic[_T]):
@@ -117,7 +132,8 @@ class Device:
     `irq` is its interrupt line, which `Machine.attach(..., irq=n)` connects: `self.irq.pulse()`, or `raise_()` and
     `lower()`. A device with several declares them (`hyperpy.line`). `clock` is the machine's clock
     once it is attached (`hyperpy.clock`): what is set by it are this device's timers, and `detach` takes them off. `memory` is
-    guest memory as the device reaches it, from `attach` to `detach`, if its class says `dma = True` (`hyperpy.dma`).
+    guest memory as the device reaches it, from `attach` to `detach`, if its class says `dma = True` (`hyperpy.dma`). Before, both
+    are false, and using them is a `DeviceError` that says what is missing.
 
     Example:
         >>> import hyperpy
@@ -147,10 +163,12 @@ class Device:
     dma_limit: ClassVar[int] = 64 << 20
     if TYPE_CHECKING:
         irq: IrqLine
+        memory: DmaMemory
+        clock: Clock
     else:
         irq = Line()
-    memory: DmaMemory | None = None
-    clock: Clock | None = None
+        memory = Lent()
+        clock = Lent()
 
     _layout: ClassVar[_hyperpy.RegisterLayout | None] = None
     _cell_numbers: ClassVar[Mapping[Declared[Any], int]] = {}
@@ -173,7 +191,10 @@ class Device:
         if (
             cls._cell_numbers
             or cls._windows
-            or any(getattr(value, "_is_declaration", False) for value in cls.__dict__.values())
+            or any(
+                getattr(value, "_is_declaration", False) or holds_declarations(value)
+                for value in cls.__dict__.values()
+            )
         ):
             from hyperpy._layout import declare  # noqa: PLC0415 - most programs declare nothing
 
@@ -228,8 +249,8 @@ class Device:
 
     @classmethod
     def markdown(cls) -> str:
-        """Return a reference of the declared registers and their fields, as Markdown."""
-        from hyperpy._register_text import markdown  # noqa: PLC0415 - few programs show it
+        """Return a reference of the declared registers, their fields, windows and lines, as Markdown."""
+        from hyperpy._register_reference import markdown  # noqa: PLC0415 - few programs show it
 
         return markdown(cls)
 
@@ -340,6 +361,12 @@ def prepared(
         return device._native, length, None, None
     if not isinstance(device, Device):
         return device, length, None, _hyperpy.Calls()
+    for name in OWN & vars(device).keys():
+        if type(vars(device)[name]).__name__ not in ("Calls", "Made", "RegisterFile"):
+            raise DeclarationError(
+                f"{type(device).__name__}: attribute has the name of one of hyperpy's: {name}",
+                hint="call it something else, where it is set",
+            )
     if device._layout is None:
         return device, length, None, device._calls
     from hyperpy._layout import handlers  # noqa: PLC0415 - whoever declared has imported it

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from hyperpy._lent import NotLent, give_back
 from hyperpy.errors import DeviceError, MemoryAccessError
 
 if TYPE_CHECKING:
@@ -269,7 +270,7 @@ def lent(device: Any, native: _hyperpy.Memory, machine: int) -> Iterator[DmaMemo
                 f"device is attached to another machine: {type(device).__name__}",
                 hint="one with `dma = True` is of one machine: detach it there, or make another",
             )
-    elif not (before is None or isinstance(before, DmaMemory)):
+    elif not isinstance(before, DmaMemory | NotLent | None):
         raise TypeError(
             f"{type(device).__name__} has another `memory`: {before!r}\n\nhint: with `dma = True` the name is taken"
         )
@@ -284,6 +285,6 @@ def lent(device: Any, native: _hyperpy.Memory, machine: int) -> Iterator[DmaMemo
     try:
         yield now
     except BaseException:
-        device.memory = before
+        give_back(device, "memory", before)
         now._native.revoke()
         raise

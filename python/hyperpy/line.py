@@ -82,6 +82,7 @@ class Line:
 class _NotConnected:
     """What a line is before it is connected."""
 
+    __slots__ = ("_name", "_owner")
     gsi, level = None, False
 
     def __init__(self, owner: str, name: str) -> None:

@@ -2,20 +2,19 @@
 
 The verbs are those of docs/design.md. Everything here is thin: states, threads and dispatch are in Rust. Here is a machine's
 life, from its arguments to `close()`; the rest of the class is mixed in: devices from `_attach` and `_places`, what answers for want of
-one from `_answers`, registers and hypercalls that are trapped from `_traps`, debugging from `_debug`, and what a machine
-tells of itself from `_looking`. The interpreter's end is in `_ending`.
+one from `_answers`, registers and hypercalls that are trapped from `_traps`, debugging from `_debug`, what a machine
+tells of itself from `_looking`, and how a round ended from `_outcomes`. The interpreter's end is in `_ending`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import operator
 import os
 import threading
 import warnings
 import weakref
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from hyperpy import _hyperpy
 from hyperpy._answers import Answering, Unclaimed, check_policy
@@ -23,12 +22,13 @@ from hyperpy._attach import Attaching
 from hyperpy._debug import Debugging
 from hyperpy._ending import live
 from hyperpy._looking import Looking
+from hyperpy._outcomes import Outcomes
 from hyperpy._traps import Trapping
 from hyperpy.clock import Clock
 from hyperpy.console import PATIENCE, Console
 from hyperpy.device import check_reason
-from hyperpy.errors import GuestFault, StateError
-from hyperpy.exits import AnyExit, Exit
+from hyperpy.errors import StateError
+from hyperpy.exits import AnyExit
 from hyperpy.memory import HugePages, Memory, parse_size
 from hyperpy.resources import Share, affinity, processors
 from hyperpy.vcpu import Vcpu
@@ -42,11 +42,9 @@ if TYPE_CHECKING:
 __all__ = ["Machine", "Unclaimed"]
 
 _MOST_TRACED = 1 << 20
-# How many exceptions `Machine.errors` keeps: each holds its traceback, and by that a device's frames.
-_MOST_ERRORS = 64
 
 
-class Machine(Attaching, Answering, Trapping, Debugging, Looking):
+class Machine(Attaching, Answering, Trapping, Debugging, Looking, Outcomes):
     """A virtual machine.
 
     Arguments:
@@ -285,9 +283,9 @@ class Machine(Attaching, Answering, Trapping, Debugging, Looking):
         """Press the machine's reset button: restore the power-on state, from which it can run again.
 
         The vcpus are made anew. RAM is zeros, given back to the host; views of it stay valid. ROM keeps its contents.
-        Every attached device's `reset()` is called. `clock` is 0, and no timer is left but those that they set. Interrupt lines
-        are low, nothing is queued, `errors` begins anew, and no earlier exit can be answered. What `load` has put in is loaded
-        again: of several images of one kind at one place, the last one.
+        Every attached device's `reset()` is called, a disabled one's too. `clock` is 0, and no timer is left but those that they
+        set. Interrupt lines are low, nothing is queued, `errors` begins anew, and no earlier exit can be answered. What `load`
+        has put in is loaded again: of several images of one kind at one place, the last one.
         Statistics go on counting. While it works, the machine counts as running.
 
         Raises:
@@ -382,42 +380,3 @@ class Machine(Attaching, Answering, Trapping, Debugging, Looking):
 
     def _make_native(self, *arguments: Any) -> _hyperpy.Machine:
         return _hyperpy.Machine(*arguments)
-
-    def _standing(self) -> str | None:
-        """Why the machine stands still, for a message; None while it runs."""
-        state = self.state
-        if state == "running":
-            return None
-        ended = None if state == "closed" else self._native.ended()
-        if ended is None:
-            return "not started" if state == "created" else state
-        kind, fields = ended
-        return f"{state}: {fields if kind == 'error' else getattr(Exit, kind)(*fields)!r}"
-
-    def _exit(self, outcome: tuple[str, Any]) -> AnyExit:
-        kind, fields = outcome
-        if kind == "raised":
-            self._raise(fields)
-        result: AnyExit = getattr(Exit, kind)(*fields)
-        return result
-
-    def _keep(self, raised: list[BaseException]) -> None:
-        """Into `errors`, whose oldest ones make room."""
-        self.errors += raised
-        excess = max(0, len(self.errors) - _MOST_ERRORS)
-        del self.errors[:excess]
-        self.errors_dropped += excess
-
-    def _raise(self, raised: list[BaseException]) -> NoReturn:
-        """Raise the first of several exceptions of devices; the others are in its notes, all of them in `errors`."""
-        self._keep(raised)
-        for error in raised:
-            if isinstance(error, GuestFault) and error.regs is None:
-                from hyperpy.fault import fill  # noqa: PLC0415 - few scripts need it
-
-                fill(self, error)  # it was raised inside a device, where nothing can be seen
-        first, *later = raised
-        for other in later:
-            with contextlib.suppress(AttributeError):
-                first.add_note(f"then {type(other).__name__}: {other}")
-        raise first

@@ -3,8 +3,8 @@
 This module owns a private apt state (lists, archives, sources) in hyperpy's cache folder, the extraction of
 packages there, and the proof that an extracted file is the one that the distribution published. It never
 writes to the host's apt configuration; only `install` changes the host, and only as root. Sources come from
-the host's own Debian entries, with the suite that our guests are taken from and its backports added. Formats:
-sources.list(5), deb-control(5).
+the host's own Debian entries (`_apt_sources`), with the suite that our guests are taken from and its backports added.
+Format: deb-control(5).
 
 What was fetched once is found again without network, apt or dpkg, in about a millisecond.
 """
@@ -26,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from hyperpy._apt_sources import RELEASES, host_stanzas, is_debian
 from hyperpy.cache import cache_dir
 from hyperpy.errors import HyperpyError
 
@@ -49,10 +50,6 @@ BACKPORTS = f"{SUITE}-backports"
 
 _ETC_APT = Path("/etc/apt")
 _NETWORK_HINT = "check the network, and that `apt-get update` works on this host"
-# What makes a source a Debian one: its suite, so that every mirror counts.
-_RELEASES = {"bookworm", "trixie", "forky", "sid", "oldstable", "stable", "testing", "unstable"}
-_LIST_OPTIONS = {"signed-by": "Signed-By", "trusted": "Trusted", "arch": "Architectures"}
-_STANZA_FIELDS = ("Signed-By", "Trusted", "Architectures")
 
 
 class PackageError(HyperpyError):
@@ -325,8 +322,8 @@ def _update() -> None:
 
 def _sources() -> list[str]:
     """Return deb822 stanzas: the host's Debian entries, and the main one again for suites that it lacks."""
-    stanzas = [s for s in _host_stanzas() if "deb" in s["Types"].split() and _is_debian(s)]
-    host = [s for s in stanzas if "main" in s["Components"].split() and _RELEASES & set(s["Suites"].split())]
+    stanzas = [s for s in host_stanzas(_ETC_APT) if "deb" in s["Types"].split() and is_debian(s)]
+    host = [s for s in stanzas if "main" in s["Components"].split() and RELEASES & set(s["Suites"].split())]
     if not host:
         hint = (
             f"add a Debian entry with `Suites: {SUITE}` and `Components: main` in {_ETC_APT}/sources.list.d"
@@ -336,42 +333,6 @@ def _sources() -> list[str]:
     extra = [suite for suite in (SUITE, BACKPORTS) if suite not in known]
     added = [host[0] | {"Suites": " ".join(extra), "Components": "main"}] if extra else []
     return ["\n".join(f"{key}: {value}" for key, value in s.items()) for s in stanzas + added]
-
-
-def _is_debian(stanza: dict[str, str]) -> bool:
-    return any(suite.split("-")[0].split("/")[0] in _RELEASES for suite in stanza["Suites"].split())
-
-
-def _host_stanzas() -> Iterator[dict[str, str]]:
-    for path in [_ETC_APT / "sources.list", *sorted((_ETC_APT / "sources.list.d").glob("*"))]:
-        if not path.is_file():
-            continue
-        if path.suffix == ".list":
-            yield from filter(None, map(_stanza_from_line, path.read_text().splitlines()))
-        elif path.suffix == ".sources":
-            text = re.sub(r"^#.*\n?", "", path.read_text(), flags=re.MULTILINE)
-            yield from filter(None, map(_stanza_from_text, re.split(r"\n\s*\n", text)))
-
-
-def _stanza_from_line(line: str) -> dict[str, str] | None:
-    """Convert `deb [options] uri suite components...` to deb822 fields."""
-    found = re.match(r"\s*deb\s+(?:\[([^\]]*)\]\s+)?(\S+)\s+(\S+)\s+([^#]+)", line)
-    if found is None:
-        return None
-    options = dict(option.split("=", 1) for option in (found[1] or "").split() if "=" in option)
-    stanza = {"Types": "deb", "URIs": found[2], "Suites": found[3], "Components": found[4].strip()}
-    return stanza | {_LIST_OPTIONS[key]: value for key, value in options.items() if key in _LIST_OPTIONS}
-
-
-def _stanza_from_text(text: str) -> dict[str, str] | None:
-    fields = dict(re.findall(r"^([A-Za-z-]+):[ \t]*(.*(?:\n[ \t].*)*)", text, re.MULTILINE))
-    if (
-        fields.get("Enabled", "yes").strip() == "no"
-        or not {"Types", "URIs", "Suites", "Components"} <= fields.keys()
-    ):
-        return None
-    wanted = {key: fields[key] for key in _STANZA_FIELDS if key in fields}
-    return {key: fields[key].strip() for key in ("Types", "URIs", "Suites", "Components")} | wanted
 
 
 def _package_from_file(file: Path) -> Package:

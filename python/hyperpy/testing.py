@@ -6,7 +6,7 @@ else is what it is under KVM: buses, dispatch, exceptions with their notes, exit
 
 From a device's declaration come Hypothesis strategies of `accesses` to it and of `sequences` of them, legal, nearly legal and
 hostile ones, and a `state_machine` that looks for a way to break it. `record` keeps what happened to a device, and `replay` drives
-another one from it. Strategies and state machines want Hypothesis: `pip install 'hyperpy[testing]'`.
+another one from it. Strategies and state machines want Hypothesis: `pip install hypothesis`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 from hyperpy import _hyperpy
 from hyperpy._bench_lines import BenchLine, IrqChange, MessageSent
 from hyperpy._bench_memory import BenchMemory
+from hyperpy._deed import Deed
 from hyperpy._device_bench import Access, Batch, DeviceBench, Step
+from hyperpy._record import record
 from hyperpy._recording import Event, Recording, RecordingError
-from hyperpy._replay import Divergence, record, replay
+from hyperpy._replay import Divergence, replay
 from hyperpy.machine import Machine
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ __all__ = [
     "Batch",
     "BenchLine",
     "BenchMemory",
+    "Deed",
     "DeviceBench",
     "DeviceMachine",
     "Divergence",
@@ -77,7 +80,7 @@ def __getattr__(name: str) -> object:
         if (error.name or "").partition(".")[0] != "hypothesis":
             raise
         raise ModuleNotFoundError(
-            f"hypothesis is not installed, of which {name} is made\n\nhint: pip install 'hyperpy[testing]'",
+            f"hypothesis is not installed, of which {name} is made\n\nhint: pip install hypothesis",
             name="hypothesis",
         ) from None
 

@@ -105,7 +105,7 @@ class Trace(list[TraceEntry]):
             import numpy  # noqa: PLC0415 - no dependency
         except ImportError:
             raise ImportError(
-                "an array of a trace wants numpy\n\nhint: pip install 'hyperpy[numpy]'; a trace is a list, too"
+                "an array of a trace wants numpy\n\nhint: pip install numpy; a trace is a list, too"
             ) from None
         text = {
             name: f"U{max((len(getattr(entry, name)) for entry in self), default=0) or 1}"

@@ -102,6 +102,7 @@ class Window:
             )
         hooks: list[tuple[Window, str]] = method.__dict__.setdefault("_window_hooks", [])
         hooks.append((self, kind))
+        self.__dict__.setdefault("_marks", []).append((kind, getattr(method, "__name__", "?")))
         return method
 
     @overload
@@ -316,11 +317,19 @@ def named(
             raise TypeError(
                 f"{kind} has several windows\n\nhint: {bus}={{{names}}}, those that are on this bus"
             )
-        yield (parts[0] if parts else None), operator.index(where)
+        yield (parts[0] if parts else None), _address(bus, where)
         return
     for name, base in where.items():
         part = next((part for part in parts if part.name == name), None)
         if part is None:
             names = ", ".join(part.name for part in parts) or f"none; {bus}=ADDRESS"
             raise TypeError(f"{kind} has no window {name!r}\n\nhint: its windows: {names}")
-        yield part, operator.index(base)
+        yield part, _address(bus, base)
+
+
+def _address(bus: str, where: object) -> int:
+    try:
+        return operator.index(where)  # type: ignore[arg-type] # whatever a script gives
+    except TypeError:
+        example = "0x300" if bus == "pio" else "0xFE00_0000"
+        raise TypeError(f"not a place on a bus: {bus}={where!r}\n\nhint: a number: {bus}={example}") from None

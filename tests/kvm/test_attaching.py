@@ -63,7 +63,7 @@ def test_firmware_over_a_device_is_refused(boot: Any) -> None:
     [
         ({}, TypeError, "one bus"),
         ({"pio": 0x80, "mmio": MMIO}, TypeError, "one bus"),
-        ({"pio": "0x80"}, TypeError, "str"),
+        ({"pio": "0x80"}, TypeError, "not a place on a bus: pio='0x80'"),
         ({"pio": 0x80, "size": 0}, DeviceError, "empty: 0x80"),
         ({"pio": 0x80, "size": -1}, DeviceError, "leaves the bus"),
         ({"pio": -1}, DeviceError, "leaves the bus: -0x1"),

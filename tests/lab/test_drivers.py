@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from hyperpy import packages
+from hyperpy import Exit, Linux, Machine, packages
+from hyperpy.guest import busybox_initramfs, kernel_modules
+from hyperpy.testing import Recording, record, replay
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -55,3 +59,50 @@ def test_qemu_fw_cfg_driver_shows_files_of_a_python_fw_cfg_and_writes_one_by_dma
     assert "motto: real drivers, Python devices" in said
     release = packages.kernel().release
     assert re.search(rf"the kernel at 0x[0-9a-f]+: OSRELEASE={re.escape(release)}\n", said), said
+
+
+def test_python_fw_cfg_recorded_under_linux_is_replayed_alone_with_its_dma(tmp_path: Path) -> None:
+    example: dict[str, Any] = runpy.run_path(str(EXAMPLES / "python_fw_cfg.py"))
+    kind, files = example["FwCfg"], {"opt/org.hyperpy/motto": b"real drivers, Python devices"}
+    debian = packages.kernel()
+    with Machine(memory="256M") as m:
+        fw_cfg = m.attach(kind(files), pio=0x510)
+        initrd = busybox_initramfs(example["INIT"], extra=kernel_modules(debian.modules, "qemu_fw_cfg"))
+        m.load(Linux(debian.vmlinuz, initrd, "console=ttyS0 quiet panic=-1"))
+        with record(fw_cfg) as recording:
+            ended = m.run(timeout=300)
+        assert isinstance(ended, Exit.SystemEvent), m.console.output
+        note = fw_cfg.items[0x20]
+    assert recording.dropped == 0
+    # The driver asks for its file to be written: the device reads the request and the note, and tells that it is done.
+    (index, written), *more = [(at, event) for at, event in enumerate(recording.events) if event.did]
+    request, data, result = written.did
+    assert (more, request.kind, request.ranges[0][1]) == ([], "read", 16)
+    assert (data.kind, data.data, result.kind, result.data) == ("read", note, "write", bytes(4))
+    assert result.ranges == ((request.ranges[0][0], 4),)
+    bytes_read = bytes(
+        event.value for event in recording.events if event.kind == "read" and event.offset == 1
+    )
+    assert files["opt/org.hyperpy/motto"] in bytes_read
+    recording.save(tmp_path / "fw_cfg.jsonl")
+    alone = kind(files)
+    assert replay(Recording.load(tmp_path / "fw_cfg.jsonl"), alone) is None
+    assert alone.items[0x20] == note
+
+    class Planted(kind):  # type: ignore[misc, valid-type]
+        """Tells the guest that it failed."""
+
+        def _done(self, control: int, length: int, address: int) -> int:
+            return int(super()._done(control, length, address)) | 1
+
+    found = replay(recording, Planted(files))
+    assert found is not None
+    assert (found.index, found.what) == (index, "did")
+    assert "request_low" in found.register
+    assert (found.expected, found.got.data) == (result, b"\0\0\0\1")
+    assert "in _request" in found.where
+
+    other = replay(recording, kind({"opt/org.hyperpy/motto": b"real drivers, Python Devices"}))
+    assert other is not None
+    assert "rest" in other.register
+    assert (other.what, other.expected, other.got) == ("value", ord("d"), ord("D"))

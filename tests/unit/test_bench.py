@@ -155,12 +155,23 @@ def test_report_comes_back_from_its_file(tmp_path: Path) -> None:
         (a_file(target_ns=float("nan")), "target is out of range: nan"),
         (a_file(per_operation=None), "not a report"),
         (a_file(surprise=1), "not a report"),
+        (a_file(hyperpy={"rounds": [[10**400]]}), "not a report"),
+        (a_file(hyperpy={"rounds": [["soon"]]}), "not a report"),
+        (a_file(per_operation={"exits": "one"}), "not a report"),
+        (b'{"form": ' + b"1" * 5000 + b"}", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
     ],
 )
 def test_file_that_is_no_report_says_so(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "r.json").write_bytes(content)
     with pytest.raises(ValueError, match=f"(?s){message}.*hint: "):
         Report.load(tmp_path / "r.json")
+
+
+def test_file_that_never_ends_is_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hyperpy._bench_values._MOST_BYTES", 1 << 20)
+    with pytest.raises(ValueError, match=r"not a report of `hyperpy bench`: it never ends\n\nhint: "):
+        Report.load("/dev/zero")
 
 
 @pytest.mark.parametrize(

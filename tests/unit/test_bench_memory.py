@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import sys
 import threading
+import warnings
+import weakref
 
 import pytest
 from tests.declared import BASE
@@ -151,9 +155,37 @@ def test_memory_of_the_bench_is_taken_back_and_a_machines_comes_in_its_place() -
         assert isinstance(card.memory, DmaMemory)
         lent = card.memory
         bench.memory.write(0, b"bench")
-    assert card.memory is None
+    assert not card.memory
     assert lent.read(0, 5) == b"bench"
     DeviceBench(card)
     with ScriptedMachine([]) as m:
         m.attach(card, mmio=BASE)
         assert card.memory.read(0, 5) == bytes(5)
+
+
+def test_bench_with_memory_that_the_collector_finds_inside_of_a_device_goes_without_a_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Collects(Card):
+        def work(self, memory: DmaMemory) -> None:  # type: ignore[override]
+            gc.collect()
+
+        def __init__(self) -> None:
+            self.accesses, self.result = 0, None
+
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    other = DeviceBench(Card())
+    other.itself = other  # type: ignore[attr-defined]
+    gone = weakref.ref(other)
+    bench = DeviceBench(Collects())
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        gc.disable()
+        try:
+            del other
+            bench.write32(0, 1)
+        finally:
+            gc.enable()
+    assert gone() is None
+    assert told == warned == []

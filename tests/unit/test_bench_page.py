@@ -66,8 +66,10 @@ class Text(HTMLParser):
         return [data for tag, data in self.words if tag in tags]
 
 
-def drawings(page: str) -> list[ElementTree.Element]:
-    return [ElementTree.fromstring(found) for found in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
+def plots(page: str) -> list[ElementTree.Element]:
+    """Its drawings without those of the key."""
+    drawn = [ElementTree.fromstring(found) for found in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
+    return [one for one in drawn if one.get("role") == "img"]
 
 
 def test_page_of_a_report_has_the_machine_its_groups_figures_and_reasons() -> None:
@@ -122,23 +124,25 @@ def test_page_of_a_comparison_has_both_machines_and_both_verdicts() -> None:
 
 def test_plot_marks_what_is_decided_and_draws_a_target() -> None:
     page = report(row("a", 2000, 1000, target=1.5), row("b", 1000, 1000)).html()
-    _, plot = drawings(page)
+    (plot,) = plots(page)
     kinds = [group.get("class") for group in plot.iter("g") if group.find("circle") is not None]
     assert kinds == ["slower", "undecided"]
+    words = ["hyperpy", "C", "faster", "slower", "undecided", "target: the most that it shall be"]
+    assert [word.strip() for word in Text(page).of("span")[: len(words)]] == words  # the key
     assert [path.get("class") for path in plot.iter("path")].count("target") == 1
     notes = [text.text for text in plot.iter("text") if "note" in (text.get("class") or "")]
     assert notes == ["2.00 slower", "\N{LESS-THAN OR EQUAL TO} 1.50 missed", "1.00 undecided"]
 
 
 def test_plot_of_rows_without_c_has_no_ratios() -> None:
-    _, plot = drawings(report(Row("a", "", samples(2)), Row("b", "", why="no")).html())
+    (plot,) = plots(report(Row("a", "", samples(2)), Row("b", "", why="no")).html())
     assert list(plot.iter("circle")) == []
     assert len([group for group in plot.iter("g") if group.get("class") == "ours"]) == 1
 
 
 def test_plot_keeps_everything_inside_and_labels_apart() -> None:
     rows = [row(f"row {number}", 10.0**number, 3 * 10.0**number) for number in range(9)]
-    (_, plot) = drawings(report(*rows, row("near", 1, 1.001), row("far", 1e9, 1)).html())
+    (plot,) = plots(report(*rows, row("near", 1, 1.001), row("far", 1e9, 1)).html())
     _, _, width, height = map(float, (plot.get("viewBox") or "").split())
     for part in plot.iter():
         for key in ("x", "x1", "x2", "cx"):
@@ -152,7 +156,7 @@ def test_plot_keeps_everything_inside_and_labels_apart() -> None:
 def test_plot_points_to_a_worst_case_that_is_far_out() -> None:
     far = Samples(((1.0,) * 200 + (1e6,),) * 7)
     near = Samples(((1.0,) * 200 + (2.0,),) * 7)
-    _, plot = drawings(report(Row("far", "", far), Row("near", "", near)).html())
+    (plot,) = plots(report(Row("far", "", far), Row("near", "", near)).html())
     ends = [path.get("d", "") for path in plot.iter("path") if path.get("class") == "tail"]
     assert ["l4 3" in end for end in ends] == [True, False]
 
@@ -163,7 +167,7 @@ def test_names_of_rows_fit_into_their_column(name: str) -> None:
 
 
 def test_plot_squeezes_a_name_that_is_too_long() -> None:
-    _, plot = drawings(report(Row("n" * 60, "", samples(2))).html())
+    (plot,) = plots(report(Row("n" * 60, "", samples(2))).html())
     (name,) = [text for text in plot.iter("text") if text.get("class") == "name"]
     assert name.get("textLength") == str(_bench_plot._NAMES)
 

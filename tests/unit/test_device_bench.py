@@ -130,7 +130,7 @@ def test_timers_of_the_device_fire_when_the_clock_is_stepped_and_are_gone_after_
         bench.reset()
         bench.clock.step(1000)
         assert bench.irq.history == []
-    assert bench.device.clock is None
+    assert not bench.device.clock
 
 
 def test_reset_is_that_of_a_machine() -> None:

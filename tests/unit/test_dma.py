@@ -43,7 +43,7 @@ def card() -> Iterator[Card]:
 
 def test_memory_is_there_from_attach_to_detach_and_not_without_dma() -> None:
     card = Card()
-    assert card.memory is None
+    assert not card.memory
     with _machine() as m:
         m.attach(card, mmio=BASE)
         first = card.memory
@@ -58,7 +58,7 @@ def test_memory_is_there_from_attach_to_detach_and_not_without_dma() -> None:
         assert again is not first
         assert again.read(0, 1) == b"\0"
         plain = m.attach(Device(), mmio=BASE + 0x100, size=4)
-        assert plain.memory is None
+        assert not plain.memory
     for kept in (first, again):
         for use in (
             lambda: kept.read(0, 1),  # noqa: B023 - called at once
@@ -80,7 +80,7 @@ def test_attach_that_is_refused_leaves_no_memory() -> None:
         card = Card()
         with pytest.raises(DeviceError, match="overlaps"):
             m.attach(card, mmio=BASE)
-        assert card.memory is None
+        assert not card.memory
         m.attach(card, mmio=BASE + 0x100)
         kept = card.memory
         with pytest.raises(DeviceError, match="overlaps"):
@@ -142,7 +142,7 @@ def test_register_called_dma_asks_for_no_memory() -> None:
         dma = Register(0x0, reset=1)  # type: ignore[assignment]
 
     with _machine() as m:
-        assert m.attach(Engine(), mmio=BASE).memory is None
+        assert not m.attach(Engine(), mmio=BASE).memory
 
 
 def test_reads_and_writes_cross_regions_and_mark_pages(card: Any) -> None:

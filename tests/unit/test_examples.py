@@ -86,6 +86,14 @@ def test_uart_written_a_line_answers_in_capitals_and_holds_its_line_until_all_is
     assert (read(2) & 0xF, bench.irq.level) == (1, False)
 
 
+def test_uart_written_a_line_without_an_end_keeps_no_more_of_it_than_it_can_answer(uart: Registers) -> None:
+    read, write, bench = uart
+    for byte in b"x" * 3000 + b"end\n":
+        write(0, byte)
+    assert len(bench.device.received) == 1024
+    assert bytes(read(0) for _ in range(1024))[-4:] == b"END\n"
+
+
 def test_uart_in_a_loop_receives_what_it_sends_and_forgets_it_when_cleared(uart: Registers) -> None:
     read, write, _ = uart
     write(4, 0x10)
@@ -123,6 +131,20 @@ def test_rtc_shows_its_time_and_warns_before_it_changes(rtc: Registers) -> None:
     assert (read(10) & 0x80, read(0)) == (0, 0x06)
     write(0x32, 0x20)
     assert read(0x32) == 0x20
+
+
+def test_rtc_bytes_that_only_keep_what_is_written_call_no_python(rtc: Registers) -> None:
+    read, write, bench = rtc
+    rest = [at for at in range(128) if at not in (*range(14),)]
+    for at in rest:
+        write(at, at ^ 0x55)
+    assert [read(at) for at in rest] == [at ^ 0x55 for at in rest]
+    said = bench.device.explain()
+    others = said["data[0…127]"]
+    assert (others.rung, others.reads, others.writes) == ("register", len(rest), len(rest))
+    assert sum(use.calls for use in said) == 0
+    read(12)
+    assert [(use.register, use.calls) for use in bench.device.explain() if use.calls] == [("data[12]", 1)]
 
 
 def test_rtc_alarm_interrupts_each_day_at_its_time_if_enabled(rtc: Registers) -> None:

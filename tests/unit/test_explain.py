@@ -142,6 +142,10 @@ def test_explain_of_every_kind_of_declaration_counts_it_under_its_name() -> None
     bench = DeviceBench(Many())
     bench.batch([(0x00, 4, 2), (0x04, 4, 9), (0x12, 2), (0x16, 2, 1), (0x18, 4), (0x20, 8), (0x50, 8, 1)])
     bench.batch([(0x00, 4, 4), (0x04, 4), (0x84, 4, 1)])
+    told = bench.device.explain()
+    assert told["data"] == told["data[0…3]"]
+    with pytest.raises(KeyError, match="Many has no such register: ticsk; hint: did you mean ticks"):
+        told["ticsk"]
     assert uses(bench.device) == {
         "index": ("register", 0, 2, 0),
         "data[0…3]": ("register", 0, 1, 0),
@@ -330,13 +334,13 @@ def test_stats_tell_accesses_of_each_python_device_by_rung_also_after_close() ->
         m.run(timeout=10.0)
         stats = m.stats
         assert {device.name: tuple(device.hits.values()) for device in stats.devices} == {
-            "lamp": (5, 1, 1),
-            "Duck": (0, 1, 0),
-            "two": (0, 1, 0),
+            "lamp": (0, 5, 1, 1),
+            "Duck": (0, 0, 1, 0),
+            "two": (0, 0, 1, 0),
         }
-        assert [*stats.devices[0].hits] == ["register", "python", "unclaimed"]
+        assert [*stats.devices[0].hits] == ["kernel", "register", "python", "unclaimed"]
     assert m.stats.devices == stats.devices
     assert str(stats).splitlines()[4:6] == [
-        "device  register  python  unclaimed",
-        "lamp           5       1          1",
+        "device  kernel  register  python  unclaimed",
+        "lamp         0         5       1          1",
     ]

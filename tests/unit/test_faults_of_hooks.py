@@ -10,7 +10,7 @@ import pytest
 from tests.hooks import CASES, HELD, HOOKS, STOPS, Case, Hook, Hooked
 
 from hyperpy import Block, DeclarationError, Device, Register, Stop
-from hyperpy._layout import _OWN
+from hyperpy.device import OWN
 from hyperpy.testing import DeviceBench
 
 HELD_VALUE = 7
@@ -51,7 +51,7 @@ def test_what_a_hook_does_is_taken_or_raised_and_named(hook: Hook, case: Case) -
     assert reach(bench, hook) == (HELD_VALUE if hook.is_read else None)
 
 
-@pytest.mark.parametrize("name", sorted(_OWN))
+@pytest.mark.parametrize("name", sorted(OWN))
 @pytest.mark.parametrize("base", [Device, Block])
 def test_method_whose_name_hyperpy_needs_is_refused(name: str, base: type) -> None:
     value = Register(0x0)

@@ -156,7 +156,7 @@ def test_clock_is_given_where_it_is_asked_for() -> None:
         device = Device()
         with pytest.raises(Exception, match="overlaps"):
             m.attach(device, pio=3, size=1)
-        assert device.clock is None
+        assert not device.clock
 
 
 def test_detach_takes_timers_of_that_device_off() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from hyperpy import Device, Flat, Linux, Machine, MachineSpec, Multiboot, Pvh, Stop, budget
+from hyperpy import Device, Flat, Linux, Machine, MachineSpec, Multiboot, Pvh, Stop, bench, budget
 from hyperpy.console import Console
 from hyperpy.msrs import msr_index
-from hyperpy.testing import Read, ScriptedMachine
+from hyperpy.testing import Read, ScriptedMachine, state_machine
 
 
 class Slotted:
@@ -48,6 +48,36 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
     "Stop": (lambda: Stop(_any(3)), TypeError, "not a reason: 3", 'Stop("why")'),
     "capacity": (lambda: Console(-1), ValueError, "capacity is out of range: -1", "bytes"),
     "descriptor": (_on(lambda m: m.console.sink(1 << 40)), ValueError, "not a descriptor", "fileno()"),
+    "place": (
+        _on(lambda m: m.attach(Device(), mmio=_any("0xfe000000"), size=4)),
+        TypeError,
+        "mmio='0xfe",
+        "a number",
+    ),
+    "two places": (
+        _on(lambda m: m.attach(Device(), pio=_any([1, 2]), size=4)),
+        TypeError,
+        "pio=[1, 2]",
+        "pio=0x300",
+    ),
+    "report": (
+        lambda: bench.compare(_any("a.json"), _any("b.json")),
+        TypeError,
+        "not a report: 'a.json'",
+        "Report.load",
+    ),
+    "guest": (
+        lambda: bench.measure(_any(Device()), rounds=1),
+        TypeError,
+        "not a machine: <",
+        "that makes one",
+    ),
+    "device made": (
+        lambda: state_machine(_any(Device())),
+        TypeError,
+        "made already: Device",
+        "its class, Device",
+    ),
     "slots": (
         _on(lambda m: m.attach(Slotted(), pio=0x80, irq=5)),
         TypeError,

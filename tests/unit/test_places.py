@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.declared import BASE
 
-from hyperpy import Device, DeviceError, Register, Window
+from hyperpy import Device, DeviceError, Register, StateError, Window, _hyperpy
 from hyperpy.exits import Exit
 from hyperpy.testing import Read, ScriptedMachine, Write
 
@@ -53,7 +53,7 @@ def _out(port: int, value: int) -> Write:
 
 
 def _places(m: ScriptedMachine) -> dict[str, int]:
-    return {row.name: row.base for row in m.map.rows if row.space != "memory"}
+    return {row.name: row.base for row in m.map.rows if row.space != "memory" and row.rung != "disabled"}
 
 
 def test_moved_device_is_found_at_its_new_place_alone_and_keeps_what_it_has() -> None:
@@ -307,3 +307,103 @@ def test_move_of_one_window_does_not_wait_for_a_vcpu_in_another() -> None:
         assert _places(m) == {"Card.low": 0x80}
         go_on.set()
         assert m.wait(RUN) == Exit.Halt(0)
+
+
+class Streaming(Device):
+    """Keeps writes, and does `work` at each that it is told of."""
+
+    data = Register(0x0, access="wo", stream=True)
+    tail = Register(0x4, posted=True)
+    dma = True
+
+    def __init__(self, work: Callable[[Any], object] = lambda device: None) -> None:
+        self.work = work
+        self.log: list[int] = []
+
+    @tail.on_write
+    def _tail(self, value: int) -> None:
+        self.log.append(value)
+        self.work(self)
+
+
+@pytest.mark.fault(17)
+def test_move_of_a_device_with_streams_waits_for_no_callback_of_another_one() -> None:
+    threads: list[threading.Thread] = []
+
+    def move_on_another_thread(card: Card) -> None:
+        thread = threading.Thread(target=lambda: m.move(streaming, mmio=BASE + 0x100))
+        threads.append(thread)
+        thread.start()
+        thread.join(0.5)  # half of what it would wait
+        card.log.append(("alive", thread.is_alive()))
+        m.move(card, pio={"low": 0xA0})
+
+    with ScriptedMachine([_out(0x80, 1), _out(0xA0, 2)]) as m:
+        streaming = m.attach(Streaming(), mmio=BASE)
+        card = m.attach(Card(), pio={"low": 0x80})
+        card.work = lambda card: None if card.log[1:] else move_on_another_thread(card)
+        assert m.run(timeout=RUN) == Exit.Halt(0)
+        assert card.log == [("low", 1), ("alive", False), ("low", 2)]
+        assert _places(m) == {"Card.low": 0xA0, "Streaming": BASE + 0x100}
+    threads[0].join()
+
+
+def test_device_that_is_told_of_writes_in_a_detach_has_its_memory_and_may_move_others() -> None:
+    read: list[bytes] = []
+
+    def work(device: Any) -> None:
+        read.append(device.memory.read(0x10, 2))
+        m.move(plain, pio=0x90)
+
+    with ScriptedMachine([Write(7, mmio=BASE + 4), _out(0x80, 1), _out(0x90, 2)]) as m:
+        m.memory.write(0x10, b"hi")
+        streaming, plain = m.attach(Streaming(work), mmio=BASE), m.attach(Plain(), pio=0x90)
+        m.attach(Card(lambda card: m.detach(streaming)), pio={"low": 0x80})
+        m.move(plain, pio=0x91)
+        assert m.run(timeout=RUN) == Exit.Halt(0)
+        assert (streaming.log, read, plain.writes) == ([7], [b"hi"], [2])
+        with pytest.raises(StateError):
+            streaming.memory.read(0x10, 2)  # type: ignore[union-attr]
+
+
+def test_detach_that_is_interrupted_takes_lines_and_timers_away_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Engine(Plain):
+        dma = True
+        irq: Any = None
+        clock: Any = None
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with ScriptedMachine([], irqchip=True) as m:
+        engine = m.attach(Engine(), mmio=BASE, irq=5)
+        line, memory = engine.irq, engine.memory  # type: ignore[attr-defined]
+        line.raise_()
+        timer = engine.clock.after(1_000, lambda: None)
+        monkeypatch.setattr(_hyperpy, "wait_until_left", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            m.detach(engine)
+        assert not line.level
+        assert not timer.active
+        with pytest.raises(StateError):
+            memory.read(0, 1)
+
+
+def test_reset_of_a_machine_resets_a_device_that_is_disabled_once() -> None:
+    class Resets(Card):
+        resets = 0
+
+        def reset(self) -> None:
+            self.resets += 1
+
+    with ScriptedMachine([]) as m:
+        half, off = Resets(), Resets()
+        m.attach(half, pio={"low": 0x80, "high": 0x90})
+        m.attach(off, pio={"low": 0x180, "high": 0x190}, mmio={"far": BASE})
+        off.kept = 5
+        m.disable(half, "low")
+        m.disable(off)
+        m.reset()
+        assert (half.resets, off.resets, off.kept) == (1, 1, 0x77)

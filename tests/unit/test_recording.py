@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.devices import Notes, Plain
-from tests.recorded import TRAFFIC, Nic
+from tests.recorded import TRAFFIC, Nic, drove
 
 from hyperpy import (
     Clock,
@@ -25,7 +25,7 @@ from hyperpy import (
     StateError,
     Stop,
     Window,
-    _replay,
+    _record,
 )
 from hyperpy.testing import (
     Access,
@@ -50,11 +50,11 @@ def test_bench_keeps_accesses_times_lines_timers_and_stops() -> None:
     bench.write32(0x0, 9)
     assert list(recording.events) == [
         Event(0, "write", 0x0, 4, 5),
-        Event(0, "write", 0x8, 4, 1, irq=(True,)),
+        Event(0, "write", 0x8, 4, 1, did=drove(True)),
         Event(10, "read", 0x4, 4, 1),
-        Event(10, "write", 0x4, 4, 1, irq=(False,)),
+        Event(10, "write", 0x4, 4, 1, did=drove(False)),
         Event(10, "write", 0xC, 4, 500),
-        Event(510, "timer", value=510, irq=(True,)),
+        Event(510, "timer", value=510, did=drove(True)),
         Event(1010, "read", 0x4, 4, 2),
         Event(1010, "read", 0x10, 8, 1010),
         Event(1010, "read", 0x18, 8, 1010),
@@ -74,7 +74,7 @@ def test_recording_in_the_middle_begins_with_the_state_the_time_and_the_line() -
     bench.device.slots[0:3] = b"abc"
     with bench.record() as recording:
         bench.play([*TRAFFIC, Access(0x4, 4, 3)])
-    assert (recording.begin, recording.level, recording.state["packets"]) == (1010, True, 2)
+    assert (recording.begin, recording.lines, recording.state["packets"]) == (1010, {"irq": True}, 2)
     assert recording.events[-1].irq == (False,)
     assert replay(recording, Nic()) is None
 
@@ -211,7 +211,7 @@ def test_recording_that_is_abandoned_ends_and_lets_go_of_the_device() -> None:
     del bench, plain
     gc.collect()
     assert device() is None
-    assert not _replay._open
+    assert not _record._open
 
 
 def test_recorded_device_of_a_machine_is_collected_with_it() -> None:

@@ -8,9 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.recorded import drove
 
-from hyperpy import Device, Ram, Register
-from hyperpy.testing import Access, DeviceBench, Event, Recording, RecordingError, Step, replay
+from hyperpy import Device, Line, Messages, Ram, Register
+from hyperpy.testing import (
+    Access,
+    BenchLine,
+    Deed,
+    DeviceBench,
+    Event,
+    Recording,
+    RecordingError,
+    Step,
+    replay,
+)
 
 
 class Keeper(Device):
@@ -33,13 +44,30 @@ class Keeper(Device):
         self.extra = state["extra"]
 
 
+MEMORY = (
+    Deed("read", ranges=((0x1000, 0), (0, 2)), data=b"ab"),
+    Deed("read", ranges=((5, 2**64 - 1),), refused=("dma reaches no memory", 5, 2**64 - 1)),
+    Deed("write", ranges=((5, 1),), data=b"x", refused=("dma writes to read-only memory", 5, 1)),
+)
 EVENTS = (
     Event(7, "read", 0x8, 8, 0x1234),
-    Event(8, "write", 0x0, 4, 1, vcpu=3, irq=(True, False), stop='"why"\n', raised="KeyError"),
+    Event(8, "write", 0x0, 4, 1, vcpu=3, did=drove(True, False), stop='"why"\n', raised="KeyError"),
+    Event(8, "write", 0x4, 2, 1, later=True),
+    Event(
+        9,
+        "told",
+        0x4,
+        2,
+        0x12345678,
+        vcpu=3,
+        did=(Deed("message", "msi", 2**64 - 1, 2**64 - 1, is_taken=False),),
+    ),
     Event(9, "timer", value=8, raised=""),
-    Event(9, "line", value=1),
-    Event(0, "reset", irq=(True,)),
-    Event(0, "line", value=0),
+    Event(9, "line", did=drove(True)),
+    Event(0, "reset", did=(*drove(True, name="sent"), Deed("message", "vector", 0x41, 0xFEE0_0000))),
+    Event(0, "memory", did=(Deed("write", ranges=((0x1000, 3), (2**64 - 1, 4)), data=b"\0\xff123"),)),
+    Event(0, "message", did=(Deed("message", "msi", 1, 2),)),
+    Event(0, "read", 0x0, 4, 0, did=MEMORY),
     Event(2**64 - 1, "read", 0xF, 1, 0xFF, vcpu=2**32 - 1),
 )
 STATE = {
@@ -59,7 +87,16 @@ STATE = {
     ],
 }
 WHOLE = Recording(
-    device="mine.Keeper", size=16, begin=7, level=True, state=STATE, schema=1, events=EVENTS, dropped=5
+    device="mine.Keeper",
+    size=16,
+    begin=7,
+    lines={"irq": True, "sent": False, "vector": False},
+    messages={"vector": (0xFEE0_0000, 0x41), "msi": None},
+    memory=True,
+    state=STATE,
+    schema=1,
+    events=EVENTS,
+    dropped=5,
 )
 
 
@@ -72,11 +109,12 @@ def test_recording_that_is_saved_is_loaded_as_it_was(path: Path) -> None:
     WHOLE.save(path)
     again = Recording.load(str(path))
     assert again == WHOLE
-    assert (again.events, again.state, again.level, again.dropped) == (EVENTS, STATE, True, 5)
+    assert (again.events, again.state, again.dropped) == (EVENTS, STATE, 5)
+    assert (again.lines, again.messages, again.memory) == (WHOLE.lines, WHOLE.messages, True)
     again.save(path)
     assert Recording.load(path) == WHOLE
     assert again != Recording(device="mine.Keeper", size=16)
-    assert repr(again) == "<recording of mine.Keeper: 7 events, 5 dropped>"
+    assert repr(again) == "<recording of mine.Keeper: 11 events, 5 dropped>"
 
 
 def test_recording_of_a_device_is_replayed_from_its_file(path: Path) -> None:
@@ -94,13 +132,20 @@ def test_recording_of_a_device_is_replayed_from_its_file(path: Path) -> None:
 def test_file_is_text_that_can_be_read_and_compared(path: Path) -> None:
     WHOLE.save(path)
     lines = path.read_text().splitlines()
-    assert len(lines) == 9
+    assert len(lines) == 13
     assert lines[1] == '{"ns": 7, "read": "0x8", "size": 8, "value": "0x1234"}'
     assert json.loads(lines[2]) == {
-        "ns": 8, "write": "0x0", "size": 4, "value": "0x1", "vcpu": 3, "irq": ["high", "low"], "stop": '"why"\n',
+        "ns": 8, "write": "0x0", "size": 4, "value": "0x1", "vcpu": 3, "did": [{"line": "irq", "to": "high"}, {"line": "irq", "to": "low"}], "stop": '"why"\n',
         "raised": "KeyError",
     }  # fmt: skip
-    assert lines[-1] == '{"end": 7, "dropped": 5}'
+    assert json.loads(lines[3]) == {"ns": 8, "write": "0x4", "size": 2, "value": "0x1", "later": True}
+    assert json.loads(lines[8]) == {
+        "ns": 0, "did": [{"write": [["0x1000", 3], ["0xffffffffffffffff", 4]], "bytes": "00ff313233"}],
+    }  # fmt: skip
+    assert json.loads(lines[10])["did"][1] == {
+        "read": [["0x5", 2**64 - 1]], "bytes": "", "refused": "dma reaches no memory", "at": ["0x5", 2**64 - 1],
+    }  # fmt: skip
+    assert lines[-1] == '{"end": 11, "dropped": 5}'
 
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), 1j, [lambda: None]])
@@ -166,7 +211,8 @@ READ = '{"ns": 1, "read": "0x0", "size": 1, "value": "0x0"}'
         (["{}"], 1, "not a recording"),
         (["[" * 100_000], 1, "not a line of a recording"),
         ([f'{{"hyperpy recording": {"9" * 5000}}}'], 1, "not a line of a recording"),
-        ([head(**{"hyperpy recording": 2})], 1, "recording is of another version: 2"),
+        ([head(**{"hyperpy recording": 3})], 1, "recording is of another version: 3"),
+        ([head(**{"hyperpy recording": 0})], 1, "recording is of another version: 0"),
         ([head(**{"hyperpy recording": True})], 1, "recording is of another version: True"),
         ([head(extra=1)], 1, "what is that: 'extra'"),
         ([head(device=7)], 1, "device is no text: 7"),
@@ -220,6 +266,118 @@ def test_line_that_cannot_be_is_named(path: Path, lines: list[str], line: int, m
     assert caught.value.hint
 
 
+def newer(**change: Any) -> str:
+    fields = {
+        "hyperpy recording": 2, "device": "a.B", "size": "0x10", "schema": 1, "begin": 0, "state": None,
+        "lines": {"irq": "low", "vector": "low"}, "messages": {"vector": ["0xfee00000", "0x41"], "msi": None}, "memory": True,
+    }  # fmt: skip
+    return json.dumps({**fields, **change})
+
+
+def reading(*did: Any, **change: Any) -> str:
+    return json.dumps({"ns": 1, "read": "0x0", "size": 1, "value": "0x0", "did": did, **change})
+
+
+@pytest.mark.parametrize(
+    ("lines", "line", "message"),
+    [
+        ([newer(line="low")], 1, "what is that: 'line'"),
+        ([newer(lines=None)], 1, "lines is no table: None"),
+        ([newer(lines={"irq": 1})], 1, "a line is high or low, not 1"),
+        ([newer(messages=[])], 1, "messages is no table: []"),
+        ([newer(messages={"msi": ["0x0"]})], 1, "not a message: ['0x0']"),
+        ([newer(messages={"msi": "ab"})], 1, "not a message: 'ab'"),
+        ([newer(messages={"msi": ["0x0", "0x100000000"]})], 1, "data is out of range: '0x100000000'"),
+        ([newer(memory=1)], 1, "memory is true or false, not 1"),
+        ([newer(), '{"ns": 1, "line": "high"}'], 2, "not one event"),
+        ([newer(), READ.replace("}", ', "irq": []}')], 2, "what is that: 'irq'"),
+        ([newer(), READ.replace("}", ', "later": true}')], 2, "what is that: 'later'"),
+        ([newer(), reading(later=True)], 2, "what is that: 'later'"),
+        ([newer(), READ.replace("read", "write").replace("}", ', "later": 1}')], 2, "later is true or false, not 1"),
+        ([newer(), '{"ns": 1, "did": []}'], 2, "not one event"),
+        ([newer(), json.dumps({"ns": 1, "did": [{"line": "irq", "to": "low"}] * 2})], 2, "not one event"),
+        ([newer(), json.dumps({"ns": 1, "did": [{"line": "irq", "to": "low"}], "vcpu": 1})], 2, "what is that: 'vcpu'"),
+        ([newer(), json.dumps({"ns": 1, "told": "0x0", "size": 1, "value": hex(1 << 64)})], 2, "value is out of range"),
+        ([newer(), json.dumps({"ns": 1, "told": "0x10", "size": 1, "value": "0x0"})], 2, "access leaves the device"),
+        ([newer(), READ.replace("}", ', "did": {}}')], 2, "did is no list: {}"),
+        ([newer(), reading(1)], 2, "not one thing that a device does: 1"),
+        ([newer(), reading({})], 2, "not one thing that a device does: {}"),
+        ([newer(), reading({"line": "irq", "read": []})], 2, "not one thing that a device does"),
+        ([newer(), reading({"line": "other", "to": "low"})], 2, "device has no such line: 'other'"),
+        ([newer(), reading({"line": ["irq"], "to": "low"})], 2, "device has no such line: ['irq']"),
+        ([newer(), reading({"line": "irq", "to": "up"})], 2, "a line is high or low, not 'up'"),
+        ([newer(), reading({"line": "irq"})], 2, "a line is high or low, not None"),
+        ([newer(), reading({"message": "irq", "address": "0x0", "data": "0x0"})], 2, "device has no such message: 'irq'"),
+        ([newer(messages=None), reading({"message": "msi"})], 2, "device has no such message: 'msi'"),
+        ([newer(), reading({"message": "msi", "address": 0, "data": "0x0"})], 2, "address is out of range: 0"),
+        ([newer(), reading({"message": "msi", "address": "0x0"})], 2, "data is out of range: None"),
+        ([newer(), reading({"message": "msi", "address": "0x0", "data": "0x0", "taken": 0})], 2, "taken is true or false"),
+        ([newer(memory=False), reading({"read": [], "bytes": ""})], 2, "guest memory in a recording that has none"),
+        ([newer(), reading({"read": {}, "bytes": ""})], 2, "not ranges of memory: {}"),
+        ([newer(), reading({"read": [["0x0", 0]] * 65_537, "bytes": ""})], 2, "not ranges of memory"),
+        ([newer(), reading({"read": [["0x0"]], "bytes": ""})], 2, "not a range of memory: ['0x0']"),
+        ([newer(), reading({"read": ["0x"], "bytes": ""})], 2, "not a range of memory: '0x'"),
+        ([newer(), reading({"read": [["0x0", -1]], "bytes": ""})], 2, "length is out of range: -1"),
+        ([newer(), reading({"read": [["0x0", 1]]})], 2, "not bytes: None"),
+        ([newer(), reading({"read": [["0x0", 1]], "bytes": "0"})], 2, "not bytes: '0'"),
+        ([newer(), reading({"read": [["0x0", 1]], "bytes": " 00"})], 2, "not bytes: ' 00'"),
+        ([newer(), reading({"read": [["0x0", 2]], "bytes": "00"})], 2, "read of 2 bytes has 1"),
+        ([newer(), reading({"write": [["0x0", 1]], "bytes": "0000"})], 2, "write of 1 bytes has 2"),
+        ([newer(), reading({"read": [], "bytes": "", "refused": "no"})], 2, "what is refused is so somewhere"),
+        ([newer(), reading({"read": [], "bytes": "", "at": ["0x0", 0]})], 2, "what is refused is so somewhere"),
+        ([newer(), reading({"read": [], "bytes": "", "refused": 1, "at": []})], 2, "refused is no text: 1"),
+        ([newer(), reading({"read": [], "bytes": "", "refused": "no", "at": 1})], 2, "not a range of memory: 1"),
+        ([newer(), reading({"read": [], "bytes": "", "why": 1})], 2, "what is that: 'why'"),
+    ],
+)  # fmt: skip
+def test_line_of_what_a_device_did_that_cannot_be_is_named(
+    path: Path, lines: list[str], line: int, message: str
+) -> None:
+    test_line_that_cannot_be_is_named(path, lines, line, message)
+
+
+OLD = """\
+{"hyperpy recording": 1, "device": "mine.Keeper", "size": "0x10", "schema": 1, "begin": 0, "line": "low", "state": null}
+{"ns": 0, "write": "0x0", "size": 4, "value": "0x1", "irq": ["high"]}
+{"ns": 3, "line": "low"}
+{"ns": 5, "timer": 5, "irq": ["high", "low"]}
+{"end": 3, "dropped": 0}
+"""
+
+
+def test_file_of_the_first_version_is_loaded_and_replayed_and_saved_anew(path: Path) -> None:
+    path.write_text(OLD)
+    old = Recording.load(path)
+    assert (old.lines, old.messages, old.memory) == ({"irq": False}, None, False)
+    assert [event.irq for event in old.events] == [(True,), (False,), (True, False)]
+    assert [event.kind for event in old.events] == ["write", "line", "timer"]
+
+    class Chatty(Keeper):
+        """Does what that version knew nothing of."""
+
+        dma = True
+        sent, msi = Line(), Messages()
+
+        @Keeper.value.on_write
+        def _value(self, value: int) -> None:
+            self.sent.pulse()
+            self.memory.write(0x1000, self.memory.read(0, 4))  # type: ignore[union-attr]
+            self.msi.send(0xFEE0_0000, 0x41)
+            super()._value(value)
+
+    assert replay(old, Keeper()) is None
+    assert replay(old, Chatty()) is None
+    old.save(path)
+    assert path.read_text().startswith('{"hyperpy recording": 2, ')
+    assert Recording.load(path) == old
+    assert replay(Recording.load(path), Chatty()) is None
+    path.write_text(OLD.replace(', "irq": ["high"]', ""))
+    found = replay(Recording.load(path), Chatty())
+    assert found is not None
+    assert (found.index, found.what, found.expected, found.got) == (0, "did", None, drove(True)[0])
+    assert found.where.endswith(", in _value")
+
+
 def test_file_that_is_not_there_is_an_os_error(path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Recording.load(path)
@@ -233,3 +391,13 @@ def test_deeply_nested_state_is_an_error_and_no_crash(path: Path) -> None:
     path.write_text(f'{text}\n{{"end": 0, "dropped": 0}}\n')
     with contextlib.suppress(RecordingError):
         assert Recording.load(path).state == deep
+
+
+def test_lines_of_any_name_in_a_file_take_the_place_of_nothing_else(path: Path) -> None:
+    names = ["__class__", "__dict__", "read", "load", "value", "clock", "memory", "size", "", "a b", "extra"]
+    path.write_text(f'{newer(lines=dict.fromkeys(names, "high"), state=None)}\n{{"end": 0, "dropped": 0}}\n')
+    device = Keeper()
+    assert replay(Recording.load(path), device) is None
+    assert (type(device), device.size, bool(device.clock), device.value) == (Keeper, 16, False, 0)
+    assert not any(isinstance(held, BenchLine) for held in vars(device).values())
+    assert callable(device.load)

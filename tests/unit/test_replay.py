@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from tests.recorded import TRAFFIC, Nic
+from tests.recorded import TRAFFIC, Nic, drove
 
 from hyperpy import (
     Device,
@@ -39,12 +39,12 @@ def test_reset_is_kept_and_begins_time_anew() -> None:
         bench.play(TRAFFIC)
         bench.reset()
         bench.play(TRAFFIC)
-    at = recording.events.index(Event(0, "reset", irq=(True, False)))
+    at = recording.events.index(Event(0, "reset", did=drove(True, False)))
     assert recording.events[at + 1 :][:3] == recording.events[:3]
     assert replay(recording, Wakes()) is None
     found = replay(recording, Nic())
     assert found is not None
-    assert (found.index, found.what, found.expected, found.got) == (at, "irq", (True, False), ())
+    assert (found.index, found.what, found.expected, found.got) == (at, "did", drove(True)[0], None)
 
 
 def test_timers_of_a_machine_are_replayed_when_they_fired_however_late_that_was() -> None:
@@ -170,7 +170,7 @@ class Raises(Other):
     ("device", "index", "register", "what", "expected", "got"),
     [
         (Answers, 8, "log", "value", 1010, 1),
-        (Silent, 5, "", "irq", (True,), ()),
+        (Silent, 5, "", "did", drove(True)[0], None),
         (Hasty, 5, "", "timer", 510, 509),
         (Patient, 5, "", "timer", 510, None),
         (Endless, 11, "data", "stop", "off", None),
@@ -199,8 +199,8 @@ def test_divergence_is_shown_with_what_was_before() -> None:
         bench.play(TRAFFIC)
     assert str(replay(recording, Silent())) == (
         "event 5, 510 ns: timer, due at 510 ns\n"
-        "  irq recorded: high\n"
-        "      replayed: no change\n"
+        "  did recorded: irq high\n"
+        "      replayed: nothing more\n"
         "before it:\n"
         "  10 ns: read of 0x4, 4 bytes: 0x1\n"
         "  10 ns: write of 0x1 to 0x4, 4 bytes\n"
@@ -230,7 +230,7 @@ def test_line_that_is_driven_from_elsewhere_is_an_input_of_the_replay() -> None:
         thread.join(RUN)
         assert bench.read32(0) == 1
         bench.irq.set(True)
-    assert recording.events == (Event(0, "line", value=1), Event(0, "read", 0, 4, 1))
+    assert recording.events == (Event(0, "line", did=drove(True)), Event(0, "read", 0, 4, 1))
     assert replay(recording, Echo()) is None
 
 
@@ -260,4 +260,4 @@ def test_replay_of_another_device_is_refused() -> None:
     device = Nic()
     assert replay(recording, device) is None
     assert not device.irq
-    assert device.clock is None
+    assert not device.clock

@@ -296,8 +296,7 @@ except ModuleNotFoundError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == (
-        "hypothesis hypothesis is not installed, of which accesses is made\n\n"
-        "hint: pip install 'hyperpy[testing]'\n"
+        "hypothesis hypothesis is not installed, of which accesses is made\n\nhint: pip install hypothesis\n"
     )
 
 

@@ -272,7 +272,7 @@ def test_attach_of_windows_is_all_or_nothing() -> None:
         ({"mmio": {}}, "no window is given"),
         ({}, "sits on one bus"),
         ({"mmio": {"regs": BASE}, "size": 16}, "size of a device with windows"),
-        ({"mmio": {"regs": "0x100"}}, "cannot be interpreted as an integer"),
+        ({"mmio": {"regs": "0x100"}}, "not a place on a bus: mmio='0x100'\n\nhint: a number"),
     ],
 )
 def test_attach_of_windows_that_are_not_named_right_is_a_type_error(where: dict[str, Any], told: str) -> None:

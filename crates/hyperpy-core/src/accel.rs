@@ -160,6 +160,9 @@ pub trait Vm: Send + Sync {
     /// The host refuses.
     fn post(&self, range: Range, on: bool) -> Result<(), AccelError>;
 
+    /// Hands over the writes in the ring, in order, on a thread that need not drive a vCPU: as [`Vcpu::take_posted`].
+    fn take_posted(&self, serve: &mut dyn FnMut(&Posted));
+
     /// Has a write of a guest signal an eventfd in place of an exit, or no longer.
     ///
     /// # Errors

@@ -37,7 +37,8 @@ pub(crate) struct Bell {
     at: BellAt,
     spot: Spot,
     region: RegionId,
-    device: Arc<dyn Device>,
+    /// Another one may be put there.
+    device: Mutex<Arc<dyn Device>>,
     event: EventFd,
 }
 
@@ -56,11 +57,27 @@ impl Bell {
         Attachment { space: self.spot.space, region: self.region }
     }
 
-    /// Calls the device if it was rung since the last time; what that asks for.
-    pub(crate) fn serve(&self) -> Action {
-        if self.event.read().is_err() {
-            return Action::Continue; // someone else has
+    /// Has the device told of writes that it keeps, as if all had been made by way of this.
+    pub(crate) fn flush(&self, asked: &dyn Fn(u32, Action)) {
+        let device = self.device();
+        let (_, origin) = device.origin();
+        let spot = Spot { base: self.spot.base.wrapping_sub(origin), ..self.spot };
+        if device.has_late() {
+            device.flush(usize::MAX, &|_| spot, asked);
         }
+    }
+
+    fn device(&self) -> Arc<dyn Device> {
+        self.device.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Calls the device if it was rung since the last time, after `before`; what that asks for.
+    pub(crate) fn serve(&self, before: impl FnOnce()) -> Action {
+        let Ok(times) = self.event.read() else {
+            return Action::Continue; // someone else has
+        };
+        // Now, so that it finds what was written before any of these rings.
+        before();
         let current = Current {
             machine: self.spot.machine,
             vcpu: Current::NO_VCPU,
@@ -71,7 +88,7 @@ impl Bell {
             is_write: true,
         };
         let at = Access { offset: self.at.offset, size: self.at.size, vcpu: Current::NO_VCPU };
-        alone(current, || self.device.write(at, self.at.value.unwrap_or_default()))
+        alone(current, || self.device().rung(at, self.at.value.unwrap_or_default(), times))
     }
 }
 
@@ -149,7 +166,7 @@ impl Bells {
         let vm = state.vm.as_ref().and_then(Weak::upgrade);
         for &at in bells {
             let Ok(event) = event() else { break };
-            let bell = Arc::new(Bell { at, spot, region, device: device.clone(), event });
+            let bell = Arc::new(Bell { at, spot, region, device: Mutex::new(device.clone()), event });
             if state.add(&bell).is_ok()
                 && let Some(vm) = &vm
             {
@@ -157,6 +174,18 @@ impl Bells {
             }
         }
         drop(state); // before the VM, which may be the last reference
+    }
+
+    /// Another device stands where one is, whose rings it gets from now on.
+    pub(crate) fn replace(&self, place: Attachment, device: &Arc<dyn Device>) {
+        let bells: Vec<_> = self.lock().bells.values().filter(|bell| bell.is_of(place)).cloned().collect();
+        for bell in bells {
+            let before = {
+                let mut held = bell.device.lock().unwrap_or_else(PoisonError::into_inner);
+                std::mem::replace(&mut *held, device.clone())
+            };
+            drop(before); // it may be Python's
+        }
     }
 
     /// Those of a device are exits again. Its rings that nobody has served yet are for the caller, who has it still.

@@ -5,9 +5,9 @@
 //! run.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::bus::{Access, Action, Device, Space, ones};
+use crate::bus::{Access, Action, Device, Space, Spot, ones};
 use crate::clock::Clock;
 use crate::error::RunError;
 use crate::run::panicked;
@@ -116,6 +116,29 @@ impl Bench {
             Some(value) => Answer::Asked(self.device.write(at, value & ones(at.size))),
         };
         self.guarded(|| alone(current, answer))
+    }
+
+    /// Makes a write of which the device's methods are told later, by [`Self::tell`]; false: it is a device that keeps none,
+    /// and nothing is done.
+    #[must_use]
+    pub fn defer(&self, Play { offset, size, written }: Play) -> bool {
+        if self.keeps {
+            let at = Access { offset, size, vcpu: 0 };
+            self.device.defer(at, written.unwrap_or_default() & at.ones());
+        }
+        self.keeps
+    }
+
+    /// Tells the device of the first write that it keeps; what that asks for.
+    ///
+    /// # Errors
+    /// The device panicked.
+    pub fn tell(&self) -> Result<Action, RunError> {
+        let asked = Mutex::new(Action::Continue);
+        let spot = |_| Spot { machine: Current::NO_MACHINE, space: Space::Mmio, base: 0 };
+        let note = |_, action| *asked.lock().unwrap_or_else(PoisonError::into_inner) = action;
+        self.guarded(|| self.device.flush(1, &spot, &note))?;
+        Ok(asked.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The machine's reset as this device sees it: its power-on state, and time from 0.

@@ -4,12 +4,14 @@
 //! stop stores the wish under the lock and kicks; the vCPU sees KVM_RUN interrupted, looks here, and leaves. The last
 //! one to leave *settles* the round: it decides what `run()` or `wait()` returns and wakes those who wait.
 //!
-//! A round is one run of all vCPUs, numbered by its epoch: `round` begins and settles it. What one vCPU does between
+//! The machine's states and what its program is asked are in `phase`. A round is one run of all vCPUs, numbered by its epoch: `round`
+//! begins and settles it. What one vCPU does between
 //! exits is in `run`, who asks vCPUs to leave and what is queued for the caller in `request`, which thread serves which vCPU
 //! in `threads`, callbacks of timers beside them in `callbacks`, and what pause, reset and close wait for in `verbs`.
 
 mod callbacks;
 mod hold;
+mod phase;
 mod request;
 mod round;
 mod threads;
@@ -19,6 +21,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use self::phase::{Host, Phase};
 use crate::bells::Bells;
 use crate::clock::Clock;
 use crate::condvar::Condvar;
@@ -28,62 +31,6 @@ use crate::vcpu::Shared;
 
 /// How often a waiting thread looks whether its host (Python) wants it.
 pub(crate) const POLL: Duration = Duration::from_millis(50);
-
-/// The states of a machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Nothing has run.
-    Created,
-    /// vCPUs run, or are about to, or are about to stop.
-    Running,
-    /// Every vCPU is stopped and can run on.
-    Paused,
-    /// The guest has ended.
-    Stopped,
-    /// Closed: memory and descriptors are given back.
-    Closed,
-}
-
-impl Phase {
-    /// The word for it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Running => "running",
-            Self::Paused => "paused",
-            Self::Stopped => "stopped",
-            Self::Closed => "closed",
-        }
-    }
-}
-
-/// What the program around the machine must be asked: Python, in practice.
-pub trait Host: Send + Sync {
-    /// Looks whether the program wants its thread back (a signal with an exception). True stops the machine. Asked at every
-    /// tick while the guest stands still: a look must not wait for anything.
-    fn poll(&self) -> bool;
-
-    /// Makes a thread that calls [`Machine::serve`](crate::machine::Machine::serve) for a vCPU.
-    ///
-    /// # Errors
-    /// There can be no more threads.
-    fn spawn(&self, vcpu: u32) -> Result<(), RunError>;
-    /// Makes a thread that calls [`Machine::serve_timers`](crate::machine::Machine::serve_timers). The default makes none.
-    ///
-    /// # Errors
-    /// There can be no more threads.
-    fn spawn_timers(&self) -> Result<(), RunError> {
-        Err(RunError::Host)
-    }
-    /// Makes a thread that calls [`Machine::serve_bells`](crate::machine::Machine::serve_bells). The default makes none.
-    ///
-    /// # Errors
-    /// There can be no more threads.
-    fn spawn_ringer(&self) -> Result<(), RunError> {
-        Err(RunError::Host)
-    }
-}
 
 /// What `run()` or `wait()` will return.
 pub type Outcome = Result<Exit, RunError>;

@@ -80,6 +80,8 @@ struct HubState {
     vm: Option<Weak<dyn Vm>>,
     /// Every gsi that was driven, with the lines that are high.
     high: BTreeMap<u32, BTreeSet<u64>>,
+    /// Lines that send a message, and are high.
+    high_messages: BTreeSet<u64>,
     pulses: Pulses,
 }
 
@@ -97,13 +99,17 @@ impl HubState {
     }
 }
 
+/// Tells a line from every other of the process.
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 impl LineHub {
     /// A line to a gsi, which is low again when the line is dropped.
     #[must_use]
     pub fn line(self: &Arc<Self>, gsi: u32) -> Arc<dyn Line> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Arc::new(HubLine { hub: self.clone(), gsi, id, forks: fork_generation() })
+        Arc::new(HubLine { hub: self.clone(), gsi, id: next_id(), forks: fork_generation() })
     }
 
     /// KVM's controllers exist from now on.

@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use self::objects::{Objects, enter_at};
+pub use self::places::Removed;
 use crate::accel::{Accelerator, VmConfig};
 use crate::arch::x86_64::cpuid::CpuidEdits;
 use crate::boot::Entry;

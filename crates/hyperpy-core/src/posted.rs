@@ -5,12 +5,13 @@
 //! ring, and when it is full, such a write is an exit as any other. Here is which addresses are posted; the ring is the
 //! accelerator's.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::accel::{AccelExit, Vm};
 use crate::bus::{Access, Action, Bus, Rung, Space};
 use crate::machine::Machine;
-use crate::vcpu::{Shared, bump};
+use crate::vcpu::Shared;
 
 /// Addresses whose writes are posted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +52,11 @@ impl Posted {
 
 /// Which writes of a machine are posted. Devices may say so before KVM's objects exist.
 #[derive(Default)]
-pub struct Posts(Mutex<State>);
+pub struct Posts {
+    state: Mutex<State>,
+    /// Writes of the ring that were served on a thread that has no counters.
+    served: AtomicU64,
+}
 
 #[derive(Default)]
 struct State {
@@ -62,7 +67,7 @@ struct State {
 
 impl Posts {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Posts the writes to a range from now on, or no longer. What is in the ring then is served before what comes later.
@@ -88,15 +93,30 @@ impl Posts {
         self.state().ranges.clone()
     }
 
-    /// Nothing that shares an address with this is posted any longer: its device is gone.
-    pub(crate) fn forget(&self, space: Space, base: u64, len: u64) {
+    /// Nothing that shares an address with this is posted any longer: its device goes. What was, and what is in the ring of
+    /// it is all that ever will be.
+    pub(crate) fn forget(&self, space: Space, base: u64, len: u64) -> Vec<Range> {
         let last = base.saturating_add(len.saturating_sub(1));
-        for range in self.ranges() {
+        let shares = |range: &Range| {
             let end = range.base.saturating_add(range.len.saturating_sub(1).into());
-            if range.space == space && range.base <= last && base <= end {
-                self.set(range, false);
-            }
+            range.space == space && range.base <= last && base <= end
+        };
+        let gone: Vec<_> = self.ranges().into_iter().filter(shares).collect();
+        gone.iter().for_each(|range| self.set(*range, false));
+        gone
+    }
+
+    /// Takes the writes out of the ring.
+    fn take(&self, serve: &mut dyn FnMut(&Posted)) {
+        let vm = self.state().vm.as_ref().and_then(Weak::upgrade);
+        if let Some(vm) = vm {
+            vm.take_posted(serve);
         }
+    }
+
+    /// Writes of the ring that no vCPU has counted.
+    pub(crate) fn uncounted(&self) -> u64 {
+        self.served.swap(0, Ordering::Relaxed)
     }
 
     /// The VM exists from now on.
@@ -120,25 +140,35 @@ impl std::fmt::Debug for Posts {
     }
 }
 
-/// Serves one write from the ring on behalf of the vCPU that found it there, which need not be the one that made it. One
-/// whose device is gone is dropped.
+/// Serves one write from the ring on behalf of the vCPU that found it there, which need not be the one that made it.
 pub(crate) fn serve(machine: &Machine, shared: &Shared, vcpu: u32, write: &Posted) {
+    shared.presence.enter();
+    let rung = defer(machine, vcpu, write);
+    shared.presence.leave();
+    shared.counters.hit(rung);
+}
+
+/// Serves what is in the ring on a thread that need not drive a vCPU. Whoever takes a device off its bus empties the ring before,
+/// and so waits for this.
+pub(crate) fn serve_ring(machine: &Machine) {
+    machine.posts.take(&mut |write| {
+        if defer(machine, 0, write) == Rung::Kernel {
+            machine.posts.served.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+}
+
+/// Hands a write to its device; who that is. One of nobody is dropped.
+fn defer(machine: &Machine, vcpu: u32, write: &Posted) -> Rung {
     let Posted { space, address, size, value } = *write;
     let bus: &Bus = if space == Space::Pio { &machine.pio } else { &machine.mmio };
-    let count = |rung: Rung| shared.counters.hits.get(rung as usize).into_iter().for_each(|hits| bump(hits, 1));
-    shared.presence.enter();
     let map = bus.map();
-    let action = if let Some(region) = map.region_at(address, size) {
-        count(Rung::Kernel);
-        region.device.defer(Access { offset: address - region.base, size, vcpu }, value)
-    } else {
-        count(Rung::Unclaimed);
-        Action::Continue
-    };
-    shared.presence.leave();
+    let Some(region) = map.region_at(address, size) else { return Rung::Unclaimed };
+    let action = region.device.defer(Access { offset: address - region.base, size, vcpu }, value);
     if action != Action::Continue {
         machine.control.device_asks(vcpu, action);
     }
+    Rung::Kernel
 }
 
 #[cfg(test)]

@@ -2,15 +2,21 @@
 //!
 //! A [`Recorder`] stands before a device where it is on a bus ([`Recorded`], put there by
 //! [`Machine::replace`](crate::machine::Machine::replace)): one that is not recorded costs nothing. While a recorded access or timer is served, the clock stands still for the thread
-//! that serves it ([`Clock::hold`]), so that whatever the device reads off it is the moment that is kept. What fits is kept from the
+//! that serves it ([`Clock::hold`]), so that whatever the device reads off it is the moment that is kept. What the device does
+//! meanwhile to its lines and to guest memory is kept with it, in order ([`Deed`]). What fits is kept from the
 //! beginning on: it can be played from the state there, which the last part of it could not.
+
+mod deed;
+mod device;
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::bus::{Access, Action, Device, Shortcuts, Spot};
+pub use self::deed::{Deed, Moved, Wire};
+pub use self::device::Recorded;
+pub(crate) use self::device::{told, waits};
+use crate::bus::Action;
 use crate::clock::{Clock, Fired, Held};
-use crate::names::Names;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,17 +38,25 @@ pub enum What {
         size: u8,
         /// What it wrote.
         value: u64,
+        /// The device's method is told later.
+        waits: bool,
+    },
+    /// The device's method was told of a write that had waited: with which value.
+    Told {
+        /// Bytes from the start of the device's range.
+        offset: u64,
+        /// Width in bytes, 1 to 8.
+        size: u8,
+        /// What the method got.
+        value: u64,
     },
     /// A timer of the device fired.
     Timer {
         /// When it was due.
         deadline: u64,
     },
-    /// Something else than the device's serving of the above drove its interrupt line.
-    Line {
-        /// Asserted.
-        high: bool,
-    },
+    /// The device did something elsewhere than in the above, such as on a thread of its own: one [`Deed`].
+    Deed,
     /// The machine's reset button was pressed.
     Reset,
 }
@@ -63,7 +77,7 @@ pub struct Event {
 /// What few events have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct More {
-    lines: Vec<bool>,
+    deeds: Vec<Deed>,
     raised: Option<String>,
     asked: Option<Action>,
 }
@@ -73,10 +87,10 @@ impl Event {
         Self { ns, vcpu, what, is_over: false, more: None }
     }
 
-    /// How the device's interrupt line changed meanwhile: true where it was asserted.
+    /// What the device did meanwhile, in order.
     #[must_use]
-    pub fn lines(&self) -> &[bool] {
-        self.more.as_ref().map_or(&[], |more| &more.lines)
+    pub fn deeds(&self) -> &[Deed] {
+        self.more.as_ref().map_or(&[], |more| &more.deeds)
     }
 
     /// What a method of the device raised: a name.
@@ -99,7 +113,7 @@ impl Event {
 #[derive(Debug, Default)]
 struct State {
     events: Vec<Event>,
-    /// Events and changes of the line.
+    /// Events and deeds, by what they take up.
     kept: usize,
     /// What was not kept.
     lost: u64,
@@ -107,18 +121,19 @@ struct State {
     cut: Option<usize>,
     /// The moment of the last event: none is told of an earlier one.
     last: u64,
-    is_high: bool,
+    wires: Vec<Wire>,
     is_stopped: bool,
 }
 
 impl State {
-    /// Whether one more is kept. After one that is not, none is: a gap could not be played.
-    fn has_room(&mut self, limit: usize) -> bool {
-        let is_full = self.lost > 0 || self.kept >= limit || self.events.try_reserve(1).is_err();
+    /// Whether one more, that takes up so much, is kept. After one that is not, none is: a gap could not be played.
+    fn has_room(&mut self, limit: usize, cost: usize) -> bool {
+        let after = self.kept.saturating_add(cost);
+        let is_full = self.lost > 0 || after > limit || self.events.try_reserve(1).is_err();
         if is_full {
             self.lost = self.lost.saturating_add(1);
         } else {
-            self.kept += 1;
+            self.kept = after;
         }
         !is_full
     }
@@ -143,10 +158,11 @@ thread_local! {
 }
 
 impl Recorder {
-    /// Keeps up to `limit` events and changes of the interrupt line, which is as it is told here.
+    /// Keeps up to `limit` events and deeds, as [`Deed::cost`] counts them; of a device with these lines, which deeds name by
+    /// their number.
     #[must_use]
-    pub fn new(clock: Arc<Clock>, limit: usize, is_high: bool) -> Arc<Self> {
-        Arc::new(Self { clock, limit, state: Mutex::new(State { is_high, ..State::default() }) })
+    pub fn new(clock: Arc<Clock>, limit: usize, wires: Vec<Wire>) -> Arc<Self> {
+        Arc::new(Self { clock, limit, state: Mutex::new(State { wires, ..State::default() }) })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -158,13 +174,14 @@ impl Recorder {
         self.lock().is_stopped = true;
     }
 
-    /// What was kept, and how many events were not: beyond the limit, and from one on that has not ended.
+    /// What was kept, from the event of this number on, and how many events were not: beyond the limit, and from one on that
+    /// has not ended. What was given once stays as it is.
     #[must_use]
-    pub fn events(&self) -> (Vec<Event>, u64) {
+    pub fn events(&self, from: usize) -> (Vec<Event>, u64) {
         let state = self.lock();
         let whole = state.events.iter().take(state.cut.unwrap_or(usize::MAX)).take_while(|event| event.is_over);
-        let events: Vec<_> = whole.cloned().collect();
-        let left_out = state.events.len() - events.len();
+        let events: Vec<_> = whole.skip(from).cloned().collect();
+        let left_out = state.events.len().saturating_sub(from.saturating_add(events.len()));
         (events, state.lost.saturating_add(left_out as u64))
     }
 
@@ -183,7 +200,7 @@ impl Recorder {
         let held = self.clock.hold(ns);
         let (given, what) = serve()?;
         drop(held);
-        if !state.is_stopped && !is_inner && state.has_room(self.limit) {
+        if !state.is_stopped && !is_inner && state.has_room(self.limit, 1) {
             state.events.push(Event { is_over: true, ..Event::new(ns, vcpu, what) });
         }
         Some(given)
@@ -197,10 +214,11 @@ impl Recorder {
         }
         let mut state = self.lock();
         if what == What::Reset {
-            (state.last, state.is_high) = (0, false);
+            state.last = 0;
+            state.wires.iter_mut().for_each(|wire| wire.is_high = false);
         }
         let ns = state.moment(now);
-        if state.is_stopped || !state.has_room(self.limit) {
+        if state.is_stopped || !state.has_room(self.limit, 1) {
             return None;
         }
         state.events.push(Event::new(ns, vcpu, what));
@@ -215,24 +233,52 @@ impl Recorder {
         self.begin(fired.now, 0, What::Timer { deadline: fired.deadline })
     }
 
-    /// The device's interrupt line is driven.
-    pub fn line(&self, high: bool) {
+    /// An interrupt line of the device is driven.
+    pub fn line(&self, wire: usize, high: bool) {
         let (now, serving) = (self.clock.now(), self.serving());
         let mut state = self.lock();
-        if state.is_stopped || std::mem::replace(&mut state.is_high, high) == high {
+        let is_inside = serving.is_some();
+        if let Some(deed) = state.wires.get_mut(wire).and_then(|it| it.driven(wire, high, is_inside)) {
+            self.add(&mut state, now, serving, deed);
+        }
+    }
+
+    /// The device did something else.
+    pub fn did(&self, deed: Deed) {
+        let (now, serving) = (self.clock.now(), self.serving());
+        self.add(&mut self.lock(), now, serving, deed);
+    }
+
+    /// The device did something that there is no memory for: as beyond the limit.
+    pub fn end_full(&self) {
+        let serving = self.serving();
+        let mut state = self.lock();
+        if !state.is_stopped {
+            state.lost = state.lost.saturating_add(1);
+            if let Some(index) = serving {
+                state.cut = Some(state.cut.map_or(index, |cut| cut.min(index)));
+            }
+        }
+    }
+
+    /// Keeps a deed: with the event that this thread serves, or alone.
+    fn add(&self, state: &mut State, now: u64, serving: Option<usize>, deed: Deed) {
+        if state.is_stopped {
             return;
         }
-        let has_room = state.has_room(self.limit);
+        let has_room = state.has_room(self.limit, deed.cost());
         match serving {
             Some(index) if has_room => {
                 if let Some(event) = state.events.get_mut(index) {
-                    event.more().lines.push(high);
+                    event.more().deeds.push(deed);
                 }
             }
             Some(index) => state.cut = Some(state.cut.map_or(index, |cut| cut.min(index))),
             None if has_room => {
                 let ns = state.moment(now);
-                state.events.push(Event { is_over: true, ..Event::new(ns, 0, What::Line { high }) });
+                let mut event = Event { is_over: true, ..Event::new(ns, 0, What::Deed) };
+                event.more().deeds.push(deed);
+                state.events.push(event);
             }
             None => {}
         }
@@ -260,17 +306,16 @@ pub struct Serving<'a> {
 impl Serving<'_> {
     /// The event has ended, and asks for this. One that is only dropped has not.
     pub fn end(self, asked: Option<Action>) {
-        self.end_as(|event| {
-            if let Some(asked) = asked.filter(|asked| *asked != Action::Continue) {
-                event.more().asked = Some(asked);
-            }
-        });
+        self.end_as(asked, |_| ());
     }
 
-    fn end_as(self, note: impl FnOnce(&mut Event)) {
+    fn end_as(self, asked: Option<Action>, note: impl FnOnce(&mut Event)) {
         if let Some(event) = self.recorder.lock().events.get_mut(self.index) {
             event.is_over = true;
             note(event);
+            if let Some(asked) = asked.filter(|asked| *asked != Action::Continue) {
+                event.more().asked = Some(asked);
+            }
         }
     }
 }
@@ -279,101 +324,6 @@ impl Drop for Serving<'_> {
     fn drop(&mut self) {
         let mine = SERVING.replace(self.outer.take());
         drop(mine);
-    }
-}
-
-/// A device whose traffic is kept. It is to be put where the device itself is.
-pub struct Recorded {
-    /// The device itself.
-    pub inner: Arc<dyn Device>,
-    /// What keeps it.
-    pub recorder: Arc<Recorder>,
-}
-
-impl Recorded {
-    fn begin(&self, vcpu: u32, what: What) -> Option<Serving<'_>> {
-        self.recorder.begin(self.recorder.clock.now(), vcpu, what)
-    }
-}
-
-impl Device for Recorded {
-    fn quick_read(&self, at: Access) -> Option<u64> {
-        let Access { offset, size, vcpu } = at;
-        self.recorder.quick(vcpu, || {
-            let value = self.inner.quick_read(at)?;
-            Some((value, What::Read { offset, size, value: value & at.ones() }))
-        })
-    }
-
-    fn quick_write(&self, at: Access, value: u64) -> bool {
-        let Access { offset, size, vcpu } = at;
-        let serve = || {
-            self.inner.quick_write(at, value).then_some(((), What::Write { offset, size, value: value & at.ones() }))
-        };
-        self.recorder.quick(vcpu, serve).is_some()
-    }
-
-    fn read(&self, at: Access) -> u64 {
-        let Access { offset, size, vcpu } = at;
-        let serving = self.begin(vcpu, What::Read { offset, size, value: 0 });
-        let value = self.inner.read(at);
-        if let Some(serving) = serving {
-            serving.end_as(|event| event.what = What::Read { offset, size, value: value & at.ones() });
-        }
-        value
-    }
-
-    fn write(&self, at: Access, value: u64) -> Action {
-        let Access { offset, size, vcpu } = at;
-        let serving = self.begin(vcpu, What::Write { offset, size, value: value & at.ones() });
-        let action = self.inner.write(at, value);
-        if let Some(serving) = serving {
-            serving.end(Some(action.clone()));
-        }
-        action
-    }
-
-    fn shortcuts(&self) -> Shortcuts {
-        self.inner.shortcuts()
-    }
-
-    fn defer(&self, at: Access, value: u64) -> Action {
-        let Access { offset, size, vcpu } = at;
-        let serving = self.begin(vcpu, What::Write { offset, size, value: value & at.ones() });
-        let action = self.inner.defer(at, value);
-        if let Some(serving) = serving {
-            serving.end(Some(action.clone()));
-        }
-        action
-    }
-
-    fn has_late(&self) -> bool {
-        self.inner.has_late()
-    }
-
-    fn flush(&self, spot: &dyn Fn(u64) -> Spot, asked: &dyn Fn(u32, Action)) {
-        self.inner.flush(spot, asked);
-    }
-
-    fn origin(&self) -> (usize, u64) {
-        self.inner.origin()
-    }
-
-    fn reset(&self) {
-        let serving = self.begin(0, What::Reset);
-        self.inner.reset();
-        if let Some(serving) = serving {
-            serving.end(None);
-        }
-    }
-
-    fn identity(&self) -> Option<usize> {
-        // Several of these may stand for one device.
-        self.inner.identity().or_else(|| Some(Arc::as_ptr(&self.inner).cast::<()>() as usize))
-    }
-
-    fn names(&self) -> Option<Arc<dyn Names>> {
-        self.inner.names()
     }
 }
 

@@ -111,6 +111,8 @@ pub struct Scripted {
     events: Arc<Mutex<BTreeMap<u32, EventFd>>>,
     /// Doorbells, and the other ends of their eventfds.
     bells: Arc<Mutex<Vec<(Doorbell, EventFd)>>>,
+    /// Writes that wait beside those of scripts, which no vCPU comes by.
+    ring: Arc<Mutex<Vec<Posted>>>,
     quiet: bool,
     most_slots: Option<u32>,
 }
@@ -154,6 +156,11 @@ impl Scripted {
         let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
         let bell = bells.iter().find(|(bell, _)| (bell.address, bell.value) == (address, value));
         bell.is_some_and(|(_, event)| event.write(1).is_ok())
+    }
+
+    /// A write waits in the ring, which no vCPU empties: only who takes what is in it for the whole machine.
+    pub fn wait_in_ring(&self, write: Posted) {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner).push(write);
     }
 
     /// The doorbells that there are.

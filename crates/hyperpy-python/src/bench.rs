@@ -88,6 +88,18 @@ impl Bench {
         }
     }
 
+    /// Makes a write of which the device is told by `tell`; False: it keeps none, and nothing is done.
+    fn defer(&self, offset: u64, size: u64, value: u64) -> PyResult<bool> {
+        Ok(self.core.defer(self.checked((offset, size, Some(value)))?))
+    }
+
+    /// The reason of the stop that the first write that is kept asks for, when the device is told of it.
+    fn tell(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        let action = self.core.tell();
+        self.raise(py)?;
+        action.map(|action| asked(&action)).map_err(|error| errors::run(&error))
+    }
+
     fn reset(&self, py: Python<'_>) -> PyResult<()> {
         let done = self.core.reset();
         self.raise(py)?;

@@ -65,12 +65,12 @@ impl Clock {
         &self.clock
     }
 
-    /// Refuses in the child of a fork, before any lock is taken. A manual clock belongs to nobody else.
     /// Whether it is a machine's, and not one that only steps move.
     pub(crate) fn is_of_a_machine(&self) -> bool {
         self.owner.machine.is_some()
     }
 
+    /// Refuses in the child of a fork, before any lock is taken. A manual clock belongs to nobody else.
     fn ours(&self, verb: &'static str) -> PyResult<()> {
         let mine = self.owner.machine.is_none() || self.owner.forks == fork_generation();
         if mine { Ok(()) } else { Err(errors::run(&RunError::Forked { verb })) }

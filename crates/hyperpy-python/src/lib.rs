@@ -66,7 +66,7 @@ mod _hyperpy {
     #[pymodule_export]
     use crate::memory::Memory;
     #[pymodule_export]
-    use crate::places::{attach, change, detach, end_record, record};
+    use crate::places::{Left, attach, change, detach, end_record, record, wait_until_left};
     #[pymodule_export]
     use crate::probe::capabilities;
     #[pymodule_export]

@@ -1,16 +1,16 @@
 //! Interrupt lines and messages, as Python devices hold them: `hyperpy.line`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use hyperpy_core::error::RunError;
 use hyperpy_core::irq::{Line, LineHub};
 use hyperpy_core::kvm::thread::fork_generation;
-use hyperpy_core::record::Recorder as CoreRecorder;
+use hyperpy_core::record::Deed;
 use pyo3::prelude::*;
 
 use crate::errors;
 use crate::machine::Machine;
-use crate::record::Recorder;
+use crate::record::{Recorder, Tap};
 
 /// Refuses in the child of a fork: the controllers are the parent's, and a thread that is not there may hold the lock.
 fn ours(forks: u64) -> PyResult<()> {
@@ -26,24 +26,22 @@ pub struct IrqLine {
     #[pyo3(get)]
     gsi: Option<u32>,
     /// (address, data) of the message.
+    #[pyo3(get, name = "_message")]
     message: Option<(u64, u32)>,
     /// The process that it belongs to.
     forks: u64,
     /// Who wants to know where it is driven to.
-    recorder: Mutex<Option<Arc<CoreRecorder>>>,
+    tap: Tap,
 }
 
 impl IrqLine {
     fn new(line: Arc<dyn Line>, gsi: Option<u32>, message: Option<(u64, u32)>) -> Self {
-        Self { line, gsi, message, forks: fork_generation(), recorder: Mutex::default() }
+        Self { line, gsi, message, forks: fork_generation(), tap: Tap::default() }
     }
 
     /// To be told before it is driven: what comes of it, on another thread, is recorded after it.
     fn tell(&self, levels: &[bool]) {
-        let recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(recorder) = recorder {
-            levels.iter().for_each(|&high| recorder.line(high));
-        }
+        self.tap.tell(|recorder, number| levels.iter().for_each(|&high| recorder.line(number, high)));
     }
 }
 
@@ -83,14 +81,12 @@ impl IrqLine {
         Ok(py.detach(|| self.line.is_high()))
     }
 
-    /// Tells a recorder from now on, or nobody.
+    /// Tells a recorder from now on, under this number, or nobody.
     #[pyo3(name = "_record")]
-    fn record(&self, recorder: Option<&Recorder>) {
-        if ours(self.forks).is_err() {
-            return;
+    fn record(&self, recorder: Option<&Recorder>, number: usize) {
+        if ours(self.forks).is_ok() {
+            self.tap.set(recorder, number);
         }
-        let recorder = recorder.map(|recorder| recorder.core.clone());
-        *self.recorder.lock().unwrap_or_else(PoisonError::into_inner) = recorder;
     }
 
     fn __repr__(&self) -> String {
@@ -107,6 +103,8 @@ impl IrqLine {
 pub struct MessageSender {
     lines: Arc<LineHub>,
     forks: u64,
+    /// Who wants to know what is sent.
+    tap: Tap,
 }
 
 #[pymethods]
@@ -115,31 +113,41 @@ impl MessageSender {
     fn send(&self, py: Python<'_>, address: u64, data: u64) -> PyResult<bool> {
         ours(self.forks)?;
         // More than 32 bits of data no message has.
-        let Ok(data) = u32::try_from(data) else { return Ok(false) };
-        Ok(py.detach(|| self.lines.send(address, data)))
+        let is_taken = u32::try_from(data).is_ok_and(|data| py.detach(|| self.lines.send(address, data)));
+        self.tap.tell(|recorder, wire| recorder.did(Deed::Message { wire, address, data, is_taken }));
+        Ok(is_taken)
+    }
+
+    /// Tells a recorder from now on, under this number, or nobody.
+    #[pyo3(name = "_record")]
+    fn record(&self, recorder: Option<&Recorder>, number: usize) {
+        if ours(self.forks).is_ok() {
+            self.tap.set(recorder, number);
+        }
     }
 }
 
 /// The interrupt line of a gsi.
 #[pyfunction]
-pub(crate) fn line(machine: &Machine, gsi: u32) -> PyResult<IrqLine> {
+pub(crate) fn line(py: Python<'_>, machine: &Machine, gsi: u32) -> PyResult<IrqLine> {
     machine.ours("use an interrupt line")?;
-    let line = machine.core().line(gsi).map_err(|error| errors::run(&error))?;
+    // It may wait for who makes KVM's objects.
+    let line = py.detach(|| machine.core().line(gsi)).map_err(|error| errors::run(&error))?;
     Ok(IrqLine::new(line, Some(gsi), None))
 }
 
 /// A line that sends a message whenever it is asserted.
 #[pyfunction]
-pub(crate) fn message_line(machine: &Machine, address: u64, data: u32) -> PyResult<IrqLine> {
+pub(crate) fn message_line(py: Python<'_>, machine: &Machine, address: u64, data: u32) -> PyResult<IrqLine> {
     machine.ours("use an interrupt line")?;
-    let line = machine.core().message_line(address, data).map_err(|error| errors::route(&error))?;
+    let line = py.detach(|| machine.core().message_line(address, data)).map_err(|error| errors::route(&error))?;
     Ok(IrqLine::new(line, None, Some((address, data))))
 }
 
 /// What sends messages to this machine.
 #[pyfunction]
-pub(crate) fn message_sender(machine: &Machine) -> PyResult<MessageSender> {
+pub(crate) fn message_sender(py: Python<'_>, machine: &Machine) -> PyResult<MessageSender> {
     machine.ours("use an interrupt line")?;
-    machine.core().want_irqchip().map_err(|error| errors::run(&error))?;
-    Ok(MessageSender { lines: machine.core().lines.clone(), forks: fork_generation() })
+    py.detach(|| machine.core().want_irqchip()).map_err(|error| errors::run(&error))?;
+    Ok(MessageSender { lines: machine.core().lines.clone(), forks: fork_generation(), tap: Tap::default() })
 }

@@ -1,20 +1,19 @@
-//! The machine for Python: verbs and statistics. What they share is in `inside`, where devices are in `places`.
+//! The machine for Python: verbs and statistics. What they share is in `inside`, the stock devices in `board`, where devices are in `places`.
 
+mod board;
 pub(crate) mod inside;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyperpy_core::accel::{Accelerator, VmConfig};
-use hyperpy_core::bus::{RegionId, Space};
+use hyperpy_core::bus::Space;
 use hyperpy_core::control::Phase;
 use hyperpy_core::error::RunError;
 use hyperpy_core::exit::StopReason;
 use hyperpy_core::kvm::Kvm;
-use hyperpy_core::kvm::affinity::CpuSet;
-use hyperpy_core::machine::{Attachment, Machine as Core, Unclaimed};
+use hyperpy_core::machine::{Machine as Core, Unclaimed};
 use hyperpy_core::memory::Memory as CoreMemory;
-use hyperpy_core::vcpu::Refused;
 use hyperpy_devices::pc::Board;
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyValueError;
@@ -22,13 +21,13 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use self::inside::{BoardError, duration};
+use self::inside::{cpu_set, duration, unanswered};
 use crate::clock::{self, Clock};
 use crate::console::Console;
 use crate::device::{Faults, PyAnswerer};
 use crate::host::PyHost;
 use crate::memory::{Memory, pages};
-use crate::places::Places;
+use crate::places::{Places, reset_disabled};
 use crate::processor::Handlers;
 use crate::script::Script;
 use crate::signals::attach;
@@ -129,12 +128,6 @@ impl Machine {
         Memory { inner: self.core.memory.clone(), machine: Arc::downgrade(&self.core), forks: self.core.forks() }
     }
 
-    /// Waits until every vCPU has left a device that is off its bus.
-    fn wait_until_left(&self, py: Python<'_>, pio: bool, region: u64) -> PyResult<()> {
-        let detached = Attachment { space: space(pio), region: RegionId(region) };
-        self.hosted(py, |host| self.core.wait_until_left(detached, host))
-    }
-
     /// The machine's clock; timers that are set by it are the device's of this name.
     #[pyo3(signature = (device = None))]
     fn clock(&self, device: Option<String>) -> Clock {
@@ -144,10 +137,7 @@ impl Machine {
     /// Puts the stock devices of a PC onto the port bus, with interrupt controllers.
     fn attach_pc(&self, console: &Console) -> PyResult<()> {
         self.ours("attach")?;
-        self.make_board(console).map_err(|failed| match failed {
-            BoardError::Run(error) => errors::run(&error),
-            BoardError::Attach(error) => errors::attach(&error),
-        })
+        self.make_board(console).map_err(|failed| failed.raised())
     }
 
     /// Whether the stock devices of a PC are there.
@@ -159,17 +149,7 @@ impl Machine {
     /// Takes the stock devices of a PC away again; `irqchip` is whether interrupt controllers were asked for before.
     fn detach_pc(&self, py: Python<'_>, irqchip: bool) -> PyResult<()> {
         self.ours("detach")?;
-        // Nothing is locked where the interpreter is taken again.
-        let board = lock(&self.board).take();
-        if let Some(board) = board {
-            py.detach(|| {
-                for &region in board.regions() {
-                    // One that is no longer there was detached by somebody else: nothing is left to do.
-                    let _ = self.core.detach(Attachment { space: Space::Pio, region });
-                }
-            });
-        }
-        self.core.unwant_irqchip(irqchip);
+        self.drop_board(py, irqchip);
         Ok(())
     }
 
@@ -227,6 +207,7 @@ impl Machine {
         self.ours("reset")?;
         let (reload, failed) = (reload.clone().unbind(), Mutex::new(None));
         let again = || {
+            reset_disabled(self);
             let done = attach(|py| reload.call0(py).map(drop));
             done.map_err(|error| {
                 *lock(&failed) = Some(error);
@@ -307,20 +288,7 @@ impl Machine {
     fn answer(&self, py: Python<'_>, exit: (u32, u64, u8, bool, u64, u64), value: u64) -> PyResult<()> {
         let exit = convert::io_from_fields(exit);
         let answered = self.hosted(py, |host| self.core.answer(&exit, value, host))?;
-        let limit = hyperpy_core::bus::ones(exit.size);
-        answered.map_err(|refused| match refused {
-            Refused::Stale => errors::Raise::new(
-                "StateError",
-                "the vcpu has moved on: the read was answered already",
-                "answer an exit before the next run(), and before registers are written",
-            )
-            .into(),
-            Refused::NotRead => PyValueError::new_err("the exit is a write: it needs no answer\n\nhint: run() goes on"),
-            _ => PyValueError::new_err(format!(
-                "value is too wide for a read of {} bytes: {value:#x}\n\nhint: at most {limit:#x}",
-                exit.size
-            )),
-        })
+        answered.map_err(|refused| unanswered(refused, value, exit.size))
     }
 
     fn regs<'py>(&self, py: Python<'py>, index: u32) -> PyResult<Bound<'py, PyDict>> {
@@ -403,23 +371,6 @@ impl Machine {
         if !self.core.is_forked() {
             self.core.control.begin_close();
             self.let_go();
-        }
-    }
-}
-
-/// The processors of these numbers, if this thread may run on all of them.
-fn cpu_set(cpus: Vec<u32>) -> PyResult<CpuSet> {
-    let refused = |error: &dyn std::fmt::Display| PyValueError::new_err(format!("{error}"));
-    let wanted = CpuSet::new(cpus.iter().copied());
-    let usable = wanted.as_ref().and_then(|set| {
-        let _pinned = set.enter().ok()?;
-        CpuSet::current().ok()
-    });
-    match (wanted, usable) {
-        (Some(wanted), Some(usable)) if wanted == usable => Ok(wanted),
-        _ => {
-            let mine = CpuSet::current().map_err(|error| refused(&error))?;
-            Err(refused(&format_args!("not processors that this process can use: {cpus:?}\n\nhint: it has {mine:?}")))
         }
     }
 }

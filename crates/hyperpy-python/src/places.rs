@@ -4,11 +4,12 @@
 //! its bus and keeps its place. Changes of several places are one change of the buses. A recorder of a device stands at its
 //! places, and goes where they go. While the list is locked no Python runs, and even making an exception would be that.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hyperpy_core::bus::{Access, Action, Device, Placement, Rung, Shortcuts, Space, Spot};
 use hyperpy_core::error::{AttachError, BusError};
-use hyperpy_core::machine::{Attachment, Machine as Core};
+use hyperpy_core::machine::{Attachment, Machine as Core, Removed};
 use hyperpy_core::names::Names;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -20,10 +21,11 @@ use crate::machine::{Machine, lock, space};
 use crate::record::Recorder;
 use crate::regfile::Registers;
 
-/// A window as Python describes it: whether it is of ports, base, size, where it begins in the device's own range, name.
-type Window = (bool, u64, u64, u64, String);
-/// Where vCPUs may still be: whether it is of ports, and the region.
-type Left = (bool, u64);
+/// A window as Python describes it: whether it is of ports, base, size, where it begins in the device's own range, name, whether it
+/// is enabled.
+type Window = (bool, u64, u64, u64, String, bool);
+/// The same for the bus: which, what, where it begins in the device's own range, whether it is enabled.
+type Wanted = (Space, Placement, u64, bool);
 
 /// A window of a device.
 struct Placed {
@@ -74,30 +76,24 @@ impl Places {
         self.all.iter_mut().find(|placed| placed.number == number).ok_or(AttachError::Bus(BusError::NotAttached))
     }
 
-    fn attach(
+    /// A device was put onto the buses: the numbers of its windows.
+    fn note(
         &mut self,
-        core: &Core,
+        added: Vec<Attachment>,
         device: &Arc<dyn Device>,
-        origins: &[u64],
-        wanted: &[(Space, Placement)],
+        wanted: Vec<Wanted>,
         python: Option<&Arc<PyDevice>>,
-    ) -> Result<Vec<u64>, AttachError> {
-        let (_, added) = core.rearrange(&[], wanted)?;
-        let mut numbers = Vec::with_capacity(added.len());
-        for (((space, placement), &origin), attachment) in wanted.iter().zip(origins).zip(added) {
+    ) -> Vec<u64> {
+        let mut added = added.into_iter();
+        let mut numbers = Vec::with_capacity(wanted.len());
+        for (space, placement, origin, is_on) in wanted {
             self.last += 1;
-            self.all.push(Placed {
-                number: self.last,
-                space: *space,
-                placement: placement.clone(),
-                device: device.clone(),
-                origin,
-                python: python.cloned(),
-                attachment: Some(attachment),
-            });
+            let attachment = if is_on { added.next() } else { None };
+            let (device, python) = (device.clone(), python.cloned());
+            self.all.push(Placed { number: self.last, space, placement, device, origin, python, attachment });
             numbers.push(self.last);
         }
-        Ok(numbers)
+        numbers
     }
 
     /// What changes of windows come to on the buses.
@@ -129,6 +125,11 @@ impl Places {
             placed.attachment = if is_on { added.next() } else { None };
         }
         Ok(())
+    }
+
+    /// Every device as it is called, and whether it is on a bus there.
+    fn devices(&self) -> Vec<(Arc<dyn Device>, bool)> {
+        self.all.iter().map(|placed| (placed.placement.device.clone(), placed.attachment.is_some())).collect()
     }
 
     fn record(&mut self, core: &Core, numbers: &[u64], recorder: &Recorder) -> Result<(), AttachError> {
@@ -196,6 +197,9 @@ impl Device for Slice {
     fn write(&self, at: Access, value: u64) -> Action {
         self.device.write(self.of(at), value)
     }
+    fn rung(&self, at: Access, value: u64, times: u64) -> Action {
+        self.device.rung(self.of(at), value, times)
+    }
     fn shortcuts(&self) -> Shortcuts {
         self.device.shortcuts().within(self.origin, self.len)
     }
@@ -205,8 +209,8 @@ impl Device for Slice {
     fn has_late(&self) -> bool {
         self.device.has_late()
     }
-    fn flush(&self, spot: &dyn Fn(u64) -> Spot, asked: &dyn Fn(u32, Action)) {
-        self.device.flush(spot, asked);
+    fn flush(&self, most: usize, spot: &dyn Fn(u64) -> Spot, asked: &dyn Fn(u32, Action)) {
+        self.device.flush(most, spot, asked);
     }
     fn origin(&self) -> (usize, u64) {
         (self.device.origin().0, self.origin)
@@ -235,7 +239,7 @@ impl Names for SliceNames {
     }
 }
 
-/// Puts an object with `read` and `write` onto the buses, all windows or none; the numbers of the windows. `named` are the
+/// Puts an object with `read` and `write` onto the buses, all windows that are enabled or none; the numbers of the windows. `named` are the
 /// windows of its class, by descending place; `registers` its declared ones, with the methods that want to know of accesses; `calls` counts
 /// these.
 #[pyfunction]
@@ -258,17 +262,20 @@ pub(crate) fn attach(
         let rung = if device.file.is_some() { Rung::Declared } else { Rung::Method };
         (device.clone(), rung, Some(device))
     };
-    let wanted = windows.iter().map(|(is_pio, base, len, origin, name)| {
+    let wanted = windows.iter().map(|(is_pio, base, len, origin, name, is_on)| {
         let device = in_window(*origin, *len, device.clone());
-        (space(*is_pio), Placement { base: *base, len: *len, name: name.as_str().into(), rung, device })
+        let placement = Placement { base: *base, len: *len, name: name.as_str().into(), rung, device };
+        (space(*is_pio), placement, *origin, *is_on)
     });
-    let wanted: Vec<_> = wanted.collect();
-    let origins: Vec<_> = windows.iter().map(|(_, _, _, origin, _)| *origin).collect();
-    let added = lock(&machine.places).attach(machine.core(), &device, &origins, &wanted, python.as_ref());
-    let numbers = added.map_err(|error| errors::attach(&error))?;
+    let wanted: Vec<Wanted> = wanted.collect();
+    let on: Vec<_> = wanted.iter().filter(|wanted| wanted.3).map(|wanted| (wanted.0, wanted.1.clone())).collect();
     let py = object.py();
+    // Another thread that changes places may be emptying the ring.
+    let added = py.detach(|| machine.core().rearrange(&[], &on));
+    let (_, added) = added.map_err(|error| errors::attach(&error))?;
+    let numbers = lock(&machine.places).note(added, &device, wanted, python.as_ref());
     machine.hosted(py, |host| machine.core().spawn_ringer(host)).inspect_err(|_| {
-        let _ = detach(py, machine, numbers.clone());
+        let _ = detach(py, machine, numbers.clone()).and_then(|left| wait_until_left(py, machine, &left));
     })?;
     Ok(numbers)
 }
@@ -276,37 +283,62 @@ pub(crate) fn attach(
 /// What becomes of a window: its number, its new address, whether it is on its bus; `None` leaves it as it is.
 type Change = (u64, Option<u64>, Option<bool>);
 
-/// Moves windows, disables and enables them, as one change; where vCPUs may still be in them.
+/// What was taken off the buses: vCPUs may still be in it.
+#[pyclass(frozen, module = "hyperpy._hyperpy")]
+pub struct Left(Removed);
+
+/// Moves windows, disables and enables them, as one change; what [`wait_until_left`] is for.
 #[pyfunction]
 #[allow(clippy::needless_pass_by_value)]
-pub(crate) fn change(py: Python<'_>, machine: &Machine, changes: Vec<Change>) -> PyResult<Vec<Left>> {
+pub(crate) fn change(py: Python<'_>, machine: &Machine, changes: Vec<Change>) -> PyResult<Left> {
     machine.ours("move a device")?;
     let plan = lock(&machine.places).plan(&changes).map_err(|error| errors::attach(&error))?;
-    // Methods may be told of writes meanwhile, with no lock held.
     let moved = py.detach(|| machine.core().rearrange(&plan.off, &plan.on));
     let (removed, added) = moved.map_err(|error| errors::attach(&error))?;
     let settled = lock(&machine.places).settle(&plan.after, added);
-    py.detach(|| machine.core().serve_rest(&removed));
     settled.map_err(|error| errors::attach(&error))?;
-    Ok(seen(plan.off))
+    Ok(Left(removed))
 }
 
-/// Takes windows off their buses for good; where vCPUs may still be in them.
+/// Takes windows off their buses for good; what [`wait_until_left`] is for.
 #[pyfunction]
 #[allow(clippy::needless_pass_by_value)]
-pub(crate) fn detach(py: Python<'_>, machine: &Machine, numbers: Vec<u64>) -> PyResult<Vec<Left>> {
+pub(crate) fn detach(py: Python<'_>, machine: &Machine, numbers: Vec<u64>) -> PyResult<Left> {
     machine.ours("detach")?;
     let off = lock(&machine.places).attached(&numbers).map_err(|error| errors::attach(&error))?;
     let taken = py.detach(|| machine.core().rearrange(&off, &[]));
     let (removed, _) = taken.map_err(|error| errors::attach(&error))?;
     let gone = lock(&machine.places).take(&numbers);
-    py.detach(|| machine.core().serve_rest(&removed));
-    drop((removed, gone));
-    Ok(seen(off))
+    drop(gone);
+    Ok(Left(removed))
 }
 
-fn seen(left: Vec<Attachment>) -> Vec<Left> {
-    left.into_iter().map(|attachment| (attachment.space == Space::Pio, attachment.region.0)).collect()
+/// Waits until every vCPU has left what was taken off the buses, and tells it of what was written before. To be called where
+/// nothing is held that a device's method wants.
+#[pyfunction]
+pub(crate) fn wait_until_left(py: Python<'_>, machine: &Machine, left: &Left) -> PyResult<()> {
+    machine.hosted(py, |host| {
+        let core = machine.core();
+        let mut regions = left.0.regions.iter();
+        let waited = regions.try_for_each(|(space, region)| {
+            core.wait_until_left(Attachment { space: *space, region: region.id }, host)
+        });
+        core.serve_rest(&left.0);
+        waited
+    })
+}
+
+/// Resets devices that are attached and on no bus, where the core does not find them.
+pub(crate) fn reset_disabled(machine: &Machine) {
+    let devices = lock(&machine.places).devices();
+    let of = |device: &Arc<dyn Device>| Arc::as_ptr(device).cast::<()>() as usize;
+    let identity = |device: &Arc<dyn Device>| device.identity().unwrap_or_else(|| of(device));
+    let mut seen: BTreeSet<_> = devices.iter().filter(|(_, is_on)| *is_on).map(|(it, _)| identity(it)).collect();
+    for (device, _) in &devices {
+        if seen.insert(identity(device)) {
+            device.reset();
+        }
+    }
 }
 
 /// Has a recorder watch windows, wherever they are and will be.

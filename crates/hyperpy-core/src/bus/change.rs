@@ -127,11 +127,6 @@ impl Bus {
 }
 
 impl Prepared<'_> {
-    /// What it takes off.
-    pub(crate) fn removed(&self) -> &[Region] {
-        &self.removed
-    }
-
     /// Makes it the bus's map. What was taken off, in which vCPUs may still be inside: it is dropped where no lock is held;
     /// and the numbers of what was put on, in order.
     pub(crate) fn publish(self) -> (Vec<Region>, Vec<RegionId>) {

@@ -5,13 +5,13 @@
 //! irqfd ends with the level low, whoever else holds it high, and a message has no level.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Line, LineHub, check_route};
+use super::{Line, LineHub, check_route, next_id};
 use crate::accel::{Route, Vm};
+use crate::kvm::thread::fork_generation;
 
 /// Which gsis lead to a message alone, and the eventfds that pulse them, made when they are first wanted.
 #[derive(Default)]
@@ -54,7 +54,7 @@ impl LineHub {
     /// A line that sends this message whenever it is driven high.
     #[must_use]
     pub fn message_line(self: &Arc<Self>, address: u64, data: u32) -> Arc<dyn Line> {
-        Arc::new(MessageLine { hub: self.clone(), address, data, high: AtomicBool::new(false) })
+        Arc::new(MessageLine { hub: self.clone(), address, data, id: next_id(), forks: fork_generation() })
     }
 }
 
@@ -62,19 +62,36 @@ struct MessageLine {
     hub: Arc<LineHub>,
     address: u64,
     data: u32,
-    high: AtomicBool,
+    /// As for a line of a gsi.
+    id: u64,
+    forks: u64,
 }
 
 impl Line for MessageLine {
     fn set(&self, high: bool) {
-        self.high.store(high, Ordering::SeqCst);
+        let mut state = self.hub.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if high {
+            state.high_messages.insert(self.id);
+        } else {
+            state.high_messages.remove(&self.id);
+        }
+        drop(state);
         if high {
             let _ = self.hub.send(self.address, self.data);
         }
     }
 
     fn is_high(&self) -> bool {
-        self.high.load(Ordering::SeqCst)
+        self.hub.state.lock().unwrap_or_else(PoisonError::into_inner).high_messages.contains(&self.id)
+    }
+}
+
+impl Drop for MessageLine {
+    fn drop(&mut self) {
+        // As a line of a gsi.
+        if self.forks == fork_generation() {
+            self.hub.state.lock().unwrap_or_else(PoisonError::into_inner).high_messages.remove(&self.id);
+        }
     }
 }
 

@@ -52,6 +52,9 @@ fn test_line_of_a_message_sends_it_whenever_it_is_driven_high() {
     assert!(!line.is_high());
     assert_eq!(script.log().messages, [(ADDRESS, 0x41); 2]);
     assert_eq!(script.log().lines, []);
+    line.set(true);
+    hub.reset();
+    assert!(!line.is_high(), "as every line");
 }
 
 #[test]

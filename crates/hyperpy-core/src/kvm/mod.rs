@@ -5,6 +5,7 @@
 //! [`thread`] holds what a vCPU's thread needs of the host: the kick, the tick and the signal masks.
 
 pub mod affinity;
+mod convert;
 mod page;
 mod probe;
 mod ring;

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::ptr::{self, addr_of, addr_of_mut, null_mut};
 use std::sync::atomic::{AtomicU8, Ordering, fence};
+use std::sync::{Mutex, PoisonError};
 
 use kvm_bindings::{
     KVM_COALESCED_MMIO_PAGE_OFFSET, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_SYNC_X86_REGS,
@@ -19,7 +20,7 @@ use crate::posted::Posted;
 
 const PAGE: usize = crate::memory::PAGE_SIZE as usize;
 /// Entries of the ring (kernel: KVM_COALESCED_MMIO_MAX).
-pub(super) const RING_LEN: usize = (PAGE - size_of::<kvm_coalesced_mmio_ring>()) / size_of::<kvm_coalesced_mmio>();
+const RING_LEN: usize = (PAGE - size_of::<kvm_coalesced_mmio_ring>()) / size_of::<kvm_coalesced_mmio>();
 
 /// A mapping of a vCPU's shared pages.
 #[derive(Debug)]
@@ -29,10 +30,20 @@ pub(super) struct RunPage {
 }
 
 // SAFETY: the mapping is plain shared memory. Its fields are read and written by volatile access by the one thread that
-// drives the vCPU (`KvmVcpu` is used through `&mut`); other threads reach only the atomic exit flag.
+// drives the vCPU (`KvmVcpu` is used through `&mut`); other threads reach only the atomic exit flag, and the VM's ring
+// behind it, whose entries are taken out under a lock of its own.
 unsafe impl Send for RunPage {}
 // SAFETY: as above.
 unsafe impl Sync for RunPage {}
+
+/// Takes a write out of the ring after its device has had it, also when that panics.
+struct Served<'a>(&'a RunPage);
+
+impl Drop for Served<'_> {
+    fn drop(&mut self) {
+        self.0.posted_served();
+    }
+}
 
 impl RunPage {
     pub(super) fn map(vcpu: RawFd, len: usize) -> io::Result<Self> {
@@ -132,7 +143,7 @@ impl RunPage {
     }
 
     /// The oldest write in the ring. It stays there until [`Self::posted_served`].
-    pub(super) fn posted(&self) -> Option<Posted> {
+    fn posted(&self) -> Option<Posted> {
         let ring = self.ring()?;
         // SAFETY: both fields lie inside the mapping; every bit pattern is a valid u32.
         let (first, last) =
@@ -158,8 +169,20 @@ impl RunPage {
         })
     }
 
+    /// Takes what is in the ring out of it, under its lock: the order of writes is the order of their devices' calls.
+    pub(super) fn take_posted(&self, lock: &Mutex<()>, serve: &mut dyn FnMut(&Posted)) {
+        let _emptying = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        // One ring full at most: other vCPUs may go on filling it.
+        for _ in 0..RING_LEN {
+            let Some(write) = self.posted() else { return };
+            // Whatever becomes of it, it is served once.
+            let _served = Served(self);
+            serve(&write);
+        }
+    }
+
     /// Takes the oldest write out of the ring.
-    pub(super) fn posted_served(&self) {
+    fn posted_served(&self) {
         let Some(ring) = self.ring() else { return };
         fence(Ordering::Release);
         // SAFETY: the field lies inside the mapping; only the thread that holds the ring's lock writes it.

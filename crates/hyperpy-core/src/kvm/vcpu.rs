@@ -1,31 +1,30 @@
-//! A KVM vCPU: KVM_RUN, the decoding of its page, and registers.
+//! A KVM vCPU: KVM_RUN, the decoding of its page, and the calls for its state, whose structures `convert` and `state` translate.
 
 use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr::addr_of;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use kvm_bindings::{
     KVM_EXIT_DEBUG, KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_HYPERCALL,
     KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI,
     KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT,
-    KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP,
-    KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_SYSTEM_EVENT_CRASH,
-    KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_dtable, kvm_guest_debug, kvm_regs, kvm_run, kvm_segment,
-    kvm_sregs,
+    KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED,
+    KVM_MP_STATE_UNINITIALIZED, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
 };
 use kvm_ioctls::VcpuFd;
 
 use super::call;
-use super::page::{RING_LEN, RunPage};
+use super::convert::{kvm_from_debug, kvm_from_regs, kvm_from_sregs, regs_from_kvm, sregs_from_kvm};
+use super::page::RunPage;
 use super::setup;
 use super::slots::Slots;
 use super::state;
 use crate::accel::{AccelError, AccelExit, Activity, ExitFlag, Interruption, Vcpu};
 use crate::arch::x86_64::cpuid::Leaf;
 use crate::arch::x86_64::fpu::{self, Fpu};
-use crate::arch::x86_64::{DescriptorTable, Regs, Segment, Sregs};
-use crate::debug::{DebugControl, On};
+use crate::arch::x86_64::{Regs, Sregs};
+use crate::debug::DebugControl;
 use crate::exit::SystemEvent;
 use crate::posted::Posted;
 
@@ -103,6 +102,11 @@ impl KvmVcpu {
             #[cfg(test)]
             before_run: None,
         })
+    }
+
+    /// Behind it is the VM's ring, the same for all of its vCPUs.
+    pub(super) fn page(&self) -> &Arc<RunPage> {
+        &self.page
     }
 
     /// Asked once: CPUID is fixed when the vCPU runs.
@@ -224,15 +228,6 @@ fn instruction_bytes(suberror: u32, ndata: u32, words: &[u64]) -> ([u8; 15], u8)
     (bytes, len.min(15))
 }
 
-/// Takes a write out of the ring after its device has had it, also when that panics.
-struct Served<'a>(&'a RunPage);
-
-impl Drop for Served<'_> {
-    fn drop(&mut self) {
-        self.0.posted_served();
-    }
-}
-
 impl Vcpu for KvmVcpu {
     fn run(&mut self) -> Result<AccelExit, Interruption> {
         #[cfg(test)]
@@ -268,14 +263,7 @@ impl Vcpu for KvmVcpu {
     }
 
     fn take_posted(&mut self, serve: &mut dyn FnMut(&Posted)) {
-        let _emptying = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        // One ring full at most: other vCPUs may go on filling it.
-        for _ in 0..RING_LEN {
-            let Some(write) = self.page.posted() else { return };
-            // Whatever becomes of it, it is served once.
-            let _served = Served(&self.page);
-            serve(&write);
-        }
+        self.page.take_posted(&self.ring, serve);
     }
 
     fn io_value(&self, index: u32) -> u64 {
@@ -386,103 +374,6 @@ impl Vcpu for KvmVcpu {
             self.regs_in_page = false;
         }
         self.fd.set_guest_debug(&kvm_from_debug(control)).map_err(call("KVM_SET_GUEST_DEBUG"))
-    }
-}
-
-/// DR7 and the addresses (SDM vol. 3, 18.2.4): a global-enable bit and four bits of kind and length for each.
-fn kvm_from_debug(control: &DebugControl) -> kvm_guest_debug {
-    /// DR7 bits 9 and 10: exact breakpoints, and one that is always set.
-    const DR7_FIXED: u64 = 0x600;
-    let mut raw = kvm_guest_debug::default();
-    let mut dr7 = DR7_FIXED;
-    for (number, slot) in control.breakpoints.iter().enumerate() {
-        let (Some(it), Some(address)) = (slot, raw.arch.debugreg.get_mut(number)) else { continue };
-        *address = it.address;
-        let kind = match it.on {
-            On::Execute => 0,
-            On::Write => 1,
-            On::ReadWrite => 3,
-        };
-        let len = match it.size {
-            2 => 1,
-            4 => 3,
-            8 => 2,
-            _ => 0,
-        };
-        dr7 |= 2 << (2 * number) | (len << 2 | kind) << (16 + 4 * number);
-    }
-    if control.step {
-        raw.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
-    }
-    if control.breakpoints.iter().any(Option::is_some) {
-        raw.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
-        raw.arch.debugreg[7] = dr7;
-    }
-    raw
-}
-
-macro_rules! general_registers {
-    ($($name:ident)*) => {
-        fn regs_from_kvm(raw: &kvm_regs) -> Regs {
-            Regs { $($name: raw.$name),* }
-        }
-        fn kvm_from_regs(regs: &Regs) -> kvm_regs {
-            kvm_regs { $($name: regs.$name),* }
-        }
-    };
-}
-general_registers!(rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15 rip rflags);
-
-macro_rules! special_registers {
-    (segments $($segment:ident)*; tables $($table:ident)*; plain $($plain:ident)*) => {
-        fn sregs_from_kvm(raw: &kvm_sregs) -> Sregs {
-            Sregs {
-                $($segment: segment_from_kvm(&raw.$segment),)*
-                $($table: DescriptorTable { base: raw.$table.base, limit: raw.$table.limit },)*
-                $($plain: raw.$plain),*
-            }
-        }
-        fn kvm_from_sregs(sregs: &Sregs, raw: &mut kvm_sregs) {
-            $(raw.$segment = kvm_from_segment(&sregs.$segment);)*
-            $(raw.$table = kvm_dtable { base: sregs.$table.base, limit: sregs.$table.limit, ..Default::default() };)*
-            $(raw.$plain = sregs.$plain;)*
-        }
-    };
-}
-special_registers!(segments cs ds es fs gs ss tr ldt; tables gdt idt; plain cr0 cr2 cr3 cr4 cr8 efer apic_base);
-
-fn segment_from_kvm(raw: &kvm_segment) -> Segment {
-    Segment {
-        base: raw.base,
-        limit: raw.limit,
-        selector: raw.selector,
-        type_: raw.type_,
-        present: raw.present != 0,
-        dpl: raw.dpl,
-        db: raw.db != 0,
-        s: raw.s != 0,
-        l: raw.l != 0,
-        g: raw.g != 0,
-        avl: raw.avl != 0,
-        unusable: raw.unusable != 0,
-    }
-}
-
-fn kvm_from_segment(segment: &Segment) -> kvm_segment {
-    kvm_segment {
-        base: segment.base,
-        limit: segment.limit,
-        selector: segment.selector,
-        type_: segment.type_,
-        present: segment.present.into(),
-        dpl: segment.dpl,
-        db: segment.db.into(),
-        s: segment.s.into(),
-        l: segment.l.into(),
-        g: segment.g.into(),
-        avl: segment.avl.into(),
-        unusable: segment.unusable.into(),
-        padding: 0,
     }
 }
 

@@ -4,10 +4,14 @@
 use std::ptr::addr_of_mut;
 use std::sync::atomic::Ordering;
 
+use kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP};
+
 use super::*;
 use crate::accel::{MsrRange, Slot, VmConfig};
+use crate::arch::x86_64::Segment;
 use crate::arch::x86_64::fpu::Wide;
 use crate::arch::x86_64::valid::Invalid;
+use crate::debug::On;
 use crate::error::RunError;
 use crate::kvm::Kvm;
 use crate::machine::Machine;

@@ -1,7 +1,7 @@
 //! A KVM virtual machine: memory slots, interrupt controllers, vCPUs.
 
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use kvm_bindings::{
     CpuId, KVM_CAP_EXIT_HYPERCALL, KVM_CAP_X86_USER_SPACE_MSR, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI,
@@ -16,6 +16,7 @@ use kvm_ioctls::{
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::page::RunPage;
 use super::setup::{self, Features};
 use super::slots::Slots;
 use super::vcpu::KvmVcpu;
@@ -24,7 +25,7 @@ use crate::accel::{AccelError, MsrRange, Route, Slot, Vcpu, Vm, VmConfig};
 use crate::arch::x86_64::layout::{IDENTITY_MAP_START, TSS_START};
 use crate::bells::Doorbell;
 use crate::bus::Space;
-use crate::posted::Range;
+use crate::posted::{Posted, Range};
 
 /// The one hypercall that KVM can leave to its user (kernel: include/uapi/linux/kvm_para.h).
 const KVM_HC_MAP_GPA_RANGE: u32 = 12;
@@ -46,6 +47,8 @@ pub(super) struct KvmVm {
     slots: Arc<Slots>,
     /// The lock of the VM's one ring of writes.
     ring: Arc<Mutex<()>>,
+    /// Where that ring is mapped: with the first vCPU's page.
+    page: OnceLock<Arc<RunPage>>,
 }
 
 impl KvmVm {
@@ -78,7 +81,7 @@ impl KvmVm {
         let xsave = small && has(fd.check_extension_int(Cap::Xsave))?;
         let fd = Arc::new(fd);
         let slots = Arc::new(Slots::new(fd.clone(), rings)?);
-        Ok(Self { fd, config, cpuid, features, xsave, slots, ring: Arc::default() })
+        Ok(Self { fd, config, cpuid, features, xsave, slots, ring: Arc::default(), page: OnceLock::new() })
     }
 
     fn need(&self, cap: Cap, capability: &'static str) -> Result<(), AccelError> {
@@ -95,7 +98,9 @@ impl KvmVm {
         let vcpu = self.fd.create_vcpu(u64::from(id)).map_err(call("KVM_CREATE_VCPU"))?;
         setup::prepare(&vcpu, id, self.config, &self.cpuid, self.features)?;
         let (slots, ring) = (self.slots.clone(), self.ring.clone());
-        KvmVcpu::new(vcpu, self.fd.run_size(), slots, ring, id == 0 && self.config.irqchip, self.xsave)
+        let made = KvmVcpu::new(vcpu, self.fd.run_size(), slots, ring, id == 0 && self.config.irqchip, self.xsave)?;
+        let _ = self.page.set(made.page().clone());
+        Ok(made)
     }
 }
 
@@ -167,6 +172,12 @@ impl Vm for KvmVm {
             self.fd.register_coalesced_mmio(address, range.len).map_err(call("KVM_REGISTER_COALESCED_MMIO"))
         } else {
             self.fd.unregister_coalesced_mmio(address, range.len).map_err(call("KVM_UNREGISTER_COALESCED_MMIO"))
+        }
+    }
+
+    fn take_posted(&self, serve: &mut dyn FnMut(&Posted)) {
+        if let Some(page) = self.page.get() {
+            page.take_posted(&self.ring, serve);
         }
     }
 

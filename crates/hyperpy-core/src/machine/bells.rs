@@ -35,7 +35,9 @@ impl Machine {
             let (inside, firing) = (Inside::enter(id), Firing::enter());
             for bell in control.bells.rung() {
                 if control.bells.serves(Some(&bell)) {
-                    ring(&bell, control);
+                    // Whoever runs it keeps it.
+                    let machine = machine.upgrade();
+                    ring(&bell, control, || machine.iter().for_each(|it| it.serve_before(&bell)));
                 }
                 if control.wants_callback_out() {
                     break;
@@ -60,7 +62,7 @@ impl Machine {
             for bell in &rung {
                 let place = bell.place();
                 shared.presence.go_to(Place::of(place.space, place.region));
-                ring(bell, &self.control);
+                ring(bell, &self.control, || self.serve_before(bell));
                 shared.presence.back();
             }
             shared.presence.leave();
@@ -71,9 +73,9 @@ impl Machine {
     }
 }
 
-/// Calls a device. Nothing unwinds out of it.
-pub(super) fn ring(bell: &Bell, control: &Control) {
-    match catch_unwind(AssertUnwindSafe(|| bell.serve())) {
+/// Calls a device that was rung, after `before`. Nothing unwinds out of it.
+pub(super) fn ring(bell: &Bell, control: &Control, before: impl FnOnce()) {
+    match catch_unwind(AssertUnwindSafe(|| bell.serve(before))) {
         Ok(action) => control.asks(None, action),
         Err(panic) => control.request(Cause::Outcome, Some(Err(panicked(Some("doorbell".into()), panic.as_ref())))),
     }

@@ -7,10 +7,11 @@ use std::thread::{self, ThreadId};
 
 use super::*;
 use crate::bells::Doorbell;
-use crate::bus::{Access, Action, BellAt, Device, Rung, Shortcuts, Space};
+use crate::bus::{Access, Action, BellAt, Device, Rung, Shortcuts, Space, Spot};
 use crate::control::Phase;
 use crate::exit::{Exit, StopReason};
 use crate::machine::Attachment;
+use crate::posted::Posted;
 use crate::scripted::{Scripted, Step};
 use crate::testing::{Event, LONG, Nobody, Rig, before, ins, io, outs, stopped};
 use crate::vcpu::current;
@@ -286,6 +287,58 @@ fn test_more_bells_than_a_look_tells_of_are_all_served_before_a_run_returns() {
     assert_eq!(told, (0..32).collect::<Vec<_>>());
 }
 
+/// A stream at 4 and a doorbell at 0: keeps what came, and what it was told of.
+#[derive(Default)]
+struct Mixed {
+    kept: Mutex<Vec<u64>>,
+    log: Mutex<Vec<u64>>,
+    told: Event,
+}
+
+impl Device for Mixed {
+    fn read(&self, _: Access) -> u64 {
+        0
+    }
+    fn write(&self, _: Access, _: u64) -> Action {
+        self.log.lock().unwrap().push(0);
+        self.told.set();
+        Action::Continue
+    }
+    fn shortcuts(&self) -> Shortcuts {
+        Shortcuts { late: true, streams: vec![(4, 1)], bells: vec![BellAt { offset: 0, size: 1, value: None }] }
+    }
+    fn defer(&self, _: Access, value: u64) -> Action {
+        self.kept.lock().unwrap().push(value);
+        Action::Continue
+    }
+    fn has_late(&self) -> bool {
+        !self.kept.lock().unwrap().is_empty()
+    }
+    fn flush(&self, _: usize, _: &dyn Fn(u64) -> Spot, _: &dyn Fn(u32, Action)) {
+        self.log.lock().unwrap().append(&mut self.kept.lock().unwrap());
+    }
+}
+
+#[test]
+fn test_ring_is_told_after_what_its_device_keeps_and_what_waits_in_the_ring() {
+    let rig = Rig::with_irqchip(vec![vec![ins(0x99, 1), Step::Spin, Step::Spin]], true);
+    let device = Arc::new(Mixed::default());
+    let place = rig.machine.attach(Space::Pio, ADDRESS, 8, "mixed", Rung::Declared, device.clone()).unwrap();
+    io(rig.run());
+    let write = |value| Posted { space: Space::Pio, address: ADDRESS + 4, size: 1, value };
+    device.kept.lock().unwrap().push(1);
+    rig.script.wait_in_ring(write(2));
+    rig.start();
+    ring(&rig.script, 0, None);
+    device.told.wait();
+    rig.machine.pause(&rig).unwrap();
+    assert_eq!(*device.log.lock().unwrap(), [1, 2, 0]);
+    rig.script.wait_in_ring(write(3));
+    ring(&rig.script, 0, None);
+    rig.machine.detach(place).unwrap();
+    assert_eq!(*device.log.lock().unwrap(), [1, 2, 0, 3, 0]);
+}
+
 #[test]
 fn test_device_that_panics_at_a_ring_ends_the_run_with_an_error() {
     struct Panics;
@@ -306,4 +359,20 @@ fn test_device_that_panics_at_a_ring_ends_the_run_with_an_error() {
     ring(&rig.script, 0, None);
     let Err(RunError::Panic { device, message }) = rig.wait() else { panic!() };
     assert_eq!((device.as_str(), message.as_str()), ("doorbell", "no bell"));
+}
+
+#[test]
+fn test_ring_goes_to_what_stands_for_the_device_when_it_is_served() {
+    let rig = Rig::with_irqchip(vec![vec![ins(0x99, 1), ins(0x99, 1), ins(0x99, 1)]], true);
+    let (device, other) = (Arc::new(Rings::default()), Arc::new(Rings::default()));
+    let place = attached(&rig, &device);
+    io(rig.run());
+    drop(rig.machine.replace(place, other.clone()).unwrap());
+    ring(&rig.script, 1, Some(2));
+    io(rig.run());
+    assert_eq!((device.log(), other.log()), (vec![], vec![(1, 2)]));
+    drop(rig.machine.replace(place, device.clone()).unwrap());
+    ring(&rig.script, 1, Some(1));
+    io(rig.run());
+    assert_eq!((device.log(), other.log()), (vec![(1, 1)], vec![(1, 2)]));
 }

@@ -126,15 +126,15 @@ impl Machine {
         Ok(added.first().copied().ok_or(BusError::NotAttached)?)
     }
 
-    /// Takes a device off its bus. vCPUs may still be in it: see [`Self::wait_until_left`]. Of one that keeps writes they are
-    /// taken out of the guest first, so that it has seen all that were made; inside a device callback that cannot be. Doorbells that have rung are served.
+    /// Takes a device off its bus. vCPUs may still be in it: see [`Self::wait_until_left`]. It is told of the
+    /// writes that it keeps, also of those in the kernel's ring, and of doorbells that have rung.
     ///
     /// # Errors
     /// It is not attached.
     pub fn detach(&self, attachment: Attachment) -> Result<Region, AttachError> {
         let (removed, _) = self.rearrange(&[attachment], &[])?;
         self.serve_rest(&removed);
-        Ok(removed.into_iter().next().map(|(_, region)| region).ok_or(BusError::NotAttached)?)
+        Ok(removed.regions.into_iter().next().map(|(_, region)| region).ok_or(BusError::NotAttached)?)
     }
 
     /// Puts into an attachment what watches its device, or the device itself again, and returns what was there. Who waits for
@@ -144,7 +144,9 @@ impl Machine {
     /// It is not attached.
     pub fn replace(&self, attachment: Attachment, device: Arc<dyn Device>) -> Result<Arc<dyn Device>, AttachError> {
         let bus = if attachment.space == Space::Pio { &self.pio } else { &self.mmio };
-        Ok(bus.replace(attachment.region, device)?)
+        let before = bus.replace(attachment.region, device.clone())?;
+        self.control.bells.replace(attachment, &device);
+        Ok(before)
     }
 
     /// Waits until every vCPU has left a device that is detached; inside a device callback it does not wait.

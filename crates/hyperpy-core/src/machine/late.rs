@@ -5,15 +5,20 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Attachment, Machine};
-use crate::bus::{Bus, Place, Region, Space, Spot};
-use crate::vcpu::Shared;
+use super::Machine;
+use crate::bells::Bell;
+use crate::bus::{Bus, Place, Region, Rung, Space, Spot};
+use crate::posted;
+use crate::vcpu::{Shared, bump};
 
 impl Machine {
     /// What a vCPU sees to when it leaves its round: nothing waits while the machine stands still.
     pub(crate) fn serve_all(&self, shared: &Shared) {
         self.serve_late(shared);
         self.serve_rung(shared);
+        if let Some(hits) = shared.counters.hits.get(Rung::Kernel as usize) {
+            bump(hits, self.posts.uncounted());
+        }
     }
 
     /// Serves what devices keep, on the thread of a vCPU that is out of the guest.
@@ -52,16 +57,20 @@ impl Machine {
             let elsewhere = || find(&self.pio, Space::Pio, offset).or_else(|| find(&self.mmio, Space::Mmio, offset));
             if region.shows(whose, offset) { here } else { elsewhere().unwrap_or(here) }
         };
-        region.device.flush(&spot, &|vcpu, action| self.control.device_asks(vcpu, action));
+        region.device.flush(usize::MAX, &spot, &|vcpu, action| self.control.device_asks(vcpu, action));
     }
 
-    /// Serves what devices keep in the places that are taken off the buses, before they are.
-    pub(super) fn flush_all(&self, off: &[Attachment]) {
-        for &Attachment { space, region } in off {
-            let map = self.bus(space).map();
-            if let Some(region) = map.regions().iter().find(|it| it.id == region && it.device.has_late()) {
-                self.flush(region, space);
-            }
+    /// Serves what was written to a device before one of its doorbells rang: what is in the kernel's ring, and what it keeps.
+    pub(super) fn serve_before(&self, bell: &Bell) {
+        if self.keepers.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        posted::serve_ring(self);
+        let place = bell.place();
+        match self.bus(place.space).map().regions().iter().find(|it| it.id == place.region) {
+            Some(region) if region.device.has_late() => self.flush(region, place.space),
+            Some(_) => {}
+            None => bell.flush(&|vcpu, action| self.control.device_asks(vcpu, action)), // just taken off
         }
     }
 }

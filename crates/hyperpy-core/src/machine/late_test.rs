@@ -10,7 +10,7 @@ use crate::exit::{Exit, StopReason};
 use crate::posted::{Posted, Range};
 use crate::regfile::{Bits, Cell, Delivery, Kind, Layout, Owner, RegisterFile, Rule, Tell};
 use crate::scripted::Step;
-use crate::testing::{LONG, Rig, before, ins, io, stopped};
+use crate::testing::{Closures, LONG, Rig, before, ins, io, outs, stopped};
 use crate::vcpu::current;
 
 const BASE: u64 = 0xfe00_0000;
@@ -97,8 +97,8 @@ impl Device for Told {
     fn has_late(&self) -> bool {
         self.file.has_late()
     }
-    fn flush(&self, spot: &dyn Fn(u64) -> Spot, asked: &dyn Fn(u32, Action)) {
-        if let Some(batch) = self.file.batch() {
+    fn flush(&self, most: usize, spot: &dyn Fn(u64) -> Spot, asked: &dyn Fn(u32, Action)) {
+        if let Some(batch) = self.file.batch(most) {
             batch.serve(spot, self, asked);
         }
     }
@@ -236,23 +236,60 @@ fn test_moved_device_is_told_at_its_old_place_and_has_its_streams_at_the_new_one
     };
     let file = rig.machine.mmio.map().regions()[0].device.clone();
     assert!(file.quick_write(Access { offset: 0, size: 4, vcpu: 0 }, 7));
-    // Refused, nothing is changed but that it was told.
+    // Refused, nothing is changed.
     assert!(rig.machine.rearrange(&[place], &to(u64::MAX, 0x10)).is_err());
-    assert_eq!((rig.log().posts.clone(), seen(&log)), (stream(BASE).to_vec(), vec![("posted", 7)]));
+    assert_eq!((rig.log().posts.clone(), seen(&log)), (stream(BASE).to_vec(), vec![]));
     rig.start();
     let vcpu = rig.machine.control.vcpus()[0].clone();
     while vcpu.readings().hits[Rung::Declared as usize] < 2 {
         std::thread::yield_now();
     }
     let (removed, added) = rig.machine.rearrange(&[place], &to(BASE + 0x1000, 0x10)).unwrap();
-    assert_eq!(seen(&log)[1..], [("posted", 1), ("posted", 2)]);
-    assert!(!removed[0].1.device.has_late());
+    rig.machine.serve_rest(&removed);
+    assert_eq!(seen(&log), [("posted", 7), ("posted", 1), ("posted", 2)]);
+    assert!(!device.has_late());
     assert_eq!(rig.log().posts, stream(BASE + 0x1000));
     // A window that ends before the stream has none.
     let (_, added) = rig.machine.rearrange(&added, &to(BASE, 8)).unwrap();
     assert_eq!(rig.log().posts, []);
     rig.machine.detach(added[0]).unwrap();
     assert!(rig.machine.mmio.map().regions().is_empty());
+}
+
+/// What a stream has in the kernel's ring, of which no vCPU knows yet.
+fn wait_in_ring(rig: &Rig, values: &[u64]) {
+    for &value in values {
+        rig.script.wait_in_ring(Posted { space: Space::Mmio, address: BASE + 8, size: 4, value });
+    }
+}
+
+#[test]
+fn test_detached_device_is_told_of_what_the_ring_has_and_the_kernel_counts_it() {
+    let (rig, log, place) = attached(vec![vec![ins(0x99, 1), ins(0x99, 1)]]);
+    io(rig.run());
+    wait_in_ring(&rig, &[1, 2]);
+    rig.machine.detach(place).unwrap();
+    assert_eq!(seen(&log), [("stream", 1), ("stream", 2)]);
+    io(rig.run());
+    assert_eq!(rig.machine.control.vcpus()[0].readings().hits[Rung::Kernel as usize], 2);
+}
+
+#[test]
+fn test_device_that_a_callback_detaches_is_told_of_what_the_ring_has_before_the_callback_goes_on() {
+    let (device, log) = Told::new();
+    let rig = Arc::new(Rig::new(vec![vec![write(0, 1), outs(0x80, &[1]), ins(0x99, 1)]]));
+    let place = rig.machine.attach(Space::Mmio, BASE, 0x10, "told", Rung::Declared, device).unwrap();
+    let (in_rig, in_log) = (Arc::downgrade(&rig), log.clone());
+    let detaches = move |_, _| {
+        let rig = in_rig.upgrade().unwrap();
+        wait_in_ring(&rig, &[2, 3]);
+        rig.machine.detach(place).unwrap();
+        assert_eq!(seen(&in_log), [("posted", 1), ("stream", 2), ("stream", 3)]);
+        Action::Continue
+    };
+    rig.attach_slow(0x80, Closures(|_| 0, detaches));
+    assert_eq!(io(rig.run()).address, 0x99);
+    assert_eq!(seen(&log).len(), 3);
 }
 
 #[test]
@@ -289,3 +326,6 @@ fn test_writes_of_four_vcpus_are_each_told_once_and_in_the_order_of_its_vcpu() {
         assert!(of.is_sorted() && of.len() == 500, "vcpu {vcpu}: {of:?}");
     }
 }
+
+#[path = "late_recorded_test.rs"]
+mod recorded;

@@ -4,36 +4,43 @@
 //! sees the map before or the one after. Who is in a place that was taken off can be waited for (`devices`). Writes that wait,
 //! in the kernel's ring or with their device, are told at the place at which they were made.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use super::bells::ring;
 use super::{Attachment, Machine};
 use crate::arch::x86_64::layout::kernels_at;
+use crate::bells::Bell;
 use crate::bus::{Bus, Placement, Region, RegionId, Shortcuts, Space, Spot};
 use crate::control::Phase;
 use crate::error::AttachError;
-use crate::posted::Range;
-use crate::vcpu::Inside;
+use crate::posted::{self, Range};
 
-/// What was taken off, each with its bus, and the places of what was put on, in order.
-type Rearranged = (Vec<(Space, Region)>, Vec<Attachment>);
+/// What was taken off the buses. vCPUs may still be in it, and it may have to be told of what was written before:
+/// [`Machine::serve_rest`].
+#[derive(Default)]
+pub struct Removed {
+    /// Each with its bus.
+    pub regions: Vec<(Space, Region)>,
+    /// Its doorbells.
+    rung: Vec<Arc<Bell>>,
+}
 
 impl Machine {
-    /// Takes places off the buses and puts devices on, also where one was that is taken off. vCPUs may still be in what was taken
-    /// off, which is returned with its bus, and with the places of what was put on, in order.
+    /// Takes places off the buses and puts devices on, also where one was that is taken off. Gives what was taken off, and the
+    /// places of what was put on, in order.
     ///
-    /// If a device that is taken off keeps writes, the vCPUs are out of the guest meanwhile, so that it has seen all that were
-    /// made; but not inside of a device's callback, nor if one of them does not come out of its device for a second. Then the
-    /// caller has the rest served, with [`Self::serve_rest`], when it has noted where devices are.
+    /// What the kernel's ring has for a place that is taken off is with its device then. The caller has it told with
+    /// [`Self::serve_rest`], when it has noted where devices are.
     ///
     /// # Errors
     /// A range is taken, empty or outside, or the kernel answers there itself; on the mmio bus also when memory is there. Or
     /// one that is to be taken off is not there. Nothing is changed.
-    pub fn rearrange(&self, off: &[Attachment], on: &[(Space, Placement)]) -> Result<Rearranged, AttachError> {
-        // Before anything is locked that a method may want which a vCPU has to come out of, or which is told now.
-        let held = if self.keeps(off) && !Inside::any() { self.control.hold() } else { None };
-        self.flush_all(off);
+    pub fn rearrange(
+        &self,
+        off: &[Attachment],
+        on: &[(Space, Placement)],
+    ) -> Result<(Removed, Vec<Attachment>), AttachError> {
         let placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
         if !on.is_empty() {
             self.control.require("attach", &[Phase::Created, Phase::Running, Phase::Paused, Phase::Stopped])?;
@@ -47,11 +54,12 @@ impl Machine {
             on.iter().filter(|(wanted, _)| *wanted == space).map(|(_, placement)| placement.clone()).collect()
         };
         let (pio_on, mmio_on) = (placements(Space::Pio), placements(Space::Mmio));
-        let pio = self.pio.prepare(&ids(Space::Pio), &pio_on)?;
-        let mmio = self.mmio.prepare(&ids(Space::Mmio), &mmio_on)?;
-        // From here on nothing fails. What is not in the ring yet goes to the place that is still there.
-        pio.removed().iter().for_each(|region| self.posts.forget(Space::Pio, region.base, region.len));
-        mmio.removed().iter().for_each(|region| self.posts.forget(Space::Mmio, region.base, region.len));
+        // Before the maps are locked: whoever empties the ring looks devices up.
+        let withdrawn = self.withdraw(off);
+        let pio = self.pio.prepare(&ids(Space::Pio), &pio_on);
+        let both = pio.and_then(|pio| Ok((pio, self.mmio.prepare(&ids(Space::Mmio), &mmio_on)?)));
+        let (pio, mmio) = both.inspect_err(|_| withdrawn.iter().for_each(|range| self.posts.set(*range, true)))?;
+        // From here on nothing fails.
         let rung: Vec<_> = off.iter().flat_map(|each| self.control.bells.remove(*each)).collect();
         // Before the guest can write to it.
         let coming = shortcuts.iter().filter(|each| each.late).count();
@@ -63,10 +71,9 @@ impl Machine {
                 self.posts.set(Range { space: *space, base: base.saturating_add(offset), len }, true);
             }
         }
-        drop(held);
         let pio_removed = pio_removed.into_iter().map(|region| (Space::Pio, region));
-        let removed: Vec<_> = pio_removed.chain(mmio_removed.into_iter().map(|region| (Space::Mmio, region))).collect();
-        let going = removed.iter().filter(|(_, region)| region.device.shortcuts().late).count();
+        let regions: Vec<_> = pio_removed.chain(mmio_removed.into_iter().map(|region| (Space::Mmio, region))).collect();
+        let going = regions.iter().filter(|(_, region)| region.device.shortcuts().late).count();
         self.keepers.fetch_sub(going, Ordering::SeqCst);
         let (mut pio_added, mut mmio_added) = (pio_added.into_iter(), mmio_added.into_iter());
         let attachment = |&(space, _): &(Space, Placement)| {
@@ -81,32 +88,38 @@ impl Machine {
             }
         }
         drop(placing);
-        for bell in rung {
-            ring(&bell, &self.control);
+        Ok((Removed { regions, rung }, added))
+    }
+
+    /// Has no more writes to these places wait in the kernel's ring, and hands those that do to the devices that are still there.
+    /// The ranges that were posted.
+    fn withdraw(&self, off: &[Attachment]) -> Vec<Range> {
+        let mut ranges = Vec::new();
+        for place in off {
+            let map = self.bus(place.space).map();
+            if let Some(region) = map.regions().iter().find(|it| it.id == place.region) {
+                ranges.extend(self.posts.forget(place.space, region.base, region.len));
+            }
         }
-        Ok((removed, added))
+        if !off.is_empty() {
+            posted::serve_ring(self);
+        }
+        ranges
     }
 
     pub(super) fn bus(&self, space: Space) -> &Bus {
         if space == Space::Pio { &self.pio } else { &self.mmio }
     }
 
-    /// Serves what devices keep that were taken off the buses.
-    pub fn serve_rest(&self, removed: &[(Space, Region)]) {
-        for (space, region) in removed.iter().filter(|(_, region)| region.device.has_late()) {
+    /// Tells devices that were taken off the buses what was written to them before: what they keep, and doorbells. Best once
+    /// all vCPUs have left them ([`Self::wait_until_left`]), and with nothing held that a device's method wants.
+    pub fn serve_rest(&self, removed: &Removed) {
+        for (space, region) in removed.regions.iter().filter(|(_, region)| region.device.has_late()) {
             self.flush(region, *space);
         }
-    }
-
-    /// Whether one of these places is of a device that keeps writes.
-    fn keeps(&self, places: &[Attachment]) -> bool {
-        if self.keepers.load(Ordering::SeqCst) == 0 {
-            return false;
+        for bell in &removed.rung {
+            ring(bell, &self.control, || ());
         }
-        places.iter().any(|place| {
-            let map = self.bus(place.space).map();
-            map.regions().iter().any(|it| it.id == place.region && it.device.shortcuts().late)
-        })
     }
 
     /// Refuses a place where no access would come to a device.

@@ -90,7 +90,7 @@ fn test_change_of_both_buses_that_one_refuses_changes_neither() {
     let on = [placed(Space::Mmio, 0xfe00_1000), placed(Space::Pio, 0x80), placed(Space::Mmio, 0xfe00_2000)];
     let (removed, added) = rig.machine.rearrange(&[attachment], &on).unwrap();
     assert_eq!(
-        (removed.len(), added.iter().map(|it| it.space).collect::<Vec<_>>()),
+        (removed.regions.len(), added.iter().map(|it| it.space).collect::<Vec<_>>()),
         (1, vec![Space::Mmio, Space::Pio, Space::Mmio])
     );
     for (attachment, (_, placement)) in added.into_iter().zip(on) {

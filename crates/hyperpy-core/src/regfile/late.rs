@@ -13,12 +13,15 @@ use std::time::{Duration, Instant};
 
 use super::{Owner, RegisterFile};
 use crate::bus::{Access, Action, Spot};
-use crate::vcpu::{Current, Inside, alone};
+use crate::record;
+use crate::vcpu::{Current, alone};
 
 /// Writes that wait at most; one more is told at once. A ring of the kernel's that is emptied can be added once.
 pub const DEPTH: usize = 256;
 /// How long a thread waits for another one that tells the owner.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Writes beyond those that were there at first, if a method takes its device off the bus: what the ring had is told too.
+const MORE: usize = 2 * DEPTH;
 
 /// A write that waits.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +45,10 @@ struct State {
     items: VecDeque<Item>,
     /// Who tells the owner now.
     server: Option<ThreadId>,
+    /// When it began with the write that it tells of.
+    since: Option<Instant>,
+    /// It has to go on with all that is there: a method that it called asked for that.
+    owes: bool,
 }
 
 impl Late {
@@ -54,6 +61,7 @@ impl Late {
     }
 
     pub(super) fn push(&self, item: Item) {
+        record::waits();
         // Counted before it can be taken.
         self.waiting.fetch_add(1, Ordering::AcqRel);
         self.lock().items.push_back(item);
@@ -81,33 +89,35 @@ impl RegisterFile {
         }
     }
 
-    /// What waits now, for its owner to be told; `None`: nothing, or this thread is telling it. Waits for another thread that
-    /// does, so the caller must hold nothing that a method of the device wants.
+    /// What waits now, up to so many, for its owner to be told; `None`: nothing, or this thread is telling it. Waits for another
+    /// thread that does, so the caller must hold nothing that a method of the device wants.
     #[must_use]
-    pub fn batch(&self) -> Option<Batch<'_>> {
+    pub fn batch(&self, most: usize) -> Option<Batch<'_>> {
         let me = thread::current().id();
         let until = Instant::now() + PATIENCE;
         let mut state = self.late.lock();
         loop {
             if state.server == Some(me) {
+                state.owes = true;
                 return None;
             }
             if state.server.is_none() {
                 break;
             }
+            // One method that does not return costs each of the others a second in all, not one each time.
+            let until = state.since.map_or(until, |since| until.min(since + PATIENCE));
             let left = until.saturating_duration_since(Instant::now());
-            // Whoever drives no machine may hold what the method wants, such as an interpreter.
-            if left.is_zero() || !Inside::any() {
+            if left.is_zero() {
                 break; // overtakes it
             }
             state = self.late.freed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        let left = state.items.len();
+        let left = state.items.len().min(most);
         let has_turn = state.server.is_none() && left > 0;
         if has_turn {
-            state.server = Some(me);
+            (state.server, state.since) = (Some(me), None);
         }
-        (left > 0).then_some(Batch { file: self, left, has_turn })
+        (left > 0).then_some(Batch { file: self, left, more: MORE, has_turn })
     }
 }
 
@@ -117,6 +127,8 @@ pub struct Batch<'a> {
     file: &'a RegisterFile,
     /// No more than were there: others may go on adding.
     left: usize,
+    /// How many come beyond that at most, if methods ask for it.
+    more: usize,
     has_turn: bool,
 }
 
@@ -136,10 +148,11 @@ impl Batch<'_> {
                 size: at.size,
                 is_write: true,
             };
-            let action = alone(current, || match cell {
+            let tell = || match cell {
                 Some(cell) => self.file.tell(cell, value, owner),
                 None => self.file.write(at, value, owner),
-            });
+            };
+            let action = alone(current, || record::told(at, value, tell));
             self.file.late.waiting.fetch_sub(1, Ordering::AcqRel);
             if action != Action::Continue {
                 asked(at.vcpu, action);
@@ -148,15 +161,25 @@ impl Batch<'_> {
     }
 
     fn next(&mut self) -> Option<Item> {
+        let mut state = self.file.late.lock();
+        if self.has_turn && std::mem::take(&mut state.owes) {
+            let more = state.items.len().saturating_sub(self.left).min(self.more);
+            (self.left, self.more) = (self.left + more, self.more - more);
+        }
         self.left = self.left.checked_sub(1)?;
-        self.file.late.lock().items.pop_front()
+        if self.has_turn {
+            state.since = Some(Instant::now());
+        }
+        state.items.pop_front()
     }
 }
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
         if self.has_turn {
-            self.file.late.lock().server = None;
+            let mut state = self.file.late.lock();
+            (state.server, state.owes) = (None, false);
+            drop(state);
             self.file.late.freed.notify_all();
         }
     }

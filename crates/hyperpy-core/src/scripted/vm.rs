@@ -10,7 +10,7 @@ use super::{Log, REFUSED_MSR, Scripted};
 use crate::accel::{AccelError, MsrRange, Route, Slot, Vcpu, Vm};
 use crate::bells::Doorbell;
 use crate::memory::PAGE_SIZE;
-use crate::posted::Range;
+use crate::posted::{Posted, Range};
 
 pub(super) struct ScriptedVm {
     script: Scripted,
@@ -108,6 +108,11 @@ impl Vm for ScriptedVm {
             log.posts.extend(on.then_some(range));
         });
         Ok(())
+    }
+
+    fn take_posted(&self, serve: &mut dyn FnMut(&Posted)) {
+        let writes = std::mem::take(&mut *self.script.ring.lock().unwrap_or_else(PoisonError::into_inner));
+        writes.iter().for_each(serve);
     }
 
     fn ring(&self, bell: &Doorbell, event: &EventFd, on: bool) -> Result<(), AccelError> {

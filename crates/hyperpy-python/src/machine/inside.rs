@@ -3,80 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyperpy_core::bus::ones;
 use hyperpy_core::control::{Outcome, Phase};
-use hyperpy_core::error::{AttachError, RunError, StateError};
+use hyperpy_core::error::{RunError, StateError};
+use hyperpy_core::kvm::affinity::CpuSet;
 use hyperpy_core::machine::{Machine as Core, Unclaimed};
-use hyperpy_devices::clock::HostClock;
-use hyperpy_devices::pc::{Board, Parts};
+use hyperpy_core::vcpu::Refused;
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use super::{Machine, lock};
-use crate::console::Console;
 use crate::device::Report;
 use crate::host::PyHost;
 use crate::{convert, errors};
 
-/// Why there are no stock devices.
-pub(super) enum BoardError {
-    Run(RunError),
-    Attach(AttachError),
-}
-
-impl From<RunError> for BoardError {
-    fn from(error: RunError) -> Self {
-        Self::Run(error)
-    }
-}
-
-impl From<AttachError> for BoardError {
-    fn from(error: AttachError) -> Self {
-        Self::Attach(error)
-    }
-}
-
 impl Machine {
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
-    }
-
-    /// Puts the stock devices of a PC onto the port bus, once. No exception is made while the board is locked: that is Python.
-    pub(super) fn make_board(&self, console: &Console) -> Result<(), BoardError> {
-        let mut board = lock(&self.board);
-        if board.is_some() {
-            return Ok(());
-        }
-        let open = [Phase::Created, Phase::Running, Phase::Paused, Phase::Stopped];
-        self.core.control.require("attach", &open).map_err(RunError::from)?;
-        let had_irqchip = self.core.config().irqchip;
-        self.core.want_irqchip()?;
-        let lines = |gsi| self.core.lines.line(gsi);
-        let memory_size = self.core.memory.pc_ram();
-        let (clock, posts) = (Arc::new(HostClock::default()), self.core.posts.clone());
-        let console = console.inner.clone();
-        let parts = Parts { lines: &lines, clock, console, memory_size, posts, debug_exit: None };
-        let made = Board::attach(&self.core.pio, parts);
-        *board = Some(made.map_err(|error| {
-            self.core.unwant_irqchip(had_irqchip);
-            AttachError::from(error)
-        })?);
-        Ok(())
-    }
-
-    /// Whether the stock devices of a PC are attached.
-    pub(crate) fn has_board(&self) -> bool {
-        lock(&self.board).is_some()
-    }
-
-    /// Whether a stock device of that name is attached: not if a script's own stands there.
-    pub(crate) fn has_stock(&self, name: &str) -> bool {
-        lock(&self.board).as_ref().is_some_and(|board| board.has(name))
-    }
-
-    /// The lines of the stock devices that are attached.
-    pub(crate) fn stock_lines(&self) -> Vec<(u32, bool, &'static str)> {
-        lock(&self.board).as_ref().map_or_else(Vec::new, |board| board.lines().collect())
     }
 
     /// Refuses a verb in the child of a fork, before any lock is taken: the thread that holds it may not be there.
@@ -158,5 +102,39 @@ pub(crate) fn duration(seconds: Option<f64>) -> PyResult<Option<Duration>> {
         Some(seconds) if seconds >= FOREVER => Ok(None),
         Some(seconds) => Duration::try_from_secs_f64(seconds).map(Some).map_err(wrong),
         None => Ok(None),
+    }
+}
+
+/// The processors of these numbers, if this thread may run on all of them.
+pub(super) fn cpu_set(cpus: Vec<u32>) -> PyResult<CpuSet> {
+    let refused = |error: &dyn std::fmt::Display| PyValueError::new_err(format!("{error}"));
+    let wanted = CpuSet::new(cpus.iter().copied());
+    let usable = wanted.as_ref().and_then(|set| {
+        let _pinned = set.enter().ok()?;
+        CpuSet::current().ok()
+    });
+    match (wanted, usable) {
+        (Some(wanted), Some(usable)) if wanted == usable => Ok(wanted),
+        _ => {
+            let mine = CpuSet::current().map_err(|error| refused(&error))?;
+            Err(refused(&format_args!("not processors that this process can use: {cpus:?}\n\nhint: it has {mine:?}")))
+        }
+    }
+}
+
+/// Why an exit was not answered.
+pub(super) fn unanswered(refused: Refused, value: u64, size: u8) -> PyErr {
+    match refused {
+        Refused::Stale => errors::Raise::new(
+            "StateError",
+            "the vcpu has moved on: the read was answered already",
+            "answer an exit before the next run(), and before registers are written",
+        )
+        .into(),
+        Refused::NotRead => PyValueError::new_err("the exit is a write: it needs no answer\n\nhint: run() goes on"),
+        _ => PyValueError::new_err(format!(
+            "value is too wide for a read of {size} bytes: {value:#x}\n\nhint: at most {:#x}",
+            ones(size)
+        )),
     }
 }
