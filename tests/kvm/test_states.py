@@ -382,7 +382,20 @@ def _words(cell: str) -> str:
 @pytest.mark.parametrize("state", STATES)
 def test_state_error_names_the_verb_and_the_state(boot: Any, state: str) -> None:
     case = STATES[state](boot)
-    for verb in ("run", "start", "wait", "pause", "resume", "reset", "stop", "load", "attach", "snapshot", "restore", "fork"):
+    for verb in (
+        "run",
+        "start",
+        "wait",
+        "pause",
+        "resume",
+        "reset",
+        "stop",
+        "load",
+        "attach",
+        "snapshot",
+        "restore",
+        "fork",
+    ):
         if TABLE[verb][state] == REFUSED:
             call = VERBS[verb]
             assert not isinstance(call, tuple)

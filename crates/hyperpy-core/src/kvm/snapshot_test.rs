@@ -507,13 +507,36 @@ fn test_time_stamp_counters_keep_their_distance_and_clocks_go_back() {
     let later = guest.save();
     assert!(later.0.clock_ns > vm.clock_ns);
     assert!(later.1[0].msr(IA32_TSC) > vcpus[0].msr(IA32_TSC));
-    // Taken at one moment, and no offset was ever set.
-    assert_eq!(vcpus[0].msr(IA32_TSC), vcpus[1].msr(IA32_TSC));
-    let first = vm.clock_ns;
+    let distance = |vcpus: &[VcpuState]| vcpus[1].msr(IA32_TSC).unwrap().wrapping_sub(vcpus[0].msr(IA32_TSC).unwrap());
+    let apart = distance(&vcpus);
+    assert_eq!(distance(&later.1), apart);
+    let (first, tsc) = (vm.clock_ns.unwrap(), vcpus[0].msr(IA32_TSC).unwrap());
     let began = std::time::Instant::now();
     guest.load(&(vm, vcpus));
-    let now = guest.vm.save().unwrap().clock_ns.unwrap() - first.unwrap();
-    assert!(u128::from(now) <= began.elapsed().as_nanos(), "{now}");
+    let again = guest.save();
+    assert!(u128::from(again.0.clock_ns.unwrap() - first) <= began.elapsed().as_nanos());
+    assert_eq!(distance(&again.1), apart);
+    // A page-table KVM takes offsets and forgets them: there the counter is the host's.
+    raw::set_tsc_offset(&guest.vcpus[0].fd, 1 << 40).unwrap();
+    if raw::tsc_offset(&guest.vcpus[0].fd).unwrap() == 1 << 40 {
+        let gone = u128::from(again.1[0].msr(IA32_TSC).unwrap() - tsc) * 1_000_000 / u128::from(again.1[0].tsc_khz);
+        assert!(gone <= began.elapsed().as_nanos() * 11 / 10, "{gone}");
+    }
+}
+
+#[test]
+fn test_processor_priority_of_the_local_apic_follows_from_what_is_in_service() {
+    let mut guest = Guest::waiting(NONE);
+    let mut state = guest.save();
+    for (tpr, isr, ppr) in [(0, 0, 0), (0x25, 0, 0x25), (0x25, 0x31, 0x30), (0x3f, 0x31, 0x3f), (0x40, 0xfe, 0xf0)] {
+        let registers = lapic(&mut state);
+        registers[0x08] = tpr;
+        registers[0x10..0x18].fill(0);
+        registers[0x10 + isr / 32] = if isr == 0 { 0 } else { 1 << (isr % 32) };
+        state.1[0].sregs.cr8 = u64::from(tpr >> 4);
+        guest.load(&state);
+        assert_eq!(guest.save().1[0].lapic.as_ref().unwrap()[0x0a], ppr, "{tpr:#x} {isr:#x}");
+    }
 }
 
 #[test]
