@@ -49,7 +49,7 @@ class Ticket(Device):
 
     def forked(self, parent: Self, /) -> None:
         self.number = next(self.numbers)
-        self.given.append(self)
+        self.given.append(self)  # so that the script finds it
 
 
 def main(children: int) -> list[int]:
