@@ -24,6 +24,7 @@ fn path_of(image: &Image) -> String {
     format!("/proc/self/fd/{}", image.nodes[0].base.file().unwrap().as_raw_fd())
 }
 
+// fault row 28
 #[test]
 fn test_image_seals_its_file_against_every_writer() {
     let memory = Memory::with_ram(MIB).unwrap();
