@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -90,7 +90,6 @@ impl Machine {
         child.traps = self.traps.copied();
         child.cpuid = Mutex::new(self.cpuid.lock().unwrap_or_else(PoisonError::into_inner).clone());
         child.kin = AtomicU64::new(self.kin.load(Ordering::SeqCst));
-        child.has_generation = AtomicBool::new(self.has_generation.load(Ordering::SeqCst));
         child.lines.copy_routes(&self.lines);
         Ok(child)
     }
@@ -133,6 +132,8 @@ impl Machine {
         let objects = self.objects_of_still()?;
         self.complete_all(&objects, host)?;
         let devices = self.save_devices()?;
+        // Before the vcpus, whose time-stamp counters are of the moment that this sets (`kvm/snapshot/known.rs`).
+        let vm = objects.vm.save().map_err(RunError::from)?;
         let mut vcpus = Vec::new();
         for id in 0..self.config().vcpus {
             let taken = borrow(
@@ -150,7 +151,8 @@ impl Machine {
             phase: before.standing(),
             parked: self.control.parked(),
             vcpus,
-            vm: objects.vm.save().map_err(RunError::from)?,
+            vm,
+            has_generation: self.has_generation.load(Ordering::SeqCst),
             devices,
             lines: self.lines.save(),
             clock: self.clock.save(),
@@ -194,6 +196,7 @@ impl Machine {
         self.clock.load(&parts.clock);
         set_timers()?;
         self.load_devices(parts)?;
+        self.has_generation.store(parts.has_generation, Ordering::SeqCst);
         restored.devices = devices.elapsed();
         Ok(restored)
     }

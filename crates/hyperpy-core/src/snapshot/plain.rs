@@ -11,7 +11,7 @@ use crate::control::{Parked, Phase};
 use crate::irq::LineLevels;
 
 /// Names of the parts, in their order.
-const PARTS: [&str; 8] = ["config", "state", "parked", "vcpus", "vm", "lines", "devices", "clock"];
+const PARTS: [&str; 9] = ["config", "state", "parked", "vcpus", "vm", "has_generation", "lines", "devices", "clock"];
 
 impl Parts {
     /// All of it.
@@ -34,6 +34,7 @@ impl Parts {
             ("parked", Value::map([("all", self.parked.all.into()), ("last", self.parked.last.into())])),
             ("vcpus", Value::List(self.vcpus.iter().map(vcpu).collect())),
             ("vm", self.vm.value()),
+            ("has_generation", self.has_generation.into()),
             ("lines", self.lines.value()),
             ("devices", Value::List(places.iter().zip(&self.devices).map(device).collect())),
             ("clock", self.clock.value()),
@@ -78,6 +79,7 @@ impl Parts {
             parked,
             vcpus: vcpus.iter().map(vcpu).collect::<Result<_, _>>()?,
             vm: VmState::from_value(part("vm")?)?,
+            has_generation: fields.get("has_generation")?,
             lines: LineLevels::of(part("lines")?)?,
             devices: states,
             clock: Kept::of(part("clock")?)?,
