@@ -172,7 +172,13 @@ $(PASSED)/python: $(CODE) $(TESTS) pyproject.toml $(VENV)/.built | guests $(PASS
 	$(PYTHON) -m pytest --quiet --junitxml=$(REPORTS)/python.xml $(PLAIN_TESTS)
 	@touch $@
 
-$(PASSED)/lab: $(CODE) $(TESTS) pyproject.toml $(VENV)/.built | guests $(PASSED) $(REPORTS)
+# The core's own tests as one program, for the lab, where nothing is compiled.
+build/core-tests: $(RUST) $(VENV)/.system
+	@mkdir -p build
+	@cargo test --quiet --package hyperpy-core --lib --no-run --message-format=json \
+	  | sed --quiet 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1 | xargs -I@ cp @ $@
+
+$(PASSED)/lab: $(CODE) $(TESTS) pyproject.toml $(VENV)/.built build/core-tests | guests $(PASSED) $(REPORTS)
 	@rm -f $(REPORTS)/lab.xml
 	$(BIN)/hyperpy lab --timeout 900 -- $(PYTHON) -m pytest --quiet --junitxml=$(REPORTS)/lab.xml -m 'core or lab' tests/kvm tests/lab
 	@touch $@

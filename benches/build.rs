@@ -7,7 +7,14 @@ fn main() {
     println!("cargo:rerun-if-changed=../python/hyperpy/_floor.h");
     println!("cargo:rerun-if-changed=src/state.c");
     cc::Build::new().file("src/state.c").opt_level(2).warnings(true).extra_warnings(true).compile("state");
-    cc::Build::new().file(file).opt_level(2).warnings(true).extra_warnings(true).compile("floor");
+    println!("cargo:rerun-if-changed=floor/restore.c");
+    cc::Build::new()
+        .file(file)
+        .file("floor/restore.c")
+        .opt_level(2)
+        .warnings(true)
+        .extra_warnings(true)
+        .compile("floor");
     let file = "floor/snapshot_file.c";
     println!("cargo:rerun-if-changed={file}");
     cc::Build::new().file(file).opt_level(3).warnings(true).extra_warnings(true).compile("snapshot_floor");

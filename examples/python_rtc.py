@@ -21,7 +21,7 @@ UPDATE_SOON, ALARM_ENABLED, ALARM_RANG = 0x80, 0x20, 0xA0
 
 
 class Rtc(Device):
-    """Shows `start` plus the machine's time, two digits in a byte. Other bytes of its 128 keep what is written."""
+    """Shows `start` plus the machine's time, two digits in a byte. Other bytes of its 128 keep what is written, without Python."""
 
     acpi_hid = "PNP0B00"
     index = Register(0x0, width=1, access="wo")
@@ -31,31 +31,31 @@ class Rtc(Device):
     def reset(self) -> None:
         self.alarm = None  # its timer is taken off by the machine
 
-    def show(self) -> datetime:
-        """Put the time into its registers."""
-        now = self.start + timedelta(seconds=self.clock.now // NS)
-        digits = bytes.fromhex(now.strftime(f"%S%M%H%d%m%y0{now.isoweekday() % 7 + 1}"))
-        for at, two in zip(TIME, digits, strict=True):
-            self.data[at] = two
-        return now
+    @property
+    def now(self) -> datetime:
+        return self.start + timedelta(seconds=self.clock.now // NS)
 
-    @data.on_read
-    def _read(self, index: int) -> int:
-        if index in TIME:
-            self.show()
-        if index == A and -self.clock.now % NS < 244_000:
-            return FIXED[A] | UPDATE_SOON
-        if index == C:
-            self.irq.set(False)
-            if self.alarm and self.clock.now >= self.alarm.deadline:
-                self.set_alarm()
-                return ALARM_RANG
-        return self.data[index] | FIXED.get(index, 0)
+    @data[TIME].on_read
+    def _time(self, index: int) -> int:
+        digits = bytes.fromhex(self.now.strftime(f"%S%M%H%d%m%y0{self.now.isoweekday() % 7 + 1}"))
+        return digits[TIME.index(index)]
 
-    @data.on_write
-    def _write(self, index: int, value: int) -> None:
-        if index in ALARM:
+    @data[A, B, D].on_read
+    def _status(self, index: int) -> int:
+        soon = UPDATE_SOON if index == A and -self.clock.now % NS < 244_000 else 0
+        return self.data[index] | FIXED[index] | soon
+
+    @data[C].on_read
+    def _why(self) -> int:
+        self.irq.set(False)
+        if self.alarm and self.clock.now >= self.alarm.deadline:
             self.set_alarm()
+            return ALARM_RANG
+        return self.data[C]
+
+    @data[ALARM].on_write
+    def _alarm(self, index: int, value: int) -> None:
+        self.set_alarm()
 
     def set_alarm(self) -> None:
         """Set a timer for when the alarm's time of day is next."""
@@ -64,7 +64,7 @@ class Rtc(Device):
         self.alarm = None
         with suppress(ValueError):  # digits that are no time: no alarm
             time = datetime.strptime(bytes(self.data[at] for at in ALARM).hex(), "%S%M%H")
-            wait = (time - self.show()).seconds or 86_400
+            wait = (time - self.now).seconds or 86_400
             self.alarm = self.clock.at((self.clock.now // NS + wait) * NS, self.ring)
 
     def ring(self) -> None:

@@ -10,14 +10,15 @@ use hyperpy_benches::create;
 use hyperpy_benches::declared::{self, DEVICES, Touch};
 use hyperpy_benches::dispatch::{self, CASES, Case, Order};
 use hyperpy_benches::exits::{self, GUESTS, Hyperpy};
-use hyperpy_benches::{Failure, pin, snapshot_file, state};
+use hyperpy_benches::{Failure, pin, restore, snapshot_file, state};
 use hyperpy_core::snapshot::file::Compress;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
 const USAGE: &str = "usage: hyperpy-bench dispatch ROUNDS EXITS | exits ROUNDS EXITS | create ROUNDS LIVES | \
-                     declared ROUNDS EXITS | declared-exits ROUNDS EXITS | state ROUNDS TIMES | script REGIONS same|spread on|off EXITS | \
+                     declared ROUNDS EXITS | declared-exits ROUNDS EXITS | state ROUNDS TIMES | restore ROUNDS RESTORES | \
+                     fork ROUNDS FORKS | script REGIONS same|spread on|off EXITS | \
                      script declared REGISTERS read|write|fields EXITS | drive EXITS | snapshot-file ROUNDS MIB FOLDER";
 
 fn main() -> ExitCode {
@@ -37,6 +38,8 @@ fn command(words: &[&str]) -> Result<(), Failure> {
         ["dispatch", rounds, exits] => measure_dispatch(rounds.parse()?, exits.parse()?),
         ["exits", rounds, exits] => measure_exits(rounds.parse()?, exits.parse()?),
         ["create", rounds, lives] => measure_create(rounds.parse()?, lives.parse()?),
+        ["restore", rounds, restores] => measure_restore(rounds.parse()?, restores.parse()?),
+        ["fork", rounds, forks] => measure_fork(rounds.parse()?, forks.parse()?),
         ["declared", rounds, exits] => measure_declared(rounds.parse()?, exits.parse()?),
         ["declared-exits", rounds, exits] => measure_declared_exits(rounds.parse()?, exits.parse()?),
         ["snapshot-file", rounds, mib, folder] => {
@@ -163,6 +166,36 @@ fn measure_state(rounds: usize, times: usize) -> Result<(), Failure> {
             println!(r#"{{"act": "{name}", "irqchip": {irqchip}, "hyperpy_us": {hyperpy:?}, "floor_us": {floor:?}}}"#);
         }
     }
+    Ok(())
+}
+
+fn measure_restore(rounds: usize, restores: usize) -> Result<(), Failure> {
+    pin()?;
+    for (mib, pages, rings) in [64, 512]
+        .into_iter()
+        .flat_map(|mib| [1, 10, 100, 1_000].map(|pages| [(mib, pages, true), (mib, pages, false)]))
+        .flatten()
+    {
+        let rounds = restore::compare(mib, pages, rings, rounds, restores)?;
+        let column = |of: fn(&restore::Round) -> f64| rounds.iter().map(of).collect::<Vec<f64>>();
+        let (hyperpy, floor) = (column(|r| r.hyperpy), column(|r| r.floor));
+        let (turn, floor_turn) = (column(|r| r.hyperpy_turn), column(|r| r.floor_turn));
+        let allocations: u64 = rounds.iter().map(|round| round.allocations).sum();
+        println!(
+            r#"{{"mib": {mib}, "pages": {pages}, "rings": {rings}, "allocations": {allocations}, "hyperpy_us": {hyperpy:?}, "floor_us": {floor:?}, "hyperpy_turn_us": {turn:?}, "floor_turn_us": {floor_turn:?}}}"#
+        );
+    }
+    Ok(())
+}
+
+fn measure_fork(rounds: usize, forks: usize) -> Result<(), Failure> {
+    pin()?;
+    for (mib, pages) in [(64, 0), (64, 100), (64, 1_000), (512, 0), (512, 100), (512, 1_000)] {
+        let (hyperpy, floor): (Vec<f64>, Vec<f64>) = restore::forks(mib, pages, rounds, forks)?.into_iter().unzip();
+        println!(r#"{{"fork_mib": {mib}, "pages": {pages}, "hyperpy_us": {hyperpy:?}, "floor_us": {floor:?}}}"#);
+    }
+    let kib = restore::kib_per_child(512, 100)?;
+    println!(r#"{{"kib_per_child": {kib}}}"#);
     Ok(())
 }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperpy import _hyperpy
@@ -67,7 +67,25 @@ class Attaching(Placing):
             TypeError: the object is no device, or no size or place is given, or one that its class has not.
             ValueError: no local APIC gets such a message.
             StateError: it wants an interrupt line, and the vcpus exist already without interrupt controllers.
+
+        Warns:
+            NotListedWarning: it has an `acpi_hid`, and the ACPI tables that would list it are written already.
         """
+        if getattr(device, "acpi_hid", None) is not None and self._in_tables is not None:
+            self._not_listed(name or type(device).__name__)
+        return self._attach(device, pio, mmio, size, irq, name)
+
+    def _attach(
+        self,
+        device: _D,
+        pio: int | Mapping[str, int] | None,
+        mmio: int | Mapping[str, int] | None,
+        size: int | str | None,
+        irq: Irq,
+        name: str | None,
+        disabled: bool | Collection[str] = False,
+    ) -> _D:
+        """The same, as `disable` leaves it: all of it, or these windows."""
         parts = getattr(type(device), "_windows", ())
         if (pio is None) == (mmio is None) and not (parts and pio is not None):
             raise TypeError("a device sits on one bus\n\nhint: give pio=PORT or mmio=ADDRESS")
@@ -86,11 +104,19 @@ class Attaching(Placing):
         for is_pio, part, base in wanted:
             length = operator.index(length) if part is None else part.size
             check_range(is_pio, base, length)
-            label = name if part is None else f"{name}.{part.name}"
-            windows.append((is_pio, base, length, 0 if part is None else part.origin, label))
+            label, origin = (name, 0) if part is None else (f"{name}.{part.name}", part.origin)
+            is_off = disabled if isinstance(disabled, bool) else part is not None and part.name in disabled
+            windows.append((is_pio, base, length, origin, label, not is_off))
             facts.append(
-                {"base": base, "size": length, "irq": irq, "name": name, "enabled": True, "calls": calls}
-                | {"window": None if part is None else part.name}
+                {
+                    "base": base,
+                    "size": length,
+                    "irq": irq,
+                    "name": name,
+                    "enabled": not is_off,
+                    "calls": calls,
+                }
+                | {"window": None if part is None else part.name, "label": label}
             )
         by_origin = [(part.origin, part.name) for part in reversed(parts)]
         lend = lent(device, self._native.memory, self._native.id)
@@ -167,13 +193,14 @@ class Attaching(Placing):
             for place, (device, facts) in before.items():
                 if place not in self._attached:
                     where = facts["base"] if facts["window"] is None else {facts["window"]: facts["base"]}
-                    self.attach(
+                    self._attach(
                         device,
                         pio=where if place[0] else None,
                         mmio=None if place[0] else where,
                         size=None if facts["window"] else facts["size"],
                         irq=facts["irq"],
                         name=facts["name"],
+                        disabled=not facts["enabled"],
                     )
             if not had_pc:
                 self._native.detach_pc(had_irqchip)
@@ -183,4 +210,10 @@ class Attaching(Placing):
         """Devices for the ACPI tables."""
         from hyperpy._acpi import listed  # noqa: PLC0415 - only for an operating system
 
-        return listed(self._attached)
+        found = listed(self._attached)
+        self._in_tables = {
+            place: facts["base"]
+            for place, (device, facts) in list(self._attached.items())
+            if facts["enabled"] and getattr(device, "acpi_hid", None) is not None
+        }
+        return found

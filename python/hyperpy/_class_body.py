@@ -65,10 +65,11 @@ def check_marks(cls: type) -> None:
             )
         for key in keys:
             declared, kind, name = *key[:2], _name(method)
+            index = "" if key[2:] in {(), (None,)} else f"[{key[2]}]"
             other = methods.setdefault(key, method)
             if other is not method or keys.count(key) > 1:
                 raise DeclarationError(
-                    f"{cls.__qualname__}: accesses are told twice: {declared.name}.on_{kind}{_where(declared)} marks"
+                    f"{cls.__qualname__}: accesses are told twice: {declared.name}{index}.on_{kind}{_where(declared)} marks"
                     f" {_name(other)} and {name}",
                     hint="mark one method, and call others from it",
                 )
@@ -89,9 +90,9 @@ def check_marks(cls: type) -> None:
 
 
 def _marks_of(method: object) -> Iterator[tuple[Any, ...]]:
-    """What marks a method, and by what: each once, whichever bits it looks for."""
-    for declared, kind, *rest in getattr(method, "_hooks", ()):
-        yield (declared, kind, *rest[1:])
+    """What marks a method, and by what: each register of an array once, whichever bits it looks for."""
+    for declared, kind, _, which in getattr(method, "_hooks", ()):
+        yield from ((declared, kind, index) for index in (which if isinstance(which, tuple) else (which,)))
     yield from getattr(method, "_window_hooks", ())
 
 

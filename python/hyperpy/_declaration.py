@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 from hyperpy._delivery import delivery_of
 from hyperpy._field import AccessKind, Field, check_access, check_arguments, whole
 from hyperpy._register_views import ArrayView, Value, checked
+from hyperpy._selection import Key, Selection, Where
 from hyperpy._words import nearest
 from hyperpy.errors import DeclarationError
 
@@ -72,7 +73,8 @@ class Declared(Generic[_V]):
             raise DeclarationError(f"number of registers is out of range: {count}", hint=f"from 1 to {MOST}")
         if when is not None and not isinstance(when, Bits):
             raise DeclarationError(
-                f"not a condition: {when!r}", hint="when=control.bank, or when=control.bank == 2"
+                f"not a condition: {when!r}",
+                hint='when=control.bank, or when=control.bank == 2; a field that is called as an argument is: control["mask"]',
             )
         self.offset, self.width, self.doc, self.when = offset, width, doc, when
         self.count = None if count is None else operator.index(count)
@@ -144,19 +146,23 @@ class Hooked(Declared[_V]):
                 "on_write_if marks without a mask",
                 hint=f"@{self.name or 'name'}.on_write_if(0x1) above a `def`",
             )
+        checked = self._checked_mask(mask)
+        return lambda method: self._hook(method, "write", checked)
+
+    def _checked_mask(self, mask: int) -> int:
         if not 0 < whole("mask", mask) < 1 << 8 * self.width:
             raise DeclarationError(
                 f"no bits to look for: {mask:#x}", hint=f"a mask of bits such as 0x1, of {self.width} bytes"
             )
-        return lambda method: self._hook(method, "write", mask)
+        return operator.index(mask)
 
-    def _hook(self, method: _F, kind: str, mask: int) -> _F:
+    def _hook(self, method: _F, kind: str, mask: int, where: Where = None) -> _F:
         if not callable(method):
             raise DeclarationError(
                 f"not a method: {method!r}", hint=f"@{self.name or 'name'}.on_{kind} above a `def`"
             )
-        hooks: list[tuple[Hooked[Any], str, int]] = method.__dict__.setdefault("_hooks", [])
-        hooks.append((self, kind, mask))
+        hooks: list[tuple[Hooked[Any], str, int, Where]] = method.__dict__.setdefault("_hooks", [])
+        hooks.append((self, kind, mask, where))
         # The class looks for it when it is made: a second `def` of the same name would take its place without a word.
         self.__dict__.setdefault("_marks", []).append((kind, getattr(method, "__name__", "?")))
         return method
@@ -173,11 +179,13 @@ class Register(Hooked[Any]):
             "wo": reads as 0; "w1c", "w0c", "w1s": written ones clear, zeros clear, ones set; "rc", "rs": a read clears,
             sets them. Fields can each have their own.
         mask: bits that exist; others read as 0 and are not written. All of them, or those of the fields if there are any.
-        count: for an array of them: how many.
+        count: for an array of them: how many. Some of them can have methods of their own: `@lights[3].on_write`,
+            `@lights[4:8].on_read`; see `Indexed`.
         stride: bytes from one of the array to the next; its width if it is left out.
         order: "big" if its first byte is the most significant.
         when: a field that must be set for it to be here: `when=line_control.dlab`, or `when=mode.bank == 2`. Others can
-            share the place; one without `when` is there for all other values.
+            share the place; one without `when` is there for all other values. A field that is called as an argument is, is
+            `when=mode["reset"]`.
         posted: the guest does not wait for `on_write`, which is called later, for each write in order: before any other method
             of the device, and within 50 ms.
         stream: the same for a write-only register, and its writes wait in the kernel: they cost no exit.
@@ -185,7 +193,7 @@ class Register(Hooked[Any]):
             machine's. Several may come as one. The method gets None, since nobody knows the value.
         match: the value, or values, that ring the doorbell, each told as itself; all others are served as ever.
         doc: what it is for.
-        fields: each a name and its `Field`; those whose names are no argument can be given by name.
+        fields: each a name and its `Field`, such as `{"reset": Field(0)}`; those whose names are no argument can be given by name.
 
     Raises:
         DeclarationError: it cannot be: a field outside the width, a reset value outside the mask.
@@ -283,6 +291,9 @@ class Register(Hooked[Any]):
             taken |= field.mask
 
     def __getattr__(self, name: str) -> Bits:
+        return self._field(name)
+
+    def _field(self, name: str) -> Bits:
         fields: dict[str, Field] = self.__dict__.get("fields", {})
         if name not in fields:
             # A class body that is still read has not named it yet.
@@ -291,6 +302,16 @@ class Register(Hooked[Any]):
             hint = meant or f"its fields: {', '.join(fields) or 'none'}"
             raise AttributeError(f"register has no field {name!r}: {own}\n\nhint: {hint}")
         return Bits(self, fields[name], (1 << fields[name].width) - 1)
+
+    # Arrays are selected from, not gone through.
+    __iter__ = None
+
+    @overload
+    def __getitem__(self, key: str) -> Bits: ...
+    @overload
+    def __getitem__(self, key: Key) -> Selection: ...
+    def __getitem__(self, key: str | Key) -> Bits | Selection:
+        return self._field(key) if isinstance(key, str) else Selection(self, key)
 
     def _view(self, device: Any, cell: int) -> Any:
         if self.count is not None:

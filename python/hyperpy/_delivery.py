@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from hyperpy.errors import DeclarationError
 
 if TYPE_CHECKING:
-    from hyperpy._declaration import Register
+    from hyperpy._declaration import Field, Register
+    from hyperpy.declare import Fifo
 
 __all__ = ["Delivery", "delivery_of"]
 
@@ -24,9 +25,14 @@ _MOST_BELLS = 256
 
 
 def delivery_of(
-    register: Register, *, posted: bool, stream: bool, doorbell: bool, match: int | Iterable[int] | None
+    register: Register | Fifo,
+    *,
+    posted: bool = False,
+    stream: bool,
+    doorbell: bool = False,
+    match: int | Iterable[int] | None = None,
 ) -> Delivery:
-    """Check what a register asks for; the name of it, and the values that ring a doorbell.
+    """Check what a register, or a queue, asks for; the name of it, and the values that ring a doorbell.
 
     Raises:
         DeclarationError: it cannot be.
@@ -48,7 +54,8 @@ def delivery_of(
     (name,) = asked
     if name == "posted":
         return name, ()
-    kinds = {register.access, *(field.access or register.access for field in register.fields.values())}
+    fields: dict[str, Field] = getattr(register, "fields", {})
+    kinds = {register.access, *(field.access or register.access for field in fields.values())}
     if kinds != {"wo"}:
         raise DeclarationError(
             f"register with {name}=True is not write-only: {', '.join(sorted(kinds))}",
@@ -63,7 +70,7 @@ def delivery_of(
     return name, values
 
 
-def _values(register: Register, match: Any) -> tuple[int, ...]:
+def _values(register: Register | Fifo, match: Any) -> tuple[int, ...]:
     if match is None:
         return ()
     try:

@@ -9,7 +9,7 @@ import contextlib
 import operator
 import weakref
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 from hyperpy import _hyperpy
 from hyperpy._bench_lines import BenchLine, IrqChange, MessageSent, lend_lines
@@ -371,12 +371,12 @@ class DeviceBench(Generic[_D]):
         Raises:
             SnapshotError: the device does not take the state; what its `load` raises is raised.
         """
-        self._set_lines(snapshot)
         self._native.restore(snapshot._native)
+        self._set_lines(snapshot)
 
     def _set_lines(self, snapshot: BenchSnapshot) -> None:
-        for name, level in snapshot._levels.items():
-            self.lines[name].level = level
+        for name, line in self.lines.items():
+            line.level = snapshot._levels.get(name, False)
 
     def fork(self) -> DeviceBench[_D]:
         """Return a bench with a copy of the device, as a copy of a machine has one: of the same state and time.
@@ -392,10 +392,11 @@ class DeviceBench(Generic[_D]):
 
         base = self.snapshot()
         copy = DeviceBench(copy_of(self.device), size=self.size, memory=self._memory_size)
-        copy._set_lines(base)
         copy.lost_timers = copy._native.restore(base._native, self.device, copy.device)
-        if isinstance(copy.device, Device):
-            copy.device.forked(cast("Any", self.device))
+        copy._set_lines(base)
+        made: Any = copy.device
+        if isinstance(made, Device):
+            made.forked(self.device)  # type: ignore[arg-type] # of the same class
         return copy
 
     def record(self, *, limit: int = 1_000_000) -> Recording:

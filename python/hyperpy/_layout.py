@@ -7,7 +7,7 @@ theirs within it. The core gets them as flat descriptions, in this order.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from hyperpy import _hyperpy
 from hyperpy import window as windows
@@ -41,8 +41,17 @@ _WRITABLE = (_STORED, _CLEARED_BY_1, _CLEARED_BY_0, _SET_BY_1)
 _MOST_CELLS = 1 << 20
 _MOST_BYTES = 1 << 63
 
-Hooks: TypeAlias = dict[Hooked[Any], tuple[str | None, str | None, int]]
-"""By declaration: names of the methods for reads and for writes, and the mask of `on_write_if` or 0."""
+
+class Hook(NamedTuple):
+    """A method that wants to know: its name, the mask of `on_write_if` or 0, and whether it gets the number in an array first."""
+
+    method: str
+    mask: int
+    takes_index: bool
+
+
+Hooks: TypeAlias = dict[tuple[Hooked[Any], int | None], tuple[Hook | None, Hook | None]]
+"""Who wants to know of reads and of writes, by declaration and by number in an array; None: of all of them."""
 
 
 class Placed:
@@ -70,10 +79,22 @@ def hooks_of(cls: type) -> Hooks:
     found: Hooks = {}
     for base in reversed(cls.__mro__):
         for name, method in base.__dict__.items():
-            for declared, kind, mask in getattr(method, "_hooks", ()):
-                read, write, bits = found.get(declared, (None, None, 0))
-                found[declared] = (name, write, bits) if kind == "read" else (read, name, mask)
+            for declared, kind, mask, where in getattr(method, "_hooks", ()):
+                takes_index = declared.count is not None and not isinstance(where, int)
+                hook = Hook(name, mask, takes_index)
+                for index in where if isinstance(where, tuple) else (where,):
+                    read, write = found.get((declared, index), (None, None))
+                    found[declared, index] = (hook, write) if kind == "read" else (read, hook)
     return found
+
+
+def hooks_for(hooks: Hooks, declared: Hooked[Any], index: int | None) -> tuple[Hook | None, Hook | None]:
+    """Who wants to know of a register, or of one of an array; its own method goes before that of all."""
+    read, write = hooks.get((declared, None), (None, None))
+    if index is None:
+        return read, write
+    own_read, own_write = hooks.get((declared, index), (None, None))
+    return own_read or read, own_write or write
 
 
 def _length(declared: Declared[Any]) -> int:
@@ -173,15 +194,13 @@ def placed(cls: type, first: int = 0, base: int = 0, prefix: str = "") -> Iterat
 def _describe(place: Placed) -> dict[str, Any]:
     declared, first = place.declared, place.first
     hooks: Hooks = place.owner._told  # type: ignore[attr-defined]
-    read, write, mask = (
-        hooks.get(declared, (None, None, 0)) if isinstance(declared, Hooked) else (None, None, 0)
-    )
+    read, write = hooks_for(hooks, declared, place.index) if isinstance(declared, Hooked) else (None, None)
     numbers = place.owner._cell_numbers  # type: ignore[attr-defined]
     bits, sides, reset, kind, details = [0] * 7, (True, True), 0, "plain", [0]
     match declared:
         case Register():
             bits, reset = masks(declared), declared.reset
-            sides = _sides(declared, hooks)
+            sides = _sides(declared, read is not None, write is not None)
         case Fifo():
             takes = declared.access == "ro"
             sides = (takes, not takes)
@@ -204,7 +223,8 @@ def _describe(place: Placed) -> dict[str, Any]:
             sides = (declared.access != "wo", declared.access != "ro")
             kind, details = "ram", [declared.size]
         case Indexed():
-            sides = _sides(declared.behind, hooks)
+            behind = [of for (register, _), of in hooks.items() if register is declared.behind]
+            sides = _sides(declared.behind, *(any(of[side] for of in behind) for side in (0, 1)))
             index, at = first + numbers[declared.register], first + numbers[declared.behind]
             step = declared.step % (1 << 64)
             kind, details = "port", [index, declared.bits, at, declared.behind.count or 0, step]
@@ -226,19 +246,18 @@ def _describe(place: Placed) -> dict[str, Any]:
         "sides": sides,
         "when": condition,
         "on_read": read is not None,
-        "on_write": None if write is None else mask,
-        "delivery": _delivery(place, mask),
+        "on_write": None if write is None else write.mask,
+        "delivery": _delivery(place, 0 if write is None else write.mask),
     }
 
 
-def _sides(register: Register, hooks: Hooks) -> tuple[bool, bool]:
+def _sides(register: Register, is_asked: bool, is_told: bool) -> tuple[bool, bool]:
     """Whether guests can read it, and write it: there is something to see or to do, or somebody wants to know."""
     bits = masks(register)
-    read, write, _ = hooks.get(register, (None, None, 0))
     readable = bits[_READABLE] | bits[_CLEARED_BY_READ] | bits[_SET_BY_READ]
     # A doorbell may hold no bits.
     writable = any(bits[at] for at in _WRITABLE) or register.delivery != NOW
-    return bool(readable) or read is not None, writable or write is not None
+    return bool(readable) or is_asked, writable or is_told
 
 
 def _delivery(place: Placed, mask: int) -> Delivery:
@@ -336,7 +355,9 @@ def make_blocks(owner: Any, device: Any) -> dict[Blocks[Any], list[Any]]:
     return made
 
 
-Handler: TypeAlias = tuple[int, Callable[..., Any] | None, Callable[..., Any] | None, int | None]
+_Method: TypeAlias = tuple[Callable[..., Any], int | None]
+Handler: TypeAlias = tuple[int, _Method | None, _Method | None]
+"""The number of a register, and who wants to know of reads and writes: methods with their first argument, if it is a number."""
 
 
 def handlers(device: Device) -> list[Handler]:
@@ -349,16 +370,18 @@ def handlers(device: Device) -> list[Handler]:
 def _collect(owner: Any, found: list[Handler]) -> None:
     hooks: Hooks = type(owner)._told
     numbers: Mapping[Declared[Any], int] = type(owner)._cell_numbers
-    for declared, (read, write, _) in hooks.items():
+
+    def method(hook: Hook | None, index: int | None) -> _Method | None:
+        return None if hook is None else (getattr(owner, hook.method), index if hook.takes_index else None)
+
+    for declared in dict.fromkeys(declared for declared, _ in hooks):
         if declared not in numbers:
             continue  # a subclass has replaced it
-        on_read = None if read is None else getattr(owner, read)
-        on_write = None if write is None else getattr(owner, write)
-        cell = owner._first_cell + numbers[declared]
-        if declared.count is None:
-            found.append((cell, on_read, on_write, None))
-        else:
-            found.extend((cell + index, on_read, on_write, index) for index in range(declared.count))
+        first = owner._first_cell + numbers[declared]
+        for index in (None,) if declared.count is None else range(declared.count):
+            read, write = hooks_for(hooks, declared, index)
+            if read or write:
+                found.append((first + (index or 0), method(read, index), method(write, index)))
     for blocks in owner._blocks.values():
         for block in blocks:
             _collect(block, found)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hyperpy.spec import MachineSpec
 
 _KERNEL = 1  # its rung
+_DISABLED = "disabled"
 
 
 class Looking(Routing):
@@ -46,7 +47,7 @@ class Looking(Routing):
             ...     m.load(hyperpy.Flat(code, at=0x1000, mode="real"))
             ...     _ = m.run(timeout=1.0)
             ...     print(m.stats.devices[0])
-            DeviceStats(name='Doorbell', hits={'register': 2, 'python': 0, 'unclaimed': 0})
+            DeviceStats(name='Doorbell', hits={'kernel': 0, 'register': 2, 'python': 0, 'unclaimed': 0})
         """
         vcpus, wall = self._native.readings()
         rows = tuple(
@@ -67,7 +68,8 @@ class Looking(Routing):
     def map(self) -> Map:
         """What is where: memory, ports, mmio and interrupts; prints as tables.
 
-        What the kernel's interrupt controllers and PIT answer is in it as soon as they are asked for.
+        What the kernel's interrupt controllers and PIT answer is in it as soon as they are asked for. What `disable` took off its
+        bus is there as "disabled", at the place where `enable` puts it, which others may have meanwhile.
 
         Example:
             >>> import hyperpy
@@ -98,6 +100,11 @@ class Looking(Routing):
                 for bus, base, size, name, with_irqchip in _hyperpy.kernel_ranges()
                 if with_irqchip
             ]
+        on_buses += [
+            MapRow("pio" if is_pio else "mmio", facts["base"], facts["size"], facts["label"], _DISABLED)
+            for (is_pio, _), (_, facts) in list(self._attached.items())
+            if not facts["enabled"]
+        ]
         rows = [MapRow("memory", *row) for row in self.memory._rows()]
         rows += sorted(on_buses, key=lambda row: (row.space == "mmio", row.base))
         return Map(tuple(rows), self._interrupts())
@@ -133,11 +140,11 @@ class Looking(Routing):
 
 
 def _hits(device: object, calls: _hyperpy.Calls) -> dict[str, int]:
-    """Accesses to a device by who answered them: its registers, its methods, nobody."""
+    """Accesses to a device by who answered them: the kernel, its registers, its methods, nobody."""
     read, write = calls.plain()
-    by_rust, by_python, by_nobody = 0, read[0] + write[0], 0
+    rings, by_rust, by_python, by_nobody = 0, 0, read[0] + write[0], 0
     if isinstance(device, Device) and device._layout is not None:
-        reads, writes, told = device._register_file.total_hits()
-        by_rust, by_python = reads + writes - told, by_python + told
+        reads, writes, told, rings = device._register_file.total_hits()
+        by_rust, by_python = reads + writes - told - rings, by_python + told
         by_nobody = sum(map(sum, device._register_file.strays()))
-    return {RUNGS[3]: by_rust, RUNGS[4]: by_python, RUNGS[5]: by_nobody}
+    return {RUNGS[1]: rings, RUNGS[3]: by_rust, RUNGS[4]: by_python, RUNGS[5]: by_nobody}

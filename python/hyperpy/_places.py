@@ -7,12 +7,13 @@ wherever it is moved. Changes of the buses are made in the core, several as one 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from hyperpy import _hyperpy
-from hyperpy.errors import DeviceError
+from hyperpy.errors import DeviceError, NotListedWarning
 from hyperpy.irq import Routing
 from hyperpy.window import named
 
@@ -29,6 +30,8 @@ class Placing(Routing):
 
     _owner: int
     _places_lock: threading.RLock
+    # Where devices are by the ACPI tables, as soon as an image has them.
+    _in_tables: dict[Place, int] | None = None
     name: str
 
     @property
@@ -63,6 +66,9 @@ class Placing(Routing):
                 places of it. Nothing is moved then.
             TypeError: no place is given, or it is not of the form that the device's class wants.
 
+        Warns:
+            NotListedWarning: the guest's ACPI tables tell another place of it.
+
         Example:
             >>> import hyperpy
             >>> with hyperpy.Machine(memory="1M") as m:
@@ -82,12 +88,16 @@ class Placing(Routing):
                 raise TypeError("no place is given\n\nhint: m.move(device, mmio=ADDRESS)")
             left = self._change(moves)
         self._wait_until_left(left)
+        if self._in_tables is not None and any(
+            self._in_tables.get(place, base) != base for place, (_, base, _) in moves.items()
+        ):
+            self._not_listed(type(device).__name__, "tell another place of")
 
     def disable(self, device: object, *windows: str) -> None:
         """Take a device, or some of its windows, off the buses until `enable`; the guest's accesses there are nobody's.
 
         It is still attached: its interrupt line, timers and memory stay, and so do its places, for which others may be put there
-        meanwhile. Returns when no vcpu is in what was disabled, as `move`.
+        meanwhile. `map` and `spec` show it as disabled. Returns when no vcpu is in what was disabled, as `move`.
 
         Arguments:
             device: an attached one.
@@ -101,10 +111,10 @@ class Placing(Routing):
             >>> with hyperpy.Machine(memory="1M") as m:
             ...     device = m.attach(hyperpy.Device(), pio=0x300, size=8)
             ...     m.disable(device)
-            ...     off = [row.space for row in m.map.rows]
+            ...     off = m.map.rows[-1].rung
             ...     m.enable(device)
-            ...     print(off, [row.space for row in m.map.rows])
-            ['memory'] ['memory', 'pio']
+            ...     print(off, m.map.rows[-1].rung)
+            disabled python
         """
         self._enable(device, windows, False)
 
@@ -117,8 +127,24 @@ class Placing(Routing):
 
         Raises:
             DeviceError: it is not attached; or a range is taken by now, as for `attach`. Nothing is enabled then.
+
+        Warns:
+            NotListedWarning: it has an `acpi_hid`, and was disabled when the ACPI tables were written, or elsewhere.
         """
         self._enable(device, windows, True)
+        if self._in_tables is not None and getattr(device, "acpi_hid", None) is not None:
+            mine = [(place, facts) for place, facts in self._places_of(device) if facts["enabled"]]
+            if any(self._in_tables.get(place) != facts["base"] for place, facts in mine):
+                self._not_listed(type(device).__name__)
+
+    def _not_listed(self, name: str, what: str = "do not list") -> None:
+        warnings.warn(
+            NotListedWarning(
+                f"the guest's ACPI tables {what} {name}: they were written by load()",
+                hint="attach a device with an acpi_hid before load(), and do not move it; reset() writes the tables anew",
+            ),
+            stacklevel=3,
+        )
 
     def _enable(self, device: object, windows: tuple[str, ...], on: bool) -> None:
         with self._placing:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hyperpy import _hyperpy
+from hyperpy.clock import Clock
 from hyperpy.declare import Counter, Fifo, FifoLevel, Indexed, Ram, Register
 from hyperpy.errors import SnapshotError
 from hyperpy.line import Line, Messages
@@ -43,10 +44,16 @@ def save(device: Device) -> dict[str, Any]:
     state = {"schema": kind.schema, "registers": registers}
     if kind.saved_attributes:
         state["attributes"] = {
-            key: _hyperpy.plain(getattr(device, key), f"{name}.{key}", device.clock)
+            key: _hyperpy.plain(getattr(device, key), f"{name}.{key}", _clock_of(device))
             for key in kind.saved_attributes
         }
     return state
+
+
+def _clock_of(device: Device) -> Clock | None:
+    """Return the clock that it has been given; its timers are what a state names."""
+    clock: Any = device.clock
+    return clock if isinstance(clock, Clock) else None
 
 
 def _kept(device: Device) -> Iterator[Placed]:
@@ -73,7 +80,9 @@ def load(device: Device, state: dict[str, Any]) -> None:
     _same(name, "registers", places.keys() ^ registers.keys())
     _same(name, "attributes", set(type(device).saved_attributes or ()) ^ attributes.keys())
     steps = [_step(device, places[key], value) for key, value in registers.items()]
-    copies = {key: _hyperpy.plain(value, f"{name}.{key}", device.clock) for key, value in attributes.items()}
+    copies = {
+        key: _hyperpy.plain(value, f"{name}.{key}", _clock_of(device)) for key, value in attributes.items()
+    }
     for step in steps:
         step()
     for key, value in copies.items():

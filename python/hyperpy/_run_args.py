@@ -48,6 +48,8 @@ _TRACED = 16
 def device(text: str) -> DeviceSpec:
     """A device as the command line names it: `module:Class@mmio=ADDRESS,size=BYTES,irq=GSI`, or `pio=` for `mmio=`.
 
+    A line of several is named: `irq.rx=GSI`.
+
     Raises:
         ValueError: it is none; the message has a hint.
 
@@ -69,14 +71,16 @@ def device(text: str) -> DeviceSpec:
     values: dict[str, Any] = {}
     for place in places.split(","):
         key, _, value = place.partition("=")
+        key, dot, line = key.partition(".") if key.startswith("irq.") else (key, "", "")
         if key not in {"pio", "mmio", "size", "irq"}:
             known = nearest(key, ["pio", "mmio", "size", "irq"]) or "pio, mmio, size and irq are known"
             raise ValueError(f"unknown key of a device: {key!r}\n\nhint: {known}")
-        if key in values:
+        mine, name = (values.setdefault(key, {}), line) if dot else (values, key)
+        if not isinstance(mine, dict) or name in mine:
             raise ValueError(
-                f"key is given twice: {key}\n\nhint: give each once, and --device once per device"
+                f"key is given twice: {key}{dot}{line}\n\nhint: give each once, and --device once per device"
             )
-        values[key] = number(value)
+        mine[name] = number(value)
     if ("pio" in values) == ("mmio" in values):
         raise ValueError(f"a device sits on one bus: {text}\n\nhint: give pio=PORT or mmio=ADDRESS")
     try:
@@ -172,7 +176,10 @@ def run_parser() -> Parser:
         help=f"record the last N exits of each vcpu, which errors show; 0 for none (default: {_TRACED})",
     )
     spec = "module:Class@mmio=ADDRESS[,size=BYTES][,irq=GSI]"
-    text = "attach a device written in Python, made without arguments; pio=PORT in place of mmio; can be repeated"
+    text = (
+        "attach a device written in Python, made without arguments; pio=PORT in place of mmio; irq.NAME=GSI for a line of several; "
+        "can be repeated"
+    )
     add("--device", type=checked(device), action="append", default=[], metavar=spec, help=text)
     add(
         "--debug-exit",

@@ -11,13 +11,14 @@ import errno
 import inspect
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hyperpy import _hyperpy
 from hyperpy import _spec_form as form
 from hyperpy.errors import SpecError
+from hyperpy.line import Line, declared
 
 if TYPE_CHECKING:
     from hyperpy.spec import DeviceSpec, MachineSpec
@@ -70,16 +71,23 @@ class _Device:
     index: int
     spec: DeviceSpec
     size: int | None
-    is_level: bool
+    levels: dict[str, bool]
     windows: dict[str, int]
 
+    def lines(self) -> Iterable[tuple[str, int]]:
+        """Its lines by name, and the gsis that they are."""
+        irq = self.spec.irq
+        return (irq if isinstance(irq, Mapping) else {} if irq is None else {"irq": irq}).items()
+
     def ranges(self, bus: str) -> Iterator[_Range]:
-        """Where it is on a bus, as far as sizes are known."""
+        """Where it is on a bus, as far as sizes are known. What is disabled is not."""
         where, name = getattr(self.spec, bus), self.spec.name or self.spec.model
-        path = f"devices[{self.index}].{bus}"
+        path, disabled = f"devices[{self.index}].{bus}", self.spec.disabled
+        if disabled is True:
+            return
         if isinstance(where, Mapping):
             for window, base in where.items():
-                if window in self.windows:
+                if window in self.windows and window not in (disabled or ()):
                     yield _Range(f"{path}.{window}", base, self.windows[window], f"{name}.{window}")
         elif where is not None and self.size is not None and len(self.windows) <= 1:
             yield _Range(path, where, self.size, name)
@@ -120,18 +128,18 @@ def check(spec: MachineSpec) -> list[Finding]:
 
 def _facts(
     index: int, device: DeviceSpec, folder: str, findings: list[Finding]
-) -> tuple[int | None, bool, dict[str, int]]:
-    """The device's size, if it is known, whether its interrupt is level-triggered, and the sizes of its windows."""
+) -> tuple[int | None, dict[str, bool], dict[str, int]]:
+    """The device's size, if it is known, which of its lines are level-triggered, and the sizes of its windows."""
     path, size = f"devices[{index}]", None if device.size is None else int(device.size)
     try:
         kind: Any = device.kind(folder)
     except SpecError as error:
         findings.append(Finding(f"{path}.{error.path}", error.what, error.hint or "look at the module"))
-        return size, False, {}
+        return size, {}, {}
     except Exception as error:
         told = f"its module cannot be imported: {type(error).__name__}: {error}"
         findings.append(Finding(f"{path}.model", told, "`python -c 'import MODULE'` shows where"))
-        return size, False, {}
+        return size, {}, {}
     findings += [Finding(f"{path}.args", *told) for told in _arguments(device, kind)]
     known = _hyperpy.stock_sizes().get(device.model, getattr(kind, "size", None))
     if size is None and known is None:
@@ -140,7 +148,13 @@ def _facts(
         size = known
     windows = {part.name: part.size for part in getattr(kind, "_windows", ())}
     findings += [Finding(f"{path}.{key}", *told) for key, *told in _unnamed(device, windows)]
-    return size, bool(getattr(kind, "irq_level", False)), windows
+    lines = declared(kind, Line)
+    for name in device.irq if isinstance(device.irq, Mapping) else ():
+        if name not in lines and not hasattr(kind, name):
+            hint = f"its lines: {', '.join(lines) or 'none'}"
+            findings.append(Finding(f"{path}.irq.{name}", f"{device.model} has no such line", hint))
+    levels = {name: line.level for name, line in lines.items()}
+    return size, levels | {"irq": bool(getattr(kind, "irq_level", False))}, windows
 
 
 def _unnamed(device: DeviceSpec, windows: dict[str, int]) -> Iterator[tuple[str, str, str]]:
@@ -285,10 +299,10 @@ def _interrupts(devices: list[_Device], has_pc: bool) -> Iterator[Finding]:
         if name not in stock:
             continue
         users.setdefault(line, []).append(("", name, is_level))
-    for device in devices:
-        if (gsi := device.spec.irq) is None:
-            continue
-        path = f"devices[{device.index}].irq"
+    wanted = [(device, label, gsi) for device in devices for label, gsi in device.lines()]
+    for mine, label, gsi in wanted:
+        path = f"devices[{mine.index}].irq{'' if label == 'irq' else '.' + label}"
+        level = mine.levels.get(label, False)
         if gsi >= _PINS:
             yield Finding(
                 path,
@@ -298,16 +312,16 @@ def _interrupts(devices: list[_Device], has_pc: bool) -> Iterator[Finding]:
         for other, name, is_level in users.get(gsi, ()):
             where = f" ({other})" if other else ""
             kinds = "both are edge-triggered"
-            if is_level != device.is_level:
+            if is_level != level:
                 kinds = "one is level-triggered and one edge-triggered"
-            elif device.is_level:
+            elif level:
                 continue  # level-triggered devices share a line
             yield Finding(
                 path,
                 f"gsi {gsi} is shared with {name}{where}: {kinds}",
                 "only level-triggered devices share one",
             )
-        users.setdefault(gsi, []).append((path, device.spec.name or device.spec.model, device.is_level))
+        users.setdefault(gsi, []).append((path, mine.spec.name or mine.spec.model, level))
 
 
 def _files(spec: MachineSpec) -> Iterator[Finding]:

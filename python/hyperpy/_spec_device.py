@@ -26,19 +26,19 @@ _MODEL = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)")
 STOCK = {"debug-exit": "DebugExit", "debug-console": "DebugConsole"}
 
 
-def _places(each: form.Rule) -> form.Rule:
-    """A place, or by the names of windows several."""
+def _by_name(each: form.Rule, nothing: str) -> form.Rule:
+    """A number, or several by the names of windows or lines."""
 
     def check(value: object) -> int | dict[str, int]:
         if not isinstance(value, Mapping):
-            place: int = each(value)
-            return place
+            number: int = each(value)
+            return number
         if not value:
-            raise ValueError("no window is named\n\nhint: { regs = 0xfe000000 }, or leave it out")
+            raise ValueError(nothing)
         found = {}
-        for name, place in value.items():
+        for name, number in value.items():
             try:
-                found[form.text(name)] = each(place)
+                found[form.text(name)] = each(number)
             except ValueError as error:
                 message, _, hint = str(error).partition("\n\nhint: ")
                 raise SpecError(message, path=str(name), hint=hint) from None
@@ -47,10 +47,28 @@ def _places(each: form.Rule) -> form.Rule:
     return check
 
 
+def _places(each: form.Rule) -> form.Rule:
+    return _by_name(each, "no window is named\n\nhint: { regs = 0xfe000000 }, or leave it out")
+
+
 def _as_hex(value: int | Mapping[str, int]) -> Hex | dict[str, Hex]:
     if isinstance(value, Mapping):
         return {name: form.as_hex(place) for name, place in value.items()}
     return form.as_hex(value)
+
+
+def _disabled(value: object) -> bool | tuple[str, ...]:
+    """True, or the names of windows; none of them for False."""
+    if not isinstance(value, list | tuple):
+        return form.flag(value) or ()
+    return tuple(sorted({form.text(name) for name in value}))
+
+
+def _as_list(value: bool | tuple[str, ...]) -> bool | list[str]:
+    return value if isinstance(value, bool) else list(value)
+
+
+_LINES = _by_name(_GSI, "no line is named\n\nhint: { rx = 5 }, or leave it out")
 
 
 def _model(value: object) -> str:
@@ -71,7 +89,8 @@ class DeviceSpec(Form):
         mmio: first gpa. Exactly one of `mmio` and `pio` is given, but for a device with windows: `{ regs = 0xfe000000 }`.
         pio: first port, or `{ ports = 0x300 }`.
         size: length of its range, in bytes or as "4K"; None: the class knows.
-        irq: gsi of its interrupt line.
+        irq: gsi of its interrupt line; of a device with several, by name: `{ rx = 5, tx = 6 }`.
+        disabled: True if it is off its buses, as `Machine.disable` leaves it; or the names of the windows that are.
         name: shown in maps; None: the class's name.
         args: keyword arguments of its class: values that TOML can hold.
     """
@@ -84,7 +103,10 @@ class DeviceSpec(Form):
         default=None, hash=False, metadata=rule(form.optional(_places(_PORT)), shown=_as_hex)
     )
     size: int | str | None = field(default=None, metadata=rule(form.optional(form.size), shown=form.as_size))
-    irq: int | None = field(default=None, metadata=rule(form.optional(_GSI)))
+    irq: int | Mapping[str, int] | None = field(
+        default=None, hash=False, metadata=rule(form.optional(_LINES))
+    )
+    disabled: bool | tuple[str, ...] = field(default=(), metadata=rule(_disabled, shown=_as_list))
     name: str | None = field(default=None, metadata=rule(form.optional(form.text)))
     args: Mapping[str, Any] = field(default_factory=dict, hash=False, metadata=rule(form.values))
 
@@ -94,6 +116,15 @@ class DeviceSpec(Form):
             raise SpecError("a device sits on one bus", hint="give pio = PORT or mmio = ADDRESS")
         if self.size is not None and any(by_window):
             raise SpecError("a window has a size by its class", path="size", hint="leave it out")
+        if not isinstance(self.disabled, bool):
+            places = (where for where in (self.mmio, self.pio) if isinstance(where, Mapping))
+            named = [name for where in places for name in where]
+            for name in self.disabled:
+                if name not in named:
+                    hint = f"windows that have a place: {', '.join(named) or 'none; write disabled = true'}"
+                    raise SpecError(f"no such window: {name!r}", path="disabled", hint=hint)
+            if 0 < len(self.disabled) == len(named):  # the same, in its one form
+                object.__setattr__(self, "disabled", True)
 
     def kind(self, folder: str = ".") -> type:
         """Its class, imported; the module is looked for in `folder` too.

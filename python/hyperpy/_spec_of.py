@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +49,8 @@ def spec_of(machine: Machine) -> MachineSpec:
         unclaimed = base.unclaimed if base.unclaimed == usual else None
     known = {id(device): spec for device, spec in zip(base_devices, base.devices, strict=True)}
     devices = [
-        _placed(known.get(id(device)) or _device(index, device, facts, where), where)
-        for index, (device, facts, where) in enumerate(_attached(machine))
+        _placed(known.get(id(device)) or _device(index, device, facts, where), where, disabled)
+        for index, (device, facts, where, disabled) in enumerate(_attached(machine))
     ]
     return MachineSpec(
         name=base.name if machine._made_from else machine.name,
@@ -108,26 +109,32 @@ def _image(image: object) -> ImageSpec | None:
             raise SpecError(f"an image without a spec: {type(image).__name__}", path="image", hint=_HINT)
 
 
-def _attached(machine: Machine) -> list[tuple[object, dict[str, Any], dict[str, Any]]]:
-    """Each device with its facts, and by bus where it is: windows together, by their names."""
-    found: list[tuple[object, dict[str, Any], dict[str, Any]]] = []
-    by_window: dict[int, dict[str, Any]] = {}
+def _attached(machine: Machine) -> list[tuple[object, dict[str, Any], dict[str, Any], list[str | None]]]:
+    """Each device with its facts, by bus where it is, windows together by their names, and which of them are disabled."""
+    found: list[tuple[object, dict[str, Any], dict[str, Any], list[str | None]]] = []
+    by_window: dict[int, tuple[dict[str, Any], list[str | None]]] = {}
     for place, (device, facts) in list(machine._attached.items()):
         bus = "pio" if place[0] else "mmio"
         if place in machine._brought:
             continue
+        off = [] if facts["enabled"] else [facts["window"]]
         if facts["window"] is None:
-            found.append((device, facts, {bus: facts["base"]}))
+            found.append((device, facts, {bus: facts["base"]}, off))
             continue
         if id(device) not in by_window:
-            by_window[id(device)] = {}
-            found.append((device, facts, by_window[id(device)]))
-        by_window[id(device)].setdefault(bus, {})[facts["window"]] = facts["base"]
+            by_window[id(device)] = {}, []
+            found.append((device, facts, *by_window[id(device)]))
+        where, disabled = by_window[id(device)]
+        where.setdefault(bus, {})[facts["window"]] = facts["base"]
+        disabled += off
     return found
 
 
-def _placed(spec: DeviceSpec, where: dict[str, Any]) -> DeviceSpec:
-    """A device's spec with the place where it is by now."""
+def _placed(spec: DeviceSpec, where: dict[str, Any], off: list[str | None]) -> DeviceSpec:
+    """A device's spec with the place where it is by now, and what of it is disabled."""
+    count = sum(len(at) if isinstance(at, dict) else 1 for at in where.values())
+    names = tuple(sorted(filter(None, off)))
+    disabled = True if len(off) == count else names
     if isinstance(spec.mmio, int) or isinstance(spec.pio, int):
         # One window needs no name.
         where = {
@@ -135,7 +142,9 @@ def _placed(spec: DeviceSpec, where: dict[str, Any]) -> DeviceSpec:
             for bus, at in where.items()
         }
     mmio, pio = where.get("mmio"), where.get("pio")
-    return spec if (spec.mmio, spec.pio) == (mmio, pio) else replace(spec, mmio=mmio, pio=pio)
+    if (spec.mmio, spec.pio, spec.disabled) == (mmio, pio, disabled):
+        return spec
+    return replace(spec, mmio=mmio, pio=pio, disabled=disabled)
 
 
 def _device(index: int, device: object, facts: dict[str, Any], where: dict[str, Any]) -> DeviceSpec:
@@ -159,7 +168,8 @@ def _device(index: int, device: object, facts: dict[str, Any], where: dict[str, 
     is_usual = facts["window"] is not None or facts["size"] == getattr(device, "size", None)
     size = None if is_usual else facts["size"]
     name = None if facts["name"] == kind.__name__ else facts["name"]
-    if not isinstance(facts["irq"], int | None):
+    lines = facts["irq"].values() if isinstance(facts["irq"], Mapping) else (facts["irq"],)
+    if not all(isinstance(gsi, int | None) for gsi in lines):
         raise SpecError(f"its lines have no spec: {facts['irq']}", path=f"devices[{index}].irq", hint=_HINT)
     return DeviceSpec(model=model, size=size, irq=facts["irq"], name=name, **where)
 

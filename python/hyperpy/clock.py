@@ -43,6 +43,12 @@ class Timer:
         """
         return self._native.cancel()
 
+    def __eq__(self, other: object) -> bool:
+        return self._native.number == other._native.number if isinstance(other, Timer) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._native.number)
+
     def __repr__(self) -> str:
         return f"<Timer at {self.deadline} ns{'' if self.active else ', not active'}>"
 

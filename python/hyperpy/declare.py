@@ -16,8 +16,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from hyperpy._declaration import MOST, AccessKind, Bits, Declared, Field, Hooked, Register
+from hyperpy._delivery import delivery_of
 from hyperpy._field import whole
 from hyperpy._register_views import ArrayView, FifoView, RamView
+from hyperpy._selection import Key, Selection
 from hyperpy.errors import DeclarationError
 from hyperpy.memory import parse_size
 
@@ -43,6 +45,8 @@ class Fifo(Hooked[FifoView]):
         access: "ro": the guest's reads take what the device has put in; "wo": its writes put in what the device takes.
         overflow: what happens to one item too many: "drop" loses it, "overwrite" the oldest.
         empty: what a read of an empty one gives.
+        stream: the guest does not wait for its writes ("wo"): they wait in the kernel and cost no exit, as those of a `Register`. They
+            are in the queue before the guest's next access of the device is served.
         threshold: which accesses are told to the method that is marked by `on_write` ("wo"): those that leave at least
             so many items; by `on_read` ("ro"): at most so many. All of them, if it is left out. Others call no Python.
 
@@ -66,6 +70,7 @@ class Fifo(Hooked[FifoView]):
         overflow: Literal["drop", "overwrite"] = "drop",
         empty: int = 0,
         threshold: int | None = None,
+        stream: bool = False,
         when: Bits | None = None,
         doc: str = "",
     ) -> None:
@@ -90,6 +95,7 @@ class Fifo(Hooked[FifoView]):
             raise DeclarationError(
                 f"threshold is out of range: {threshold}", hint=f"from 0 to the depth, {self.depth}"
             )
+        self.delivery = delivery_of(self, stream=stream)
 
     def _view(self, device: Any, cell: int) -> FifoView:
         return FifoView(device._register_file, cell, self)
@@ -273,6 +279,10 @@ class Blocks(Declared[Any], Generic[_B]):
 class Indexed(Declared[ArrayView]):
     """Registers behind a port: one register says which of them another one leads to, as a PC's CMOS memory is reached.
 
+    Methods are marked for all of them, or by number for some: the others call no Python. `@data[0x0C].on_read` marks one for
+    register 0x0C, as if that were declared alone; `@data[1, 3, 5].on_write` and `@data[0x0E:0x80].on_write` for several, whose
+    method gets the number of the register first, as one for all does.
+
     Arguments:
         offset: where the data port is.
         index: the register that holds the number.
@@ -290,6 +300,11 @@ class Indexed(Declared[ArrayView]):
         >>> class Cmos(Device):
         ...     index = Register(0x0, width=1)
         ...     data = Indexed(0x1, index=index, count=128, width=1, mask=0x7F)
+        ...     changes = 0
+        ...
+        ...     @data[0x0E:].on_write
+        ...     def _changed(self, index: int, value: int) -> None:
+        ...         self.changes += 1
         >>> cmos = Cmos()
         >>> cmos.data[0x0D] = 0x80
         >>> cmos.data[0x0D]
@@ -334,6 +349,12 @@ class Indexed(Declared[ArrayView]):
     def on_write(self) -> Callable[[_F], _F]:
         """As `Register.on_write`; the method gets the number of the register first."""
         return self.behind.on_write
+
+    # As for `Register`.
+    __iter__ = None
+
+    def __getitem__(self, key: Key) -> Selection:
+        return Selection(self.behind, key)
 
     def _view(self, device: Any, cell: int) -> ArrayView:
         view: ArrayView = self.behind.__get__(device, type(device))

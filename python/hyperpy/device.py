@@ -41,18 +41,11 @@ __all__ = ["DebugConsole", "DebugExit", "Device", "DeviceLike", "Stop"]
 
 # What hyperpy keeps in a device and in its class, under names that a user could think of.
 OWN = {
-    "_blocks", "_calls", "_cell_numbers", "_cells", "_computed_size", "_first_cell", "_layout", "_made_with", "_places", "_register_file",
-    "_told", "_windows",
+    "_blocks", "_calls", "_cell_numbers", "_cells", "_computed_size", "_first_cell", "_layout", "_made_with", "_places",
+    "_register_file", "_told", "_windows",
 }  # fmt: skip
 AccessRule: TypeAlias = Literal["exact", "split", "widen", "refuse"]
 _IDS = {"acpi_hid", "acpi_cid", "acpi_uid"}
-
-
-class MadeWith(NamedTuple):
-    """The arguments that a device was made with, for `Device.clone`."""
-
-    arguments: tuple[Any, ...]
-    named: Mapping[str, Any]
 
 
 class Stop(Value):
@@ -91,6 +84,27 @@ def holds_declarations(value: object) -> bool:
         return False
     first = next(iter(value.values() if isinstance(value, dict) else value), None)
     return getattr(first, "_is_declaration", False) is True
+
+
+class MadeWith(NamedTuple):
+    """What a device was made with, for `Device.clone`."""
+
+    arguments: tuple[Any, ...]
+    named: dict[str, Any]
+
+
+def _recording(init: Callable[..., None]) -> Any:
+    """Return a `__new__` that keeps what it is given, with the signature of this `__init__`."""
+
+    def new(cls: type[Any], *arguments: Any, **named: Any) -> Any:
+        device = object.__new__(cls)
+        if arguments or named:
+            device.__dict__["_made_with"] = MadeWith(arguments, named)
+        return device
+
+    made: Any = new
+    made.__wrapped__, made._records = init, True
+    return made
 
 
 class _Made(Generic[_T]):
@@ -196,19 +210,10 @@ class Device:
     _blocks = _Made(_make_blocks)
     _calls = _Made(lambda device: _hyperpy.Calls(device._layout))
 
-    if not TYPE_CHECKING:
-
-        def __new__(cls, *arguments: Any, **named: Any) -> Self:  # noqa: D102 - seen by nobody
-            if not (arguments or named):
-                return super().__new__(cls)
-            if cls.__init__ is object.__init__:
-                raise TypeError(f"{cls.__name__}() takes no arguments")
-            device = super().__new__(cls)
-            device.__dict__["_made_with"] = MadeWith(arguments, named)
-            return device
-
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
+        if "__init__" in cls.__dict__ and (cls.__new__ is object.__new__ or hasattr(cls.__new__, "_records")):
+            cls.__new__ = _recording(cls.__init__)  # type: ignore[method-assign]
         if not _IDS.isdisjoint(cls.__dict__):
             from hyperpy._acpi import check  # noqa: PLC0415 - few devices are listed
 

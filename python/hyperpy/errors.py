@@ -1,6 +1,6 @@
-"""The exceptions of machines and specs, and nothing else.
+"""The exceptions of machines and specs, and one warning, `NotListedWarning`.
 
-All of them derive from `HyperpyError` and carry a `hint`: what to do about it. So do the errors of the lab, of packages and
+All exceptions derive from `HyperpyError` and carry a `hint`: what to do about it. So do the errors of the lab, of packages and
 of initramfs images, which live beside what raises them. Arguments that cannot be are Python's own TypeError or ValueError. The native module raises these classes
 too; they live here because the stable ABI cannot derive exceptions with fields in native code before Python 3.12.
 """
@@ -27,6 +27,7 @@ __all__ = [
     "KvmError",
     "KvmUnavailable",
     "MemoryAccessError",
+    "NotListedWarning",
     "RegisterError",
     "SnapshotError",
     "SpecError",
@@ -156,6 +157,22 @@ class RegisterError(HyperpyError, ValueError):
         super().__init__(message, hint=hint)
         self.register = register
         self.value = value
+
+
+class NotListedWarning(UserWarning):
+    """A device with an `acpi_hid` is not in the ACPI tables that its guest has, or they tell another place of it.
+
+    They are written when an operating system's image is loaded. A warning, since a driver may find the device in another way; to
+    have it raised: `warnings.simplefilter("error", hyperpy.NotListedWarning)`. `message` and `hint` as of `HyperpyError`.
+    """
+
+    def __init__(self, message: str = "", *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint or None
+
+    def __str__(self) -> str:
+        return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
 
 
 class StateError(HyperpyError, RuntimeError):

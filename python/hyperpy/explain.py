@@ -13,8 +13,9 @@ from html import escape
 from typing import TYPE_CHECKING, TypeAlias
 
 from hyperpy import window as windows
+from hyperpy._declaration import Hooked
 from hyperpy._delivery import NOW
-from hyperpy._layout import _describe
+from hyperpy._layout import _describe, hooks_for
 from hyperpy._value import Value
 from hyperpy._words import nearest
 from hyperpy.declare import Indexed, Ram
@@ -28,7 +29,7 @@ __all__ = ["Explanation", "RegisterUse"]
 
 _KERNEL, _REGISTER, _PYTHON, _UNCLAIMED = (RUNGS[rung] for rung in (1, 3, 4, 5))
 # Whom a guest waits for that writes to what a method wants to know of.
-_WAITED_FOR = {"stream": _KERNEL, "posted": _REGISTER}
+_WAITED_FOR = {"stream": _KERNEL, "doorbell": _KERNEL, "posted": _REGISTER}
 _HEAD = ["register", "offset", "bytes", "rung", "reads", "writes", "calls", "mean ns", "worst ns"]
 _MANY = 1000  # calls that are worth a hint
 _FEW = 10  # writes for each read of the device: most are followed by another write
@@ -39,12 +40,12 @@ _Meter: TypeAlias = tuple[int, int, int, int]  # calls, those timed, their nanos
 
 
 class RegisterUse(Value):
-    """How guests have used one register, or all of an array, and who served that.
+    """How guests have used one register, or those of an array that have no method of their own, and who served that.
 
     `register` is its name. In brackets is what is no register: `(read, write)` are the device's own methods, `(no register)`
     accesses that no register takes, `(refused)` those that `access_rule` refuses. `offset` and `width` are in bytes, None
     where there is none. `rung` says whom the guest waits for: register (Rust alone), python, unclaimed (nobody), kernel (it waits
-    for nobody: a stream); "register/python" if reads are served by the one and writes by the other. A posted register's writes are
+    for nobody: a stream, or a doorbell, whose `writes` are rings as the kernel counted them, of which several can be one call); "register/python" if reads are served by the one and writes by the other. A posted register's writes are
     served by Rust, and its method is called later. `reads` and `writes` count accesses, `calls` those for which Python was
     called. `timed` of these calls were timed: `mean_ns` and `worst_ns` are theirs, None if there are none. `hint` says what
     would make it cheaper, where that is known. `place` is the offset as it is written, `ports[0x4]` in a window.
@@ -183,18 +184,22 @@ def _rows(device: Device) -> Iterator[RegisterUse]:
 
 
 def _groups(device: Device) -> list[list[Placed]]:
-    """Registers that are told as one: those of an array."""
+    """Registers that are told as one: those of an array, but for the ones with a method of their own."""
     groups: dict[object, list[Placed]] = {}
     for place in device._places:
         if not isinstance(place.declared, Indexed):  # what is behind a port is told
-            one = place.cell if place.index is None else (id(place.declared), place.name.rpartition("[")[0])
+            one = place.cell if _is_told_alone(place) else (id(place.declared), place.name.rpartition("[")[0])
             groups.setdefault(one, []).append(place)
     return list(groups.values())
 
 
 def _use(device: Device, group: list[Placed], all_reads: int) -> RegisterUse:
     place, declared = group[0], group[0].declared
-    name = place.name if place.index is None else f"{place.name.rpartition('[')[0]}[0…{len(group) - 1}]"
+    name = (
+        place.name
+        if _is_told_alone(place)
+        else f"{place.name.rpartition('[')[0]}[0…{(declared.count or 0) - 1}]"
+    )
     hits = [device._register_file.hits(one.cell) for one in group]
     meters = [device._calls.of(one.cell) for one in group]
     reads, writes = sum(hit[0] for hit in hits), sum(hit[1] for hit in hits)
@@ -215,10 +220,18 @@ def _cost(meters: Iterable[_Meter]) -> tuple[int, int, float | None, int | None]
     return (calls, timed, ns / timed, worst) if timed else (calls, 0, None, None)
 
 
+def _is_told_alone(place: Placed) -> bool:
+    """Whether it is of no array, or has a method of its own in one."""
+    return place.index is None or (place.declared, place.index) in place.owner._told  # type: ignore[attr-defined]
+
+
 def _hooks(place: Placed) -> tuple[str | None, str | None]:
     """Names of the methods for reads and for writes."""
-    read, write, _ = place.owner._told.get(place.declared, (None, None, 0))  # type: ignore[attr-defined]
-    return read, write
+    declared = place.declared
+    if not isinstance(declared, Hooked):
+        return None, None
+    read, write = hooks_for(place.owner._told, declared, place.index)  # type: ignore[attr-defined]
+    return read and read.method, write and write.method
 
 
 def _rung(place: Placed) -> str:

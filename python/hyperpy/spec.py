@@ -272,8 +272,8 @@ class MachineSpec(Form):
             for index, (spec, device) in enumerate(zip(self.devices, devices, strict=True)):
                 with _named(f"devices[{index}]"):
                     things.append(spec.make(console=made.console) if device is None else device)
-                    made.attach(
-                        things[-1], pio=spec.pio, mmio=spec.mmio, size=spec.size, irq=spec.irq, name=spec.name
+                    made._attach(
+                        things[-1], spec.pio, spec.mmio, spec.size, spec.irq, spec.name, spec.disabled
                     )
             if self.pc:
                 made.attach_pc()

@@ -28,7 +28,7 @@ class VcpuStats(Value):
 
     `exits` counts exits to this process, one for each KVM_RUN, `cpu_seconds` processor time of the thread that
     drove it, and `hits` the accesses answered by each rung of the dispatch ladder: kernel (writes that waited in a ring of
-    the kernel's and cost no exit), rust (a device written in Rust), register (a declared register), python (a Python method), unclaimed (nobody). `capped_seconds` is the time that it
+    the kernel's and cost no exit; rings of doorbells are not among them, since the kernel does not tell who rang: see `DeviceStats`), rust (a device written in Rust), register (a declared register), python (a Python method), unclaimed (nobody). `capped_seconds` is the time that it
     rested because the machine had used up its `cpu_limit`.
     """
 
@@ -41,6 +41,7 @@ class VcpuStats(Value):
 class DeviceStats(Value):
     """Accesses to one device in Python, by who answered.
 
+    `hits["kernel"]` are rings of its doorbells, as the kernel counted them until they were heard: several can be one call of the method.
     `hits["register"]` are of registers that Rust serves, `hits["python"]` called a method, and `hits["unclaimed"]` are in its
     range and no register takes them. A posted write, or one of a stream, is among those that called a method when it has been
     called: in `Stats.hits` it is counted by what the guest waited for. They are the device's: of a device that was attached to another machine before, its hits there are among them. An access
@@ -132,7 +133,7 @@ def overview(booted: Mapping[Machine, float]) -> str:
 
 
 class MapRow(Value):
-    """One range: `space` is memory, pio or mmio; `rung` says who answers."""
+    """One range: `space` is memory, pio or mmio; `rung` says who answers, or "disabled": it is off its bus until `Machine.enable`."""
 
     space: str
     base: int

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import subprocess
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.programs import elf
 
-from hyperpy import BootError, Device, DeviceError, Linux, Machine, Register
+from hyperpy import BootError, Device, DeviceError, Linux, Machine, NotListedWarning, Register
 
 TABLES = 0xE_0000
 KERNEL = Linux(elf(b"\xfa\xf4"))  # cli; hlt
@@ -57,6 +58,38 @@ def devices(m: Machine, folder: Path) -> dict[str, str]:
     source = (folder / "dsdt.dsl").read_text()
     parts = [re.sub(r"//.*|/\*.*?\*/|\s", "", part) for part in source.split("Device (")[1:]]
     return {re.search(r'_HID,(?:EisaId\()?"(\w+)"', part)[1]: part for part in parts}  # type: ignore[index]
+
+
+# Nothing is wrong with what is done before the tables are written, or with a device that is not to be in them.
+def test_device_that_the_tables_do_not_list_is_warned_of_where_it_is_attached_and_enabled() -> None:
+    with Machine(memory="4M") as m:
+        late, off = Port(), m.attach(Port(), pio=0x520)
+        m.disable(off)
+        m.load(KERNEL)
+        m.attach(Device(), pio=0x530, size=8)
+        with pytest.warns(NotListedWarning, match="do not list late") as caught:
+            m.attach(late, pio=0x510, name="late")
+        assert (caught[0].filename, "before load()" in str(caught[0].message)) == (__file__, True)
+        with pytest.warns(NotListedWarning, match="do not list Port") as caught:
+            m.enable(off)
+        assert caught[0].filename == __file__
+        m.reset()  # loads again, and lists both
+        m.disable(off)
+        m.enable(off)
+        with pytest.warns(NotListedWarning, match="tell another place of Port") as caught:
+            m.move(off, pio=0x540)
+        assert caught[0].filename == __file__
+        m.move(off, pio=0x520)
+
+
+def test_device_that_the_tables_would_not_list_is_not_attached_if_that_is_an_error() -> None:
+    with Machine(memory="4M") as m, warnings.catch_warnings():
+        m.load(KERNEL)
+        warnings.simplefilter("error", NotListedWarning)
+        with pytest.raises(NotListedWarning) as caught:
+            m.attach(Port(), pio=0x510)
+        assert (caught.value.message, caught.value.hint is None) == (str(caught.value).split("\n")[0], False)
+        assert 0x510 not in {row.base for row in m.map.rows}
 
 
 def test_device_on_ports_with_an_edge_is_in_the_dsdt_as_declared(tmp_path: Path) -> None:

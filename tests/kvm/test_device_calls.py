@@ -131,6 +131,8 @@ VERBS = {
     "sregs": lambda m: m.vcpus[0].sregs.cr0,
     "expect": lambda m: m.console.expect("x"),
     "interact": lambda m: m.console.interact(),
+    "snapshot": lambda m: m.snapshot(),
+    "fork": lambda m: m.fork(),
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.guests import START_OTHERS, Mode, assemble, interruptible
 
-from hyperpy import Device, Exit, Flat, Machine, Register, StateError, Stop, Window
+from hyperpy import Device, Exit, Fifo, FifoLevel, Flat, Machine, Register, StateError, Stop, Window
 
 RUN = 10.0
 BOUND = 0.1
@@ -329,6 +329,53 @@ def test_stream_that_a_callback_takes_off_the_bus_is_told_of_all_that_was_writte
         assert len(logger.values) - len(remover.told) in (0, 1)
 
 
+class Typewriter(Device):
+    """A queue whose items cost no exit, its level, and what is told when it is nearly full."""
+
+    text = Fifo(0x0, depth=256, access="wo", stream=True, threshold=200)
+    waiting = FifoLevel(0x4, text)
+    loud = Fifo(0x8, depth=4, access="wo", width=4, stream=True)
+
+    def __init__(self) -> None:
+        self.log: list[int] = []
+
+    @text.on_write
+    def _text(self, item: int) -> None:
+        while (item := self.text.pop()) is not None:  # type: ignore[assignment]
+            self.log.append(item)
+
+    @loud.on_write
+    def _loud(self, item: int) -> None:
+        assert self.loud.pop() == item
+        self.log.append(item)
+
+
+@pytest.mark.parametrize("count", [150, 1000])
+def test_items_of_a_streamed_queue_cost_no_exit_and_are_in_it_before_the_guest_reads_how_many(
+    boot: Any, count: int
+) -> None:
+    m = boot(
+        f"mov ebx, {GPA:#x}; xor eax, eax; again: inc eax; mov [ebx], al; cmp eax, {count}; jb again; mov ecx, [ebx + 4]; hlt",
+        "protected",
+    )
+    typed = m.attach(Typewriter(), mmio=GPA)
+    assert m.run(RUN) == Exit.Halt(0)
+    assert m.vcpus[0].regs.rcx == len(typed.text)
+    assert [*typed.log, *typed.text] == [n & 0xFF for n in range(1, count + 1)]
+    assert (typed.text.lost, len(typed.log) > 0) == (0, count > 200)
+    assert exits(m) < 15 + count // 50
+
+
+def test_streamed_queue_whose_method_is_told_of_all_gives_each_its_turn(boot: Any) -> None:
+    m = boot(
+        f"xor eax, eax; again: inc eax; mov [{GPA + 8:#x}], eax; cmp eax, 600; jb again; hlt", "protected"
+    )
+    typed = m.attach(Typewriter(), mmio=GPA)
+    assert m.run(RUN) == Exit.Halt(0)
+    assert (typed.log, typed.loud.lost) == ([*range(1, 601)], 0)
+    assert typed.explain()["loud"].rung == "kernel"
+
+
 # -- doorbells -------------------------------------------------------------------------------------------------------
 
 
@@ -398,7 +445,21 @@ def test_doorbells_cost_no_exit_and_are_told_before_the_run_returns(boot: Any) -
         ("big", 0x1234), ("byte", None), ("kick", None), ("queue", 2), ("queue", 3),
     ]  # fmt: skip
     assert m.stats.hits["python"] == 0
-    assert bells._register_file.hits(0) == (0, 1, 1)
+    assert m.stats.devices[0].hits == {"kernel": 5, "register": 0, "python": 0, "unclaimed": 0}
+    said = bells.explain()
+    assert [(use.register, use.rung, use.writes, use.calls) for use in said if use.writes] == [
+        ("kick", "kernel", 1, 1), ("byte", "kernel", 1, 1), ("queue", "kernel", 2, 2), ("big", "kernel", 1, 1),
+    ]  # fmt: skip
+
+
+def test_rings_are_counted_each_though_several_are_one_call(boot: Any) -> None:
+    m, bells = rung(boot, "mov ecx, 5000; again: mov [ebx], ecx; dec ecx; jnz again; hlt")
+    assert m.run(RUN) == Exit.Halt(0)
+    use = bells.explain()["kick"]
+    assert (use.writes, use.calls) == (5000, len(bells.log))
+    assert 1 <= use.calls <= 5000
+    assert m.stats.devices[0].hits == {"kernel": 5000, "register": 0, "python": 0, "unclaimed": 0}
+    assert m.stats.hits["kernel"] == 0
 
 
 def test_doorbell_of_eight_bytes_rings_in_long_mode(boot: Any) -> None:
@@ -425,6 +486,7 @@ def test_write_that_rings_no_bell_is_an_exit_and_told_as_ever(boot: Any) -> None
         ("queue", 4), ("kick", None), ("queue", 1), ("big", 0x34120000), ("queue", 9),
     ]  # fmt: skip
     assert m.stats.hits["python"] == 5
+    assert m.stats.devices[0].hits == {"kernel": 0, "register": 0, "python": 5, "unclaimed": 0}
 
 
 def test_doorbell_on_a_port_rings(boot: Any) -> None:

@@ -189,8 +189,8 @@ again:  in al, 0x80
     assert plain.explain()["(read, write)"].reads == 100
     stats = m.stats
     assert {device.name: device.hits for device in stats.devices} == {
-        "Lamp": {"register": 100, "python": 100, "unclaimed": 0},
-        "plain": {"register": 0, "python": 100, "unclaimed": 0},
+        "Lamp": {"kernel": 0, "register": 100, "python": 100, "unclaimed": 0},
+        "plain": {"kernel": 0, "register": 0, "python": 100, "unclaimed": 0},
     }
     assert (stats.hits["register"], stats.hits["python"]) == (100, 200)
     m.close()

@@ -31,6 +31,7 @@ class Bell(Device):
     """Says when the guest has reached it."""
 
     size = 1
+    stateless = True
 
     def __init__(self) -> None:
         self.rung = threading.Event()
@@ -117,6 +118,21 @@ def _interacted(case: Case) -> bool:
         return case.m.console.interact()
 
 
+def _base() -> hyperpy.Snapshot:
+    """A snapshot of a machine that is made alike, and has not run."""
+    with Machine(memory="2M") as m:
+        m.memory.add(SPARE, 0x1000)
+        m.attach(Bell(), pio=0x80)
+        return m.snapshot()
+
+
+def _forked(case: Case) -> Machine:
+    """A copy, which is in the state that this machine is in."""
+    with case.m.fork() as child:
+        assert child.state == case.m.state
+    return child
+
+
 # What a row is about; where it is about several verbs, each is called in a machine of its own.
 VERBS: dict[str, Callable[[Case], Any] | tuple[Callable[[Case], Any], ...]] = {
     "with": lambda case: case.m.__enter__(),
@@ -140,6 +156,9 @@ VERBS: dict[str, Callable[[Case], Any] | tuple[Callable[[Case], Any], ...]] = {
     "reset": lambda case: case.m.reset(),
     "stop": lambda case: case.m.stop("why"),
     "close": lambda case: case.m.close(),
+    "snapshot": lambda case: case.m.snapshot(),
+    "restore": lambda case: case.m.restore(_base()),
+    "fork": _forked,
     "answer": lambda case: case.m.answer(case.exit, 1),
     "regs, sregs read": (
         lambda case: case.m.vcpus[0].regs.rbx,
@@ -221,6 +240,9 @@ MEANING: dict[str, type[Exception] | Callable[[Any], bool]] = {
     "an exit": lambda value: value in {READ, Exit.Halt(0)} or isinstance(value, Exit.Debug),
     "waits": lambda value: value == Exit.Timeout(),
     "the last exit": lambda value: value in {READ, STOPPED},
+    "a snapshot": lambda value: isinstance(value, hyperpy.Snapshot),
+    "restores": lambda value: value.pages >= 0,
+    "a copy": lambda value: isinstance(value, Machine),
     "tracks": lambda value: hasattr(value, "__exit__"),
     "a timer": lambda value: isinstance(value, hyperpy.Timer) and value.active,
     "a value": lambda value: value is not None,
@@ -249,6 +271,9 @@ TABLE = {
     "reset": row("nothing", REFUSED, "nothing; created", "nothing; created", REFUSED),
     "stop": row("nothing; stopped", "nothing; stopped", "nothing; stopped", "nothing", REFUSED),
     "close": row(*["nothing; closed"] * 4, "nothing"),
+    "snapshot": row(*["a snapshot"] * 4, REFUSED),
+    "restore": row("restores", REFUSED, *["restores; created"] * 2, REFUSED),
+    "fork": row(*["a copy"] * 4, REFUSED),
     "answer": row(REFUSED, REFUSED, "answers", "answers", REFUSED),
     "regs, sregs read": row("a value", REFUSED, "a value", "a value", REFUSED),
     "regs, sregs written": row("nothing", REFUSED, "nothing", "nothing", REFUSED),
@@ -357,7 +382,20 @@ def _words(cell: str) -> str:
 @pytest.mark.parametrize("state", STATES)
 def test_state_error_names_the_verb_and_the_state(boot: Any, state: str) -> None:
     case = STATES[state](boot)
-    for verb in ("run", "start", "wait", "pause", "resume", "reset", "stop", "load", "attach"):
+    for verb in (
+        "run",
+        "start",
+        "wait",
+        "pause",
+        "resume",
+        "reset",
+        "stop",
+        "load",
+        "attach",
+        "snapshot",
+        "restore",
+        "fork",
+    ):
         if TABLE[verb][state] == REFUSED:
             call = VERBS[verb]
             assert not isinstance(call, tuple)

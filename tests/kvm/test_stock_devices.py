@@ -86,7 +86,9 @@ def test_device_in_rust_that_panics_is_a_device_error_and_closes_its_machine_alo
     boot: Any, capfd: pytest.CaptureFixture[str], access: str, how: str
 ) -> None:
     m, other = boot(f"{access}\n hlt"), boot("again: in al, 0x99\n jmp again")
-    _hyperpy.attach(m._native, _hyperpy.StockDevice.panicking(), "buggy", [(True, 0x80, 1, 0, "buggy")], [])
+    _hyperpy.attach(
+        m._native, _hyperpy.StockDevice.panicking(), "buggy", [(True, 0x80, 1, 0, "buggy", True)], []
+    )
     if how == "start":
         m.start()
     with pytest.raises(DeviceError, match="device buggy panicked: a (read|write) that panics") as raised:

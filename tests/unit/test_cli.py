@@ -28,6 +28,7 @@ LIMIT_S = 30
     [
         ("a:B@mmio=0xfe000000", DeviceSpec(model="a:B", mmio=0xFE000000)),
         ("a.b_c:D@pio=16,size=0x10,irq=5", DeviceSpec(model="a.b_c:D", pio=16, size=16, irq=5)),
+        ("a:B@pio=16,irq.rx=5,irq.tx=0x6", DeviceSpec(model="a:B", pio=16, irq={"rx": 5, "tx": 6})),
     ],
 )
 def test_device_spec_is_read(text: str, spec: DeviceSpec) -> None:
@@ -45,6 +46,10 @@ def test_device_spec_is_read(text: str, spec: DeviceSpec) -> None:
         ("a:B@", "unknown key of a device: ''", "pio, mmio, size and irq"),
         ("a:B@mmoi=1", "unknown key of a device: 'mmoi'", "did you mean mmio?"),
         ("a:B@mmio=1,mmio=2", "key is given twice: mmio", "once per device"),
+        ("a:B@mmio=1,irq.rx=2,irq.rx=3", "key is given twice: irq.rx", "once per device"),
+        ("a:B@mmio=1,irq=2,irq.rx=3", "key is given twice: irq.rx", "once per device"),
+        ("a:B@mmio=1,irq.rx=2,irq=3", "key is given twice: irq", "once per device"),
+        ("a:B@mmio=1,irq.rx=5000", "irq.rx of a device is out of range", "a gsi"),
         ("a:B@mmio=1,pio=2", "a device sits on one bus", "give pio=PORT or mmio=ADDRESS"),
         ("a:B@irq=1", "a device sits on one bus", "give pio=PORT or mmio=ADDRESS"),
         ("a:B@mmio", "not a number: ''", "16 or 0x10"),

@@ -151,6 +151,10 @@ def test_class_that_cannot_be_is_refused_when_it_is_made_and_names_the_lines(nam
         (lambda: Register(0, mask=1, one=Field(1)), "mask is wider than the register, or lacks a field"),
         (lambda: Register(0, acess="ro"), "not a field or an argument: acess='ro'"),
         (lambda: Register(0, count=0), "number of registers is out of range: 0"),
+        (
+            lambda: Register(0, when=Register(0, fields={"mask": Field(0)}).mask),  # type: ignore[arg-type]
+            "not a condition: 1",
+        ),
         (lambda: Register(0, count=2, stride=2), "registers of the array overlap: stride 2"),
         (lambda: Register(0, order="middle"), "no such byte order"),
         (lambda: Register(0, when=1), "not a condition: 1"),
@@ -161,6 +165,10 @@ def test_class_that_cannot_be_is_refused_when_it_is_made_and_names_the_lines(nam
         (lambda: Fifo(0, depth=1, access="ro", empty=256), "value of the empty queue is too wide"),
         (lambda: Fifo(0, depth=4, access="wo", threshold=5), "threshold is out of range: 5"),
         (lambda: Fifo(0, depth=4, access="ro", threshold=-1), "threshold is out of range: -1"),
+        (
+            lambda: Fifo(0, depth=4, access="ro", stream=True),
+            "register with stream=True is not write-only: ro",
+        ),
         (lambda: FifoLevel(0, Register(0)), "not a queue"),  # type: ignore[arg-type]
         (
             lambda: FifoLevel(0, Fifo(0, depth=256, access="ro"), width=1),

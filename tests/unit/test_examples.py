@@ -133,6 +133,20 @@ def test_rtc_shows_its_time_and_warns_before_it_changes(rtc: Registers) -> None:
     assert read(0x32) == 0x20
 
 
+def test_rtc_bytes_that_only_keep_what_is_written_call_no_python(rtc: Registers) -> None:
+    read, write, bench = rtc
+    rest = [at for at in range(128) if at not in (*range(14),)]
+    for at in rest:
+        write(at, at ^ 0x55)
+    assert [read(at) for at in rest] == [at ^ 0x55 for at in rest]
+    said = bench.device.explain()
+    others = said["data[0…127]"]
+    assert (others.rung, others.reads, others.writes) == ("register", len(rest), len(rest))
+    assert sum(use.calls for use in said) == 0
+    read(12)
+    assert [(use.register, use.calls) for use in bench.device.explain() if use.calls] == [("data[12]", 1)]
+
+
 def test_rtc_alarm_interrupts_each_day_at_its_time_if_enabled(rtc: Registers) -> None:
     read, write, bench = rtc
     for at, two in ((1, 0x08), (3, 0x04), (5, 0x03), (11, 0x22)):

@@ -334,13 +334,13 @@ def test_stats_tell_accesses_of_each_python_device_by_rung_also_after_close() ->
         m.run(timeout=10.0)
         stats = m.stats
         assert {device.name: tuple(device.hits.values()) for device in stats.devices} == {
-            "lamp": (5, 1, 1),
-            "Duck": (0, 1, 0),
-            "two": (0, 1, 0),
+            "lamp": (0, 5, 1, 1),
+            "Duck": (0, 0, 1, 0),
+            "two": (0, 0, 1, 0),
         }
-        assert [*stats.devices[0].hits] == ["register", "python", "unclaimed"]
+        assert [*stats.devices[0].hits] == ["kernel", "register", "python", "unclaimed"]
     assert m.stats.devices == stats.devices
     assert str(stats).splitlines()[4:6] == [
-        "device  register  python  unclaimed",
-        "lamp           5       1          1",
+        "device  kernel  register  python  unclaimed",
+        "lamp         0         5       1          1",
     ]

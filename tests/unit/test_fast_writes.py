@@ -232,7 +232,7 @@ def test_statistics_tell_what_a_guest_waited_for_and_how_often_methods_were_call
         assert m.run(timeout=10.0) == Exit.Halt(0)
         # Scripted, there is no ring.
         assert (m.stats.hits["register"], m.stats.hits["python"]) == (3, 2)
-        assert m.stats.devices[0].hits == {"register": 1, "python": 4, "unclaimed": 0}
+        assert m.stats.devices[0].hits == {"kernel": 0, "register": 1, "python": 4, "unclaimed": 0}
         use = {row.register: (row.rung, row.reads, row.writes, row.calls) for row in ring.explain()}
         assert use["tail"] == ("register", 1, 2, 2)
         assert use["data"] == ("kernel", 0, 1, 1)

@@ -7,7 +7,18 @@ from typing import Any
 import pytest
 from tests.devices import Plain
 
-from hyperpy import Device, DeviceError, Line, MachineSpec, Messages, Msi, Register, SpecError, StateError
+from hyperpy import (
+    Device,
+    DeviceError,
+    DeviceSpec,
+    Line,
+    MachineSpec,
+    Messages,
+    Msi,
+    Register,
+    SpecError,
+    StateError,
+)
 from hyperpy.testing import DeviceBench, IrqChange, MessageSent, ScriptedMachine
 
 ADDRESS = 0xFEE0_0000
@@ -178,7 +189,32 @@ def test_map_and_spec_know_lines_by_their_names() -> None:
         assert (shown[5], shown[6]) == ((("level",), ("Nic",)), (("edge",), ("Nic",)))
         with pytest.raises(SpecError, match="its lines have no spec"):
             m.spec  # noqa: B018 - the property raises
-    assert MachineSpec().devices == ()
+
+
+def test_spec_has_the_lines_of_a_device_by_their_names() -> None:
+    lines = {"received": 5, "sent": 6}
+    with ScriptedMachine([]) as m:
+        m.attach(Nic(), mmio=0x1000_0000, irq=lines)
+        spec = m.spec
+    assert spec.devices[0].irq == lines
+    assert MachineSpec.from_toml(spec.to_toml()) == spec == MachineSpec.from_json(spec.to_json())
+    assert spec.check() == []
+
+
+def test_check_of_a_spec_looks_at_each_line() -> None:
+    def wrong(**lines: int) -> list[str]:
+        model = f"{Nic.__module__}:Nic"
+        spec = MachineSpec(devices=(DeviceSpec(model=model, mmio=0x1000_0000, irq=lines),))
+        return [str(finding).splitlines()[0] for finding in spec.check()]
+
+    assert wrong(received=5, sent=6) == []
+    assert wrong(received=30) == ["devices[0].irq.received: leads nowhere: gsi 30"]
+    assert wrong(recieved=5) == [f"devices[0].irq.recieved: {Nic.__module__}:Nic has no such line"]
+    (shared,) = wrong(received=5, sent=5)
+    assert shared.startswith("devices[0].irq.sent: gsi 5 is shared with")
+    for lines in ({}, {"received": "x"}, {"received": 5000}):
+        with pytest.raises(SpecError):
+            DeviceSpec(model="a:B", mmio=0, irq=lines)  # type: ignore[arg-type]
 
 
 # -- on a bench ------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def _out(port: int, value: int) -> Write:
 
 
 def _places(m: ScriptedMachine) -> dict[str, int]:
-    return {row.name: row.base for row in m.map.rows if row.space != "memory"}
+    return {row.name: row.base for row in m.map.rows if row.space != "memory" and row.rung != "disabled"}
 
 
 def test_moved_device_is_found_at_its_new_place_alone_and_keeps_what_it_has() -> None:

@@ -73,9 +73,9 @@ impl Bell {
 
     /// Calls the device if it was rung since the last time, after `before`; what that asks for.
     pub(crate) fn serve(&self, before: impl FnOnce()) -> Action {
-        if self.event.read().is_err() {
+        let Ok(times) = self.event.read() else {
             return Action::Continue; // someone else has
-        }
+        };
         // Now, so that it finds what was written before any of these rings.
         before();
         let current = Current {
@@ -88,7 +88,7 @@ impl Bell {
             is_write: true,
         };
         let at = Access { offset: self.at.offset, size: self.at.size, vcpu: Current::NO_VCPU };
-        alone(current, || self.device().write(at, self.at.value.unwrap_or_default()))
+        alone(current, || self.device().rung(at, self.at.value.unwrap_or_default(), times))
     }
 }
 

@@ -100,6 +100,11 @@ pub trait Device: Send + Sync {
     fn defer(&self, at: Access, value: u64) -> Action {
         self.write(at, value)
     }
+    /// Takes a write that is a doorbell and was made so many times, which are told as one.
+    fn rung(&self, at: Access, value: u64, times: u64) -> Action {
+        let _ = times;
+        self.write(at, value)
+    }
     /// Whether it keeps writes that were made before, or is being told of them.
     fn has_late(&self) -> bool {
         false

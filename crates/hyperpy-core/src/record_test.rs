@@ -9,6 +9,7 @@ use crate::bus::{Access, Device, Rung, Space};
 use crate::clock::{Callback, Raised, When};
 use crate::exit::{Exit, StopReason};
 use crate::names::Names;
+use crate::snapshot::{Saved, State as DeviceState, StateFault};
 use crate::testing::{Closures, Event as Signal, Rig, outs, stopper};
 
 fn recorder(limit: usize) -> Arc<Recorder> {
@@ -68,6 +69,40 @@ fn test_accesses_are_kept_as_the_guest_sees_them_whoever_serves_them() {
     assert!(events.iter().all(|event| event.vcpu == 3 && event.deeds().is_empty() && event.raised().is_none()));
     let asked: Vec<_> = events.iter().map(|event| event.asked().cloned()).collect();
     assert_eq!(asked, [None, None, None, Some(Action::Reset)]);
+}
+
+/// Has one number of state.
+struct Number(AtomicU64);
+
+impl Device for Number {
+    fn read(&self, _: Access) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+    fn write(&self, _: Access, value: u64) -> Action {
+        self.0.store(value, Ordering::SeqCst);
+        Action::Continue
+    }
+    fn save(&self) -> Result<DeviceState, StateFault> {
+        Ok(Arc::new(crate::snapshot::Value::from(self.0.load(Ordering::SeqCst))))
+    }
+    fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        let number = state.value().int().ok_or(StateFault::NotSaved)?;
+        self.0.store(number, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+#[test]
+fn test_recording_ends_where_its_device_is_put_back() {
+    let recorder = recorder(10);
+    let device = recorded(&recorder, Number(AtomicU64::new(5)));
+    let state = device.save().unwrap();
+    device.write(at(0, 1), 6);
+    assert!(device.load(&crate::snapshot::Value::Nothing).is_err());
+    assert_eq!((device.read(at(0, 1)), recorder.events(0).1), (6, 0), "what was refused ends nothing");
+    device.load(&*state).unwrap();
+    assert_eq!(device.read(at(0, 1)), 5);
+    assert_eq!((recorder.events(0).0.len(), recorder.events(0).1), (2, 2));
 }
 
 #[test]

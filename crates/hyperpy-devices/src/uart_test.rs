@@ -89,6 +89,22 @@ fn test_thr_is_posted_until_its_interrupt_is_wanted_and_again_after_a_reset() {
 }
 
 #[test]
+fn test_uart_put_back_posts_what_it_posted_then() {
+    let port = port();
+    let posts = Arc::new(Posts::default());
+    port.uart.post(posts.clone(), 0x3f8);
+    let thr = [Range { space: Space::Pio, base: 0x3f8, len: 1 }];
+    let (device, posting): (&dyn Device, _) = (&*port.uart, port.uart.save().unwrap());
+    port.set(IER, IER_THR_EMPTY);
+    port.set(IER, 0);
+    let not_posting = device.save().unwrap();
+    device.load(&*posting).unwrap();
+    assert_eq!(posts.ranges(), thr);
+    device.load(&*not_posting).unwrap();
+    assert_eq!(posts.ranges(), []);
+}
+
+#[test]
 fn test_output_reaches_the_console_unless_dlab_or_loopback() {
     let port = port();
     port.set(THR, b'a');

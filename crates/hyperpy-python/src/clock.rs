@@ -291,6 +291,12 @@ impl Timer {
 
 #[pymethods]
 impl Timer {
+    /// Tells it from every other of the process.
+    #[getter]
+    fn number(&self) -> u64 {
+        self.timer.id()
+    }
+
     #[getter]
     fn deadline(&self) -> u64 {
         self.timer.deadline()

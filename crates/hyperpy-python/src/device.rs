@@ -165,6 +165,13 @@ impl Device for PyDevice {
         action
     }
 
+    fn rung(&self, at: Access, value: u64, times: u64) -> Action {
+        let Some(declared) = self.declared() else { return Action::Continue };
+        let action = declared.file.ring(at, value, times, &Served { device: self, declared: &declared });
+        dropped(declared);
+        action
+    }
+
     fn shortcuts(&self) -> Shortcuts {
         self.file.as_ref().map_or_else(Shortcuts::default, |file| file.layout().shortcuts())
     }

@@ -22,8 +22,11 @@ use crate::machine::{Machine, lock, space};
 use crate::record::Recorder;
 use crate::regfile::Registers;
 
-/// A window as Python describes it: whether it is of ports, base, size, where it begins in the device's own range, name.
-type Window = (bool, u64, u64, u64, String);
+/// A window as Python describes it: whether it is of ports, base, size, where it begins in the device's own range, name, whether it
+/// is enabled.
+type Window = (bool, u64, u64, u64, String, bool);
+/// The same for the bus: which, what, where it begins in the device's own range, whether it is enabled.
+type Wanted = (Space, Placement, u64, bool);
 
 /// A window of a device.
 struct Placed {
@@ -79,22 +82,16 @@ impl Places {
         &mut self,
         added: Vec<Attachment>,
         device: &Arc<dyn Device>,
-        origins: &[u64],
-        wanted: &[(Space, Placement)],
+        wanted: Vec<Wanted>,
         python: Option<&Arc<PyDevice>>,
     ) -> Vec<u64> {
-        let mut numbers = Vec::with_capacity(added.len());
-        for (((space, placement), &origin), attachment) in wanted.iter().zip(origins).zip(added) {
+        let mut added = added.into_iter();
+        let mut numbers = Vec::with_capacity(wanted.len());
+        for (space, placement, origin, is_on) in wanted {
             self.last += 1;
-            self.all.push(Placed {
-                number: self.last,
-                space: *space,
-                placement: placement.clone(),
-                device: device.clone(),
-                origin,
-                python: python.cloned(),
-                attachment: Some(attachment),
-            });
+            let attachment = if is_on { added.next() } else { None };
+            let (device, python) = (device.clone(), python.cloned());
+            self.all.push(Placed { number: self.last, space, placement, device, origin, python, attachment });
             numbers.push(self.last);
         }
         numbers
@@ -201,6 +198,9 @@ impl Device for Slice {
     fn write(&self, at: Access, value: u64) -> Action {
         self.device.write(self.of(at), value)
     }
+    fn rung(&self, at: Access, value: u64, times: u64) -> Action {
+        self.device.rung(self.of(at), value, times)
+    }
     fn shortcuts(&self) -> Shortcuts {
         self.device.shortcuts().within(self.origin, self.len)
     }
@@ -246,7 +246,7 @@ impl Names for SliceNames {
     }
 }
 
-/// Puts an object with `read` and `write` onto the buses, all windows or none; the numbers of the windows. `named` are the
+/// Puts an object with `read` and `write` onto the buses, all windows that are enabled or none; the numbers of the windows. `named` are the
 /// windows of its class, by descending place; `registers` its declared ones, with the methods that want to know of accesses; `calls` counts
 /// these.
 #[pyfunction]
@@ -269,17 +269,18 @@ pub(crate) fn attach(
         let rung = if device.file.is_some() { Rung::Declared } else { Rung::Method };
         (device.clone(), rung, Some(device))
     };
-    let wanted = windows.iter().map(|(is_pio, base, len, origin, name)| {
+    let wanted = windows.iter().map(|(is_pio, base, len, origin, name, is_on)| {
         let device = in_window(*origin, *len, device.clone());
-        (space(*is_pio), Placement { base: *base, len: *len, name: name.as_str().into(), rung, device })
+        let placement = Placement { base: *base, len: *len, name: name.as_str().into(), rung, device };
+        (space(*is_pio), placement, *origin, *is_on)
     });
-    let wanted: Vec<_> = wanted.collect();
-    let origins: Vec<_> = windows.iter().map(|(_, _, _, origin, _)| *origin).collect();
+    let wanted: Vec<Wanted> = wanted.collect();
+    let on: Vec<_> = wanted.iter().filter(|wanted| wanted.3).map(|wanted| (wanted.0, wanted.1.clone())).collect();
     let py = object.py();
     // Another thread that changes places may be emptying the ring.
-    let added = py.detach(|| machine.core().rearrange(&[], &wanted));
+    let added = py.detach(|| machine.core().rearrange(&[], &on));
     let (_, added) = added.map_err(|error| errors::attach(&error))?;
-    let numbers = lock(&machine.places).note(added, &device, &origins, &wanted, python.as_ref());
+    let numbers = lock(&machine.places).note(added, &device, wanted, python.as_ref());
     machine.hosted(py, |host| machine.core().spawn_ringer(host)).inspect_err(|_| {
         let _ = detach(py, machine, numbers.clone()).and_then(|left| wait_until_left(py, machine, &left));
     })?;

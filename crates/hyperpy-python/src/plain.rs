@@ -193,7 +193,11 @@ pub(crate) fn is_same(value: &Value, object: &Bound<'_, PyAny>) -> bool {
         Value::Nothing => object.is_none(),
         Value::Bool(flag) => object.cast_exact::<PyBool>().is_ok_and(|it| it.is_true() == *flag),
         Value::Int(number) => {
-            object.is_exact_instance_of::<PyInt>() && object.extract::<i64>().is_ok_and(|it| i128::from(it) == *number)
+            let is_it = || match i64::try_from(*number) {
+                Ok(small) => object.extract::<i64>().is_ok_and(|it| it == small),
+                Err(_) => object.extract::<i128>().is_ok_and(|it| it == *number),
+            };
+            object.is_exact_instance_of::<PyInt>() && is_it()
         }
         Value::Float(number) => object.cast_exact::<PyFloat>().is_ok_and(|it| it.value().to_bits() == number.to_bits()),
         Value::Text(text) => object.cast_exact::<PyString>().is_ok_and(|it| it.to_str().is_ok_and(|it| *it == **text)),

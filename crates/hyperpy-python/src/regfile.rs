@@ -226,10 +226,10 @@ impl RegisterFile {
         (hits.reads, hits.writes, hits.told)
     }
 
-    /// The same of all registers together.
-    fn total_hits(&self) -> (u64, u64, u64) {
+    /// The same of all registers together, and how many writes rang a doorbell.
+    fn total_hits(&self) -> (u64, u64, u64, u64) {
         let hits = self.inner.total_hits();
-        (hits.reads, hits.writes, hits.told)
+        (hits.reads, hits.writes, hits.told, hits.rings)
     }
 
     /// Reads and writes that no register takes, and those that the device refuses.
@@ -248,18 +248,19 @@ impl RegisterFile {
     }
 }
 
-/// Who of a device wants to know of accesses to one register: its number; what is called at reads, and at writes; and the
-/// first argument of both, for one of an array.
-pub(crate) type Handler = (u32, Option<Py<PyAny>>, Option<Py<PyAny>>, Option<u32>);
+/// What is called for an access, and the first argument of it, for one of an array.
+type Method = (Py<PyAny>, Option<u32>);
+
+/// Who of a device wants to know of accesses to one register: its number; what is called at reads, and at writes.
+pub(crate) type Handler = (u32, Option<Method>, Option<Method>);
 
 /// What Python gives of a device that declares registers.
 pub(crate) type Registers<'py> = (Bound<'py, RegisterFile>, Vec<Handler>);
 
 #[derive(Default)]
 struct Methods {
-    on_read: Option<Py<PyAny>>,
-    on_write: Option<Py<PyAny>>,
-    index: Option<u32>,
+    on_read: Option<Method>,
+    on_write: Option<Method>,
     /// A doorbell whose value nobody knows: None is told.
     is_blind: bool,
 }
@@ -275,19 +276,17 @@ impl Declared {
         let is_blind = |cell: &Cell| matches!(&cell.delivery, Delivery::Bell(values) if values.is_empty());
         let of = |cell| Methods { is_blind: is_blind(cell), ..Methods::default() };
         let mut methods: Vec<_> = file.inner.layout().cells().iter().map(of).collect();
-        for (cell, on_read, on_write, index) in handlers {
+        for (cell, on_read, on_write) in handlers {
             if let Some(place) = methods.get_mut(cell as usize) {
-                *place = Methods { on_read, on_write, index, is_blind: place.is_blind };
+                *place = Methods { on_read, on_write, is_blind: place.is_blind };
             }
         }
         Self { file: file.inner.clone(), methods }
     }
 
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.methods.iter().try_for_each(|methods| {
-            visit.call(&methods.on_read)?;
-            visit.call(&methods.on_write)
-        })
+        let mut all = self.methods.iter().flat_map(|methods| [&methods.on_read, &methods.on_write]).flatten();
+        all.try_for_each(|(method, _)| visit.call(method))
     }
 
     fn width(&self, cell: u32) -> u8 {
@@ -305,10 +304,10 @@ impl Served<'_> {
     fn ask(&self, cell: u32) -> Option<u64> {
         let method = self.declared.methods.get(cell as usize)?;
         attach(|py| {
-            let call = method.on_read.as_ref()?.bind(py);
-            let answer = match method.index {
-                Some(index) => call.call1((index,)),
-                None => call.call0(),
+            let (call, index) = method.on_read.as_ref()?;
+            let answer = match index {
+                Some(index) => call.bind(py).call1((index,)),
+                None => call.bind(py).call0(),
             };
             let answer = answer.and_then(|value| {
                 let width = self.declared.width(cell);
@@ -324,9 +323,9 @@ impl Served<'_> {
     fn tell(&self, cell: u32, value: u64) -> Action {
         let Some(method) = self.declared.methods.get(cell as usize) else { return Action::Continue };
         attach(|py| {
-            let Some(call) = method.on_write.as_ref() else { return Action::Continue };
+            let Some((call, index)) = &method.on_write else { return Action::Continue };
             let told = (!method.is_blind).then_some(value);
-            let answer = match method.index {
+            let answer = match index {
                 Some(index) => call.bind(py).call1((index, told)),
                 None => call.bind(py).call1((told,)),
             };

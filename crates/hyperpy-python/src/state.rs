@@ -5,6 +5,7 @@
 //! Attributes that are not named and not hyperpy's could be state too, so one that has some is refused until its class says.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hyperpy_core::regfile::Image;
 use hyperpy_core::snapshot::{Fields, Saved, State, StateFault, Stateless, Value, misfit, with};
@@ -23,8 +24,8 @@ struct Kept {
     registers: Option<Image>,
     /// Those that its class names.
     attributes: Vec<Attribute>,
-    /// Its class names none: how many attributes it had then, all of them hyperpy's.
-    unnamed: Option<usize>,
+    /// Its class names none: how many attributes it has, all of them hyperpy's, when it was last looked at.
+    unnamed: Option<AtomicUsize>,
 }
 
 struct Attribute {
@@ -94,8 +95,8 @@ fn way<'py>(object: &Bound<'py, PyAny>, has_registers: bool) -> PyResult<Way<'py
     Ok(if has_registers || named.is_some() { Way::Declared(named) } else { Way::None })
 }
 
-/// An attribute of an instance that hyperpy did not put there.
-fn first_own(object: &Bound<'_, PyAny>, dict: &Bound<'_, PyDict>) -> PyResult<Option<String>> {
+/// The attributes of an instance that hyperpy did not put there, if there are some.
+fn own_names(object: &Bound<'_, PyAny>, dict: &Bound<'_, PyDict>) -> PyResult<Option<String>> {
     let py = object.py();
     let names = py
         .import(intern!(py, "hyperpy._register_state"))?
@@ -145,10 +146,10 @@ impl PyDevice {
         if named.is_none()
             && let Some(dict) = dict_of(object)?
         {
-            if let Some(names) = first_own(object, &dict)? {
+            if let Some(names) = own_names(object, &dict)? {
                 return Ok(Err(StateFault::Unsaved(format!("its class does not say whether this is state: {names}"))));
             }
-            unnamed = Some(dict.len());
+            unnamed = Some(dict.len().into());
         }
         let (registers, schema) = match &self.file {
             Some(file) => (Some(file.save()), file.layout().schema()),
@@ -195,11 +196,14 @@ impl PyDevice {
     }
 
     fn put_attributes(&self, object: &Bound<'_, PyAny>, kept: &Kept) -> PyResult<Result<(), StateFault>> {
-        if let (Some(count), Some(dict)) = (kept.unnamed, dict_of(object)?)
-            && dict.len() != count
-            && let Some(names) = first_own(object, &dict)?
+        if let (Some(count), Some(dict)) = (&kept.unnamed, dict_of(object)?)
+            && dict.len() != count.load(Ordering::Relaxed)
         {
-            return Ok(Err(misfit(format!("its class does not say whether this is state, and it is new: {names}"))));
+            if let Some(names) = own_names(object, &dict)? {
+                let what = format!("its class does not say whether this is state, and it is new: {names}");
+                return Ok(Err(misfit(what)));
+            }
+            count.store(dict.len(), Ordering::Relaxed);
         }
         for Attribute { key, value, .. } in &kept.attributes {
             put(object, key.bind(object.py()), value)?;

@@ -8,6 +8,7 @@ pub mod affinity;
 mod convert;
 mod page;
 mod probe;
+mod ring;
 mod setup;
 mod slots;
 mod snapshot;
@@ -32,11 +33,15 @@ const API_VERSION: i32 = 12;
 /// Slots of a KVM that does not tell how many it has (KVM_CAP_NR_MEMSLOTS).
 const LEAST_SLOTS: u32 = 32;
 
+/// A KVM that interprets guests by thousands of instructions and looks only then whether a ring is full: pages are lost.
+const LATE_RINGS: &str = "/sys/module/kvm_pvm";
+
 /// The host's KVM.
 #[derive(Debug)]
 pub struct Kvm {
     fd: KvmFd,
     most_slots: u32,
+    rings: bool,
 }
 
 impl Kvm {
@@ -51,11 +56,20 @@ impl Kvm {
                 let slots = fd.check_extension_int(Cap::NrMemslots);
                 has(slots)?;
                 let most_slots = slots.unsigned_abs().max(LEAST_SLOTS);
-                Ok(Self { fd, most_slots })
+                Ok(Self { fd, most_slots, rings: !std::path::Path::new(LATE_RINGS).exists() })
             }
             ..0 => Err(failed("KVM_GET_API_VERSION")),
             version => Err(AccelError::Version { version }),
         }
+    }
+}
+
+impl Kvm {
+    /// Has written pages told by rings, where KVM has them, or by bits: for comparisons. Otherwise it is decided here.
+    #[must_use]
+    pub fn with_rings(mut self, on: bool) -> Self {
+        self.rings = on;
+        self
     }
 }
 
@@ -71,7 +85,7 @@ impl Accelerator for Kvm {
                 return Err(AccelError::Missing { capability: name });
             }
         }
-        Ok(Arc::new(vm::KvmVm::new(&self.fd, config)?))
+        Ok(Arc::new(vm::KvmVm::new(&self.fd, config, self.rings)?))
     }
 
     fn most_slots(&self) -> u32 {

@@ -124,6 +124,12 @@ impl RunPage {
         unsafe { addr_of_mut!((*self.run()).kvm_dirty_regs).write_volatile(which.into()) };
     }
 
+    /// Why KVM_RUN returned.
+    pub(super) fn exit_reason(&self) -> u32 {
+        // SAFETY: the field lies inside the mapping; every bit pattern is a valid u32.
+        unsafe { addr_of!((*self.run()).exit_reason).read_volatile() }
+    }
+
     /// RFLAGS.IF as KVM left it at the last exit.
     pub(super) fn interruptible(&self) -> bool {
         // SAFETY: the field lies inside the mapping; every bit pattern is a valid u8.

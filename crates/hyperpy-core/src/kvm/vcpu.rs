@@ -6,11 +6,12 @@ use std::ptr::addr_of;
 use std::sync::{Arc, Mutex};
 
 use kvm_bindings::{
-    KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_HYPERCALL, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
-    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR,
-    KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_MP_STATE_HALTED,
-    KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS,
-    KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
+    KVM_EXIT_DEBUG, KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_HYPERCALL,
+    KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI,
+    KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT,
+    KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED,
+    KVM_MP_STATE_UNINITIALIZED, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, KVM_SYSTEM_EVENT_CRASH,
+    KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -53,7 +54,7 @@ pub(super) struct KvmVcpu {
     /// It is the one that starts, on a VM with interrupt controllers.
     is_boot_processor: bool,
     /// After `fd`: guest memory stays mapped for as long as a vCPU could be entered.
-    _slots: Arc<Slots>,
+    slots: Arc<Slots>,
     /// Whether a `struct kvm_xsave` holds all the vector state that KVM has.
     xsave: bool,
     /// Where the upper YMM halves are in an XSAVE area, once that is known.
@@ -94,6 +95,7 @@ impl KvmVcpu {
     ) -> Result<Self, AccelError> {
         let page = RunPage::map(fd.as_raw_fd(), page_len)
             .map_err(|source| AccelError::Call { call: "mmap of the vcpu", source })?;
+        slots.add_vcpu(fd.as_raw_fd())?;
         page.keep_regs();
         Ok(Self {
             fd,
@@ -104,7 +106,7 @@ impl KvmVcpu {
             ring,
             held: None,
             is_boot_processor,
-            _slots: slots,
+            slots,
             xsave: known.has_small_xsave(),
             ymm: None,
             table,
@@ -132,6 +134,24 @@ impl KvmVcpu {
         let found = fpu::ymm_offset(&state::cpuid(&self.fd)?);
         self.ymm = Some(found);
         Ok(found)
+    }
+
+    /// KVM_RUN returned an error.
+    #[cold]
+    fn interrupted(&mut self, error: io::Error) -> Result<AccelExit, Interruption> {
+        Err(match error.raw_os_error() {
+            Some(libc::EINTR) => {
+                self.entered = true;
+                self.in_page = 0;
+                if self.page.has_posted() {
+                    self.held = Some(Held::Kicked);
+                    return Ok(AccelExit::Posted);
+                }
+                Interruption::Kicked
+            }
+            Some(libc::EAGAIN) => Interruption::Again,
+            _ => Interruption::Failed(Box::new(AccelError::Call { call: "KVM_RUN", source: error })),
+        })
     }
 
     /// Reads the page after KVM_RUN returned 0. The union's arm is the one that the exit reason names.
@@ -234,24 +254,18 @@ impl Vcpu for KvmVcpu {
                 Held::Kicked => Err(Interruption::Kicked),
             };
         }
-        // SAFETY: KVM_RUN takes no argument; it writes guest memory, whose mappings outlive the VM, and the shared
-        // page, which is only touched by volatile access.
-        let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_RUN, 0) };
-        if result < 0 {
-            let error = io::Error::last_os_error();
-            return Err(match error.raw_os_error() {
-                Some(libc::EINTR) => {
-                    self.entered = true;
-                    self.in_page = 0;
-                    if self.page.has_posted() {
-                        self.held = Some(Held::Kicked);
-                        return Ok(AccelExit::Posted);
-                    }
-                    Interruption::Kicked
-                }
-                Some(libc::EAGAIN) => Interruption::Again,
-                _ => Interruption::Failed(Box::new(AccelError::Call { call: "KVM_RUN", source: error })),
-            });
+        loop {
+            // SAFETY: KVM_RUN takes no argument; it writes guest memory, whose mappings outlive the VM, and the shared
+            // page, which is only touched by volatile access.
+            let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_RUN, 0) };
+            if result < 0 {
+                return self.interrupted(io::Error::last_os_error());
+            }
+            if self.page.exit_reason() != KVM_EXIT_DIRTY_RING_FULL {
+                break;
+            }
+            // Nobody's exit: the guest goes on where it was, once there is room again.
+            self.slots.mark_written().map_err(|error| Interruption::Failed(Box::new(error)))?;
         }
         self.entered = true;
         self.in_page = 0;

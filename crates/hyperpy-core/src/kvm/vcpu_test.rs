@@ -24,7 +24,7 @@ fn vcpu(code: &[u8]) -> (KvmVcpu, Arc<dyn crate::accel::Vm>, Memory) {
     memory.write(0x1000, code).unwrap();
     let fd = kvm_ioctls::Kvm::new().unwrap();
     let config = VmConfig { vcpus: 1, irqchip: false };
-    let vm = crate::kvm::vm::KvmVm::new(&fd, config).unwrap();
+    let vm = crate::kvm::vm::KvmVm::new(&fd, config, false).unwrap();
     let mut vcpu = vm.make_vcpu(0).unwrap();
     let vm: Arc<dyn crate::accel::Vm> = Arc::new(vm);
     memory.connect(&vm).unwrap();

@@ -51,7 +51,7 @@ pub(super) struct KvmVm {
 }
 
 impl KvmVm {
-    pub(super) fn new(kvm: &KvmFd, config: VmConfig) -> Result<Self, AccelError> {
+    pub(super) fn new(kvm: &KvmFd, config: VmConfig, rings: bool) -> Result<Self, AccelError> {
         let fd = loop {
             // KVM gives up when a signal comes while it sets the VM up; nothing was made then.
             match kvm.create_vm() {
@@ -76,7 +76,7 @@ impl KvmVm {
         let features = Features { tsc_deadline };
         let known = Arc::new(Known::ask(kvm, &fd, &cpuid, config.irqchip)?);
         let fd = Arc::new(fd);
-        let slots = Arc::new(Slots::new(fd.clone())?);
+        let slots = Arc::new(Slots::new(fd.clone(), rings)?);
         Ok(Self { fd, config, cpuid, features, slots, ring: Arc::default(), page: OnceLock::new(), known })
     }
 

@@ -32,7 +32,7 @@ impl Device for Keeps {
     fn has_late(&self) -> bool {
         !self.kept.lock().unwrap().is_empty()
     }
-    fn flush(&self, _: &dyn Fn(u64) -> Spot, _: &dyn Fn(u32, Action)) {
+    fn flush(&self, _: usize, _: &dyn Fn(u64) -> Spot, _: &dyn Fn(u32, Action)) {
         if !self.stuck {
             let kept = std::mem::take(&mut *self.kept.lock().unwrap());
             self.served.lock().unwrap().extend(kept);

@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{MmapRegion, VolatileMemory};
@@ -68,12 +68,10 @@ pub struct Mapping {
     pub(super) pages: Pages,
     /// Written since the bits were last spread to the two who want to know.
     fresh: Arc<Bits>,
-    /// Written since the user asked.
-    pub(super) told: Bits,
+    /// Written since the user asked, once one has.
+    told: OnceLock<Bits>,
     /// Written since the node: what is not the same as there.
     pub(super) since: Bits,
-    /// Spared by the restore under way.
-    pub(super) spare: Bits,
     writable_views: Mutex<Vec<Range>>,
     backing: Mutex<Backing>,
 }
@@ -110,9 +108,9 @@ impl Mapping {
             MmapRegionError::Mmap(error) => error,
             other => io::Error::other(other),
         })?;
-        let [told, since, spare] = [Bits::new(count)?, Bits::new(count)?, Bits::new(count)?];
+        let (since, told) = (Bits::new(count)?, OnceLock::new());
         let (writable_views, backing) = (Mutex::default(), Mutex::new(backing));
-        Ok(Self { region, place, pages, fresh, told, since, spare, writable_views, backing })
+        Ok(Self { region, place, pages, fresh, told, since, writable_views, backing })
     }
 
     /// Host-virtual address of the first byte.
@@ -142,6 +140,23 @@ impl Mapping {
         }
     }
 
+    /// Begins to remember what was written for the user.
+    ///
+    /// # Errors
+    /// The host has no memory.
+    pub(super) fn remember(&self) -> io::Result<()> {
+        match self.told.get() {
+            Some(told) => told.clear(),
+            None => drop(self.told.set(Bits::new(self.since.pages())?)),
+        }
+        Ok(())
+    }
+
+    /// What was written since the user asked, if `wanted` and one ever has.
+    pub(super) fn told(&self, wanted: bool) -> Option<&Bits> {
+        self.told.get().filter(|_| wanted)
+    }
+
     pub(super) fn views(&self) -> MutexGuard<'_, Vec<Range>> {
         self.writable_views.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -155,9 +170,10 @@ impl Mapping {
         for &(first, count) in self.views().iter() {
             self.fresh.set(first, count);
         }
+        let told = self.told(told);
         self.fresh.words(true, |index, bits| {
-            if told {
-                self.told.or_word(index, bits);
+            if let Some(told) = told {
+                told.or_word(index, bits);
             }
             if since {
                 self.since.or_word(index, bits);
@@ -187,6 +203,16 @@ impl Mapping {
                 None => std::ptr::write_bytes(into, 0, PAGE),
             }
         }
+    }
+
+    /// Copies a page of another block of the same size, without a mark. Nobody may write it meanwhile.
+    pub(super) fn put_from(&self, other: &Self, page: usize) {
+        let least = self.place.len().min(other.place.len());
+        let Some(at) = page.checked_mul(PAGE).filter(|at| *at < least) else { return };
+        let (from, into) = ((other.place.start() + at) as *const u8, (self.place.start() + at) as *mut u8);
+        // SAFETY: the page lies in both mappings, which are of whole pages and do not overlap. No reference to guest memory
+        // is formed; a view that is written meanwhile is copied before or after.
+        unsafe { std::ptr::copy_nonoverlapping(from, into, PAGE) };
     }
 
     /// Makes `len` bytes zero and gives the whole pages among them back to the host. Pages from a pool are kept: what is

@@ -62,10 +62,12 @@ impl Memory {
         }
         // What was written before is for others.
         harvest(&link, &layout)?;
+        for (info, mapping) in layout.blocks() {
+            mapping.remember().map_err(|_| none_left(info.gpa, info.len))?;
+        }
         if !link.keeping {
             log(&link, &layout, on)?;
         }
-        layout.blocks().for_each(|(_, mapping)| mapping.told.clear());
         link.tracking = on;
         Ok(!on)
     }
@@ -86,13 +88,14 @@ impl Memory {
         }
         harvest(&link, &layout)?;
         let mut runs = 0;
-        layout.blocks().for_each(|(_, mapping)| mapping.told.runs(false, |_, _| runs += 1));
+        let told = || layout.blocks().filter_map(|(info, mapping)| Some((info.gpa, mapping.told(true)?)));
+        told().for_each(|(_, told)| told.runs(false, |_, _| runs += 1));
         // Room for all before anything is forgotten.
         let mut written: Vec<Written> = Vec::new();
         written.try_reserve_exact(runs).map_err(|_| none_left(0, runs as u64))?;
-        for (info, mapping) in layout.blocks() {
-            mapping.told.runs(clear, |page, pages| {
-                let (gpa, len) = (info.gpa + page as u64 * PAGE_SIZE, pages as u64 * PAGE_SIZE);
+        for (start, told) in told() {
+            told.runs(clear, |page, pages| {
+                let (gpa, len) = (start + page as u64 * PAGE_SIZE, pages as u64 * PAGE_SIZE);
                 match written.last_mut() {
                     Some(last) if last.0 + last.1 == gpa => last.1 += len,
                     _ => written.push((gpa, len)),

@@ -229,7 +229,7 @@ impl Memory {
         back: impl FnOnce(&Layout) -> Result<Option<(Arc<Mapping>, usize)>, MemoryError>,
     ) -> Result<(), MemoryError> {
         let last = check_range(&info)?;
-        let RegionInfo { gpa, len, kind, .. } = info;
+        let RegionInfo { gpa, len, kind, pages, .. } = info;
         let mut link = self.link();
         let now = self.layout();
         if now.closed {
@@ -242,6 +242,9 @@ impl Memory {
         let made = back(&now).and_then(|mapping| {
             let backed = id.zip(mapping).map(|(slot, (mapping, at))| Backed { slot, mapping, at });
             let part = Part { info, backed };
+            if let (true, Some(mapping)) = (link.tracking, part.owned()) {
+                mapping.remember().map_err(|source| MemoryError::Host { gpa, len, pages, source })?;
+            }
             if let (Some(vm), Some(slot)) = (link.vm(), part.slot(link.logs())) {
                 vm.map(&slot)?;
             }
@@ -390,6 +393,9 @@ impl Memory {
     }
 }
 
+#[cfg(test)]
+#[path = "model_test.rs"]
+mod model_tests;
 #[cfg(test)]
 #[path = "memory_test.rs"]
 mod tests;

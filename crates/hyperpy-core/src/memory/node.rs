@@ -215,24 +215,31 @@ impl Mapping {
         Ok(node.clone())
     }
 
-    /// Puts all pages back that differ from `node`, which is the block's from now on; those stay for which `spare` has bits.
-    /// How many were copied, and whether other memory had to be put behind the block, because the node is of another
-    /// origin. `told`: whether the user is to know of what changed.
+    /// Puts all pages back that differ from `node`, which is the block's from now on; those stay that `spared` has bits for,
+    /// given the number of their word. How many were copied, and whether other memory had to be put behind the block,
+    /// because the node is of another origin. `told`: whether the user is to know of what changed.
     ///
     /// # Errors
     /// The host has no memory for it.
-    pub(super) fn restore(&self, backing: &mut Backing, node: &Node, told: bool) -> io::Result<(u64, bool)> {
-        let remapped = self.aim(backing, node)?;
-        if told && remapped {
-            self.told.set(0, self.told.pages());
+    pub(super) fn restore(
+        &self,
+        backing: &mut Backing,
+        node: &Node,
+        told: bool,
+        spared: impl Fn(usize) -> u64,
+    ) -> io::Result<(u64, bool)> {
+        let remapped = self.aim(backing, node, &spared)?;
+        let told = self.told(told);
+        if let Some(told) = told.filter(|_| remapped) {
+            told.set(0, told.pages());
         }
         let mut pages = 0;
         self.since.words(true, |index, bits| {
-            let stay = bits & self.spare.word(index);
+            let stay = bits & spared(index);
             self.since.or_word(index, stay);
             let bits = bits & !stay;
-            if told {
-                self.told.or_word(index, bits);
+            if let Some(told) = told {
+                told.or_word(index, bits);
             }
             let leaf = node.table.leaf(index);
             each_page(index, bits, |page| self.put(page, node.within(leaf, page)));
@@ -243,13 +250,15 @@ impl Mapping {
 
     /// Has `node` be the block's: `since` has a bit for every page that is not as there. True if other memory had to be put
     /// behind the block for that.
-    fn aim(&self, backing: &mut Backing, node: &Node) -> io::Result<bool> {
+    fn aim(&self, backing: &mut Backing, node: &Node, spared: &impl Fn(usize) -> u64) -> io::Result<bool> {
         self.begin(backing)?;
         if let Some(now) = &mut backing.node
             && Arc::ptr_eq(&now.base, &node.base)
         {
-            now.table.differences(&node.table, |index, bits| self.since.or_word(index, bits));
-            now.table.clone_from(&node.table);
+            if !now.table.is_same(&node.table) {
+                now.table.differences(&node.table, |index, bits| self.since.or_word(index, bits));
+                now.table.clone_from(&node.table);
+            }
             return Ok(false);
         }
         // From here on no page is known to be what it was, whether all of it succeeds or not.
@@ -258,19 +267,26 @@ impl Mapping {
             backing.node = Some(node.clone());
             return Ok(true);
         }
-        let (mut at, mut result) = (0, Ok(()));
-        self.spare.runs(false, |first, count| {
-            if result.is_ok() {
-                result = self.place.replace(at * PAGE, (first - at) * PAGE, node.base.behind());
-            }
-            at = first + count;
-        });
+        let put_behind = |first: usize, end: usize| {
+            self.place.replace(first * PAGE, end.saturating_sub(first) * PAGE, node.base.behind())
+        };
+        let (mut first, mut result) = (0, Ok(()));
+        for index in 0..self.since.pages().div_ceil(BITS) {
+            each_page(index, spared(index), |page| {
+                if result.is_ok() {
+                    result = put_behind(first, page);
+                }
+                first = page + 1;
+            });
+        }
         result?;
-        self.place.replace(at * PAGE, self.place.len() - at * PAGE, node.base.behind())?;
+        put_behind(first, self.since.pages())?;
         backing.node = Some(node.clone());
         self.since.clear();
         node.table.words(|index, bits| self.since.or_word(index, bits));
-        self.spare.words(false, |index, bits| self.since.or_word(index, bits));
+        for index in 0..self.since.pages().div_ceil(BITS) {
+            self.since.or_word(index, spared(index));
+        }
         Ok(true)
     }
 
@@ -284,20 +300,34 @@ impl Mapping {
         let child = Self::above(&node.base, self.pages, self.place.len(), name)?;
         let mut copied = 0;
         let mut copy = |index, bits: u64| {
-            each_page(index, bits, |page| {
-                let mut bytes = [0; PAGE];
+            if self.pages.pooled() {
                 // What a pool has not been asked for is zeros already.
-                if self.read(page * PAGE, &mut bytes) && !(self.pages.pooled() && bytes == [0; PAGE]) {
-                    child.put(page, Some(&bytes));
-                    copied += 1;
-                }
-            });
+                each_page(index, bits, |page| copied += u64::from(child.put_unless_zero(self, page)));
+                return;
+            }
+            let span = (bits.trailing_zeros() as usize, bits.count_ones() as usize);
+            // Only where they touch, and more than one: others are not to be given pages.
+            if span.1 > 1 && bits >> span.0 == u64::MAX >> (BITS - span.1) {
+                child.place.populate(index * BITS + span.0, span.1);
+            }
+            each_page(index, bits, |page| child.put_from(self, page));
+            copied += u64::from(bits.count_ones());
         };
         self.since.words(false, &mut copy);
         node.table.words(|index, bits| copy(index, bits & !self.since.word(index)));
         self.since.words(false, |index, bits| child.since.or_word(index, bits));
         child.backing().node = Some(node);
         Ok((child, copied))
+    }
+
+    /// Copies a page of another block, and whether that was not all zeros, as the page here is already.
+    fn put_unless_zero(&self, other: &Self, page: usize) -> bool {
+        let mut bytes = [0; PAGE];
+        let is_data = other.read(page * PAGE, &mut bytes) && bytes != [0; PAGE];
+        if is_data {
+            self.put(page, Some(&bytes));
+        }
+        is_data
     }
 
     /// A block with the content of a node.
@@ -355,10 +385,7 @@ impl Mapping {
             let new = Self::at(place, Pages::Small, Backing { file: None, node: None })?;
             let copy = |index, bits: u64| {
                 each_page(index, bits, |page| {
-                    let mut bytes = [0; PAGE];
-                    if self.read(page * PAGE, &mut bytes) && bytes != [0; PAGE] {
-                        new.put(page, Some(&bytes));
-                    }
+                    new.put_unless_zero(self, page);
                 });
             };
             node.data(|index, bits| copy(index, bits & !self.since.word(index)));

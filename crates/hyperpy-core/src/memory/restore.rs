@@ -1,12 +1,13 @@
 //! Putting guest memory back to what it was when an image was taken, at the cost of the pages that differ.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::dirty::Written;
 use super::image::{Image, begin};
-use super::layout::{Kind, Layout, RegionInfo};
-use super::marks::pages_of;
-use super::{Memory, PAGE_SIZE, Pages};
+use super::layout::{Kind, Layout, Part, RegionInfo};
+use super::marks::{BITS, each_word, pages_of};
+use super::{Link, Mapping, Memory, PAGE_SIZE, Pages};
 use crate::error::MemoryError;
 
 /// What a restore did.
@@ -99,6 +100,23 @@ fn check_spared(layout: &Layout, spared: &[Written]) -> Result<(), MemoryError> 
     Ok(())
 }
 
+/// The pages of 64 of a block that are to stay, one bit each.
+fn spared_of(layout: &Layout, spared: &[Written], block: &Arc<Mapping>, word: usize) -> u64 {
+    let mut bits = 0;
+    for &(gpa, len) in spared {
+        layout.walk(gpa, usize::try_from(len).unwrap_or(usize::MAX), |mapping, at, range| {
+            if std::ptr::eq(mapping, &raw const **block) {
+                let (first, count) = pages_of(at, range.len());
+                let from = first.clamp(word * BITS, (word + 1) * BITS);
+                let to = (first + count).clamp(word * BITS, (word + 1) * BITS);
+                each_word(from, to - from, |_, mask| bits |= mask);
+            }
+            true
+        });
+    }
+    bits
+}
+
 impl Memory {
     /// Refuses what [`Self::restore`] would, before anything else is changed.
     ///
@@ -130,37 +148,35 @@ impl Memory {
         check_layout(&layout, image)?;
         check_spared(&layout, spared)?;
         begin(&mut link, &layout)?;
-        drop(layout); // so that it is changed in place
-        for (index, then) in image.regions().iter().enumerate().filter(|(_, then)| then.kind != Kind::Mmio) {
-            self.protect_part(&mut link, index, then.writable)?;
-        }
-        let layout = self.layout();
-        for &(gpa, len) in spared {
-            layout.walk(gpa, usize::try_from(len).unwrap_or(usize::MAX), |mapping, at, range| {
-                let (first, count) = pages_of(at, range.len());
-                mapping.spare.set(first, count);
-                true
-            });
-        }
+        let layout = self.protect_as(&mut link, layout, image.regions())?;
         let mut restored = Restored::default();
-        let mut result = Ok(());
         for ((info, mapping), node) in layout.blocks().zip(&image.nodes) {
-            if result.is_ok() {
-                let RegionInfo { gpa, len, pages, .. } = *info;
-                result = match mapping.restore(&mut mapping.backing(), node, link.tracking) {
-                    Ok((copied, remapped)) => {
-                        restored.pages += copied;
-                        restored.remapped += if remapped { len } else { 0 };
-                        Ok(())
-                    }
-                    Err(source) => Err(MemoryError::Host { gpa, len, pages, source }),
-                };
-            }
-            if !spared.is_empty() {
-                mapping.spare.clear();
-            }
+            let RegionInfo { gpa, len, pages, .. } = *info;
+            let done = mapping
+                .restore(&mut mapping.backing(), node, link.tracking, |word| spared_of(&layout, spared, mapping, word));
+            let (copied, remapped) = done.map_err(|source| MemoryError::Host { gpa, len, pages, source })?;
+            restored.pages += copied;
+            restored.remapped += if remapped { len } else { 0 };
         }
-        result.map(|()| restored)
+        Ok(restored)
+    }
+
+    /// Has the guest write what it may in these regions, which have the layout's shape; the layout then.
+    fn protect_as(
+        &self,
+        link: &mut Link,
+        layout: Arc<Layout>,
+        then: &[RegionInfo],
+    ) -> Result<Arc<Layout>, MemoryError> {
+        let differs = |(part, then): (&Part, &RegionInfo)| part.info.writable != then.writable;
+        if !layout.parts.iter().zip(then).any(differs) {
+            return Ok(layout);
+        }
+        drop(layout); // so that it is changed in place
+        for (index, then) in then.iter().enumerate().filter(|(_, then)| then.kind != Kind::Mmio) {
+            self.protect_part(link, index, then.writable)?;
+        }
+        Ok(self.layout())
     }
 }
 

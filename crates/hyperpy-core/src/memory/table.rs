@@ -117,6 +117,15 @@ impl Table {
         self.count
     }
 
+    /// Whether it is the same one, and not only alike.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        match (&self.root, &other.root) {
+            (None, None) => true,
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+
     /// The contents of the 64 pages from `64 * word`; none if all are the base's.
     pub(super) fn leaf(&self, word: usize) -> Option<&Leaf> {
         let mut node = self.root.as_deref()?;

@@ -58,6 +58,17 @@ impl Recorded {
     fn begin(&self, vcpu: u32, what: What) -> Option<Serving<'_>> {
         self.recorder.begin(self.recorder.clock.now(), vcpu, what)
     }
+
+    /// Keeps a write that is served at once.
+    fn written(&self, at: Access, value: u64, serve: impl FnOnce() -> Action) -> Action {
+        let Access { offset, size, vcpu } = at;
+        let serving = self.begin(vcpu, What::Write { offset, size, value: value & at.ones(), waits: false });
+        let action = serve();
+        if let Some(serving) = serving {
+            serving.end(Some(action.clone()));
+        }
+        action
+    }
 }
 
 impl Device for Recorded {
@@ -90,13 +101,11 @@ impl Device for Recorded {
     }
 
     fn write(&self, at: Access, value: u64) -> Action {
-        let Access { offset, size, vcpu } = at;
-        let serving = self.begin(vcpu, What::Write { offset, size, value: value & at.ones(), waits: false });
-        let action = self.inner.write(at, value);
-        if let Some(serving) = serving {
-            serving.end(Some(action.clone()));
-        }
-        action
+        self.written(at, value, || self.inner.write(at, value))
+    }
+
+    fn rung(&self, at: Access, value: u64, times: u64) -> Action {
+        self.written(at, value, || self.inner.rung(at, value, times))
     }
 
     fn shortcuts(&self) -> Shortcuts {

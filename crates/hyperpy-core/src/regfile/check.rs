@@ -208,10 +208,9 @@ fn references(cells: &[Cell], cell: &Cell) -> Result<(), u32> {
         Kind::Port { index, mask, first, count, .. } => {
             find(index, &is_bits_of(mask))?;
             let model = cells.get(first as usize).ok_or(first)?;
-            // They are alike, so that what an access needs does not depend on the number.
+            // They are alike but for what is told of them.
             let is_alike = |other: &Cell| {
                 (other.kind, other.width, other.big_endian) == (Kind::Plain, cell.width, cell.big_endian)
-                    && (other.on_read, other.on_write) == (model.on_read, model.on_write)
                     && other.delivery == model.delivery
                     && !other.delivery.is_in_kernel()
             };

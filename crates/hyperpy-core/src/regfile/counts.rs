@@ -44,6 +44,7 @@ impl RegisterFile {
             reads: sum.reads.wrapping_add(hits.reads),
             writes: sum.writes.wrapping_add(hits.writes),
             told: sum.told.wrapping_add(hits.told),
+            rings: sum.rings.wrapping_add(hits.rings),
         })
     }
 

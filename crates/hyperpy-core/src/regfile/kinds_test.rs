@@ -55,6 +55,31 @@ fn test_index_moves_on_after_each_access_and_a_number_that_leads_nowhere_reads_a
 }
 
 #[test]
+fn test_port_asks_and_tells_the_owner_for_the_registers_behind_it_that_are_marked_alone() {
+    for step in [0, 1] {
+        let mut cells = indexed(0, 1, step);
+        (cells[3].on_read, cells[4].on_write) = (true, Tell::If(0x80));
+        let file = file(cells, Rule::Split);
+        let to = |number| file.set(0, number, u64::MAX);
+        to(0);
+        assert_eq!((file.quick_read(at(1, 1)), file.get(0)), (Some(0x10), Some(step)));
+        to(1);
+        assert_eq!((file.quick_read(at(1, 1)), file.get(0)), (None, Some(1)), "nothing is done");
+        assert!(file.quick_write(at(1, 1), 0xFF));
+        to(2);
+        assert!(file.quick_write(at(1, 1), 0x7F));
+        to(2);
+        assert!(!file.quick_write(at(1, 1), 0x80));
+        assert_eq!([file.get(0), file.get(3), file.get(4)], [Some(2), Some(0xFF), Some(0x7F)]);
+        let log = Log::default();
+        assert_eq!(file.write(at(1, 1), 0x80, &log), Action::Continue);
+        assert_eq!((told(&log), file.get(0)), (vec![0x80], Some(2 + step)));
+        // Of several registers it is not known before which the number leads to.
+        assert_eq!((file.quick_read(at(0, 2)), file.quick_write(at(0, 2), 0)), (None, false));
+    }
+}
+
+#[test]
 fn test_bank_and_its_register_in_one_write_reach_the_bank_that_was_just_chosen() {
     let bank = |equals, reset| Cell { when: Some(When { cell: 0, mask: 1, equals }), reset, ..plain(1, 1) };
     let file = file(vec![Cell { reset: 0, ..plain(0, 1) }, bank(0, 0x50), bank(1, 0x60)], Rule::Split);

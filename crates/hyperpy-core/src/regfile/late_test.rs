@@ -265,6 +265,32 @@ fn test_late_write_whose_method_does_not_return_is_overtaken_after_a_second() {
 }
 
 #[test]
+fn test_streamed_writes_that_nobody_is_told_of_do_not_overtake_those_that_wait() {
+    let stream = Cell { on_write: Tell::If(0x100), ..cell(0, Delivery::Stream) };
+    let kind = Kind::Fifo { depth: 4, guest_takes: false, overflow: Overflow::Drop, empty: 0, threshold: 2 };
+    let queue =
+        Cell { kind, bits: Bits::default(), sides: (false, true), on_write: Tell::Always, ..cell(4, Delivery::Stream) };
+    let layout = Layout::new(vec![stream, queue], 8, Rule::Split, false).unwrap();
+    let (file, log) = (RegisterFile::new(Arc::new(layout)), Log::default());
+    let told = || log.0.take().into_iter().map(|(cell, value, _)| (cell, value)).collect::<Vec<_>>();
+    let values = [1, 0x102, 3];
+    values.iter().for_each(|&value| file.defer(at(0), value));
+    assert_eq!(file.get(0), Some(1));
+    assert!(!file.quick_write(at(0), 4), "one that is an exit has them told first");
+    file.batch(usize::MAX).unwrap().serve(SPOT, &log, &nothing);
+    assert_eq!((told(), file.get(0)), (vec![(0, 0x102)], Some(3)));
+    assert!(file.quick_write(at(0), 4));
+    // A queue's method is told of the second item, unless the device takes the first one before.
+    file.defer(at(4), 1);
+    file.defer(at(4), 2);
+    assert_eq!((file.pop(1), file.has_late()), (Some(1), true));
+    file.defer(at(4), 3);
+    assert!(file.items(1).is_empty());
+    file.batch(usize::MAX).unwrap().serve(SPOT, &log, &nothing);
+    assert_eq!((file.items(1), told()), (vec![2, 3], vec![(1, 3)]));
+}
+
+#[test]
 fn test_layout_tells_what_the_kernel_takes() {
     let mut big = cell(0x10, Delivery::Bell(vec![1, 0x1234]));
     big.big_endian = true;

@@ -179,6 +179,8 @@ pub struct Layout {
     pub(super) writes: Side,
     /// What is at no register is the owner's.
     pub(super) plain: bool,
+    /// Whether the owner wants to know of reads, and of writes: of each register, and of any behind a port.
+    pub(super) wants: Box<[(bool, bool)]>,
     /// What they are called, where that was said.
     pub(super) names: Vec<Box<str>>,
     /// Tells what is saved of them from what another version of the class saves.
@@ -205,7 +207,8 @@ impl Layout {
         }
         let (reads, writes) = (Side::new(&cells, true)?, Side::new(&cells, false)?);
         delivery::check(&cells, &writes)?;
-        Ok(Self { cells, rule, size, reads, writes, plain, names: Vec::new(), schema: 1 })
+        let wants = cells.iter().map(|cell| wants(&cells, cell)).collect();
+        Ok(Self { cells, rule, size, reads, writes, plain, wants, names: Vec::new(), schema: 1 })
     }
 
     /// The same of another schema than 1.
@@ -232,4 +235,11 @@ impl Layout {
     pub fn size(&self) -> u64 {
         self.size
     }
+}
+
+fn wants(cells: &[Cell], cell: &Cell) -> (bool, bool) {
+    let of = |cell: &Cell| (cell.on_read, cell.on_write != Tell::Never);
+    let Kind::Port { first, count, .. } = cell.kind else { return of(cell) };
+    let behind = cells.iter().skip(first as usize).take(count as usize).map(of);
+    behind.fold((false, false), |(reads, writes), (read, write)| (reads || read, writes || write))
 }

@@ -126,7 +126,12 @@ fn test_register_that_refers_to_what_it_cannot_use_is_refused() {
         (port(0, 1, 2, 1), vec![behind(plain(0, 2))], refused(2)),
         (port(0, 1, 2, 1), vec![Cell { big_endian: true, ..behind(plain(0, 4)) }], refused(2)),
         (port(0, 1, 2, 1), vec![fifo], refused(2)),
-        (port(0, 1, 2, 2), vec![behind(plain(0, 4)), Cell { on_read: true, ..behind(plain(0, 4)) }], refused(3)),
+        (port(0, 1, 2, 2), vec![behind(plain(0, 4)), Cell { on_read: true, ..behind(plain(0, 4)) }], Ok(())),
+        (
+            port(0, 1, 2, 2),
+            vec![behind(plain(0, 4)), Cell { delivery: Delivery::Posted, ..behind(plain(0, 4)) }],
+            refused(3),
+        ),
     ] {
         assert_eq!(with(cell.clone(), others), expected, "{cell:?}");
     }

@@ -66,6 +66,8 @@ struct Hits {
     writes: AtomicU64,
     /// Those of both that the owner was asked or told of.
     told: AtomicU64,
+    /// Writes that rang a doorbell, of which the owner is told besides.
+    rings: AtomicU64,
 }
 
 /// State of one register beside its value.
@@ -192,6 +194,19 @@ impl RegisterFile {
     pub fn write(&self, at: Access, value: u64, owner: &dyn Owner) -> Action {
         let first = self.layout.writes.find(at.offset, |when| self.holds(when));
         self.write_as(at, value, first, To::Owner(owner)).unwrap_or(Action::Continue)
+    }
+
+    /// Serves the rings of a doorbell, so many since the last time: its owner is told once.
+    pub fn ring(&self, at: Access, value: u64, times: u64, owner: &dyn Owner) -> Action {
+        let place = self.layout.writes.find(at.offset, |when| self.holds(when));
+        let Some((place, (cell, slot))) = place.and_then(|place| Some((place, self.target(place.cell)?))) else {
+            return Action::Continue;
+        };
+        slot.hits.writes.fetch_add(times, Ordering::Relaxed);
+        slot.hits.rings.fetch_add(times, Ordering::Relaxed);
+        let value = touch::in_order(cell, value);
+        slot.put(&cell.bits, value, cell.all());
+        owner.write(place.cell, value)
     }
 
     /// Without an owner `None` says that it is needed, and that nothing was done.

@@ -71,7 +71,10 @@ fn declaration(choices: &[Choice]) -> (Vec<Cell>, u64) {
                 let kind = Kind::Port { index, mask, first: count + 1, count: 2, step: turn };
                 cells.push(Cell { big_endian: is_big, ..of_kind(at, width, kind, sides) });
                 let behind = |cell| Cell { offset: None, ..told(cell) };
-                cells.extend([behind(mixed(0, width, turn)), behind(plain(0, width))]);
+                // One of them alone is told of, or both are.
+                let other = Cell { offset: None, big_endian: is_big, ..plain(0, width) };
+                let other = if turn % 2 == 0 { other } else { behind(other) };
+                cells.extend([behind(mixed(0, width, turn)), other]);
             }
             (4, _) => cells.push(told(queue(at, width, true, Overflow::Drop))),
             (5, _) => {

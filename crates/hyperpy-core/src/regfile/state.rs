@@ -17,6 +17,8 @@ pub struct HitCounts {
     pub writes: u64,
     /// Those of both that its owner's method was called for.
     pub told: u64,
+    /// Writes that rang a doorbell: no exit, and one call for any number of them.
+    pub rings: u64,
 }
 
 impl RegisterFile {
@@ -124,13 +126,18 @@ impl RegisterFile {
     pub fn hits(&self, id: u32) -> HitCounts {
         let Some((_, slot)) = self.at(id) else { return HitCounts::default() };
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        HitCounts { reads: load(&slot.hits.reads), writes: load(&slot.hits.writes), told: load(&slot.hits.told) }
+        HitCounts {
+            reads: load(&slot.hits.reads),
+            writes: load(&slot.hits.writes),
+            told: load(&slot.hits.told),
+            rings: load(&slot.hits.rings),
+        }
     }
 
     /// Counts begin again.
     pub fn reset_hits(&self) {
         for slot in &self.slots {
-            for counter in [&slot.hits.reads, &slot.hits.writes, &slot.hits.told] {
+            for counter in [&slot.hits.reads, &slot.hits.writes, &slot.hits.told, &slot.hits.rings] {
                 counter.store(0, Ordering::Relaxed);
             }
         }

@@ -149,6 +149,25 @@ fn test_registers_behind_a_port_that_moves_on_are_given_once_each() {
 }
 
 #[test]
+fn test_marked_register_behind_a_port_is_never_served_without_its_owner_while_the_number_changes() {
+    for step in [0, 1] {
+        let kind = Kind::Port { index: 0, mask: 1, first: 2, count: 2, step };
+        let behind = Cell { offset: None, sides: (false, false), reset: 5, ..plain(0, 4) };
+        let marked = Cell { on_read: true, on_write: Tell::Always, reset: 9, ..behind.clone() };
+        let file = file(vec![plain(0, 4), of_kind(4, 4, kind, (true, true)), behind, marked], Rule::Split);
+        let flip = || (0..TURNS).for_each(|turn| assert!(file.quick_write(at(0, 4), turn & 1)));
+        let access = || {
+            for _ in 0..TURNS {
+                assert_ne!(file.quick_read(at(4, 4)), Some(9));
+                file.quick_write(at(4, 4), 5);
+            }
+        };
+        beside(flip, access);
+        assert_eq!(file.get(3), Some(9));
+    }
+}
+
+#[test]
 fn test_aligned_words_of_a_window_are_never_half_written() {
     let file = file(vec![of_kind(0, 1, Kind::Ram { len: 64 }, (true, true))], Rule::Split);
     let write =

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::delivery::To;
+use super::delivery::{Delivery, To};
 use super::late::Item;
 use super::layout::{Cell, Kind, Tell};
 use super::parts::Part;
@@ -22,18 +22,16 @@ impl RegisterFile {
 
     /// Whether the owner may want to answer a read of a register, or of those behind it.
     pub(super) fn asks(&self, id: u32) -> bool {
-        self.target(id).is_some_and(|(cell, _)| self.model(cell).on_read)
+        self.layout.wants.get(id as usize).is_some_and(|&(reads, _)| reads)
     }
 
     /// Whether the owner may want to be told of a write to a register, or to those behind it, and cannot be.
     pub(super) fn tells(&self, id: u32, to: To<'_>) -> bool {
-        self.target(id).is_some_and(|(cell, _)| {
-            let model = self.model(cell);
-            model.on_write != Tell::Never && !to.takes(model)
-        })
+        let wants = self.layout.wants.get(id as usize).is_some_and(|&(_, writes)| writes);
+        wants && self.target(id).is_some_and(|(cell, _)| !to.takes(self.model(cell)))
     }
 
-    /// The register itself; for a port one of those behind it, which are alike.
+    /// The register itself; for a port one of those behind it, which are told of in the same way.
     fn model<'a>(&'a self, cell: &'a Cell) -> &'a Cell {
         match cell.kind {
             Kind::Port { first, .. } => self.layout.cells.get(first as usize).unwrap_or(cell),
@@ -41,24 +39,30 @@ impl RegisterFile {
         }
     }
 
-    /// The register that a port leads to, whose number moves on: each access has a number of its own.
-    fn advance(&self, port: Kind) -> Option<u32> {
-        let Kind::Port { index, mask, first, count, step } = port else { return None };
+    /// The register that a port leads to, if it leads to one. Its number moves on: each access has a number of its own. `None`, and
+    /// nothing is done: it is a register that may not be accessed now. That is asked of the number which is then used, since
+    /// another vCPU may set the next one meanwhile.
+    fn advance(&self, port: Kind, may: impl Fn(&Cell) -> bool) -> Option<Option<u32>> {
+        let Kind::Port { index, mask, first, count, step } = port else { return Some(None) };
         let value = &self.slots.get(index as usize)?.value;
         let low = mask.trailing_zeros();
-        let held = if step == 0 || mask == 0 {
-            value.load(Ordering::Acquire)
-        } else {
-            let after = |held: u64| Some((held & !mask) | (held.wrapping_add(step << low) & mask));
-            value.fetch_update(Ordering::AcqRel, Ordering::Acquire, after).unwrap_or_default()
+        let behind = |held: u64| {
+            let number = (held & mask).checked_shr(low).unwrap_or_default();
+            u32::try_from(number).ok().filter(|&number| number < count).and_then(|number| first.checked_add(number))
         };
-        let number = (held & mask).checked_shr(low).unwrap_or_default();
-        u32::try_from(number).ok().filter(|&number| number < count).and_then(|number| first.checked_add(number))
+        let may = |held| behind(held).and_then(|id| self.layout.cells.get(id as usize)).is_none_or(&may);
+        let held = if step == 0 || mask == 0 {
+            Some(value.load(Ordering::Acquire)).filter(|&held| may(held))
+        } else {
+            let after = |held: u64| may(held).then(|| (held & !mask) | (held.wrapping_add(step << low) & mask));
+            value.fetch_update(Ordering::AcqRel, Ordering::Acquire, after).ok()
+        };
+        held.map(behind)
     }
 
     pub(super) fn read_part(&self, part: &Part, owner: Option<&dyn Owner>) -> Option<u64> {
         let (cell, slot) = self.target(part.cell)?;
-        let mut asks = self.model(cell).on_read;
+        let mut asks = cell.on_read;
         let held = match cell.kind {
             Kind::Fifo { empty, .. } => {
                 let mut queue = self.queue(slot)?;
@@ -70,7 +74,7 @@ impl RegisterFile {
             }
             _ if asks && owner.is_none() => return None,
             Kind::Port { .. } => {
-                let Some(behind) = self.advance(cell.kind) else {
+                let Some(behind) = self.advance(cell.kind, |behind| owner.is_some() || !behind.on_read)? else {
                     self.strays.miss(false);
                     return Some(0);
                 };
@@ -108,21 +112,24 @@ impl RegisterFile {
         let lanes = lanes(cell, part);
         // As bits of the register; those that are not given are 0.
         let given_bits = in_order(cell, (given << (8 * part.from)) & cell.all());
-        let model = self.model(cell);
-        let mut tells = model.on_write.wants(given_bits);
+        if self.waits_behind(cell, to) {
+            return None;
+        }
+        let mut tells = cell.on_write.wants(given_bits);
         let value = match cell.kind {
             Kind::Fifo { .. } => {
                 let mut queue = self.queue(slot)?;
                 tells &= queue.fills();
-                if tells && !to.takes(model) {
+                if tells && !to.takes(cell) {
                     return None;
                 }
                 queue.push(given_bits);
                 given_bits
             }
-            _ if tells && !to.takes(model) => return None,
+            _ if tells && !to.takes(cell) => return None,
             Kind::Port { .. } => {
-                let Some(behind) = self.advance(cell.kind) else {
+                let may = |behind: &Cell| !behind.on_write.wants(given_bits) || to.takes(behind);
+                let Some(behind) = self.advance(cell.kind, may)? else {
                     self.strays.miss(true);
                     return Some(Action::Continue);
                 };
@@ -145,6 +152,14 @@ impl RegisterFile {
                 Action::Continue
             }
         })
+    }
+
+    /// Whether a write goes behind those that wait: of a stream whose owner is told of some writes, the others would overtake them.
+    fn waits_behind(&self, cell: &Cell, to: To<'_>) -> bool {
+        cell.delivery == Delivery::Stream
+            && cell.on_write != Tell::Never
+            && !matches!(to, To::Owner(_))
+            && self.has_late()
     }
 
     /// Tells the owner of a write.

@@ -11,7 +11,7 @@ use crate::control::{Parked, Phase};
 use crate::irq::LineLevels;
 
 /// Names of the parts, in their order.
-const PARTS: [&str; 9] = ["config", "state", "parked", "vcpus", "vm", "has_generation", "lines", "devices", "clock"];
+const PARTS: [&str; 9] = ["shape", "state", "parked", "vcpus", "vm", "has_generation", "lines", "devices", "clock"];
 
 impl Parts {
     /// All of it.
@@ -29,7 +29,7 @@ impl Parts {
             ])
         };
         Value::map([
-            ("config", Value::map([("vcpus", config.vcpus.into()), ("irqchip", config.irqchip.into())])),
+            ("shape", Value::map([("vcpus", config.vcpus.into()), ("irqchip", config.irqchip.into())])),
             ("state", self.phase.name().into()),
             ("parked", Value::map([("all", self.parked.all.into()), ("last", self.parked.last.into())])),
             ("vcpus", Value::List(self.vcpus.iter().map(vcpu).collect())),
@@ -45,7 +45,7 @@ impl Parts {
     pub(crate) fn of(value: &Value) -> Result<Self, StateFault> {
         let fields = Fields::new(value, &PARTS)?;
         let part = |name: &str| value.get(name).ok_or_else(|| misfit(format!("{name} is missing")));
-        let config = Fields::new(part("config")?, &["vcpus", "irqchip"])?;
+        let config = Fields::new(part("shape")?, &["vcpus", "irqchip"])?;
         let config = VmConfig { vcpus: config.get("vcpus")?, irqchip: config.get("irqchip")? };
         let phase = fields.get::<Value>("state")?;
         let phase = match phase.text() {

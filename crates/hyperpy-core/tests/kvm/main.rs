@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::expect_used, missing_docs)]
 
 mod access;
+mod memory;
 mod posted;
 mod run;
 

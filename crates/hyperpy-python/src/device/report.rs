@@ -62,18 +62,18 @@ impl Report {
         }
     }
 
-    fn keep(&self, py: Python<'_>, error: PyErr) {
-        keep_traceback(py, &error);
-        self.faults.push(error.into_value(py));
-    }
-
     /// Its `save` or `load` raised: whoever asked for it raises that.
     pub(crate) fn raised_in(&self, py: Python<'_>, error: PyErr, device: &str, verb: &str) {
         if error.is_instance_of::<PyException>(py) {
-            // An exception that takes no notes is raised without.
+            // As above.
             let _ = error.value(py).call_method1(intern!(py, "add_note"), (format!("device {device}: {verb}"),));
         }
         self.keep(py, error);
+    }
+
+    fn keep(&self, py: Python<'_>, error: PyErr) {
+        keep_traceback(py, &error);
+        self.faults.push(error.into_value(py));
     }
 }
 

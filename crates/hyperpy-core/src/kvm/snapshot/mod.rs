@@ -253,5 +253,5 @@ fn unfit(part: &'static str, why: &'static str) -> AccelError {
 }
 
 #[cfg(test)]
-#[path = "../snapshot_test.rs"]
+#[path = "snapshot_test.rs"]
 mod tests;

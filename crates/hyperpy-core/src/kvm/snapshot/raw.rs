@@ -119,6 +119,11 @@ pub(super) fn set_tsc_khz(fd: &VcpuFd, khz: u32) -> Result<(), AccelError> {
 /// Bytes of FXSAVE's region (SDM vol. 1, 10.5.1).
 const LEGACY: usize = 512;
 
+/// Registers of the local APIC by their offsets in 16 bytes (SDM vol. 3, table 11-1).
+const APIC_TPR: usize = 0x08;
+const APIC_PPR: usize = 0x0a;
+const APIC_ISR: usize = 0x10;
+
 /// How KVM gives vector state, and how much of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Area {
@@ -214,7 +219,17 @@ pub(super) fn lapic(fd: &VcpuFd) -> Result<[u32; 64], AccelError> {
             *register |= u32::from(byte.cast_unsigned()) << (8 * n);
         }
     }
+    // KVM works it out when it next needs it, and when the page is set: until then it may be of before.
+    registers[APIC_PPR] = processor_priority(&registers);
     Ok(registers)
+}
+
+/// The processor-priority register: the class of the highest vector in service, or the task's priority (SDM vol. 3, 11.8.3.1).
+fn processor_priority(registers: &[u32; 64]) -> u32 {
+    let task = registers[APIC_TPR] & 0xff;
+    let in_service = registers.iter().skip(APIC_ISR).take(8).zip(0_u32..).filter(|(bits, _)| **bits != 0).last();
+    let class = in_service.map_or(0, |(bits, word)| (32 * word + bits.ilog2()) & 0xf0);
+    if task & 0xf0 >= class { task } else { class }
 }
 
 pub(super) fn set_lapic(fd: &VcpuFd, registers: &[u32; 64]) -> Result<(), AccelError> {

@@ -8,6 +8,7 @@
 mod diff;
 mod error;
 mod format;
+mod gather;
 mod partial;
 mod read;
 mod value_codec;

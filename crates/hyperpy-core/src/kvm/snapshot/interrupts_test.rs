@@ -1,0 +1,127 @@
+//! Interrupts that are under way: at the PICs, the I/O APIC, the local APIC, and in a vCPU that sleeps.
+
+use super::*;
+
+#[test]
+fn test_interrupt_that_waits_at_the_pic_comes_after_each_load() {
+    let mut guest = Guest::waiting(IRQ_5);
+    guest.vm.set_line(5, true).unwrap();
+    let state = guest.save();
+    assert_eq!(state.0.irqchip.as_ref().unwrap().pics[0].irr & 1 << 5, 1 << 5);
+    for _ in 0..2 {
+        assert_eq!(guest.out(), (0x80, 1));
+        guest.complete();
+        guest.vm.set_line(5, false).unwrap();
+        guest.load(&state);
+    }
+    // Without the interrupt there is none.
+    let mut none = state.clone();
+    none.0.irqchip.as_mut().unwrap().pics[0].irr = 0;
+    guest.load(&none);
+    guest.halt();
+}
+
+#[test]
+fn test_vcpu_in_hlt_is_in_hlt_after_each_load_and_wakes_from_it() {
+    let mut guest = Guest::waiting(IRQ_5);
+    guest.halt();
+    let state = guest.save();
+    assert_eq!(state.1[0].mp_state, KVM_HALTED);
+    for _ in 0..2 {
+        guest.vm.set_line(5, true).unwrap();
+        assert_eq!(guest.out(), (0x80, 1));
+        guest.complete();
+        assert_eq!(guest.vcpus[0].activity().unwrap(), Activity::Running);
+        guest.load(&state);
+        assert_eq!(guest.vcpus[0].activity().unwrap(), Activity::Halted { interruptible: true });
+    }
+}
+
+#[test]
+fn test_timer_of_the_pit_ticks_on_after_each_load() {
+    let mut guest = Guest::waiting(TIMER);
+    assert_eq!((guest.out(), guest.out()), ((0x80, 1), (0x80, 2)));
+    guest.complete();
+    let state = guest.save();
+    let chips = state.0.irqchip.clone().unwrap();
+    // Mode 2 (rate generator), 0x1000; the interrupt is in service, EOI comes next (8254 and 8259A data sheets).
+    assert_eq!((chips.pit.channels[0].mode, chips.pit.channels[0].count), (2, 0x1000));
+    assert_eq!((chips.pics[0].isr, chips.pics[0].imr), (1, 0xfe));
+    for _ in 0..2 {
+        assert_eq!((guest.out(), guest.out()), ((0x80, 3), (0x80, 4)));
+        guest.complete();
+        guest.load(&state);
+        assert_eq!(guest.vm.save().unwrap().irqchip.unwrap().pit, chips.pit);
+    }
+}
+
+/// The local APIC switched on, everything else as it was.
+fn lapic(state: &mut State) -> &mut [u32; 64] {
+    let lapic = state.1[0].lapic.as_mut().unwrap();
+    lapic[SVR] = 0x1ff;
+    lapic
+}
+
+#[test]
+fn test_interrupt_by_the_ioapic_waits_in_the_local_apic_and_comes_after_each_load() {
+    let mut guest = Guest::waiting(NONE);
+    let mut state = guest.save();
+    lapic(&mut state);
+    // Edge, fixed, to APIC id 0, not masked (82093AA, 3.2.4).
+    state.0.irqchip.as_mut().unwrap().ioapic.redirtbl[5] = 0x31;
+    guest.load(&state);
+    guest.vm.set_line(5, true).unwrap();
+    guest.vm.set_line(5, false).unwrap();
+    let state = guest.save();
+    assert_eq!(state.0.irqchip.as_ref().unwrap().ioapic.redirtbl[5], 0x31);
+    assert_eq!(state.1[0].lapic.as_ref().unwrap()[IRR_1], 1 << 0x11);
+    for _ in 0..2 {
+        assert_eq!(guest.out(), (0x80, 1));
+        guest.complete();
+        assert_eq!(guest.save().1[0].lapic.as_ref().unwrap()[IRR_1], 0);
+        guest.load(&state);
+        assert_same(&guest.save().1, &state.1);
+    }
+}
+
+#[test]
+fn test_timer_of_the_local_apic_fires_after_each_load() {
+    let mut guest = Guest::waiting(NONE);
+    let mut state = guest.save();
+    let registers = lapic(&mut state);
+    (registers[LVT_TIMER], registers[INITIAL_COUNT]) = (0x2_0031, 0x10_0000); // periodic
+    for _ in 0..2 {
+        guest.load(&state);
+        assert_eq!((guest.out(), guest.out()), ((0x80, 1), (0x80, 2)));
+        guest.complete();
+    }
+    // By the time-stamp counter: 1 has long passed.
+    lapic(&mut state)[LVT_TIMER] = 0x4_0031;
+    state.1[0].msrs.iter_mut().filter(|(index, _)| *index == IA32_TSC_DEADLINE).for_each(|(_, value)| *value = 1);
+    for _ in 0..2 {
+        guest.load(&state);
+        assert_eq!(guest.out(), (0x80, 1));
+        guest.complete();
+        assert_eq!(guest.save().1[0].tsc_deadline(), 0);
+    }
+    // Not armed: nothing comes, whatever the deadline was before.
+    guest.load(&state);
+    state.1[0].msrs.iter_mut().filter(|(index, _)| *index == IA32_TSC_DEADLINE).for_each(|(_, value)| *value = 0);
+    guest.load(&state);
+    guest.halt();
+}
+
+#[test]
+fn test_processor_priority_of_the_local_apic_follows_from_what_is_in_service() {
+    let mut guest = Guest::waiting(NONE);
+    let mut state = guest.save();
+    for (tpr, isr, ppr) in [(0, 0, 0), (0x25, 0, 0x25), (0x25, 0x31, 0x30), (0x3f, 0x31, 0x3f), (0x40, 0xfe, 0xf0)] {
+        let registers = lapic(&mut state);
+        registers[0x08] = tpr;
+        registers[0x10..0x18].fill(0);
+        registers[0x10 + isr / 32] = if isr == 0 { 0 } else { 1 << (isr % 32) };
+        state.1[0].sregs.cr8 = u64::from(tpr >> 4);
+        guest.load(&state);
+        assert_eq!(guest.save().1[0].lapic.as_ref().unwrap()[0x0a], ppr, "{tpr:#x} {isr:#x}");
+    }
+}
