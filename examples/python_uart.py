@@ -17,6 +17,7 @@ class Uart(Device):
     """A 16550. What is not marked, such as each look at the line status, is answered without Python."""
 
     acpi_hid = "PNP0501"
+    saved_attributes = ("idle", "line")
 
     line_control = Register(0x3, width=1, mask=0xFF, divisor=Field(7))
     received = Fifo(0x0, depth=1024, access="ro")

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 _MICRO = 1e6
 
 
+def _generation() -> int:
+    return int.from_bytes(os.urandom(16), "little")
+
+
 class Snapshotting:
     """What `Machine` has of snapshots."""
 
@@ -59,7 +63,9 @@ class Snapshotting:
         """
         return Snapshot._of(_hyperpy.take_snapshot(self._native))
 
-    def restore(self, snapshot: Snapshot, *, spare: Iterable[tuple[int, int]] = ()) -> RestoreStats:
+    def restore(
+        self, snapshot: Snapshot, *, spare: Iterable[tuple[int, int]] = (), renew: bool = False
+    ) -> RestoreStats:
         """Put the machine back to where it was when the snapshot was taken, and tell what that took.
 
         The snapshot is one of this machine, whichever, or of another that is made alike: as many vcpus, the same memory, the same devices at the same places. Only what differs is put back. Exits that were queued are forgotten, no
@@ -70,6 +76,8 @@ class Snapshotting:
             snapshot: of this machine or of one that is made alike.
             spare: ranges of memory that stay as they are, as (gpa, bytes) of whole pages: a window in which a guest counts what it
                 covers.
+            renew: tell its operating system, as `fork` does, that it is not the only one that goes on from here, by a new VM generation
+                id: Linux makes new random numbers. Else all are as they were.
 
         Raises:
             SnapshotError: the machine is not made alike; the message tells what differs, and nothing has changed. Or a device refuses its
@@ -81,6 +89,8 @@ class Snapshotting:
                 f"not a snapshot: {snapshot!r}\n\nhint: m.snapshot() gives one, Snapshot.open(file) another"
             )
         pages, *seconds = _hyperpy.restore(self._native, snapshot._native, list(spare))
+        if renew:
+            self._native.renew_generation(_generation())
         self._restored = RestoreStats(pages, *(second * _MICRO for second in seconds))
         return self._restored
 
@@ -89,7 +99,7 @@ class Snapshotting:
 
         The copy has devices of its own, made by `Device.clone`, at the same places, and a console of its own, which has said what this one has. It runs if this machine
         does, and is else as this one is: paused, created, stopped. Each lives on its own: either can be closed first. What is to differ is told
-        to each device by `Device.forked`, and to a guest that asks for it by `VmGenId`.
+        to each device by `Device.forked`, and to its operating system by a new VM generation id.
 
         Arguments:
             name: of the copy; this machine's with a number if it is left out.
@@ -112,7 +122,7 @@ class Snapshotting:
 
         try:
             is_running, pages, left = _hyperpy.fork(self._native, child.console._native, parents, build)
-            child._native.renew_generation(int.from_bytes(os.urandom(16), "little"))
+            child._native.renew_generation(_generation())
             for parent, copy in zip(parents, copies, strict=True):
                 if isinstance(copy, Device):
                     copy.forked(cast("Any", parent))

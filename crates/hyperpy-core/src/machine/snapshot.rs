@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -91,7 +91,6 @@ impl Machine {
         child.traps = self.traps.copied();
         child.cpuid = Mutex::new(self.cpuid.lock().unwrap_or_else(PoisonError::into_inner).clone());
         child.kin = AtomicU64::new(self.kin.load(Ordering::SeqCst));
-        child.has_generation = AtomicBool::new(self.has_generation.load(Ordering::SeqCst));
         child.lines.copy_routes(&self.lines);
         Ok(child)
     }
@@ -125,6 +124,8 @@ impl Machine {
             return Err(SnapshotError::Busy);
         }
         let devices = self.save_devices()?;
+        // Before the vcpus, whose time-stamp counters are of the moment that this sets (`kvm/snapshot/known.rs`).
+        let vm = objects.vm.save().map_err(RunError::from)?;
         let mut vcpus = Vec::new();
         for id in 0..self.config().vcpus {
             let taken = borrow(
@@ -142,7 +143,8 @@ impl Machine {
             phase: before.standing(),
             parked: self.control.parked(),
             vcpus,
-            vm: objects.vm.save().map_err(RunError::from)?,
+            vm,
+            has_generation: self.has_generation.load(Ordering::SeqCst),
             devices,
             lines: self.lines.save(),
             console: self.console.get().map(|console| console.save()),
@@ -191,6 +193,7 @@ impl Machine {
             console.load(&**state).map_err(|fault| SnapshotError::Console { fault })?;
         }
         self.load_devices(parts)?;
+        self.has_generation.store(parts.has_generation, Ordering::SeqCst);
         restored.devices = devices.elapsed();
         Ok(restored)
     }

@@ -31,6 +31,7 @@ impl Parts {
             hash.write_u8(vcpu.parked.into());
         }
         hash.write_u64(self.vm.hash());
+        hash.write_u8(self.has_generation.into());
         feed(&self.lines.value(), hash);
         if let Some(console) = &self.console {
             feed(&console.value(), hash);

@@ -108,6 +108,8 @@ pub(crate) struct Parts {
     pub(crate) parked: Parked,
     pub(crate) vcpus: Vec<VcpuPart>,
     pub(crate) vm: VmState,
+    /// Its operating system knows of an identifier of the generation: `Machine::renew_generation`.
+    pub(crate) has_generation: bool,
     /// One for each region on the port bus and then on the other, in order.
     pub(crate) devices: Vec<Option<State>>,
     pub(crate) lines: LineLevels,

@@ -13,7 +13,8 @@ use crate::control::{Parked, Phase};
 use crate::irq::LineLevels;
 
 /// Names of the parts, in their order.
-const PARTS: [&str; 9] = ["shape", "state", "parked", "vcpus", "vm", "lines", "console", "devices", "clock"];
+const PARTS: [&str; 10] =
+    ["shape", "state", "parked", "vcpus", "vm", "has_generation", "lines", "console", "devices", "clock"];
 
 impl Parts {
     /// All of it.
@@ -36,6 +37,7 @@ impl Parts {
             ("parked", Value::map([("all", self.parked.all.into()), ("last", self.parked.last.into())])),
             ("vcpus", Value::List(self.vcpus.iter().map(vcpu).collect())),
             ("vm", self.vm.value()),
+            ("has_generation", self.has_generation.into()),
             ("lines", self.lines.value()),
             ("console", self.console.as_ref().map_or(Value::Nothing, |state| state.value())),
             ("devices", Value::List(places.iter().zip(&self.devices).map(device).collect())),
@@ -81,6 +83,7 @@ impl Parts {
             parked,
             vcpus: vcpus.iter().map(vcpu).collect::<Result<_, _>>()?,
             vm: VmState::from_value(part("vm")?)?,
+            has_generation: fields.get("has_generation")?,
             lines: LineLevels::of(part("lines")?)?,
             console: state_of(part("console")?),
             devices: states,
