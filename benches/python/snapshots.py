@@ -72,9 +72,7 @@ def _devices(rounds: int) -> None:
 
 
 def _forks(rounds: int) -> None:
-    """Milliseconds from a fork to its child's first exit and close, and the same of a guest that C makes anew, which has a state to
-    put in less.
-    """
+    """Milliseconds from a fork to its child's first exit and close, and the same of a guest that C makes anew: without a state."""
     parent = hyperpy.Machine(memory="1M")
     parent.load(hyperpy.Flat(OUT, at=0x1000, mode="real"))
     image, start = start_of(parent, 1 << 20)
