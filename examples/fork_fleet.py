@@ -9,7 +9,6 @@ import sys
 from typing import Self
 
 from hyperpy import Device, Exit, Flat, Machine, Register
-from hyperpy.stats import table
 
 GUEST = bytes.fromhex(
     "66c7050000010001 01"  #  mov word ptr [0x10000], 0x0101  ; 0 and 1 are none
@@ -49,10 +48,10 @@ class Ticket(Device):
 
     def forked(self, parent: Self, /) -> None:
         self.number = next(self.numbers)
-        self.given.append(self)
+        self.given.append(self)  # so that the script finds it
 
 
-def main(children: int) -> list[int]:
+def main(children: int) -> None:
     with Machine(memory="64M", name="parent") as parent:
         parent.load(Flat(GUEST, at=0x1000, mode="protected"))
         parent.attach(Ticket(), pio=0x10)
@@ -60,14 +59,12 @@ def main(children: int) -> list[int]:
         fleet = [parent.fork() for _ in range(children)]
     for child in fleet:
         child.start()  # their parent is closed already
-    rows = []
+    print(f"{'machine':10}  {'numbers':>14}  primes  KiB of its own")
     for child, ticket in zip(fleet, Ticket.given, strict=True):
         assert child.wait(timeout=60) == Exit.Halt(vcpu=0)
-        span = f"{ticket.number * 1000} to {ticket.number * 1000 + 999}"
-        rows.append([child.name, span, str(ticket.found), str(child.stats.memory_bytes >> 10)])
+        numbers = f"{ticket.number * 1000} to {ticket.number * 1000 + 999}"
+        print(f"{child.name:10}  {numbers:>14}  {ticket.found:6}  {child.stats.memory_bytes >> 10:14}")
         child.close()
-    print(table(["machine", "numbers", "primes", "KiB of its own"], rows))
-    return [int(row[2]) for row in rows]
 
 
 if __name__ == "__main__":

@@ -27,9 +27,12 @@ CLASSES = {
     "LayoutError": "DeclarationError",
     "LoadError": "SnapshotError",
     "MemoryError": "ValueError",
+    "OpenError": "SnapshotError",
     "RouteError": "ValueError",
     "RunError": "StateError",
     "SaveError": "SnapshotError",
+    "SnapshotError": "SnapshotError",
+    "StateFault": "SnapshotError",
     "TrapError": "ValueError",
 }
 EXCEPTIONS = {

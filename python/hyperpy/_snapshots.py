@@ -70,7 +70,7 @@ class Snapshotting:
 
         The snapshot is one of this machine, whichever, or of another that is made alike: as many vcpus, the same memory, the same devices at the same places. Only what differs is put back. Exits that were queued are forgotten, no
         earlier one can be answered, and the state is the one of then: created, paused or stopped; paused for a snapshot that was
-        taken while it ran. The console's output, statistics, traces, breakpoints and `errors` stay.
+        taken while it ran. The console has said what it had said then; its sinks get each byte once. Statistics, traces, breakpoints and `errors` stay.
 
         Arguments:
             snapshot: of this machine or of one that is made alike.
@@ -97,7 +97,7 @@ class Snapshotting:
     def fork(self, *, name: str | None = None) -> Self:
         """Make a running copy of the machine, in this process: its memory is shared until one of both writes to it.
 
-        The copy has devices of its own, made by `Device.clone`, at the same places, and a console of its own, which begins empty. It runs if this machine
+        The copy has devices of its own, made by `Device.clone`, at the same places, and a console of its own, which has said what this one has. It runs if this machine
         does, and is else as this one is: paused, created, stopped. Each lives on its own: either can be closed first. What is to differ is told
         to each device by `Device.forked`, and to its operating system by a new VM generation id.
 

@@ -169,7 +169,7 @@ def test_verb_on_a_machine_that_is_closed_is_refused(boot: Boot, verb: str) -> N
         getattr(m, verb)(*([base] if verb == "restore" else []))
 
 
-# fault row 29
+@pytest.mark.fault(29)
 def test_restore_while_it_runs_is_refused(boot: Boot) -> None:
     m = boot("again: jmp again")
     base = m.snapshot()
@@ -182,7 +182,7 @@ def test_restore_while_it_runs_is_refused(boot: Boot) -> None:
     assert m.state == "created"
 
 
-# fault row 29
+@pytest.mark.fault(29)
 @pytest.mark.parametrize(
     ("options", "differs"),
     [
@@ -252,7 +252,7 @@ def test_restore_a_thousand_times_gives_the_same_exits_and_the_same_end(boot: Bo
         assert once() == first
 
 
-# fault row 34
+@pytest.mark.fault(34)
 def test_snapshots_in_the_child_of_a_fork_are_refused(boot: Boot) -> None:
     m = boot(COUNTS)
     base = m.snapshot()

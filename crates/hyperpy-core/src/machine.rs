@@ -22,7 +22,7 @@ mod timers;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use self::objects::{Objects, enter_at};
 pub use self::places::Removed;
@@ -40,6 +40,7 @@ use crate::limits::Limits;
 use crate::memory::Memory;
 use crate::msr::Traps;
 use crate::posted::Posts;
+use crate::snapshot::Keeper;
 use crate::vcpu::{Current, Inside, current};
 
 /// Answers what no device claims.
@@ -106,6 +107,8 @@ pub struct Machine {
     keepers: AtomicUsize,
     /// The same for machines with the same processors: this one and its copies, as long as nobody changes their CPUID tables.
     pub(crate) kin: AtomicU64,
+    /// Its console, for snapshots.
+    pub(crate) console: OnceLock<Arc<dyn Keeper>>,
     /// Its operating system knows of its generation's identifier.
     has_generation: AtomicBool,
     forks: u64,
@@ -151,6 +154,7 @@ impl Machine {
             lines: Arc::default(),
             posts: Arc::default(),
             keepers: AtomicUsize::new(0),
+            console: OnceLock::new(),
             has_generation: AtomicBool::new(false),
             forks: fork_generation(),
             traced: None,
@@ -163,6 +167,11 @@ impl Machine {
     pub fn traced(mut self, exits: u32) -> Self {
         self.traced = (exits > 0).then_some(exits);
         self
+    }
+
+    /// Has snapshots keep a console. The first one stays.
+    pub fn keep_console(&self, console: Arc<dyn Keeper>) {
+        let _ = self.console.set(console);
     }
 
     /// Number of vCPUs and whether there is an in-kernel interrupt controller.

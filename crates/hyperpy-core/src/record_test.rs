@@ -9,7 +9,6 @@ use crate::bus::{Access, Device, Rung, Space};
 use crate::clock::{Callback, Raised, When};
 use crate::exit::{Exit, StopReason};
 use crate::names::Names;
-use crate::snapshot::{Saved, State as DeviceState, StateFault};
 use crate::testing::{Closures, Event as Signal, Rig, outs, stopper};
 
 fn recorder(limit: usize) -> Arc<Recorder> {
@@ -82,11 +81,11 @@ impl Device for Number {
         self.0.store(value, Ordering::SeqCst);
         Action::Continue
     }
-    fn save(&self) -> Result<DeviceState, StateFault> {
+    fn save(&self) -> Result<crate::snapshot::State, crate::snapshot::StateFault> {
         Ok(Arc::new(crate::snapshot::Value::from(self.0.load(Ordering::SeqCst))))
     }
-    fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
-        let number = state.value().int().ok_or(StateFault::NotSaved)?;
+    fn load(&self, state: &dyn crate::snapshot::Saved) -> Result<(), crate::snapshot::StateFault> {
+        let number = state.value().int().ok_or(crate::snapshot::StateFault::NotSaved)?;
         self.0.store(number, Ordering::SeqCst);
         Ok(())
     }

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hyperpy_core::snapshot::{Saved, StateFault, require, with};
+use hyperpy_core::snapshot::{Keeper, Saved, State, StateFault, require, with};
 
 pub use self::transcript::ConsoleState;
 use self::transcript::{Follower, Output};
@@ -315,6 +315,16 @@ impl Console {
     pub fn on_input(&self, listener: impl Fn() + Send + Sync + 'static) {
         let old = lock(&self.on_input).replace(Arc::new(listener));
         drop(old);
+    }
+}
+
+impl Keeper for Console {
+    fn save(&self) -> State {
+        Arc::new(Self::save(self))
+    }
+
+    fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        Self::load(self, state)
     }
 }
 

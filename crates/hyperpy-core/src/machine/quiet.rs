@@ -2,11 +2,12 @@
 //! put back to before.
 
 use super::Machine;
+use super::objects::borrow;
 use crate::bus::Bus;
 use crate::control::Host;
 use crate::error::RunError;
-use crate::posted;
 use crate::vcpu::Vcpu;
+use crate::{posted, run};
 
 impl Machine {
     /// Completes the access of each vCPU, and has devices served what the kernel's ring, their own queues and doorbells have of them.
@@ -14,14 +15,17 @@ impl Machine {
     /// come to an end.
     ///
     /// # Errors
-    /// As for [`Self::with_vcpu`]; a device failed, or panicked.
-    pub fn quiesce(&self, verb: &'static str, host: &dyn Host) -> Result<bool, RunError> {
-        if self.made().is_some() {
-            for id in 0..self.config().vcpus {
-                self.with_vcpu(id, verb, true, host, |_| ())?;
-            }
-            self.with_vcpu(0, verb, false, host, |vcpu| vcpu.quiesce(self))??;
+    /// A device failed, or panicked. [`RunError::Host`]: the host wants its thread back.
+    pub fn quiesce(&self, host: &dyn Host) -> Result<bool, RunError> {
+        let objects = self.objects_of_still()?;
+        let goes_on = || if host.poll() { Err(RunError::Host) } else { Ok(()) };
+        let on = |id, f: &dyn Fn(&mut Vcpu) -> Result<(), RunError>| {
+            self.ended(borrow(&objects, id, Some(host), || Ok(()), f).flatten(), host)
+        };
+        for id in 0..self.config().vcpus {
+            on(id, &|vcpu| run::complete(vcpu, self, &goes_on))?;
         }
+        on(0, &|vcpu| vcpu.quiesce(self))?;
         let waits = |bus: &Bus| bus.map().regions().iter().any(|region| region.device.has_late());
         Ok(!waits(&self.pio) && !waits(&self.mmio))
     }
@@ -35,7 +39,7 @@ impl Machine {
 impl Vcpu {
     fn quiesce(&mut self, machine: &Machine) -> Result<(), RunError> {
         let (shared, id) = (self.shared.clone(), self.id());
-        let done = crate::run::guarded(self, |vcpu| {
+        let done = run::guarded(self, |vcpu| {
             vcpu.accel.take_posted(&mut |write| posted::serve(machine, &shared, id, write));
             machine.serve_all(&shared);
         });

@@ -50,13 +50,13 @@ fn rig(stuck: bool) -> (Rig, Arc<Keeps>) {
 #[test]
 fn test_quiesce_serves_what_is_kept_and_what_has_rung() {
     let (rig, device) = rig(false);
-    assert!(rig.machine.quiesce("save", &rig).unwrap(), "nothing is made yet");
+    assert!(rig.machine.quiesce(&rig).unwrap(), "nothing is made yet");
     rig.machine.regs(0, &rig).unwrap();
     device.kept.lock().unwrap().extend([1, 2]);
     assert!(rig.script.ring(PORT + 1, Some(7)));
-    assert!(rig.machine.quiesce("save", &rig).unwrap());
+    assert!(rig.machine.quiesce(&rig).unwrap());
     assert_eq!(*device.served.lock().unwrap(), [1, 2, 7]);
-    assert!(rig.machine.quiesce("save", &rig).unwrap());
+    assert!(rig.machine.quiesce(&rig).unwrap());
     assert_eq!(device.served.lock().unwrap().len(), 3);
 }
 
@@ -65,7 +65,7 @@ fn test_quiesce_tells_of_a_device_that_is_not_done() {
     let (rig, device) = rig(true);
     rig.machine.regs(0, &rig).unwrap();
     device.kept.lock().unwrap().push(1);
-    assert!(!rig.machine.quiesce("save", &rig).unwrap());
+    assert!(!rig.machine.quiesce(&rig).unwrap());
 }
 
 #[test]
@@ -74,6 +74,6 @@ fn test_forgotten_ring_is_told_to_nobody() {
     rig.machine.regs(0, &rig).unwrap();
     assert!(rig.script.ring(PORT + 1, Some(7)));
     rig.machine.forget_rings();
-    assert!(rig.machine.quiesce("restore", &rig).unwrap());
+    assert!(rig.machine.quiesce(&rig).unwrap());
     assert!(device.served.lock().unwrap().is_empty());
 }

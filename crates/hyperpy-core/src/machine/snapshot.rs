@@ -52,8 +52,9 @@ impl Machine {
             }
             error => error.into(),
         })?;
-        self.complete_all(&objects, host)?;
+        self.quiesce(host)?;
         still.begin_change();
+        self.forget_rings();
         let memory = || Ok(self.memory.restore(&snapshot.memory, spared)?.pages);
         let restored = self.put_parts(&snapshot.parts, &objects, host, memory, || Ok(()))?;
         still.end_as(snapshot.parts.phase, snapshot.parts.parked);
@@ -116,21 +117,12 @@ impl Machine {
         Ok(Still { machine: self, before, changed: None, _inside: Inside::enter(self.id) })
     }
 
-    fn complete_all(&self, objects: &Objects, host: &dyn Host) -> Result<(), RunError> {
-        let goes_on = || if host.poll() { Err(RunError::Host) } else { Ok(()) };
-        for id in 0..self.config().vcpus {
-            self.ended(
-                borrow(objects, id, Some(host), || Ok(()), |vcpu| run::complete(vcpu, self, &goes_on)).flatten(),
-                host,
-            )?;
-        }
-        Ok(())
-    }
-
     /// All but memory. What can refuse does so before anything is changed.
     fn take_parts(&self, before: Before, host: &dyn Host) -> Result<Parts, SnapshotError> {
         let objects = self.objects_of_still()?;
-        self.complete_all(&objects, host)?;
+        if !self.quiesce(host)? {
+            return Err(SnapshotError::Busy);
+        }
         let devices = self.save_devices()?;
         // Before the vcpus, whose time-stamp counters are of the moment that this sets (`kvm/snapshot/known.rs`).
         let vm = objects.vm.save().map_err(RunError::from)?;
@@ -155,6 +147,7 @@ impl Machine {
             has_generation: self.has_generation.load(Ordering::SeqCst),
             devices,
             lines: self.lines.save(),
+            console: self.console.get().map(|console| console.save()),
             clock: self.clock.save(),
         })
     }
@@ -195,6 +188,10 @@ impl Machine {
         // Before devices, whose states may name timers.
         self.clock.load(&parts.clock);
         set_timers()?;
+        // Before the devices that take its input.
+        if let (Some(console), Some(state)) = (self.console.get(), &parts.console) {
+            console.load(&**state).map_err(|fault| SnapshotError::Console { fault })?;
+        }
         self.load_devices(parts)?;
         self.has_generation.store(parts.has_generation, Ordering::SeqCst);
         restored.devices = devices.elapsed();

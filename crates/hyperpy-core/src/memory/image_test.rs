@@ -24,6 +24,7 @@ fn path_of(image: &Image) -> String {
     format!("/proc/self/fd/{}", image.nodes[0].base.file().unwrap().as_raw_fd())
 }
 
+// fault row 28
 #[test]
 fn test_image_seals_its_file_against_every_writer() {
     let memory = Memory::with_ram(MIB).unwrap();
@@ -258,4 +259,71 @@ fn test_zeros_reset_and_what_is_given_back_after_an_image() {
     memory.restore(&after, &[]).unwrap();
     assert_eq!((byte(&memory, 0), byte(&memory, 5 * MIB)), (1, 0));
     assert!(!memory.gather(0, 4 * MIB), "a page of a sealed file is not ours");
+}
+
+/// In a child of its own, whose limits are its own: forks, limits the address space to what is used and `room` more, and
+/// calls `f` with the memory that was made before. True if `f` says so.
+fn limited(memory: &Memory, room: u64, f: impl Fn(&Memory) -> bool) -> bool {
+    // SAFETY: the child has one thread, and ends by _exit; what it allocates comes from a heap whose locks nobody else of
+    // this test's process holds.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let used: u64 = pages.split(' ').next().and_then(|pages| pages.parse().ok()).unwrap_or(0);
+        let most = used * PAGE_SIZE + room;
+        let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+        // SAFETY: the limit is read alone.
+        let set = unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) };
+        let good = set == 0 && f(memory);
+        // SAFETY: ends the child without what the parent's process has to do at its end.
+        unsafe { libc::_exit(i32::from(!good)) };
+    }
+    let mut status = -1;
+    // SAFETY: waits for the child made above, whose status is written to a valid integer.
+    unsafe { libc::waitpid(child, &raw mut status, 0) };
+    status == 0
+}
+
+// fault row 38
+#[test]
+fn test_host_without_memory_for_an_image_a_restore_or_a_fork_leaves_memory_as_it_was() {
+    let fresh = Memory::with_ram(256 * MIB).unwrap();
+    fresh.write(0x1000, &[1]).unwrap();
+    // No room for the mapping that reads the file.
+    assert!(limited(&fresh, 64 * MIB, |memory| {
+        let refused = matches!(memory.image(), Err(MemoryError::Host { .. })) && memory.fork().is_err();
+        refused && memory.write(0x2000, &[2]).is_ok() && byte(memory, 0x1000) == 1 && byte(memory, 0x2000) == 2
+    }));
+    let image = fresh.image().unwrap();
+    fresh.write(0, &vec![3; 128 << 20]).unwrap();
+    // None for a child, a new file's mapping, or copies; a restore needs none.
+    assert!(limited(&fresh, 16 * MIB, |memory| {
+        let refused = memory.fork().is_err() && memory.image().is_err() && byte(memory, 100 * MIB) == 3;
+        refused && memory.restore(&image, &[]).is_ok() && byte(memory, 100 * MIB) == 0 && byte(memory, 0x1000) == 1
+    }));
+    assert_eq!(byte(&fresh, 100 * MIB), 3);
+}
+
+// fault row 39
+#[test]
+fn test_image_and_fork_without_descriptors_are_refused_and_memory_goes_on() {
+    let memory = Memory::with_ram(MIB).unwrap();
+    memory.write(0x1000, &[1]).unwrap();
+    assert!(limited(&memory, 1 << 30, |memory| {
+        let limit = libc::rlimit { rlim_cur: 0, rlim_max: 1 << 10 };
+        // SAFETY: the limit is read alone.
+        let set = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+        set == 0 && memory.image().is_err() && memory.fork().is_err() && byte(memory, 0x1000) == 1
+    }));
+    let image = memory.image().unwrap();
+    memory.write(0, &vec![2; 1 << 20]).unwrap();
+    assert!(limited(&memory, 1 << 30, |memory| {
+        let limit = libc::rlimit { rlim_cur: 0, rlim_max: 1 << 10 };
+        // SAFETY: the limit is read alone.
+        let set = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+        // A new file cannot be had; images and restores need none.
+        let good = set == 0 && memory.fork().is_err() && memory.image().is_ok();
+        good && memory.restore(&image, &[]).is_ok() && byte(memory, 0x1000) == 1
+    }));
+    assert_eq!(memory.fork().unwrap().1.rebased, MIB);
 }

@@ -277,6 +277,7 @@ fn test_overlapping_looks_only_at_what_has_memory() {
     assert!(memory.overlapping(3 * MIB, u64::MAX).is_none());
 }
 
+// fault row 28
 #[test]
 fn test_memory_file_cannot_be_shortened_under_the_mapping() {
     let block = Mapping::new(MIB, Pages::Small, "short").unwrap();

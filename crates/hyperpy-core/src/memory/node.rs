@@ -119,7 +119,7 @@ impl Node {
 
     /// Calls `f` with each word of 64 pages of which some are not known to be zeros, as (number, one bit each).
     pub(super) fn data(&self, mut f: impl FnMut(usize, u64)) {
-        self.base.data.words(false, |index, bits| f(index, bits));
+        self.base.data.words(false, &mut f);
         self.table.words(|index, bits| f(index, bits & !self.base.data.word(index)));
     }
 }

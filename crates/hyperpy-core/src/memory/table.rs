@@ -73,6 +73,7 @@ type Leaf = [Content; BITS];
 type Inner = [Option<Arc<Node>>; BITS];
 
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // there are 64 leaves to an inner one
 enum Node {
     Inner(Inner),
     Leaf(Leaf),

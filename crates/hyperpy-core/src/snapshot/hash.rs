@@ -33,6 +33,9 @@ impl Parts {
         hash.write_u64(self.vm.hash());
         hash.write_u8(self.has_generation.into());
         feed(&self.lines.value(), hash);
+        if let Some(console) = &self.console {
+            feed(&console.value(), hash);
+        }
         for (place, state) in self.shape.places.iter().zip(&self.devices) {
             hash.write(place.to_string().as_bytes());
             if let Some(state) = state {

@@ -22,7 +22,7 @@ use thiserror::Error;
 pub use self::form::{Fields, Form, Plain, Stateless, misfit, require, with};
 pub use self::shape::{Place, Shape};
 pub use self::store::OpenError;
-pub use self::value::{Saved, State, StateFault, Value};
+pub use self::value::{Keeper, Saved, State, StateFault, Value};
 use crate::accel::{VcpuState, VmConfig, VmState};
 use crate::clock;
 use crate::control::{Parked, Phase};
@@ -113,6 +113,8 @@ pub(crate) struct Parts {
     /// One for each region on the port bus and then on the other, in order.
     pub(crate) devices: Vec<Option<State>>,
     pub(crate) lines: LineLevels,
+    /// Of the machine's keeper.
+    pub(crate) console: Option<State>,
     pub(crate) clock: clock::Kept,
 }
 
@@ -158,6 +160,15 @@ pub enum SnapshotError {
         /// Why.
         fault: StateFault,
     },
+    /// The console.
+    #[error("console: {fault}")]
+    Console {
+        /// Why.
+        fault: StateFault,
+    },
+    /// A device is still being told of what a guest wrote.
+    #[error("a device's method does not return: what a guest has written waits for it")]
+    Busy,
     /// Interrupt lines and routes.
     #[error("interrupt lines: {fault}")]
     Lines {
@@ -179,7 +190,8 @@ impl SnapshotError {
         match self {
             Self::Run(error) => error.hint(),
             Self::Memory(_) => "look at `m.map` for what is where",
-            Self::Device { fault, .. } | Self::Lines { fault } => fault.hint(),
+            Self::Device { fault, .. } | Self::Lines { fault } | Self::Console { fault } => fault.hint(),
+            Self::Busy => "let the method return, then try again",
             Self::Shape { .. } => "make a machine with the same vcpus, memory and devices at the same places",
         }
     }

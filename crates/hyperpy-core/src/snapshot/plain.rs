@@ -3,6 +3,8 @@
 //! Maps by name, as the processor's manuals and the devices have them. Of data that comes from outside everything is refused that is
 //! not what it says.
 
+use std::sync::Arc;
+
 use super::{Fields, Form, Parts, Place, Saved, Shape, State, StateFault, Value, VcpuPart, misfit};
 use crate::accel::{VcpuState, VmConfig, VmState};
 use crate::bus::Space;
@@ -11,7 +13,8 @@ use crate::control::{Parked, Phase};
 use crate::irq::LineLevels;
 
 /// Names of the parts, in their order.
-const PARTS: [&str; 9] = ["shape", "state", "parked", "vcpus", "vm", "has_generation", "lines", "devices", "clock"];
+const PARTS: [&str; 10] =
+    ["shape", "state", "parked", "vcpus", "vm", "has_generation", "lines", "console", "devices", "clock"];
 
 impl Parts {
     /// All of it.
@@ -36,6 +39,7 @@ impl Parts {
             ("vm", self.vm.value()),
             ("has_generation", self.has_generation.into()),
             ("lines", self.lines.value()),
+            ("console", self.console.as_ref().map_or(Value::Nothing, |state| state.value())),
             ("devices", Value::List(places.iter().zip(&self.devices).map(device).collect())),
             ("clock", self.clock.value()),
         ])
@@ -81,6 +85,7 @@ impl Parts {
             vm: VmState::from_value(part("vm")?)?,
             has_generation: fields.get("has_generation")?,
             lines: LineLevels::of(part("lines")?)?,
+            console: state_of(part("console")?),
             devices: states,
             clock: Kept::of(part("clock")?)?,
         })
@@ -97,7 +102,10 @@ fn device_of(value: &Value) -> Result<(Place, Option<State>), StateFault> {
     let name = fields.get::<Value>("name")?;
     let name = name.text().ok_or_else(|| misfit("a device has no name"))?.into();
     let place = Place { space, base: fields.get("base")?, len: fields.get("size")?, name };
-    let state = fields.get::<Value>("state")?;
-    let state = (state != Value::Nothing).then(|| std::sync::Arc::new(state) as State);
+    let state = state_of(&fields.get::<Value>("state")?);
     Ok((place, state))
+}
+
+fn state_of(value: &Value) -> Option<State> {
+    (*value != Value::Nothing).then(|| Arc::new(value.clone()) as State)
 }

@@ -114,6 +114,17 @@ impl Saved for Value {
 /// What a snapshot has of a device. Shared: a snapshot does not change.
 pub type State = Arc<dyn Saved>;
 
+/// Something of a machine that is neither on a bus nor in the core, and that snapshots keep: a console.
+pub trait Keeper: Send + Sync {
+    /// What a snapshot has of it, while the machine stands still.
+    fn save(&self) -> State;
+    /// Puts that back, or the same as plain data.
+    ///
+    /// # Errors
+    /// It is no such state.
+    fn load(&self, state: &dyn Saved) -> Result<(), StateFault>;
+}
+
 /// Why a device cannot be saved, or not be given a state: for a message that names the device.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StateFault {

@@ -126,6 +126,7 @@ fn written(machine: &Machine) -> u64 {
     told.iter().filter(|run| run.0 >= START).map(|run| run.1 / PAGE).sum()
 }
 
+// fault row 47
 #[test]
 fn test_ring_that_fills_is_no_exit_and_loses_no_page() {
     for rings in [true, false] {

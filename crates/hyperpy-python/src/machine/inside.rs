@@ -25,6 +25,7 @@ impl Machine {
     pub(crate) fn around(core: Arc<Core>, console: &Console) -> Self {
         console.belongs_to(&core);
         let console = console.inner.clone();
+        core.keep_console(console.clone());
         // Who waits for output wakes up when no more will come.
         let watcher = move |running| if running { console.reopen() } else { console.close() };
         core.control.watch(Box::new(watcher));

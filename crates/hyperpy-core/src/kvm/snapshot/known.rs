@@ -102,12 +102,13 @@ impl Known {
         self.xsave == Area::Standard
     }
 
-    /// Whether the offset of the time-stamp counter can be read and set.
+    /// Whether the offset of the time-stamp counter can be read and set. Where the host's counter is not stable KVM chooses
+    /// another one whenever it takes up a vCPU, so that two readings differ: there the offset says nothing.
     pub(super) fn tsc_offset(&self, fd: &VcpuFd) -> Result<bool, AccelError> {
         if let Some(&known) = self.tsc_offset.get() {
             return Ok(known);
         }
-        let has = raw::has_tsc_offset(fd)?;
+        let has = raw::has_tsc_offset(fd)? && raw::tsc_offset(fd)? == raw::tsc_offset(fd)?;
         Ok(*self.tsc_offset.get_or_init(|| has))
     }
 

@@ -33,17 +33,19 @@ fn test_save_and_load_make_the_calls_that_the_table_tells_of() {
             calls.sort();
             calls
         };
-        let always = ["XSAVE", "XCRS", "MSRS", "DEVICE_ATTR", "DEBUGREGS"];
-        let first = ["XSAVE", "XCRS", "MSRS", "DEVICE_ATTR", "DEBUGREGS", "SREGS2", "VCPU_EVENTS"];
+        // Where the host's time-stamp counter is not stable, the guest's is one of the MSRs.
+        let always = &["DEVICE_ATTR", "XSAVE", "XCRS", "MSRS", "DEBUGREGS", "SREGS2", "VCPU_EVENTS"]
+            [usize::from(!guest.vcpus[0].by_offset().unwrap())..];
+        let (first, always) = (always, &always[..always.len() - 2]);
         let chips = ["MP_STATE", "LAPIC"];
         let (_, saved) = calls::of(|| guest.vcpus[0].save().unwrap());
-        assert_eq!(sorted(saved), parts("GET", &first, &["MP_STATE", "LAPIC", "REGS"]));
+        assert_eq!(sorted(saved), parts("GET", first, &["MP_STATE", "LAPIC", "REGS"]));
         for _ in 0..2 {
             let ((), loaded) = calls::of(|| guest.vcpus[0].load(&state.1[0]).unwrap());
-            assert_eq!(sorted(loaded), parts("SET", &always, &chips));
+            assert_eq!(sorted(loaded), parts("SET", always, &chips));
             // Everything else waits in the page.
             let (_, saved) = calls::of(|| guest.vcpus[0].save().unwrap());
-            assert_eq!(sorted(saved), parts("GET", &always, &chips));
+            assert_eq!(sorted(saved), parts("GET", always, &chips));
         }
         guest.out();
         guest.complete();
