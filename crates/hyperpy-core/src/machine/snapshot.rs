@@ -2,7 +2,7 @@
 //!
 //! A snapshot is taken at a consistent point: every vCPU out of the guest, its pending access completed (run loop, rule
 //! 7), writes in the kernel's ring and rung doorbells served. What is put back where: memory by `memory`, vCPUs and interrupt controllers by
-//! the accelerator, devices by themselves; the order is lines, VM, vCPUs, memory, clock, devices, so that each finds what it
+//! the accelerator, devices by themselves; the order is lines, VM, vCPUs, memory, PIT, clock, devices, so that each finds what it
 //! depends on. A restore that fails half-way leaves a stopped machine that can be restored again.
 
 use std::collections::BTreeSet;
@@ -185,6 +185,9 @@ impl Machine {
         let memory = Instant::now();
         restored.pages = put_memory()?;
         restored.memory = memory.elapsed();
+        let timers = Instant::now();
+        objects.vm.load_timers(&parts.vm).map_err(RunError::from)?;
+        restored.vm += timers.elapsed();
         let devices = Instant::now();
         // Before devices, whose states may name timers.
         self.clock.load(&parts.clock);
