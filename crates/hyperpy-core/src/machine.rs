@@ -117,7 +117,7 @@ pub struct Machine {
 }
 
 /// A number that no machine of this process has.
-fn next_id() -> u64 {
+pub(crate) fn next_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use super::Machine;
+use super::{Machine, next_id};
 use crate::bus::Region;
 use crate::control::{Before, Host, Parked, Phase};
 use crate::error::RunError;
@@ -36,6 +36,8 @@ impl Machine {
         let mut ending = Ending { machine: self, before: Some(before), outer: RESETTING.replace(Some(self.id)) };
         self.drop_objects(host)?;
         ending.before = None;
+        // The new processors are those that the machine was made with, which a snapshot may have replaced.
+        self.kin.store(next_id(), Ordering::SeqCst);
         *self.entry.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.has_generation.store(false, Ordering::SeqCst);
         self.clock.reset();

@@ -14,7 +14,7 @@ use std::time::Instant;
 use super::Machine;
 use super::objects::{Objects, borrow};
 use super::reset::identity;
-use crate::accel::state;
+use crate::accel::{VmConfig, state};
 use crate::bus::{Device, Map, Region, Space};
 use crate::clock::Kept;
 use crate::control::{Before, Host, Parked, Phase};
@@ -45,7 +45,8 @@ impl Machine {
     pub fn restore(&self, snapshot: &Snapshot, spared: &[Written], host: &dyn Host) -> Result<Restored, SnapshotError> {
         let mut still = self.stand_still("restore", false, host)?;
         let objects = self.objects_of_still()?;
-        self.refuse_other_shape(&snapshot.parts, &objects, host)?;
+        self.refuse_other_places(&snapshot.parts, &self.places())?;
+        self.refuse_other_processors(&snapshot.parts, &objects, host)?;
         self.memory.check_restore(&snapshot.memory, spared).map_err(|error| match error {
             MemoryError::OtherLayout { differs } => {
                 SnapshotError::Shape { differences: differs.iter().map(ToString::to_string).collect() }
@@ -53,10 +54,12 @@ impl Machine {
             error => error.into(),
         })?;
         self.quiesce(host)?;
+        let places = self.places();
+        self.refuse_other_places(&snapshot.parts, &places)?; // a device that was told of something may have moved
         still.begin_change();
         self.forget_rings();
         let memory = || Ok(self.memory.restore(&snapshot.memory, spared)?.pages);
-        let restored = self.put_parts(&snapshot.parts, &objects, host, memory, || Ok(()))?;
+        let restored = self.put_parts(&snapshot.parts, &objects, &places, host, memory, || Ok(()))?;
         still.end_as(snapshot.parts.phase, snapshot.parts.parked);
         Ok(restored)
     }
@@ -105,9 +108,11 @@ impl Machine {
     ) -> Result<(), SnapshotError> {
         let mut still = self.stand_still("fork", false, host)?;
         let objects = self.objects_of_still()?;
-        self.refuse_other_shape(parts, &objects, host)?;
+        let places = self.places();
+        self.refuse_other_places(parts, &places)?;
+        self.refuse_other_processors(parts, &objects, host)?;
         still.begin_change();
-        self.put_parts(parts, &objects, host, || Ok(0), carry)?;
+        self.put_parts(parts, &objects, &places, host, || Ok(0), carry)?;
         still.end_as(parts.phase, parts.parked);
         Ok(())
     }
@@ -118,13 +123,18 @@ impl Machine {
         Ok(Still { machine: self, before, changed: None, _inside: Inside::enter(self.id) })
     }
 
+    fn places(&self) -> Places {
+        Places { pio: self.pio.map(), mmio: self.mmio.map() }
+    }
+
     /// All but memory. What can refuse does so before anything is changed.
     fn take_parts(&self, before: Before, host: &dyn Host) -> Result<Parts, SnapshotError> {
         let objects = self.objects_of_still()?;
         if !self.quiesce(host)? {
             return Err(SnapshotError::Busy);
         }
-        let devices = self.save_devices()?;
+        let places = self.places();
+        let devices = self.save_devices(&places)?;
         // Before the vcpus, whose time-stamp counters are of the moment that this sets (`kvm/snapshot/known.rs`).
         let vm = objects.vm.save().map_err(RunError::from)?;
         let mut vcpus = Vec::new();
@@ -140,7 +150,7 @@ impl Machine {
         }
         Ok(Parts {
             kin: self.kin.load(Ordering::SeqCst),
-            shape: Shape::of(self.config(), &self.pio.map(), &self.mmio.map()),
+            shape: places.shape(self.config()),
             phase: self.control.standing(before),
             parked: self.control.parked(),
             vcpus,
@@ -158,12 +168,14 @@ impl Machine {
         &self,
         parts: &Parts,
         objects: &Objects,
+        places: &Places,
         host: &dyn Host,
         put_memory: impl FnOnce() -> Result<u64, SnapshotError>,
         set_timers: impl FnOnce() -> Result<(), SnapshotError>,
     ) -> Result<Restored, SnapshotError> {
         let began = Instant::now();
         let mut restored = Restored::default();
+        self.kin.store(parts.kin, Ordering::SeqCst);
         // First: the controllers' own levels follow from what drives them.
         self.lines.load(&parts.lines).map_err(|fault| SnapshotError::Lines { fault })?;
         objects.vm.load(&parts.vm).map_err(RunError::from)?;
@@ -196,26 +208,24 @@ impl Machine {
         if let (Some(console), Some(state)) = (self.console.get(), &parts.console) {
             console.load(&**state).map_err(|fault| SnapshotError::Console { fault })?;
         }
-        self.load_devices(parts)?;
+        self.load_devices(parts, places)?;
         self.has_generation.store(parts.has_generation, Ordering::SeqCst);
         restored.devices = devices.elapsed();
         Ok(restored)
     }
 
     /// What each device keeps, one for each region on the buses, in order; a device with several regions is kept once.
-    fn save_devices(&self) -> Result<Vec<Option<State>>, SnapshotError> {
-        let (pio, mmio) = (self.pio.map(), self.mmio.map());
+    fn save_devices(&self, places: &Places) -> Result<Vec<Option<State>>, SnapshotError> {
         let mut seen = BTreeSet::new();
         let save = |(space, region): (Space, &Region)| {
             let is_new = seen.insert(identity(region));
             is_new.then(|| self.guarded(space, region, |device| device.save())).transpose()
         };
-        regions(&pio, &mmio).map(save).collect()
+        places.regions().map(save).collect()
     }
 
-    fn load_devices(&self, parts: &Parts) -> Result<(), SnapshotError> {
-        let (pio, mmio) = (self.pio.map(), self.mmio.map());
-        for ((space, region), kept) in regions(&pio, &mmio).zip(&parts.devices) {
+    fn load_devices(&self, parts: &Parts, places: &Places) -> Result<(), SnapshotError> {
+        for ((space, region), kept) in places.regions().zip(&parts.devices) {
             if let Some(state) = kept {
                 self.guarded(space, region, |device| device.load(&**state))?;
             }
@@ -238,18 +248,30 @@ impl Machine {
         })
     }
 
-    /// Refuses a snapshot of a machine that was made otherwise, or has other processors.
-    fn refuse_other_shape(&self, parts: &Parts, objects: &Objects, host: &dyn Host) -> Result<(), SnapshotError> {
-        let (config, pio, mmio) = (self.config(), self.pio.map(), self.mmio.map());
-        if !parts.shape.fits(config, &pio, &mmio) {
-            let differences = parts.shape.differences(&Shape::of(config, &pio, &mmio));
+    /// Refuses a snapshot of a machine that was made otherwise.
+    fn refuse_other_places(&self, parts: &Parts, places: &Places) -> Result<(), SnapshotError> {
+        let config = self.config();
+        if !parts.shape.fits(config, &places.pio, &places.mmio) {
+            let differences = parts.shape.differences(&places.shape(config));
             return Err(SnapshotError::Shape { differences });
         }
+        // A device that has nothing in the snapshot has it at an earlier place.
+        let lacks = |(at, kept): (usize, &Option<State>)| kept.is_none() && !places.is_again(at);
+        match parts.devices.iter().enumerate().find(|it| lacks(*it)).and_then(|(at, _)| parts.shape.places.get(at)) {
+            None => Ok(()),
+            Some(place) => {
+                Err(SnapshotError::Shape { differences: vec![format!("{place}, of which it has no state")] })
+            }
+        }
+    }
+
+    /// Refuses a snapshot of other processors; a machine that takes it is of that kin from then on.
+    fn refuse_other_processors(&self, parts: &Parts, objects: &Objects, host: &dyn Host) -> Result<(), SnapshotError> {
         if parts.kin == self.kin.load(Ordering::SeqCst) {
             return Ok(());
         }
         let mut here = Vec::new();
-        for id in 0..config.vcpus {
+        for id in 0..self.config().vcpus {
             let shape = borrow(objects, id, Some(host), || Ok(()), |vcpu| vcpu.accel.shape())?;
             here.push(shape.map_err(RunError::from)?);
         }
@@ -259,10 +281,29 @@ impl Machine {
     }
 }
 
-/// Every region of both buses, in the order in which a snapshot has them.
-fn regions<'a>(pio: &'a Map, mmio: &'a Map) -> impl Iterator<Item = (Space, &'a Region)> {
-    let of = |space, map: &'a Map| map.regions().iter().map(move |region| (space, region));
-    of(Space::Pio, pio).chain(of(Space::Mmio, mmio))
+/// What is where on both buses, at one moment: others may attach devices meanwhile.
+struct Places {
+    pio: Arc<Map>,
+    mmio: Arc<Map>,
+}
+
+impl Places {
+    /// Every region, in the order in which a snapshot has them.
+    fn regions(&self) -> impl Iterator<Item = (Space, &Region)> {
+        let pio = self.pio.regions().iter().map(|region| (Space::Pio, region));
+        pio.chain(self.mmio.regions().iter().map(|region| (Space::Mmio, region)))
+    }
+
+    fn shape(&self, config: VmConfig) -> Shape {
+        Shape::of(config, &self.pio, &self.mmio)
+    }
+
+    /// Whether the device of the region of this number is also that of an earlier one.
+    fn is_again(&self, at: usize) -> bool {
+        let mut before = self.regions().map(|(_, region)| identity(region)).take(at + 1);
+        let mine = self.regions().nth(at).map(|(_, region)| identity(region));
+        before.position(|it| Some(it) == mine) != Some(at)
+    }
 }
 
 /// A machine was copied.

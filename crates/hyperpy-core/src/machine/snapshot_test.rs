@@ -1,7 +1,10 @@
 //! The verbs on a whole machine: what devices do while it stands still, and what becomes of it when they fail.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::sync::atomic::AtomicU64;
 
 use super::*;
+use crate::arch::x86_64::cpuid::{CpuidChange, Leaf};
 use crate::bus::{Access, Action, Rung};
 use crate::exit::{Exit, StopReason, SystemEvent};
 use crate::scripted::Step;
@@ -108,4 +111,101 @@ impl<D: Device> Device for Stateless<D> {
     fn load(&self, _: &dyn Saved) -> Result<(), StateFault> {
         Ok(())
     }
+}
+
+/// Keeps a number.
+struct Number(AtomicU64);
+
+impl Device for Number {
+    fn read(&self, _: Access) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+    fn write(&self, _: Access, value: u64) -> Action {
+        self.0.store(value, Ordering::SeqCst);
+        Action::Continue
+    }
+    fn save(&self) -> Result<State, StateFault> {
+        Ok(Arc::new(Value::from(self.0.load(Ordering::SeqCst))))
+    }
+    fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        self.0.store(state.value().int().ok_or(StateFault::NotSaved)?, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+/// Calls something while the machine's state is taken, and while it is put back.
+struct Meanwhile(Box<dyn Fn(bool) + Send + Sync>);
+
+impl crate::snapshot::Keeper for Meanwhile {
+    fn save(&self) -> State {
+        (self.0)(false);
+        Arc::new(Value::Nothing)
+    }
+    fn load(&self, _: &dyn Saved) -> Result<(), StateFault> {
+        (self.0)(true);
+        Ok(())
+    }
+}
+
+#[test]
+fn test_device_that_is_attached_meanwhile_gets_the_state_of_no_other() {
+    let rig = Rig::new(vec![vec![]]);
+    let number = |value| Arc::new(Number(AtomicU64::new(value)));
+    let attach = |machine: &Machine, port: u64, device: &Arc<Number>| {
+        machine.attach(Space::Pio, port, 1, "number", Rung::Native, device.clone()).unwrap()
+    };
+    let (old, new) = (number(1), number(7));
+    attach(&rig.machine, 0x30, &old);
+    let (machine, late) = (Arc::downgrade(&rig.machine), new.clone());
+    rig.machine.keep_console(Arc::new(Meanwhile(Box::new(move |is_load| {
+        let (machine, late) = (machine.upgrade().unwrap(), late.clone());
+        if is_load {
+            let elsewhere = std::thread::spawn(move || attach(&machine, 0x20, &late));
+            elsewhere.join().unwrap();
+        }
+    }))));
+    let base = rig.machine.snapshot(&rig).unwrap();
+    old.0.store(2, Ordering::SeqCst);
+    rig.machine.restore(&base, &[], &rig).unwrap();
+    assert_eq!((old.0.load(Ordering::SeqCst), new.0.load(Ordering::SeqCst)), (1, 7));
+    // From now on the machine is another one.
+    assert!(matches!(rig.machine.restore(&base, &[], &rig), Err(SnapshotError::Shape { .. })));
+}
+
+#[test]
+fn test_restore_of_other_processors_into_one_that_has_run_is_refused_before_a_change() {
+    let other = Rig::new(vec![vec![]]);
+    let [leaf] = *other.machine.cpuid(0, &other).unwrap() else { panic!() };
+    other.machine.set_cpuid(0, CpuidChange::Set(Leaf { ecx: leaf.ecx & !1, ..leaf }), &other).unwrap();
+    let foreign = other.machine.snapshot(&other).unwrap();
+    let rig = Rig::new(vec![vec![]]);
+    rig.machine.restore(&foreign, &[], &rig).unwrap();
+    let taken = rig.machine.snapshot(&rig).unwrap();
+    // Its processors are its own again.
+    rig.machine.reset(&rig, || Ok(())).unwrap();
+    rig.run().unwrap();
+    rig.machine.memory.write(0x1000, b"mine").unwrap();
+    for snapshot in [&taken, &foreign] {
+        let refused = rig.machine.restore(snapshot, &[], &rig);
+        assert!(matches!(refused, Err(SnapshotError::Shape { .. })), "{refused:?}");
+        let mut bytes = [0; 4];
+        rig.machine.memory.read(0x1000, &mut bytes).unwrap();
+        assert_eq!((rig.machine.control.phase(), &bytes), (Phase::Paused, b"mine"));
+    }
+}
+
+#[test]
+fn test_snapshot_without_the_state_of_a_device_is_refused() {
+    let rig = Rig::new(vec![vec![]]);
+    let number = Arc::new(Number(AtomicU64::new(1)));
+    for port in [0x30, 0x40] {
+        rig.machine.attach(Space::Pio, port, 1, "number", Rung::Native, number.clone()).unwrap();
+    }
+    let mut base = rig.machine.snapshot(&rig).unwrap();
+    assert_eq!(base.parts.devices.iter().filter(|state| state.is_some()).count(), 1);
+    rig.machine.restore(&base, &[], &rig).unwrap();
+    base.parts.devices[0] = None;
+    let refused = rig.machine.restore(&base, &[], &rig).unwrap_err();
+    let told = "the machine is not as the snapshot's was: number at port 0x30, 0x1 bytes, of which it has no state";
+    assert_eq!(refused.to_string(), told);
 }

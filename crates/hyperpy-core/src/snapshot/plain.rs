@@ -11,6 +11,7 @@ use crate::bus::Space;
 use crate::clock::Kept;
 use crate::control::{Parked, Phase};
 use crate::irq::LineLevels;
+use crate::machine::next_id;
 
 /// Names of the parts, in their order.
 const PARTS: [&str; 10] =
@@ -77,7 +78,7 @@ impl Parts {
             states.push(state);
         }
         Ok(Self {
-            kin: 0,
+            kin: next_id(),
             shape: Shape { config, places },
             phase,
             parked,
