@@ -21,7 +21,7 @@ use crate::control::{Before, Host, Parked, Phase};
 use crate::error::{MemoryError, RunError};
 use crate::memory::{Forked, Memory, Written};
 use crate::run;
-use crate::snapshot::{Parts, Restored, Shape, Snapshot, SnapshotError, State, StateFault, VcpuPart};
+use crate::snapshot::{Parts, Restored, Saved, Shape, Snapshot, SnapshotError, State, StateFault, Stateless, VcpuPart};
 use crate::vcpu::Inside;
 
 impl Machine {
@@ -219,6 +219,27 @@ impl Machine {
         Ok(())
     }
 
+    /// Which devices would not take what another machine's have saved, a line each.
+    fn check_devices(&self, parts: &Parts, differences: &mut Vec<String>) -> Result<(), SnapshotError> {
+        let (pio, mmio, mut seen) = (self.pio.map(), self.mmio.map(), BTreeSet::new());
+        for ((space, region), kept) in regions(&pio, &mmio).zip(&parts.devices) {
+            let is_new = seen.insert(identity(region));
+            let state: &dyn Saved = match kept {
+                Some(state) => &**state,
+                // It had nothing to be saved.
+                None if is_new => &Stateless,
+                None => continue,
+            };
+            match guarded(space, region, |device| device.check(state)) {
+                Err(SnapshotError::Device { name, place, fault }) if fault != StateFault::Raised => {
+                    differences.push(format!("{name} at {place}: {fault}"));
+                }
+                checked => checked?,
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses a snapshot of a machine that was made otherwise, or has other processors.
     fn refuse_other_shape(&self, parts: &Parts, objects: &Objects, host: &dyn Host) -> Result<(), SnapshotError> {
         let (config, pio, mmio) = (self.config(), self.pio.map(), self.mmio.map());
@@ -235,7 +256,8 @@ impl Machine {
             here.push(shape.map_err(RunError::from)?);
         }
         let states = parts.vcpus.iter().map(|part| &part.state);
-        let differences = state::differences(&parts.vm, states, &here);
+        let mut differences = state::differences(&parts.vm, states, &here);
+        self.check_devices(parts, &mut differences)?;
         if differences.is_empty() { Ok(()) } else { Err(SnapshotError::Shape { differences }) }
     }
 }
