@@ -6,7 +6,6 @@ import copy
 import os
 import pickle
 import signal
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +44,21 @@ def test_file_is_named_by_text_bytes_or_a_path(snapshot: Snapshot, tmp_path: Pat
 
 
 def test_ctrl_c_ends_a_save_and_an_open_and_leaves_no_file(tmp_path: Path) -> None:
-    with ScriptedMachine((), memory="512M") as m:
+    with ScriptedMachine((), memory="256M") as m:
         block = os.urandom(MIB)
-        for number in range(400):
+        for number in range(200):
             m.memory.write(number * MIB, block[number:] + block[:number])
         snapshot = m.snapshot()
     path = tmp_path / "base.hps"
 
     def interrupted(work: Any) -> None:
-        timer = threading.Timer(0.01, lambda: os.kill(os.getpid(), signal.SIGINT))
-        timer.start()
-        with pytest.raises(KeyboardInterrupt):
-            work()
-        timer.join()
+        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, 0.01)
+                work()
+        finally:
+            signal.signal(signal.SIGALRM, before)
 
     interrupted(lambda: snapshot.save(path))
     assert list(tmp_path.iterdir()) == []

@@ -144,6 +144,13 @@ pub trait Vm: Send + Sync {
     /// nothing is changed.
     fn load(&self, state: &VmState) -> Result<(), AccelError>;
 
+    /// Puts back what sends interrupts by itself, the PIT: after the vCPUs, since what one of them is in the middle of taking would
+    /// be overwritten, and KVM's PIT waits for its end.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    fn load_timers(&self, state: &VmState) -> Result<(), AccelError>;
+
     /// Marks, in their mappings, the pages of logged slots that the guest has written since the last call; none of what the
     /// host wrote. Without an allocation.
     ///

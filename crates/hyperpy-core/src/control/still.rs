@@ -6,6 +6,7 @@
 
 use std::time::Instant;
 
+use super::request::is_final;
 use super::{Cause, Control, Crew, Host, Inner, Phase};
 use crate::error::{RunError, StateError};
 use crate::exit::Exit;
@@ -17,16 +18,6 @@ pub(crate) enum Before {
     Standing(Phase),
     /// It ran, on threads of its own.
     Running,
-}
-
-impl Before {
-    /// The state that a copy of it begins in.
-    pub(crate) fn standing(self) -> Phase {
-        match self {
-            Self::Standing(phase) => phase,
-            Self::Running => Phase::Paused,
-        }
-    }
 }
 
 impl Control {
@@ -152,6 +143,15 @@ impl Control {
         self.changed.notify_all();
     }
 
+    /// The state that a copy begins in: that of before, unless the guest has ended itself since.
+    pub(crate) fn standing(&self, before: Before) -> Phase {
+        match before {
+            _ if self.lock().outcomes.iter().any(is_final) => Phase::Stopped,
+            Before::Standing(phase) => phase,
+            Before::Running => Phase::Paused,
+        }
+    }
+
     /// Which vCPUs are parked together.
     pub(crate) fn parked(&self) -> Parked {
         let inner = self.lock();
@@ -167,9 +167,9 @@ pub(crate) struct Parked {
 }
 
 impl Inner {
-    /// Stands still, in a state.
+    /// Stands still, in a state, unless somebody has ended it meanwhile: by `stop()`, or in the completion of an access.
     fn stand(&mut self, phase: Phase) {
-        let is_stopped = self.cause == Some(Cause::Stop);
+        let is_stopped = self.cause == Some(Cause::Stop) || self.outcomes.iter().any(is_final);
         self.phase = if is_stopped { Phase::Stopped } else { phase };
         self.cause = None;
         self.owned = false;

@@ -36,6 +36,12 @@ impl Control {
         self.kick_all();
     }
 
+    /// The same for somebody who does not wait: the last one to leave finds [`Self::was_forsaken`].
+    pub(crate) fn forsake(&self) {
+        self.begin_close();
+        self.lock().forsaken = true;
+    }
+
     /// Waits until no vCPU runs and no thread serves one. A host that wants its thread back ends the wait: the last one to
     /// leave then finds [`Self::was_forsaken`].
     pub(crate) fn wait_closed(&self, host: Option<&dyn Host>) -> Result<(), RunError> {

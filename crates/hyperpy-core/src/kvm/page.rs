@@ -100,6 +100,12 @@ impl RunPage {
         unsafe { addr_of_mut!((*self.run()).s.regs.sregs).write_volatile(*sregs) };
     }
 
+    /// Sets the task priority: where the local APIC is not in the kernel, KVM takes it from here at every entry.
+    pub(super) fn set_cr8(&self, cr8: u64) {
+        // SAFETY: the field lies inside the mapping.
+        unsafe { addr_of_mut!((*self.run()).cr8).write_volatile(cr8) };
+    }
+
     /// IA32_APIC_BASE as KVM left it at the last exit.
     pub(super) fn apic_base(&self) -> u64 {
         // SAFETY: the field lies inside the mapping; every bit pattern is a valid u64.

@@ -330,7 +330,10 @@ impl Vcpu for KvmVcpu {
         // The interrupt bitmap is KVM's own business: it goes back as it came.
         let mut raw = self.fd.get_sregs().map_err(call("KVM_GET_SREGS"))?;
         kvm_from_sregs(sregs, &mut raw);
-        self.fd.set_sregs(&raw).map_err(call("KVM_SET_SREGS"))
+        self.apic_may_move();
+        self.fd.set_sregs(&raw).map_err(call("KVM_SET_SREGS"))?;
+        self.page.set_cr8(sregs.cr8);
+        Ok(())
     }
 
     fn activity(&mut self) -> Result<Activity, AccelError> {
@@ -367,6 +370,7 @@ impl Vcpu for KvmVcpu {
 
     fn set_msrs(&mut self, values: &[(u32, u64)]) -> Result<(), AccelError> {
         self.settle(KVM_SYNC_X86_SREGS)?;
+        self.apic_may_move();
         state::set_msrs(&self.fd, values)
     }
 

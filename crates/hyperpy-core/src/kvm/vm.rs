@@ -161,6 +161,10 @@ impl Vm for KvmVm {
         snapshot::load(&self.fd, &self.known, state)
     }
 
+    fn load_timers(&self, state: &VmState) -> Result<(), AccelError> {
+        snapshot::load_timers(&self.fd, state)
+    }
+
     fn mark_written(&self) -> Result<(), AccelError> {
         self.slots.mark_written()
     }

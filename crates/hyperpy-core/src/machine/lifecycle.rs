@@ -86,6 +86,14 @@ impl Machine {
         result
     }
 
+    /// The same for who has the machine stand still, and would wait for itself: it closes once that is over.
+    pub(super) fn survived<T>(&self, result: Result<T, RunError>) -> Result<T, RunError> {
+        if matches!(result, Err(RunError::Panic { .. })) {
+            self.control.forsake();
+        }
+        result
+    }
+
     /// Starts every vCPU on a thread of its own and returns. If an earlier round left an outcome, nothing runs before
     /// `wait()` has returned it.
     ///

@@ -20,7 +20,7 @@ impl Machine {
         let objects = self.objects_of_still()?;
         let goes_on = || if host.poll() { Err(RunError::Host) } else { Ok(()) };
         let on = |id, f: &dyn Fn(&mut Vcpu) -> Result<(), RunError>| {
-            self.ended(borrow(&objects, id, Some(host), || Ok(()), f).flatten(), host)
+            self.survived(borrow(&objects, id, Some(host), || Ok(()), f).flatten())
         };
         for id in 0..self.config().vcpus {
             on(id, &|vcpu| run::complete(vcpu, self, &goes_on))?;

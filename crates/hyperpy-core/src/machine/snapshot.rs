@@ -2,7 +2,7 @@
 //!
 //! A snapshot is taken at a consistent point: every vCPU out of the guest, its pending access completed (run loop, rule
 //! 7), writes in the kernel's ring and rung doorbells served. What is put back where: memory by `memory`, vCPUs and interrupt controllers by
-//! the accelerator, devices by themselves; the order is lines, VM, vCPUs, memory, clock, devices, so that each finds what it
+//! the accelerator, devices by themselves; the order is lines, VM, vCPUs, memory, PIT, clock, devices, so that each finds what it
 //! depends on. A restore that fails half-way leaves a stopped machine that can be restored again.
 
 use std::collections::BTreeSet;
@@ -77,7 +77,8 @@ impl Machine {
         let (memory, forked) = self.memory.fork()?;
         let (copy, child) = copy(memory)?;
         child.become_copy(&parts, host, || carry(&copy, &parts.clock))?;
-        Ok(Copied { copy, forked, was_running: still.before == Before::Running })
+        let was_running = still.before == Before::Running && parts.phase != Phase::Stopped;
+        Ok(Copied { copy, forked, was_running })
     }
 
     /// A machine without devices that is configured as this one, with other memory.
@@ -140,7 +141,7 @@ impl Machine {
         Ok(Parts {
             kin: self.kin.load(Ordering::SeqCst),
             shape: Shape::of(self.config(), &self.pio.map(), &self.mmio.map()),
-            phase: before.standing(),
+            phase: self.control.standing(before),
             parked: self.control.parked(),
             vcpus,
             vm,
@@ -184,6 +185,9 @@ impl Machine {
         let memory = Instant::now();
         restored.pages = put_memory()?;
         restored.memory = memory.elapsed();
+        let timers = Instant::now();
+        objects.vm.load_timers(&parts.vm).map_err(RunError::from)?;
+        restored.vm += timers.elapsed();
         let devices = Instant::now();
         // Before devices, whose states may name timers.
         self.clock.load(&parts.clock);
@@ -204,7 +208,7 @@ impl Machine {
         let mut seen = BTreeSet::new();
         let save = |(space, region): (Space, &Region)| {
             let is_new = seen.insert(identity(region));
-            is_new.then(|| guarded(space, region, |device| device.save())).transpose()
+            is_new.then(|| self.guarded(space, region, |device| device.save())).transpose()
         };
         regions(&pio, &mmio).map(save).collect()
     }
@@ -213,7 +217,7 @@ impl Machine {
         let (pio, mmio) = (self.pio.map(), self.mmio.map());
         for ((space, region), kept) in regions(&pio, &mmio).zip(&parts.devices) {
             if let Some(state) = kept {
-                guarded(space, region, |device| device.load(&**state))?;
+                self.guarded(space, region, |device| device.load(&**state))?;
             }
         }
         Ok(())
@@ -230,7 +234,7 @@ impl Machine {
                 None if is_new => &Stateless,
                 None => continue,
             };
-            match guarded(space, region, |device| device.check(state)) {
+            match self.guarded(space, region, |device| device.check(state)) {
                 Err(SnapshotError::Device { name, place, fault }) if fault != StateFault::Raised => {
                     differences.push(format!("{name} at {place}: {fault}"));
                 }
@@ -238,6 +242,21 @@ impl Machine {
             }
         }
         Ok(())
+    }
+
+    /// Calls a device. A panic in it is an error that names it, and it is not called again.
+    fn guarded<T>(
+        &self,
+        space: Space,
+        region: &Region,
+        f: impl FnOnce(&dyn Device) -> Result<T, StateFault>,
+    ) -> Result<T, SnapshotError> {
+        let done = catch_unwind(AssertUnwindSafe(|| f(&*region.device)));
+        let done = self.survived(done.map_err(|panic| run::panicked(Some(region.name.clone()), panic.as_ref())))?;
+        done.map_err(|fault| {
+            let bus = if space == Space::Pio { "port" } else { "mmio" };
+            SnapshotError::Device { name: region.name.to_string(), place: format!("{bus} {:#x}", region.base), fault }
+        })
     }
 
     /// Refuses a snapshot of a machine that was made otherwise, or has other processors.
@@ -266,21 +285,6 @@ impl Machine {
 fn regions<'a>(pio: &'a Map, mmio: &'a Map) -> impl Iterator<Item = (Space, &'a Region)> {
     let of = |space, map: &'a Map| map.regions().iter().map(move |region| (space, region));
     of(Space::Pio, pio).chain(of(Space::Mmio, mmio))
-}
-
-/// Calls a device. A panic in it is an error that names it.
-fn guarded<T>(
-    space: Space,
-    region: &Region,
-    f: impl FnOnce(&dyn Device) -> Result<T, StateFault>,
-) -> Result<T, SnapshotError> {
-    match catch_unwind(AssertUnwindSafe(|| f(&*region.device))) {
-        Ok(done) => done.map_err(|fault| {
-            let bus = if space == Space::Pio { "port" } else { "mmio" };
-            SnapshotError::Device { name: region.name.to_string(), place: format!("{bus} {:#x}", region.base), fault }
-        }),
-        Err(panic) => Err(run::panicked(Some(region.name.clone()), panic.as_ref()).into()),
-    }
 }
 
 /// A machine was copied.

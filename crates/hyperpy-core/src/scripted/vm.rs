@@ -110,6 +110,10 @@ impl Vm for ScriptedVm {
         Ok(())
     }
 
+    fn load_timers(&self, _: &VmState) -> Result<(), AccelError> {
+        Ok(())
+    }
+
     fn mark_written(&self) -> Result<(), AccelError> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let dirty = std::mem::take(&mut *self.script.dirty.lock().unwrap_or_else(PoisonError::into_inner));

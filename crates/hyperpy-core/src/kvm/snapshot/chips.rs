@@ -6,7 +6,7 @@
 //! | clock | 1 | 1 |
 //!
 //! They come before the vCPUs' (`Known::moment`); and what the I/O APIC sends when it is put back goes to local APICs
-//! that are overwritten. The clock is set as it was, not as it would be by now: KVM_CLOCK_REALTIME is not asked for.
+//! that are overwritten. So the PIT comes after these: KVM waits for the end of its last tick. The clock is set as it was, not as it would be by now: KVM_CLOCK_REALTIME is not asked for.
 
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_clock_data, kvm_ioapic_state, kvm_irqchip,
@@ -41,12 +41,16 @@ pub(in crate::kvm) fn load(fd: &VmFd, known: &Known, state: &VmState) -> Result<
         let mut raw = kvm_irqchip { chip_id: KVM_IRQCHIP_IOAPIC, ..Default::default() };
         raw.chip.ioapic = kvm_from_ioapic(&chips.ioapic);
         raw::set_irqchip(fd, &raw)?;
-        raw::set_pit(fd, &kvm_from_pit(&chips.pit))?;
     }
     match state.clock_ns {
         Some(clock) if known.clock => raw::set_clock(fd, &kvm_clock_data { clock, ..Default::default() }),
         _ => Ok(()),
     }
+}
+
+/// The PIT, which ticks on from here. A tick that is on its way is forgotten: until its end KVM would send no other.
+pub(in crate::kvm) fn load_timers(fd: &VmFd, state: &VmState) -> Result<(), AccelError> {
+    state.irqchip.as_ref().map_or(Ok(()), |chips| raw::set_pit(fd, &kvm_from_pit(&chips.pit)))
 }
 
 fn irqchip(fd: &VmFd) -> Result<Irqchip, AccelError> {

@@ -125,3 +125,68 @@ fn test_processor_priority_of_the_local_apic_follows_from_what_is_in_service() {
         assert_eq!(guest.save().1[0].lapic.as_ref().unwrap()[0x0a], ppr, "{tpr:#x} {isr:#x}");
     }
 }
+
+#[test]
+fn test_tick_of_the_pit_while_vcpus_are_put_back_is_not_the_last() {
+    let mut guest = Guest::waiting(NONE);
+    let mut state = guest.save();
+    lapic(&mut state);
+    state.0.irqchip.as_mut().unwrap().ioapic.redirtbl[0] = 0x31;
+    guest.load(&state);
+    assert_eq!((guest.out(), guest.out()), ((0x80, 1), (0x80, 2)));
+    guest.complete();
+    guest.vm.load(&state.0).unwrap();
+    // It is in the local APIC that is overwritten next, and KVM's PIT waits for its end before it sends another.
+    let began = std::time::Instant::now();
+    while raw::lapic(&guest.vcpus[0].fd).unwrap()[IRR_1] == 0 {
+        assert!(began.elapsed() < Duration::from_secs(10), "it does not tick");
+    }
+    guest.vcpus[0].load(&state.1[0]).unwrap();
+    guest.vm.load_timers(&state.0).unwrap();
+    awake(&mut guest, |guest| assert_eq!((guest.out(), guest.out()), ((0x80, 1), (0x80, 2))));
+}
+
+/// Calls `f`, in which no vCPU sleeps for ever: KVM_RUN is interrupted once.
+fn awake(guest: &mut Guest, f: impl FnOnce(&mut Guest)) {
+    let kick = Kick::new(&guest.vcpus[0].exit_flag()).unwrap();
+    let _sitting = kick.sit(Duration::from_secs(10)).unwrap();
+    f(guest);
+}
+
+#[test]
+fn test_deadline_is_kept_by_a_load_after_the_local_apic_was_switched_off() {
+    let mut guest = Guest::waiting(NONE);
+    let mut state = guest.save();
+    lapic(&mut state)[LVT_TIMER] = 0x4_0031;
+    state.1[0].msrs.iter_mut().filter(|(index, _)| *index == IA32_TSC_DEADLINE).for_each(|(_, value)| *value = 1);
+    guest.load(&state);
+    awake(&mut guest, |guest| assert_eq!(guest.out(), (0x80, 1)));
+    guest.complete();
+    let mut sregs = guest.vcpus[0].sregs().unwrap();
+    sregs.apic_base &= !(1 << 11);
+    guest.vcpus[0].set_sregs(&sregs).unwrap();
+    guest.load(&state);
+    awake(&mut guest, |guest| assert_eq!(guest.out(), (0x80, 1)));
+}
+
+#[test]
+fn test_task_priority_without_a_local_apic_is_that_of_the_state_and_of_what_is_set() {
+    let mut guest = Guest::new(&COUNTER, 1, false);
+    let mut state = guest.save();
+    state.1[0].sregs.cr8 = 5;
+    for _ in 0..2 {
+        guest.load(&state);
+        guest.out();
+        guest.complete();
+        assert_eq!(guest.vcpus[0].sregs().unwrap().cr8, 5);
+        let mut sregs = guest.vcpus[0].sregs().unwrap();
+        sregs.cr8 = 3;
+        guest.vcpus[0].set_sregs(&sregs).unwrap();
+        guest.out();
+        guest.complete();
+        assert_eq!(guest.save().1[0].sregs.cr8, 3);
+    }
+    state.1[0].sregs.cr8 = 16;
+    let refused = guest.vcpus[0].load(&state.1[0]).unwrap_err();
+    assert!(matches!(refused, AccelError::State { part: "cr8", .. }), "{refused}");
+}

@@ -128,6 +128,7 @@ impl Known {
             (state.xcr0.is_some() == self.xcr0.is_some(), "xcr0", "is only there on one of the two hosts"),
             (state.cpuid.len() <= LEAVES_MAX, "cpuid", "has more leaves than KVM takes"),
             (self.irqchip || state.mp_state == KVM_MP_STATE_RUNNABLE, "mp_state", "needs a local apic"),
+            (state.sregs.cr8 <= 15, "cr8", "is no task priority"),
             (self.takes(&state.events, waits), "events", "are none that this KVM takes"),
         ];
         rules.into_iter().find(|(fits, ..)| !fits).map_or(Ok(()), |(_, part, why)| Err(unfit(part, why)))

@@ -36,7 +36,7 @@ use kvm_bindings::{
     kvm_debugregs, kvm_mp_state, kvm_sregs,
 };
 
-pub(super) use self::chips::{load, save};
+pub(super) use self::chips::{load, load_timers, save};
 pub(super) use self::known::Known;
 use super::convert::{events_from_kvm, kvm_from_events, kvm_from_regs, kvm_from_sregs, regs_from_kvm, sregs_from_kvm};
 use super::vcpu::KvmVcpu;
@@ -165,6 +165,7 @@ impl KvmVcpu {
     fn load_rest(&mut self, state: &VcpuState, in_page: u32) -> Result<(), AccelError> {
         let (regs, events) = (kvm_from_regs(&state.regs), kvm_from_events(&state.events));
         self.page.set_regs(&regs);
+        self.page.set_cr8(state.sregs.cr8);
         self.page.set_interruptible(state.regs.rflags & INTERRUPTS != 0);
         if in_page & KVM_SYNC_X86_SREGS != 0 {
             let mut sregs = kvm_sregs::default();
@@ -201,6 +202,13 @@ impl KvmVcpu {
             self.leave_in_page(self.in_page & !which);
         }
         Ok(())
+    }
+
+    /// IA32_APIC_BASE may be set by something else than the guest: where KVM left it at the last exit says nothing any more.
+    pub(super) fn apic_may_move(&mut self) {
+        if self.known.irqchip {
+            self.taken = None;
+        }
     }
 
     /// What follows from CPUID is to be asked anew.

@@ -56,7 +56,8 @@ fn test_save_and_load_make_the_calls_that_the_table_tells_of() {
         assert!(loaded.contains(&"KVM_SET_SREGS2"), "{loaded:?}");
         let chips = ["GET_IRQCHIP", "GET_IRQCHIP", "GET_IRQCHIP", "GET_PIT2"].map(|name| format!("KVM_{name}"));
         let (_, saved) = calls::of(|| guest.vm.save().unwrap());
-        let ((), loaded) = calls::of(|| guest.vm.load(&state.0).unwrap());
+        let load = |vm: &Arc<dyn Vm>| vm.load(&state.0).and_then(|()| vm.load_timers(&state.0));
+        let ((), loaded) = calls::of(|| load(&guest.vm).unwrap());
         let mut all = vec!["KVM_GET_CLOCK".to_owned()];
         all.extend(if irqchip { chips.to_vec() } else { Vec::new() });
         assert_eq!(sorted(saved), all);
@@ -75,12 +76,14 @@ fn test_call_that_fails_once_is_told_by_name_and_a_second_try_puts_everything_ri
     let begin = guest.hashes().remove(1);
     let ((), vm) = calls::of(|| guest.vm.load(&state.0).unwrap());
     let ((), vcpu) = calls::of(|| guest.vcpus[0].load(&state.1[0]).unwrap());
-    for (nth, name) in vm.iter().chain(&vcpu).enumerate() {
+    let ((), timers) = calls::of(|| guest.vm.load_timers(&state.0).unwrap());
+    for (nth, name) in vm.iter().chain(&vcpu).chain(&timers).enumerate() {
         for errno in [libc::EINTR, libc::EAGAIN, libc::ENOMEM, libc::EINVAL, libc::EFAULT] {
             guest.out();
             guest.complete();
             calls::fail_after(nth, errno);
             let loaded = guest.vm.load(&state.0).and_then(|()| guest.vcpus[0].load(&state.1[0]));
+            let loaded = loaded.and_then(|()| guest.vm.load_timers(&state.0));
             assert!(calls::failed());
             match loaded {
                 Err(AccelError::Call { call, source }) => {

@@ -134,6 +134,7 @@ impl Guest {
         for (vcpu, state) in self.vcpus.iter_mut().zip(vcpus) {
             vcpu.load(state).unwrap();
         }
+        self.vm.load_timers(vm).unwrap();
     }
 
     fn hashes(&mut self) -> Vec<u64> {
