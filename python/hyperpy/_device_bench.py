@@ -371,6 +371,8 @@ class DeviceBench(Generic[_D]):
         Raises:
             SnapshotError: the device does not take the state; what its `load` raises is raised.
         """
+        if not isinstance(snapshot, BenchSnapshot):
+            raise TypeError(f"not a snapshot of a bench: {snapshot!r}\n\nhint: bench.snapshot() gives one")
         self._native.restore(snapshot._native)
         self._set_lines(snapshot)
 

@@ -43,6 +43,12 @@ def save(device: Device) -> dict[str, Any]:
     registers = {} if device._layout is None else device._register_file.save()
     state = {"schema": kind.schema, "registers": registers}
     if kind.saved_attributes:
+        missing = [key for key in kind.saved_attributes if not hasattr(device, key)]
+        if missing:
+            raise SnapshotError(
+                f"device {name} cannot be saved: it has no attribute {missing[0]}",
+                hint="set it in `__init__`, or take it out of `saved_attributes`",
+            )
         state["attributes"] = {
             key: _hyperpy.plain(getattr(device, key), f"{name}.{key}", _clock_of(device))
             for key in kind.saved_attributes

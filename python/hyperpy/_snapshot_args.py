@@ -117,14 +117,16 @@ def _diff(argv: Sequence[str]) -> int:
     try:
         if options.json:
             found = text.difference(old, new)
-            print(json.dumps(found, indent=2))
-            return STATUS_ERROR if found["pages"] or found["state"] or any(found["regions"].values()) else 0
-        told = text.difference_text(old, new)
+            differs = bool(found["pages"] or found["state"] or any(found["regions"].values()))
+            told = json.dumps(found, indent=2)
+        else:
+            told = text.difference_text(old, new)
+            differs = bool(told)
     except OSError as error:
         raise _refused(error, str(error.filename)) from None
     if told:
         print(told)
-    return STATUS_ERROR if told else 0
+    return STATUS_ERROR if differs else 0
 
 
 def _verify(argv: Sequence[str]) -> int:

@@ -108,6 +108,7 @@ def _about(about: object) -> str:
     return ", ".join(
         shown(value) if name == "kind" and isinstance(value, str) else f"{shown(name)} {value_text(value)}"
         for name, value in about.items()
+        if value is not None
     )
 
 
@@ -227,11 +228,29 @@ def value_text(value: object, *, in_hex: bool = False) -> str:
             return shown(value) if value and value.isprintable() else ascii(value)
         case bytes():
             return f"{_some(value, 0)} ({len(value):,} bytes)" if value else "no bytes"
-        case list():
-            return f"a list of {len(value):,}"
-        case dict():
-            return f"a map of {len(value):,}"
+        case list() | dict():
+            kind = "list" if isinstance(value, list) else "map"
+            return _brief(value, _LONGEST) or f"a {kind} of {len(value):,}"
     return ascii(value)
+
+
+def _brief(value: object, longest: int) -> str | None:
+    """A value with all that is in it, if that is not long: a file may nest anything."""
+    if not isinstance(value, list | dict):
+        text = value_text(value)
+        return text if len(text) <= longest else None
+    if len(value) > longest:
+        return None
+    names = [shown(name) + ": " for name in value] if isinstance(value, dict) else [""] * len(value)
+    text = ""
+    for name, one in zip(names, value.values() if isinstance(value, dict) else value, strict=True):
+        part = _brief(one, longest - len(text) - len(name))
+        if part is None:
+            return None
+        text += (", " if text else "") + name + part
+        if len(text) > longest:
+            return None
+    return f"[{text}]" if isinstance(value, list) else f"{{{text}}}"
 
 
 def size_text(size: int) -> str:

@@ -6,13 +6,18 @@ are copies too, and what the script has told the machine. A mixin, as `_attach` 
 
 from __future__ import annotations
 
+import operator
 import os
-from typing import TYPE_CHECKING, Any, Self, cast
+import weakref
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from hyperpy import _hyperpy
 from hyperpy._copying import copy_into, devices_of
 from hyperpy._ending import live
 from hyperpy.device import Device
+from hyperpy.errors import DeviceError
 from hyperpy.resources import Share
 from hyperpy.snapshot import Forked, RestoreStats, Snapshot
 
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
 
     from hyperpy.machine import Machine
 
+_D = TypeVar("_D")
 _MICRO = 1e6
 
 
@@ -35,6 +41,8 @@ class Snapshotting:
     forked: Forked | None = None
     _restored: RestoreStats | None = None
     _share: Share
+    # By the id of the other machine's device.
+    _copies: Mapping[int, tuple[Callable[[], object], object]] = MappingProxyType({})
     name: str
 
     def snapshot(self) -> Snapshot:
@@ -80,26 +88,34 @@ class Snapshotting:
                 id: Linux makes new random numbers. Else all are as they were.
 
         Raises:
+            MemoryAccessError: there is no memory in a spared range.
+            KvmError: KVM refuses a value, such as a register's in a file; the machine is stopped then, too.
             SnapshotError: the machine is not made alike; the message tells what differs, and nothing has changed. Or a device refuses its
                 state: the machine is stopped then, and can be restored again.
             StateError: the machine runs (`pause()` it first) or is closed; or this is inside a device.
+            ValueError: a spared range is not of whole pages of 4 KiB.
         """
         if not isinstance(snapshot, Snapshot):
             raise TypeError(
                 f"not a snapshot: {snapshot!r}\n\nhint: m.snapshot() gives one, Snapshot.open(file) another"
             )
-        pages, *seconds = _hyperpy.restore(self._native, snapshot._native, list(spare))
+        spared = [] if isinstance(spare, tuple) and not spare else _ranges(spare)
+        pages, vm, vcpus, memory, devices = _hyperpy.restore(self._native, snapshot._native, spared)
         if renew:
             self._native.renew_generation(_generation())
-        self._restored = RestoreStats(pages, *(second * _MICRO for second in seconds))
-        return self._restored
+        done = RestoreStats(pages, vm * _MICRO, vcpus * _MICRO, memory * _MICRO, devices * _MICRO)
+        self.__dict__["_restored"] = done  # past what looks for names that a machine has not
+        return done
 
     def fork(self, *, name: str | None = None) -> Self:
         """Make a running copy of the machine, in this process: its memory is shared until one of both writes to it.
 
         The copy has devices of its own, made by `Device.clone`, at the same places, and a console of its own, which has said what this one has. It runs if this machine
         does, and is else as this one is: paused, created, stopped. Each lives on its own: either can be closed first. What is to differ is told
-        to each device by `Device.forked`, and to its operating system by a new VM generation id.
+        to each device by `Device.forked`, and to its operating system by a new VM generation id. `copy_of` finds a device's copy.
+
+        Attributes that a class of your own keeps in its instances are not in the copy, whose `__init__` is not called: give them in a
+        `fork` of that class.
 
         Arguments:
             name: of the copy; this machine's with a number if it is left out.
@@ -108,6 +124,19 @@ class Snapshotting:
             SnapshotError: a device cannot be copied, and which. Nothing has changed.
             BudgetError: the copy asks for more than `hyperpy.budget` has left.
             StateError: as for `snapshot`.
+
+        Example:
+            >>> import hyperpy
+            >>> class Bell(hyperpy.Device):
+            ...     rings = hyperpy.Register(0x0, width=1)
+            >>> code = bytes([0xE6, 0x80, 0xF4])  # out 0x80, al; hlt
+            >>> with hyperpy.Machine(memory="1M") as m:
+            ...     bell = m.attach(Bell(), pio=0x80)
+            ...     m.load(hyperpy.Flat(code, at=0x1000, mode="real"))
+            ...     m.vcpus[0].regs.rax = 7
+            ...     with m.fork() as child:
+            ...         print(child.run(timeout=1.0), int(child.copy_of(bell).rings), int(bell.rings))
+            Exit.Halt(vcpu=0) 7 0
         """
         machine: Machine = cast("Machine", self)
         child = cast("Machine", object.__new__(type(self)))
@@ -132,8 +161,44 @@ class Snapshotting:
             child._share.give_back()
             raise
         child.forked = Forked(pages, tuple(left))
+        child._copies = {
+            id(parent): (_reference(parent), copy) for parent, copy in zip(parents, copies, strict=True)
+        }
         child._closed = False
         live.add(child)
         if is_running:
             child.start()
         return cast("Self", child)
+
+    def copy_of(self, device: _D) -> _D:
+        """Return the device that stands here for one of the machine that this one was copied from.
+
+        Raises:
+            DeviceError: there is none.
+        """
+        reference, copy = self._copies.get(id(device), (None, None))
+        if reference is None or reference() is not device:
+            raise DeviceError(
+                f"no copy of this device: {device!r:.60}",
+                hint="m.fork() copies the devices that m has then; of those child.copy_of(device) tells the copies",
+            )
+        return cast("_D", copy)
+
+
+def _reference(device: object) -> Callable[[], object]:
+    """A device without being what keeps it, if its class allows that."""
+    try:
+        return weakref.ref(device)
+    except TypeError:
+        return lambda: device
+
+
+def _ranges(spare: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    try:
+        ranges = [(operator.index(gpa), operator.index(size)) for gpa, size in spare]
+    except (TypeError, ValueError):
+        raise TypeError(f"not ranges of memory: {spare!r:.60}\n\nhint: spare=[(gpa, bytes), ...]") from None
+    for gpa, size in ranges:
+        if gpa < 0 or size < 0:
+            raise ValueError(f"range of memory is below 0: ({gpa:#x}, {size:#x})\n\nhint: (gpa, bytes)")
+    return ranges

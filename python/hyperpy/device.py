@@ -212,6 +212,11 @@ class Device:
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
+        if isinstance(cls.saved_attributes, str):
+            raise DeclarationError(
+                f"{cls.__name__}: saved_attributes is text: {cls.saved_attributes!r}",
+                hint=f'a name alone is no tuple: saved_attributes = ("{cls.saved_attributes}",)',
+            )
         if "__init__" in cls.__dict__ and (cls.__new__ is object.__new__ or hasattr(cls.__new__, "_records")):
             cls.__new__ = _recording(cls.__init__)  # type: ignore[method-assign]
         if not _IDS.isdisjoint(cls.__dict__):
@@ -255,6 +260,7 @@ class Device:
         tuple, dict, set, frozenset and timers; it is copied.
 
         Raises:
+            SnapshotError: it has no attribute of a name in `saved_attributes`.
             TypeError: an attribute is no plain data.
 
         Example:
@@ -392,6 +398,10 @@ class DebugExit(_Stock):
     def __init__(self) -> None:
         super().__init__(_hyperpy.StockDevice.debug_exit())
 
+    def clone(self) -> DebugExit:
+        """Return another one, for a copy of the machine."""
+        return DebugExit()
+
 
 class DebugConsole(_Stock):
     """The debug console port, usually 0xe9: every byte written to it goes to the given console."""
@@ -401,6 +411,11 @@ class DebugConsole(_Stock):
         if not isinstance(native, _hyperpy.Console):
             raise TypeError(f"not a console: {console!r}\n\nhint: give m.console")
         super().__init__(_hyperpy.StockDevice.debug_console(native))
+        self._console = console
+
+    def clone(self) -> DebugConsole:
+        """Return another one of the same console; `Machine.fork` gives the copy of a machine's own the console of the copy."""
+        return DebugConsole(self._console)
 
 
 def prepared(
@@ -415,7 +430,8 @@ def prepared(
         raise TypeError(
             f"not a device but a class: {device.__name__}\n\nhint: give an instance, {device.__name__}()"
         )
-    if not isinstance(device, DeviceLike | _Stock):
+    # A class of ours first: to look for methods by their names takes long.
+    if not isinstance(device, Device | _Stock | DeviceLike):
         hint = "define read(self, offset, size) and write(self, offset, size, value)"
         raise TypeError(f"not a device: {device!r}\n\nhint: {hint}")
     length = parse_size(size) if isinstance(size, str) else size

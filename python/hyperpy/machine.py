@@ -8,6 +8,7 @@ tells of itself from `_looking`, and how a round ended from `_outcomes`. The int
 
 from __future__ import annotations
 
+import itertools
 import operator
 import os
 import threading
@@ -162,6 +163,7 @@ class Machine(Attaching, Answering, Trapping, Debugging, Looking, Snapshotting, 
         self._image: Image | None = None
         self._brought: set[object] = set()
         self._made_from: tuple[MachineSpec, Image | None, list[object]] | None = None
+        self._numbers = itertools.count(1)  # of its copies
 
     def __setattr__(self, name: str, value: object) -> None:
         # A class of ours that is made has all of its attributes; a script's own class may have others.

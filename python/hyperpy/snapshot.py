@@ -16,6 +16,13 @@ from hyperpy._value import Value
 __all__ = ["Change", "Forked", "PageRange", "RestoreStats", "Snapshot", "SnapshotDiff"]
 
 
+def _name(path: str | os.PathLike[str]) -> str:
+    name = os.fsdecode(path)
+    if "\0" in name:
+        raise ValueError(f"not the name of a file: {name!r}\n\nhint: there is a zero byte in it")
+    return name
+
+
 class RestoreStats(Value):
     """What one restore did: pages of 4 KiB that it put back, and microseconds for each part."""
 
@@ -138,7 +145,7 @@ class Snapshot:
             ...     print(base.diff(same), same.hash() == base.hash())
             no difference True
         """
-        return cls._of(_hyperpy.Snapshot.open(os.fspath(path)))
+        return cls._of(_hyperpy.Snapshot.open(_name(path)))
 
     def save(self, path: str | os.PathLike[str], *, compress: Literal["zstd"] | None = "zstd") -> None:
         """Write it to a file: at once or not at all, so that no crash leaves a wrong one. Pages of zeros are not in it, equal ones once.
@@ -153,7 +160,7 @@ class Snapshot:
         """
         if compress not in ("zstd", None):
             raise ValueError(f'no such compression: {compress!r}\n\nhint: "zstd", or None')
-        self._native.save(os.fspath(path), compress is not None)
+        self._native.save(_name(path), compress is not None)
 
     def diff(self, other: Snapshot) -> SnapshotDiff:
         """Tell in what another differs from this one: pages of memory, and values of the state by path."""
@@ -194,10 +201,20 @@ class Snapshot:
     def __hash__(self) -> int:
         return self.hash()
 
+    def __copy__(self) -> Self:
+        return self  # it does not change
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> Any:
+        hint = "save(path) in one process, Snapshot.open(path) in the other; fork() copies a machine"
+        raise TypeError(f"a snapshot cannot be pickled\n\nhint: {hint}")
+
     def __repr__(self) -> str:
+        from hyperpy._snapshot_text import size_text  # noqa: PLC0415 - few programs show one
+
         regions, vcpus, irqchip, state = self._native.about()
         size = sum(size for _, size, _ in regions)
         controllers = ", interrupt controllers" if irqchip else ""
-        return (
-            f"<Snapshot of a machine that is {state}: {vcpus} vcpus, {size >> 10} KiB of memory{controllers}>"
-        )
+        return f"<Snapshot of a machine that is {state}: {vcpus} vcpus, {size_text(size)} of memory{controllers}>"

@@ -251,7 +251,7 @@ def test_restore_after_every_page_was_written_and_a_region_went_and_came_has_all
         assert m.memory.read(0x40_0000, 0x1C0_0000).count(0) == 0x1C0_0000
         assert m.memory.read(0x1000_0000, 8) == b"kept\0\0\0\0"
     m.memory.remove(0x1000_0000)
-    with pytest.raises(SnapshotError, match=r"ram at 0x10000000 \+ 0x100000 is in the image alone"):
+    with pytest.raises(SnapshotError, match=r"ram at 0x10000000 \+ 0x100000, here it is not"):
         m.restore(base)
     m.memory.add(0x1000_0000, "1M", name="another")
     m.memory.write(0x1000_2000, b"new")

@@ -52,10 +52,6 @@ def ring(machine: Machine, times: int = 1) -> None:
         assert machine.run(timeout=RUN) == Exit.Halt(vcpu=0)
 
 
-def device_of(machine: Machine) -> Any:
-    return next(iter(machine._attached.values()))[0]
-
-
 def test_restore_puts_registers_and_named_attributes_back(boot: Boot) -> None:
     m = boot(RINGS)
     bell = m.attach(Bell(), pio=0x80)
@@ -76,7 +72,7 @@ def test_fork_gives_the_copy_devices_of_its_own(boot: Boot) -> None:
     bell = m.attach(Bell("green"), pio=0x80, name="bell")
     ring(m, 2)
     with m.fork(name="copy") as child:
-        mine = device_of(child)
+        mine = child.copy_of(bell)
         assert (mine.count, mine.rings, mine.color) == (2, [1, 2], "green'")
         assert (mine is bell, mine.rings is bell.rings) == (False, False)
         ring(child, 2)
@@ -95,7 +91,7 @@ def test_fork_carries_timers_that_call_methods_of_devices_and_names_the_others(b
         assert child.forked is not None
         assert len(child.forked.lost_timers) == 1
         assert "lambda" in child.forked.lost_timers[0]
-        mine = device_of(child)
+        mine = child.copy_of(bell)
         assert mine.timer.active
         while not mine.late:
             child.run(timeout=0.02)
@@ -164,7 +160,7 @@ def test_device_with_a_state_of_its_own_is_saved_and_copied_by_it(boot: Boot) ->
     assert device.value == 2
     with m.fork() as child:
         ring(child)
-        assert (device_of(child).value, device.value) == (3, 2)
+        assert (child.copy_of(device).value, device.value) == (3, 2)
 
 
 @pytest.mark.parametrize("verb", ["save", "load"])
@@ -244,9 +240,9 @@ def test_lines_are_as_high_as_they_were_in_the_machine_and_in_its_copy(boot: Boo
     m.restore(base)
     assert (lines.high.level, lines.low.level) == (True, False)
     with m.fork() as child:
-        assert device_of(child).high.level
+        assert child.copy_of(lines).high.level
         child.run(timeout=RUN)
-        assert (device_of(child).high.level, lines.high.level) == (False, True)
+        assert (child.copy_of(lines).high.level, lines.high.level) == (False, True)
 
 
 def test_window_that_is_disabled_is_so_in_the_copy(boot: Boot) -> None:
@@ -257,5 +253,5 @@ def test_window_that_is_disabled_is_so_in_the_copy(boot: Boot) -> None:
         assert [row for row in child.map.rows if row.space == "pio" and row.name == "Lines"] == [
             row for row in m.map.rows if row.space == "pio" and row.name == "Lines"
         ]
-        child.enable(device_of(child))
+        child.enable(child.copy_of(lines))
         assert any(row.name == "Lines" for row in child.map.rows)

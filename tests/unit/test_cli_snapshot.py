@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +160,17 @@ def test_diff_as_json_has_both_values(tmp_path: Path, capsys: pytest.CaptureFixt
     }
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_diff_that_nobody_reads_ends_quietly(tmp_path: Path, form: list[str]) -> None:
+    paths = [save(tmp_path / "a", **{f"gone{n}": n for n in range(9000)}), save(tmp_path / "b")]
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "hyperpy", "snapshot", "diff", *paths, *form]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
 def test_diff_of_much_says_how_much_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = []
     for fill in (1, 2):
@@ -275,8 +290,12 @@ def test_size_is_said_in_its_unit(size: int, text: str) -> None:
         ("a\x1b", r"'a\x1b'"),
         (b"", "no bytes"),
         (b"123456789", "31 32 33 34 35 36 37 38 ... (9 bytes)"),
-        ([1, 2], "a list of 2"),
-        ({}, "a map of 0"),
+        ([1, 2], "[1, 2]"),
+        ({}, "{}"),
+        ({"id": 3, "due": [0x1000, None]}, "{id: 3, due: [0x1000, none]}"),
+        (list(range(40)), "a list of 40"),
+        ({"state": "x" * 60}, "a map of 1"),
+        ([[[["x" * 20] * 3]]], "a list of 1"),
     ],
 )
 def test_value_is_said_on_a_line(value: Any, text: str) -> None:

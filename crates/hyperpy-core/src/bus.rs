@@ -128,6 +128,14 @@ pub trait Device: Send + Sync {
     fn save(&self) -> Result<State, StateFault> {
         Err(StateFault::NotSaved)
     }
+    /// Whether [`Self::load`] would take a state of another machine's device, as far as that can be told before; changes nothing.
+    ///
+    /// # Errors
+    /// It does not fit.
+    fn check(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        let _ = state;
+        Ok(())
+    }
     /// Puts back what [`Self::save`] gave, or the same as plain data; all of it, or nothing of what does not fit.
     ///
     /// # Errors

@@ -222,7 +222,7 @@ pub struct PmTimer {
 state! {
     /// What the timer had come to.
     struct PmTimerState {
-        ns: u64,
+        time_ns: u64,
     }
 }
 
@@ -257,13 +257,13 @@ impl Device for PmTimer {
     }
 
     fn save(&self) -> Result<State, StateFault> {
-        Ok(Arc::new(PmTimerState { ns: self.ns() }))
+        Ok(Arc::new(PmTimerState { time_ns: self.ns() }))
     }
 
     /// It counts on from there.
     fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
-        with(state, |&PmTimerState { ns }| {
-            self.ahead_ns.store(ns.wrapping_sub(self.clock.monotonic_ns()), Ordering::Relaxed);
+        with(state, |&PmTimerState { time_ns }| {
+            self.ahead_ns.store(time_ns.wrapping_sub(self.clock.monotonic_ns()), Ordering::Relaxed);
             Ok(())
         })
     }

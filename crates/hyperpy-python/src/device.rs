@@ -42,6 +42,8 @@ fn is_msr() -> bool {
 /// A Python object with `read(offset, size)` and `write(offset, size, value)`, or with declared registers.
 pub(crate) struct PyDevice {
     pub(crate) object: Mutex<Option<Py<PyAny>>>,
+    /// The address of its class, to be compared alone: a state that says whose it is keeps that class.
+    pub(crate) class: usize,
     pub(crate) name: String,
     pub(crate) report: Report,
     pub(crate) declared: Mutex<Option<Arc<Declared>>>,
@@ -69,9 +71,10 @@ impl PyDevice {
         if let Some(file) = &file {
             file.set_clock(clock.clone());
         }
+        let class = object.get_type().as_ptr() as usize;
         let (object, declared) = (Mutex::new(Some(object.clone().unbind())), Mutex::new(declared.map(Arc::new)));
         let calls = calls.map(|calls| calls.inner.clone()).unwrap_or_default();
-        Arc::new(Self { object, name: name.to_owned(), report, declared, file, windows, calls })
+        Arc::new(Self { object, class, name: name.to_owned(), report, declared, file, windows, calls })
     }
 
     pub(crate) fn object(&self, py: Python<'_>) -> Option<Py<PyAny>> {
@@ -211,6 +214,10 @@ impl Device for PyDevice {
 
     fn save(&self) -> Result<State, StateFault> {
         self.save_state()
+    }
+
+    fn check(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        self.check_state(state)
     }
 
     fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {

@@ -222,6 +222,9 @@ impl Device for Slice {
     fn save(&self) -> Result<State, StateFault> {
         self.device.save()
     }
+    fn check(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        self.device.check(state)
+    }
     fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
         self.device.load(state)
     }

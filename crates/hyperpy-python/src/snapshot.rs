@@ -1,7 +1,9 @@
 //! Snapshots for Python: the machine's verbs, and the value that they give. What is in one is the core's.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use hyperpy_core::clock::Kept;
 use hyperpy_core::error::{MemoryError, RunError};
@@ -34,16 +36,20 @@ impl Snapshot {
     fn save(&self, py: Python<'_>, path: PathBuf, compress: bool) -> PyResult<()> {
         let compress = if compress { Compress::Zstd } else { Compress::No };
         let made_by = concat!("hyperpy ", env!("CARGO_PKG_VERSION"));
-        py.detach(|| self.inner.save(&path, compress, made_by)).map_err(|error| save_error(py, &path, &error))
+        let signals = Signals::default();
+        let saved = py.detach(|| self.inner.save(&path, compress, made_by, &|| signals.look()));
+        saved.map_err(|error| signals.raised().unwrap_or_else(|| save_error(py, &path, &error)))
     }
 
     /// Reads one from a file.
     #[staticmethod]
     fn open(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        let opened = py.detach(|| CoreSnapshot::open(&path));
-        let inner = opened.map_err(|error| match &error {
-            OpenError::File(error) => load_error(py, &path, error),
-            error => Raise::new("SnapshotError", format!("{error}: {}", path.display()), error.hint()).into(),
+        let signals = Signals::default();
+        let opened = py.detach(|| CoreSnapshot::open(&path, &|| signals.look()));
+        let inner = opened.map_err(|error| match (&error, signals.raised()) {
+            (_, Some(raised)) => raised,
+            (OpenError::File(error), None) => load_error(py, &path, error),
+            (error, None) => Raise::new("SnapshotError", format!("{error}: {}", path.display()), error.hint()).into(),
         })?;
         Ok(Self { inner })
     }
@@ -80,6 +86,39 @@ impl Snapshot {
     /// 64 bits that are the same for the same state.
     fn hash(&self, py: Python<'_>) -> u64 {
         py.detach(|| self.inner.hash())
+    }
+}
+
+/// How often a file that is written or read lets Python look at its signals, in milliseconds.
+const LOOK_MS: u128 = 50;
+
+/// Has Ctrl-C end what takes long.
+struct Signals {
+    last: Mutex<Instant>,
+    raised: Mutex<Option<PyErr>>,
+}
+
+impl Default for Signals {
+    fn default() -> Self {
+        Self { last: Mutex::new(Instant::now()), raised: Mutex::default() }
+    }
+}
+
+impl Signals {
+    fn look(&self) -> io::Result<()> {
+        let mut last = lock(&self.last);
+        if last.elapsed().as_millis() < LOOK_MS {
+            return Ok(());
+        }
+        *last = Instant::now();
+        attach(|py| py.check_signals()).map_err(|error| {
+            *lock(&self.raised) = Some(error);
+            io::ErrorKind::Interrupted.into()
+        })
+    }
+
+    fn raised(&self) -> Option<PyErr> {
+        lock(&self.raised).take()
     }
 }
 

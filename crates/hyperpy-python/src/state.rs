@@ -20,6 +20,8 @@ use crate::signals::attach;
 
 /// What is kept of a device by its declaration.
 struct Kept {
+    /// Of the device: another class may have other attributes, or methods of its own.
+    class: Py<PyType>,
     schema: i64,
     registers: Option<Image>,
     /// Those that its class names.
@@ -155,7 +157,8 @@ impl PyDevice {
             Some(file) => (Some(file.save()), file.layout().schema()),
             None => (None, object.get_type().getattr(intern!(py, "schema"))?.extract()?),
         };
-        Ok(Ok(Arc::new(Kept { schema, registers, attributes, unnamed })))
+        let class = object.get_type().unbind();
+        Ok(Ok(Arc::new(Kept { class, schema, registers, attributes, unnamed })))
     }
 
     /// Puts it back. Of one that is declared nothing is called, and what has not changed is left alone.
@@ -174,6 +177,9 @@ impl PyDevice {
 
     /// `None`: it is of another declaration, or another class.
     fn load_kept(&self, kept: &Kept) -> Option<Result<(), StateFault>> {
+        if kept.class.as_ptr() as usize != self.class {
+            return None;
+        }
         match (&self.file, &kept.registers) {
             (Some(file), Some(image)) if Arc::ptr_eq(file.layout(), image.layout()) => {}
             (None, None) => {}
@@ -211,6 +217,46 @@ impl PyDevice {
         Ok(Ok(()))
     }
 
+    /// Whether it would take a state of another machine's device. Of one with a `load` of its own nobody knows.
+    pub(crate) fn check_state(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        let any: &dyn std::any::Any = state;
+        if any.downcast_ref::<Kept>().is_some_and(|kept| kept.class.as_ptr() as usize == self.class) {
+            return Ok(());
+        }
+        attach(|py| {
+            let Some(object) = self.object(py) else { return Err(StateFault::NotSaved) };
+            self.fits(object.bind(py), state).unwrap_or_else(|error| Err(self.failed(py, error, "load")))
+        })
+    }
+
+    fn fits(&self, object: &Bound<'_, PyAny>, state: &dyn Saved) -> PyResult<Result<(), StateFault>> {
+        let named = match way(object, self.file.is_some())? {
+            Way::None => return Ok(Err(StateFault::NotSaved)),
+            Way::Stateless => return Ok(with(state, |_: &Stateless| Ok(()))),
+            Way::Own => return Ok(Ok(())),
+            Way::Declared(named) => named.unwrap_or_default(),
+        };
+        let value = state.value();
+        Ok(self
+            .made(object, &value, &named)?
+            .and_then(|_| self.file.as_ref().map_or(Ok(()), |file| file.check_value(&registers_of(&value)))))
+    }
+
+    /// The attributes of a state in plain data, as objects of Python's, in the order of their names.
+    fn made<'py>(
+        &self,
+        object: &Bound<'py, PyAny>,
+        value: &Value,
+        named: &[Bound<'py, PyString>],
+    ) -> PyResult<Result<Vec<Bound<'py, PyAny>>, StateFault>> {
+        let attributes = match self.checked(object, value, named)? {
+            Ok(attributes) => attributes,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        let clock = clock_of(object)?;
+        Ok(attributes.into_iter().map(|it| object_from(object.py(), it, clock.as_ref())).collect())
+    }
+
     /// From plain data, as in a file, or of another class.
     fn loaded(&self, object: &Bound<'_, PyAny>, state: &dyn Saved) -> PyResult<Result<(), StateFault>> {
         let py = object.py();
@@ -218,28 +264,25 @@ impl PyDevice {
             Way::None => return Ok(Err(StateFault::NotSaved)),
             Way::Stateless => return Ok(with(state, |_: &Stateless| Ok(()))),
             Way::Own => {
-                let state = object_of(py, &state.value(), clock_of(object)?.as_ref())?;
+                let state = match object_from(py, &state.value(), clock_of(object)?.as_ref()) {
+                    Ok(state) => state,
+                    Err(fault) => return Ok(Err(fault)),
+                };
                 object.call_method1(intern!(py, "load"), (state,))?;
                 return Ok(Ok(()));
             }
             Way::Declared(named) => named.unwrap_or_default(),
         };
         let value = state.value();
-        let attributes = match self.checked(&value, &named) {
-            Ok(attributes) => attributes,
+        // All that is made of it is made before anything changes.
+        let made = match self.made(object, &value, &named)? {
+            Ok(made) => made,
             Err(fault) => return Ok(Err(fault)),
         };
-        // All that is made of it is made before anything changes.
-        let clock = clock_of(object)?;
-        let made: Vec<_> = attributes.iter().map(|it| object_of(py, it, clock.as_ref())).collect::<PyResult<_>>()?;
-        if let Some(file) = &self.file {
-            let registers = Value::map([
-                ("schema", value.get("schema").cloned().unwrap_or_default()),
-                ("registers", value.get("registers").cloned().unwrap_or_default()),
-            ]);
-            if let Err(fault) = file.load_value(&registers) {
-                return Ok(Err(fault));
-            }
+        if let Some(file) = &self.file
+            && let Err(fault) = file.load_value(&registers_of(&value))
+        {
+            return Ok(Err(fault));
         }
         for (key, value) in named.iter().zip(made) {
             object.setattr(key, value)?;
@@ -248,8 +291,27 @@ impl PyDevice {
     }
 
     /// The attributes of a state in plain data, in the order of their names; all else but registers is right.
-    fn checked<'a>(&self, value: &'a Value, named: &[Bound<'_, PyString>]) -> Result<Vec<&'a Value>, StateFault> {
+    fn checked<'a>(
+        &self,
+        object: &Bound<'_, PyAny>,
+        value: &'a Value,
+        named: &[Bound<'_, PyString>],
+    ) -> PyResult<Result<Vec<&'a Value>, StateFault>> {
+        let schema: i64 = object.get_type().getattr(intern!(object.py(), "schema"))?.extract()?;
+        Ok(self.attributes(schema, value, named))
+    }
+
+    fn attributes<'a>(
+        &self,
+        schema: i64,
+        value: &'a Value,
+        named: &[Bound<'_, PyString>],
+    ) -> Result<Vec<&'a Value>, StateFault> {
         let fields = Fields::new(value, &["schema", "registers", "attributes"])?;
+        let given: i64 = fields.get("schema")?;
+        if given != schema {
+            return Err(misfit(format!("it is of schema {given}, not {schema}")));
+        }
         if self.file.is_none() && fields.get::<Value>("registers")? != Value::Map(Vec::new()) {
             return Err(misfit("it has registers, and the device has none"));
         }
@@ -268,6 +330,21 @@ impl PyDevice {
         };
         names.iter().map(find).collect()
     }
+}
+
+/// What a register file takes of a device's state.
+fn registers_of(state: &Value) -> Value {
+    let part = |name| state.get(name).cloned().unwrap_or_default();
+    Value::map([("schema", part("schema")), ("registers", part("registers"))])
+}
+
+/// As an object of Python's; what cannot be one, such as a set of lists, is a state that does not fit.
+fn object_from<'py>(
+    py: Python<'py>,
+    value: &Value,
+    clock: Option<&Bound<'py, PyAny>>,
+) -> Result<Bound<'py, PyAny>, StateFault> {
+    object_of(py, value, clock).map_err(|error| misfit(format!("it has what Python cannot: {}", error.value(py))))
 }
 
 /// The attributes of an instance; `None`: it has only slots.

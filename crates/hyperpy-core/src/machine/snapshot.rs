@@ -21,7 +21,7 @@ use crate::control::{Before, Host, Parked, Phase};
 use crate::error::{MemoryError, RunError};
 use crate::memory::{Forked, Memory, Written};
 use crate::run;
-use crate::snapshot::{Parts, Restored, Shape, Snapshot, SnapshotError, State, StateFault, VcpuPart};
+use crate::snapshot::{Parts, Restored, Saved, Shape, Snapshot, SnapshotError, State, StateFault, Stateless, VcpuPart};
 use crate::vcpu::Inside;
 
 impl Machine {
@@ -45,8 +45,10 @@ impl Machine {
     pub fn restore(&self, snapshot: &Snapshot, spared: &[Written], host: &dyn Host) -> Result<Restored, SnapshotError> {
         let mut still = self.stand_still("restore", false, host)?;
         let objects = self.objects_of_still()?;
-        self.refuse_other_places(&snapshot.parts, &self.places())?;
-        self.refuse_other_processors(&snapshot.parts, &objects, host)?;
+        let before = self.places();
+        self.refuse_other_places(&snapshot.parts, &before)?;
+        self.refuse_other_machine(&snapshot.parts, &before, &objects, host)?;
+        drop(before);
         self.memory.check_restore(&snapshot.memory, spared).map_err(|error| match error {
             MemoryError::OtherLayout { differs } => {
                 SnapshotError::Shape { differences: differs.iter().map(ToString::to_string).collect() }
@@ -110,7 +112,7 @@ impl Machine {
         let objects = self.objects_of_still()?;
         let places = self.places();
         self.refuse_other_places(parts, &places)?;
-        self.refuse_other_processors(parts, &objects, host)?;
+        self.refuse_other_machine(parts, &places, &objects, host)?;
         still.begin_change();
         self.put_parts(parts, &objects, &places, host, || Ok(0), carry)?;
         still.end_as(parts.phase, parts.parked);
@@ -233,6 +235,32 @@ impl Machine {
         Ok(())
     }
 
+    /// Which devices would not take what another machine's have saved, a line each.
+    fn check_devices(
+        &self,
+        parts: &Parts,
+        places: &Places,
+        differences: &mut Vec<String>,
+    ) -> Result<(), SnapshotError> {
+        let mut seen = BTreeSet::new();
+        for ((space, region), kept) in places.regions().zip(&parts.devices) {
+            let is_new = seen.insert(identity(region));
+            let state: &dyn Saved = match kept {
+                Some(state) => &**state,
+                // It had nothing to be saved.
+                None if is_new => &Stateless,
+                None => continue,
+            };
+            match self.guarded(space, region, |device| device.check(state)) {
+                Err(SnapshotError::Device { name, place, fault }) if fault != StateFault::Raised => {
+                    differences.push(format!("{name} at {place}: {fault}"));
+                }
+                checked => checked?,
+            }
+        }
+        Ok(())
+    }
+
     /// Calls a device. A panic in it is an error that names it, and it is not called again.
     fn guarded<T>(
         &self,
@@ -266,7 +294,13 @@ impl Machine {
     }
 
     /// Refuses a snapshot of other processors; a machine that takes it is of that kin from then on.
-    fn refuse_other_processors(&self, parts: &Parts, objects: &Objects, host: &dyn Host) -> Result<(), SnapshotError> {
+    fn refuse_other_machine(
+        &self,
+        parts: &Parts,
+        places: &Places,
+        objects: &Objects,
+        host: &dyn Host,
+    ) -> Result<(), SnapshotError> {
         if parts.kin == self.kin.load(Ordering::SeqCst) {
             return Ok(());
         }
@@ -276,7 +310,8 @@ impl Machine {
             here.push(shape.map_err(RunError::from)?);
         }
         let states = parts.vcpus.iter().map(|part| &part.state);
-        let differences = state::differences(&parts.vm, states, &here);
+        let mut differences = state::differences(&parts.vm, states, &here);
+        self.check_devices(parts, places, &mut differences)?;
         if differences.is_empty() { Ok(()) } else { Err(SnapshotError::Shape { differences }) }
     }
 }

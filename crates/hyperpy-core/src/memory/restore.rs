@@ -33,9 +33,9 @@ pub enum Difference {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Missing(info) => write!(f, "{} is in the image alone", Told(info)),
-            Self::Added(info) => write!(f, "{} is not in the image", Told(info)),
-            Self::Changed(now, then) => write!(f, "{} is {} in the image", Told(now), Told(then)),
+            Self::Missing(info) => write!(f, "{}, here it is not", Told(info)),
+            Self::Added(info) => write!(f, "{}, only here", Told(info)),
+            Self::Changed(now, then) => write!(f, "{}, here {}", Told(then), Told(now)),
         }
     }
 }

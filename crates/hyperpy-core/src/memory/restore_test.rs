@@ -118,8 +118,8 @@ fn test_restore_to_other_regions_is_refused_with_what_differs_and_changes_nothin
     let refused = memory.restore(&image, &[]).unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "memory has other regions than the image: rom at 0x400000 + 0x2000 is rom at 0x400000 + 0x1000 in the image; \
-         mmio at 0x600000 + 0x1000 is not in the image; ram at 0x500000 + 0x1000 is in the image alone"
+        "memory has other regions than the image: rom at 0x400000 + 0x1000, here rom at 0x400000 + 0x2000; \
+         mmio at 0x600000 + 0x1000, only here; ram at 0x500000 + 0x1000, here it is not"
     );
     assert!(refused.hint().contains("same"), "{}", refused.hint());
     assert_eq!(byte(&memory, 0), 1);

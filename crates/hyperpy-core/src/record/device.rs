@@ -150,6 +150,10 @@ impl Device for Recorded {
         self.inner.save()
     }
 
+    fn check(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        self.inner.check(state)
+    }
+
     fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
         self.inner.load(state)?;
         self.recorder.put_back();

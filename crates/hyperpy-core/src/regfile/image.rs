@@ -165,13 +165,25 @@ impl RegisterFile {
     /// # Errors
     /// As for [`Self::load`].
     pub fn load_value(&self, value: &Value) -> Result<(), StateFault> {
+        self.put(&self.read_value(value)?);
+        Ok(())
+    }
+
+    /// Whether [`Self::load_value`] would take it.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub fn check_value(&self, value: &Value) -> Result<(), StateFault> {
+        self.read_value(value).map(drop)
+    }
+
+    fn read_value(&self, value: &Value) -> Result<Image, StateFault> {
         let fields = Fields::new(value, &["schema", "registers"])?;
         let (schema, registers): (i64, Value) = (fields.get("schema")?, fields.get("registers")?);
         if schema != self.layout.schema {
             return Err(misfit(format!("it is of schema {schema}, not {}", self.layout.schema)));
         }
-        self.put(&Image::of(&self.layout, &registers, self.now())?);
-        Ok(())
+        Image::of(&self.layout, &registers, self.now())
     }
 
     fn put(&self, image: &Image) {

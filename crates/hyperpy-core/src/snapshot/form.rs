@@ -206,7 +206,7 @@ impl Saved for Stateless {
 
 impl Form for Stateless {
     fn of(value: &Value) -> Result<Self, StateFault> {
-        require(*value == Value::Nothing, "there is none").map(|()| Self)
+        require(*value == Value::Nothing, "the device has nothing to be saved, and it is something").map(|()| Self)
     }
 }
 

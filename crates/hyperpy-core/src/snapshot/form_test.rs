@@ -38,7 +38,7 @@ fn test_state_as_plain_data_and_back_is_the_same() {
 fn test_state_of_another_type_is_read_as_plain_data() {
     assert_eq!(
         with(&several(), |_: &Stateless| Ok(())).unwrap_err().to_string(),
-        "its state does not fit: there is none"
+        "its state does not fit: the device has nothing to be saved, and it is something"
     );
     assert!(with(&Stateless, |_: &Several| Ok(())).is_err());
     assert!(with(&Value::Nothing, |_: &Stateless| Ok(())).is_ok());

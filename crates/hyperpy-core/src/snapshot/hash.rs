@@ -1,7 +1,7 @@
 //! One number for a state: the same for the same state, in every version and on every host.
 //!
 //! It is of all that a restore puts back, but for what time alone moves: the machine's clock with its timers, the
-//! paravirtual clock, IA32_TSC and the local APICs' current counts. So the same guest with the same inputs has the same number,
+//! paravirtual clock, IA32_TSC, the local APICs' current counts, and what devices that count the host's time call [`TIME`]. So the same guest with the same inputs has the same number,
 //! however long it took.
 
 use std::hash::Hasher;
@@ -10,6 +10,9 @@ use twox_hash::XxHash3_64;
 
 use super::{Parts, Saved, Snapshot, Value};
 use crate::memory::Image;
+
+/// The entry of a device's state that time alone moves.
+const TIME: &str = "time_ns";
 
 impl Snapshot {
     /// 64 bits that tell states apart.
@@ -38,11 +41,20 @@ impl Parts {
         }
         for (place, state) in self.shape.places.iter().zip(&self.devices) {
             hash.write(place.to_string().as_bytes());
-            if let Some(state) = state {
-                feed(&state.value(), hash);
+            // A state of nothing is none in a file.
+            let state = state.as_ref().map(|state| without_time(state.value()));
+            if let Some(state) = state.filter(|state| *state != Value::Nothing) {
+                feed(&state, hash);
             }
         }
     }
+}
+
+fn without_time(mut state: Value) -> Value {
+    if let Value::Map(entries) = &mut state {
+        entries.retain(|(name, _)| **name != *TIME);
+    }
+    state
 }
 
 /// Every page that is not of zeros, by its address.

@@ -21,7 +21,7 @@ use thiserror::Error;
 
 pub use self::form::{Fields, Form, Plain, Stateless, misfit, require, with};
 pub use self::shape::{Place, Shape};
-pub use self::store::OpenError;
+pub use self::store::{GoesOn, OpenError};
 pub use self::value::{Keeper, Saved, State, StateFault, Value};
 use crate::accel::{VcpuState, VmConfig, VmState};
 use crate::clock;
@@ -192,7 +192,9 @@ impl SnapshotError {
             Self::Memory(_) => "look at `m.map` for what is where",
             Self::Device { fault, .. } | Self::Lines { fault } | Self::Console { fault } => fault.hint(),
             Self::Busy => "let the method return, then try again",
-            Self::Shape { .. } => "make a machine with the same vcpus, memory and devices at the same places",
+            Self::Shape { .. } => {
+                "make a machine with the same vcpus, memory and devices at the same places; a class that has changed can override `load`"
+            }
         }
     }
 }

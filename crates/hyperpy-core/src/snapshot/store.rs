@@ -18,6 +18,9 @@ use crate::memory::{Filling, Image, ImageBlock, Kind, Pages, RegionInfo};
 /// Of what the names in the state mean.
 const SCHEMA: u32 = 1;
 
+/// Says whether something that takes long is still wanted.
+pub type GoesOn<'a> = &'a dyn Fn() -> io::Result<()>;
+
 /// A file could not be made a snapshot.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -56,12 +59,12 @@ impl OpenError {
 }
 
 impl Snapshot {
-    /// Writes it to a file, at once or not at all.
+    /// Writes it to a file, at once or not at all. `goes_on` is asked between pages, and ends it by an error.
     ///
     /// # Errors
     /// The host refuses, or a device's state has a name twice or is nested too deeply. The file that was there is there still.
-    pub fn save(&self, path: &Path, compress: Compress, made_by: &str) -> Result<(), SaveError> {
-        let pages = ImagePages::of(&self.memory);
+    pub fn save(&self, path: &Path, compress: Compress, made_by: &str, goes_on: GoesOn<'_>) -> Result<(), SaveError> {
+        let pages = ImagePages::of(&self.memory, goes_on);
         let regions: Vec<_> = self.memory.regions().iter().map(region_of).collect();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let created_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
@@ -71,11 +74,11 @@ impl Snapshot {
         file::save(path, &contents, compress)
     }
 
-    /// Reads one from a file, which may hold anything.
+    /// Reads one from a file, which may hold anything. `goes_on` is asked between pages, and ends it by an error.
     ///
     /// # Errors
     /// It cannot be read, is damaged, or is of something that is no machine.
-    pub fn open(path: &Path) -> Result<Self, OpenError> {
+    pub fn open(path: &Path, goes_on: GoesOn<'_>) -> Result<Self, OpenError> {
         let file = SnapshotFile::open(path)?;
         let schema = file.info().schema;
         if schema != SCHEMA {
@@ -89,9 +92,9 @@ impl Snapshot {
                 if has_own_pages(info) { Some(Filling::new(info.len).map_err(OpenError::Host)?) } else { None };
             files.push(filling);
         }
-        let mut filled = Filled(files);
+        let mut filled = Filled { files, goes_on };
         file.pour(&mut filled)?;
-        let image = Image::from_blocks(infos, filled.0.into_iter().flatten().collect())?;
+        let image = Image::from_blocks(infos, filled.files.into_iter().flatten().collect())?;
         Ok(Self { parts, memory: Arc::new(image) })
     }
 
@@ -177,10 +180,11 @@ fn info_of(region: &Region) -> Result<RegionInfo, StateFault> {
 /// Pages of an image, by the numbers of its regions: those that may be other than zero, as runs.
 struct ImagePages<'a> {
     blocks: Vec<Option<(ImageBlock<'a>, Vec<(u64, u64)>)>>,
+    goes_on: GoesOn<'a>,
 }
 
 impl<'a> ImagePages<'a> {
-    fn of(image: &'a Image) -> Self {
+    fn of(image: &'a Image, goes_on: GoesOn<'a>) -> Self {
         let mut blocks = image.blocks();
         let of = |info: &RegionInfo| {
             let block = if has_own_pages(info) { blocks.next() } else { None }?;
@@ -194,7 +198,7 @@ impl<'a> ImagePages<'a> {
             });
             Some((block, runs))
         };
-        Self { blocks: image.regions().iter().map(of).collect() }
+        Self { blocks: image.regions().iter().map(of).collect(), goes_on }
     }
 }
 
@@ -210,6 +214,7 @@ impl PageSource for ImagePages<'_> {
 
     fn read(&self, region: usize, first: u64, into: &mut [u8]) -> io::Result<()> {
         let Some(Some((block, _))) = self.blocks.get(region) else { return Err(io::ErrorKind::InvalidInput.into()) };
+        (self.goes_on)()?;
         let first = usize::try_from(first).map_err(io::Error::other)?;
         for (page, into) in (first..).zip(into.chunks_exact_mut(PAGE_SIZE as usize)) {
             match block.page(page) {
@@ -222,11 +227,15 @@ impl PageSource for ImagePages<'_> {
 }
 
 /// Files that a snapshot's pages are put into.
-struct Filled(Vec<Option<Filling>>);
+struct Filled<'a> {
+    files: Vec<Option<Filling>>,
+    goes_on: GoesOn<'a>,
+}
 
-impl PageSink for Filled {
+impl PageSink for Filled<'_> {
     fn put(&mut self, region: usize, first: u64, bytes: &[u8]) -> io::Result<()> {
-        let Some(Some(filling)) = self.0.get(region) else {
+        (self.goes_on)()?;
+        let Some(Some(filling)) = self.files.get(region) else {
             return Err(io::Error::other("a page of a region that has none"));
         };
         filling.write(first.saturating_mul(PAGE_SIZE), bytes)

@@ -153,7 +153,9 @@ impl StateFault {
             Self::Unsaved(_) => {
                 "name the attributes that are state in its class: saved_attributes = (\"count\",), or () if none is"
             }
-            Self::Misfit(_) => "give a state that the same device has saved",
+            Self::Misfit(_) => {
+                "give a state that the same device has saved; a class that has changed can override `load`"
+            }
             Self::Raised => "see what it raised",
         }
     }

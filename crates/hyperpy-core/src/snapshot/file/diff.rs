@@ -159,6 +159,14 @@ fn values(path: &mut String, old: Option<&Value>, new: Option<&Value>, found: &m
             }
         }
         (Some(Value::List(old)), Some(Value::List(new))) => {
+            if let Some(pairs) = by_their_names(old, new) {
+                for (name, old, new) in pairs {
+                    path.push_str(&if is_word(name) { format!("[{name}]") } else { format!("[{name:?}]") });
+                    values(path, old, new, found);
+                    path.truncate(len);
+                }
+                return;
+            }
             for index in 0..old.len().max(new.len()) {
                 path.push_str(&format!("[{index}]"));
                 values(path, old.get(index), new.get(index), found);
@@ -174,8 +182,37 @@ fn by_name(entries: &[(Box<str>, Value)]) -> HashMap<&str, &Value> {
     entries.iter().map(|(name, value)| (&**name, value)).collect()
 }
 
+/// A value by its name, of both sides.
+type Pair<'a> = (&'a str, Option<&'a Value>, Option<&'a Value>);
+
+/// The items of two lists of things that have names, such as devices: one that came or went is no difference of those behind it.
+/// `None`: they have none, or not one each, or are in another order.
+fn by_their_names<'a>(old: &'a [Value], new: &'a [Value]) -> Option<Vec<Pair<'a>>> {
+    let name = |item: &'a Value| item.get("name").and_then(Value::text).map(|name| (name, item));
+    let [listed_old, listed_new] = [old, new].map(|items| items.iter().map(name).collect::<Option<Vec<_>>>());
+    let (listed_old, listed_new) = (listed_old?, listed_new?);
+    let [in_old, in_new] = [&listed_old, &listed_new].map(|items| items.iter().copied().collect::<HashMap<_, _>>());
+    if (in_old.len(), in_new.len()) != (old.len(), new.len()) {
+        return None;
+    }
+    let both = |items: &[(&'a str, &'a Value)], others: &HashMap<&str, &Value>| {
+        items.iter().map(|(name, _)| *name).filter(|name| others.contains_key(name)).collect::<Vec<_>>()
+    };
+    if both(&listed_old, &in_new) != both(&listed_new, &in_old) {
+        return None;
+    }
+    let gone = listed_old.iter().map(|(name, item)| (*name, Some(*item), in_new.get(name).copied()));
+    let come =
+        listed_new.iter().filter(|(name, _)| !in_old.contains_key(name)).map(|(name, item)| (*name, None, Some(*item)));
+    Some(gone.chain(come).collect())
+}
+
+fn is_word(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|each| each.is_alphanumeric() || "_-".contains(each))
+}
+
 fn step(path: &mut String, name: &str) {
-    if name.is_empty() || name.contains(|each: char| !(each.is_alphanumeric() || "_-".contains(each))) {
+    if !is_word(name) {
         path.push_str(&format!("[{name:?}]"));
         return;
     }

@@ -41,6 +41,28 @@ fn test_page_stored_as_zero_is_no_difference_to_one_that_is_not_there() {
     pages([old, new], &mut |page, _| panic!("page {page} differs"));
 }
 
+fn named(name: &str, value: u64) -> Value {
+    Value::map([("name", name.into()), ("value", value.into())])
+}
+
+#[test]
+fn test_items_with_names_are_told_by_them_and_held_against_their_like() {
+    let list = |items: &[(&str, u64)]| Value::List(items.iter().map(|(name, value)| named(name, *value)).collect());
+    let told = |old: &[(&str, u64)], new: &[(&str, u64)]| {
+        changes(&list(old), &list(new)).into_iter().map(|change| change.path.to_string()).collect::<Vec<_>>()
+    };
+    let old = [("uart", 1), ("bell", 2), ("a timer", 3)];
+    assert_eq!(
+        told(&old, &[("nic", 9), ("uart", 1), ("bell", 4), ("a timer", 5)]),
+        ["[bell].value", "[\"a timer\"].value", "[nic]"]
+    );
+    assert_eq!(told(&old, &[("uart", 1), ("a timer", 3)]), ["[bell]"]);
+    // The order is one more thing to differ in, and a name that is there twice tells nothing.
+    assert_eq!(told(&old, &[("bell", 2), ("uart", 1), ("a timer", 3)]).len(), 4);
+    assert_eq!(told(&[("bell", 1), ("bell", 2)], &[("bell", 1), ("bell", 3)]), ["[1].value"]);
+    assert!(told(&old, &old).is_empty());
+}
+
 #[test]
 fn test_values_that_differ_are_told_by_path() {
     let folder = Folder::new("diff-state");
