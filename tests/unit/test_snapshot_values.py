@@ -51,12 +51,15 @@ def test_ctrl_c_ends_a_save_and_an_open_and_leaves_no_file(tmp_path: Path) -> No
         snapshot = m.snapshot()
     path = tmp_path / "base.hps"
 
+    def soon(work: Any) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        work()
+
     def interrupted(work: Any) -> None:
         before = signal.signal(signal.SIGALRM, signal.default_int_handler)
         try:
             with pytest.raises(KeyboardInterrupt):
-                signal.setitimer(signal.ITIMER_REAL, 0.01)
-                work()
+                soon(work)
         finally:
             signal.signal(signal.SIGALRM, before)
 
