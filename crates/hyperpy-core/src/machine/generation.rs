@@ -26,3 +26,7 @@ impl Machine {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "generation_test.rs"]
+mod tests;
