@@ -56,10 +56,14 @@ def test_ctrl_c_ends_a_save_and_an_open_and_leaves_no_file(tmp_path: Path) -> No
         work()
 
     def interrupted(work: Any) -> None:
+        def soon() -> None:
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            work()
+
         before = signal.signal(signal.SIGALRM, signal.default_int_handler)
         try:
             with pytest.raises(KeyboardInterrupt):
-                soon(work)
+                soon()
         finally:
             signal.signal(signal.SIGALRM, before)
 

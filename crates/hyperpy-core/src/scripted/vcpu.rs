@@ -308,6 +308,7 @@ impl Vcpu for ScriptedVcpu {
             xsave,
             msrs: self.msrs.iter().map(|(&index, &value)| (index, value)).collect(),
             cpuid: self.cpuid.clone(),
+            lapic: self.irqchip.then(|| self.kept.lapic.clone().unwrap_or_else(|| Box::new([0; _]))),
             ..self.kept.clone()
         })
     }

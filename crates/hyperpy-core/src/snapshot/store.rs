@@ -177,9 +177,12 @@ fn info_of(region: &Region) -> Result<RegionInfo, StateFault> {
     })
 }
 
+/// The first of several pages, and how many there are.
+type Runs = Vec<(u64, u64)>;
+
 /// Pages of an image, by the numbers of its regions: those that may be other than zero, as runs.
 struct ImagePages<'a> {
-    blocks: Vec<Option<(ImageBlock<'a>, Vec<(u64, u64)>)>>,
+    blocks: Vec<Option<(ImageBlock<'a>, Runs)>>,
     goes_on: GoesOn<'a>,
 }
 
@@ -188,7 +191,7 @@ impl<'a> ImagePages<'a> {
         let mut blocks = image.blocks();
         let of = |info: &RegionInfo| {
             let block = if has_own_pages(info) { blocks.next() } else { None }?;
-            let mut runs: Vec<(u64, u64)> = Vec::new();
+            let mut runs = Runs::new();
             block.each_page(|page, _| {
                 match runs.last_mut() {
                     Some((first, count)) if *first + *count == page as u64 => *count += 1,
