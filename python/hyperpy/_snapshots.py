@@ -88,7 +88,8 @@ class Snapshotting:
             raise TypeError(
                 f"not a snapshot: {snapshot!r}\n\nhint: m.snapshot() gives one, Snapshot.open(file) another"
             )
-        pages, *seconds = _hyperpy.restore(self._native, snapshot._native, list(spare))
+        pages, *seconds, undelivered = _hyperpy.restore(self._native, snapshot._native, list(spare))
+        cast("Machine", self)._keep(undelivered)
         if renew:
             self._native.renew_generation(_generation())
         self._restored = RestoreStats(pages, *(second * _MICRO for second in seconds))
