@@ -57,6 +57,8 @@ def _host_figures(program: Path) -> Iterator[Figure]:
     yield from _python_figures()
     yield from _life_figures(program)
     yield from _snapshot_figures(program)
+    yield from _copy_figures()
+    yield from _state_figures(program)
     yield from _resource_figures()
     yield from _file_figures(program)
 
@@ -154,6 +156,31 @@ def _snapshot_figures(program: Path) -> Iterator[Figure]:
             continue
         ratios = [ours / floor for ours, floor in zip(line["hyperpy_us"], line["floor_us"], strict=True)]
         yield Figure(f"fork of {line['fork_mib']} MiB, {line['pages']} pages written, of C", "", ratios, 1.2)
+
+
+def _copy_figures() -> Iterator[Figure]:
+    """Devices in Python in a restore, and copies of a machine."""
+    devices, forks, children = lines([sys.executable, "benches/python/snapshots.py", str(ROUNDS)])
+    for touch, bound in (("untouched", 2), ("touched", 20)):
+        pairs = zip(devices[f"{touch}_us"], devices["none_us"], strict=True)
+        yield Figure(
+            f"{devices['devices']} Python devices add to a restore, {touch}",
+            "us",
+            [a - b for a, b in pairs],
+            bound,
+        )
+    pairs = zip(forks["fork_ms"], forks["floor_ms"], strict=True)
+    yield Figure("fork to its child's first exit, of C's new guest", "", [a / b for a, b in pairs], 1.2)
+    yield Figure(
+        f"one of {children['children']} children before it writes", "KiB", [children["pss_kib"]], 300
+    )
+
+
+def _state_figures(program: Path) -> Iterator[Figure]:
+    for line in lines([str(program), "state", str(ROUNDS), str(STATES)]):
+        pairs = zip(line["hyperpy_us"], line["floor_us"], strict=True)
+        what = "with interrupt controllers" if line["irqchip"] else "a bare vcpu"
+        yield Figure(f"{line['act']} of registers, {what}, of C", "", [a / b for a, b in pairs], 1.2)
 
 
 def _resource_figures() -> Iterator[Figure]:

@@ -27,6 +27,8 @@ SWEEPS = (
 OTHERS = {"open", "memfd_create", "ftruncate", "mmap", "timer_create"}
 # kvm-ioctls makes it, and hyperpy never names it.
 UNNAMED = {"KVM_GET_VCPU_MMAP_SIZE"}
+# Made where KVM's dirty rings are used: of the hosts that this runs on, not all have some (`kvm/mod.rs`).
+RINGS = {"KVM_RESET_DIRTY_RINGS"}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,7 @@ def test_sweeps_reach_every_call_that_hyperpy_makes_and_the_shim_knows_no_other(
     in_core, of_states = named("kvm"), named("kvm/snapshot")
     reached = {name for sweep in SWEEPS for name in swept(shim, sweep)["told"]} - {"nothing"}
     # What only a state is made of fails in turn in the core's own tests.
-    assert in_core | UNNAMED | of_states & listed == listed
+    assert (in_core - RINGS) | UNNAMED | of_states & listed == listed
     assert reached == listed | OTHERS
 
 

@@ -165,6 +165,8 @@ def test_restore_in_the_wrong_states_and_shapes_is_refused_and_changes_nothing(b
         with pytest.raises(SnapshotError, match=r"Takes at port 0x80, 0x4 bytes, only here"):
             other.restore(base)
         assert (other.snapshot().hash(), other.state) == (before, "paused")
+    m.vcpus[0].regs.rip = 0x3000
+    m.memory.write(0x3000, b"\xeb\xfe")  # again: jmp again
     m.start()
     with pytest.raises(StateError, match="running"):
         m.restore(base)

@@ -290,3 +290,13 @@ def test_load_after_a_snapshot_is_undone_by_a_restore(boot: Boot) -> None:
     assert m.vcpus[0].regs.rip == 0x2000
     m.restore(base)
     assert (m.vcpus[0].regs.rip, m.memory.read(0x2000, 1)) == (0x1000, b"\0")
+
+
+def test_snapshot_has_the_time_stamp_counter_of_its_own_moment(boot: Boot) -> None:
+    """Not of that of the snapshot before: timers of the guest would be late by what is between them."""
+    m = boot(COUNTS)
+    for _ in range(3):
+        step(m)
+        before = m.vcpus[0].msrs[0x10]
+        counter = m.snapshot().state["vcpus"][0]["state"]["msrs"]["IA32_TSC"]
+        assert before <= counter <= m.vcpus[0].msrs[0x10]

@@ -190,11 +190,23 @@ fn test_acpi_unique_ids_that_are_left_out_are_the_first_free_numbers_of_their_ha
     let asks = |number| ListedDevice { uid: Some(Uid::Number(number)), ..listed("PNP0501") };
     if let Some(source) = iasl_is_there() {
         let uids = unique(vec![listed("PNP0501"), asks(1), listed("PNP0C02"), listed("PNP0501"), asks(0x10)]);
-        assert_eq!(uids, ["Zero", "0x02", "One", "Zero", "0x03", "0x10"], "{source}");
+        // The second is the event device's.
+        assert_eq!(uids, ["Zero", "Zero", "0x02", "One", "Zero", "0x03", "0x10"], "{source}");
     }
     let twice = build(&Platform { cpus: 1, com1: true, devices: vec![asks(0)], ..Platform::default() });
     let message = twice.unwrap_err().to_string();
     assert_eq!(message, "two ACPI devices PNP0501 have one unique id: 0");
+}
+
+#[test]
+fn test_acpi_tells_where_the_generations_identifier_is_and_of_its_changes() {
+    if iasl_is_there().is_none() {
+        return;
+    }
+    let source = disassembled("generation", &Platform { cpus: 1, ..Platform::default() });
+    for part in ["\"VM_Gen_Counter\"", "0x000E0028", "Notify (\\_SB.VGEN, 0x80)", "0x00000017", "\"ACPI0013\""] {
+        assert!(source.contains(part), "{part}: {source}");
+    }
 }
 
 #[test]
