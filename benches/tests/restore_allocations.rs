@@ -4,12 +4,19 @@
 
 use std::sync::Arc;
 
+use hyperpy_benches::Alone;
 use hyperpy_benches::alloc::{Counting, allocations};
-use hyperpy_core::bus::{Access, Device, Exclusive};
+use hyperpy_core::accel::VmConfig;
+use hyperpy_core::boot::flat::{Mode, flat};
+use hyperpy_core::bus::{Access, Action, Device, Exclusive, Rung, Space};
 use hyperpy_core::clock::{Callback, Clock, Fired, Raised, When};
-use hyperpy_core::exit::StopReason;
+use hyperpy_core::exit::{Exit, StopReason};
 use hyperpy_core::irq::{LineHub, Unconnected};
-use hyperpy_core::regfile::{Bits, Cell, Delivery, Kind, Layout, Overflow, RegisterFile, Rule, Tell};
+use hyperpy_core::kvm::Kvm;
+use hyperpy_core::machine::Machine;
+use hyperpy_core::memory::Memory;
+use hyperpy_core::regfile::{Bits, Cell, Delivery, Image, Kind, Layout, Overflow, RegisterFile, Rule, Tell};
+use hyperpy_core::snapshot::{Saved, State, StateFault};
 use hyperpy_devices::acpi_pm::{Pm1Control, Pm1Event, PmTimer, ResetRegister};
 use hyperpy_devices::clock::HostClock;
 use hyperpy_devices::console::Console;
@@ -144,4 +151,73 @@ fn test_clock_and_lines_put_back_allocate_nothing() {
     let kept = hub.save();
     let change = || lines.iter().step_by(2).for_each(|line| line.set(!line.is_high()));
     assert_eq!(of_loading(change, || hub.load(&kept).unwrap()), 0);
+}
+
+/// Registers on a bus.
+struct Declared(RegisterFile);
+
+impl Device for Declared {
+    fn read(&self, at: Access) -> u64 {
+        self.0.quick_read(at).unwrap_or(0)
+    }
+    fn write(&self, at: Access, value: u64) -> Action {
+        self.0.quick_write(at, value);
+        Action::Continue
+    }
+    fn save(&self) -> Result<State, StateFault> {
+        Ok(Arc::new(self.0.save()))
+    }
+    fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        let any: &dyn std::any::Any = state;
+        any.downcast_ref::<Image>().map_or(Err(StateFault::NotSaved), |image| self.0.load(image))
+    }
+}
+
+/// The whole verb, on KVM: vCPUs, interrupt controllers, memory, lines, timers, and a device that changes with each turn. Of a snapshot of
+/// another machine too, once its processors have been looked at.
+#[test]
+fn test_machine_put_back_allocates_nothing() {
+    for irqchip in [false, true] {
+        let cell = |at| Cell {
+            offset: Some(4 * at),
+            width: 4,
+            kind: Kind::Plain,
+            bits: Bits { readable: 0xffff_ffff, stored: 0xffff_ffff, ..Bits::default() },
+            reset: 0,
+            big_endian: false,
+            sides: (true, true),
+            when: None,
+            on_read: false,
+            on_write: Tell::Never,
+            delivery: Delivery::Now,
+        };
+        let layout = Arc::new(Layout::new((0..20_u64).map(cell).collect(), 0x50, Rule::Split, false).unwrap());
+        let make = || {
+            let config = VmConfig { vcpus: 1, irqchip };
+            let machine =
+                Arc::new(Machine::new(Arc::new(Kvm::open().unwrap()), Memory::with_ram(1 << 20).unwrap(), config));
+            let device = Arc::new(Declared(RegisterFile::new(layout.clone())));
+            machine.attach(Space::Mmio, 0xd000_0000, 0x50, "declared", Rung::Native, device.clone()).unwrap();
+            // again: inc word [0x8000]; out 0x99,al; jmp again
+            let code = [0xff, 0x06, 0x00, 0x80, 0xe6, 0x99, 0xeb, 0xf8];
+            machine.set_entry(flat(&machine.memory, &code, 0x1000, Mode::Real).unwrap(), &Alone).unwrap();
+            (machine, device)
+        };
+        let ((machine, device), (other, _)) = (make(), make());
+        let base = machine.snapshot(&Alone).unwrap();
+        let line = irqchip.then(|| machine.line(5).unwrap());
+        let foreign = other.snapshot(&Alone).unwrap();
+        for snapshot in [&base, &foreign] {
+            let change = || {
+                assert!(matches!(machine.run(None, &Alone), Ok(Exit::Pio(_))));
+                device.write(Access { offset: 8, size: 4, vcpu: 0 }, 7);
+                line.iter().for_each(|line| line.set(true));
+            };
+            let load = || {
+                machine.restore(snapshot, &[], &Alone).unwrap();
+                assert_eq!(device.0.get(2), Some(0));
+            };
+            assert_eq!(of_loading(change, load), 0, "irqchip: {irqchip}");
+        }
+    }
 }

@@ -255,3 +255,29 @@ def test_window_that_is_disabled_is_so_in_the_copy(boot: Boot) -> None:
         ]
         child.enable(child.copy_of(lines))
         assert any(row.name == "Lines" for row in child.map.rows)
+
+
+class Fails(Device):
+    """Raises what it was told to at each write."""
+
+    saved_attributes = ()
+
+    def __init__(self) -> None:
+        self.why = "first"
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        raise ValueError(self.why)
+
+
+def test_exception_that_nobody_was_told_of_before_a_restore_is_not_raised_after_it(boot: Boot) -> None:
+    m = boot("out 0x80, al\nhlt")
+    device = m.attach(Fails(), pio=0x80, size=1)
+    base = m.snapshot()
+    m.start()
+    while m.state == "running":
+        pass
+    m.restore(base)
+    assert [str(error) for error in m.errors] == ["first"]
+    device.why = "second"
+    with pytest.raises(ValueError, match="second"):
+        m.run(timeout=RUN)

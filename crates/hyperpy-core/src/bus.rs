@@ -14,7 +14,7 @@ mod shortcut;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 pub use self::change::Placement;
 pub use self::presence::{Place, Presence};
@@ -352,11 +352,19 @@ impl Bus {
 }
 
 /// One vCPU's way into a bus: the map it last saw and the region it last hit.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Cursor {
     map: Arc<Map>,
     generation: u64,
     last: usize,
+}
+
+impl Default for Cursor {
+    /// Without a map. All share the empty one, so that letting go allocates nothing.
+    fn default() -> Self {
+        static EMPTY: LazyLock<Arc<Map>> = LazyLock::new(Arc::default);
+        Self { map: EMPTY.clone(), generation: 0, last: 0 }
+    }
 }
 
 impl Cursor {

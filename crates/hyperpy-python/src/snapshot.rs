@@ -129,18 +129,16 @@ pub fn take_snapshot(py: Python<'_>, machine: &Machine) -> PyResult<Snapshot> {
     Ok(Snapshot { inner })
 }
 
+/// Pages, seconds for each part, and exceptions.
+type Restored = (u64, f64, f64, f64, f64, Vec<Py<PyBaseException>>);
+
 /// Puts it back to what it was, but for the spared ranges: pages that were put back, and seconds for controllers, vCPUs, memory
-/// and devices.
+/// and devices. And what devices had raised that no `run()` will raise any more.
 #[pyfunction]
-pub fn restore(
-    py: Python<'_>,
-    machine: &Machine,
-    snapshot: &Snapshot,
-    spared: Vec<Written>,
-) -> PyResult<(u64, f64, f64, f64, f64)> {
+pub fn restore(py: Python<'_>, machine: &Machine, snapshot: &Snapshot, spared: Vec<Written>) -> PyResult<Restored> {
     let done = still(py, machine, "restore", || None, |host| machine.core().restore(&snapshot.inner, &spared, host))?;
     let [vm, vcpus, memory, devices] = [done.vm, done.vcpus, done.memory, done.devices].map(|it| it.as_secs_f64());
-    Ok((done.pages, vm, vcpus, memory, devices))
+    Ok((done.pages, vm, vcpus, memory, devices, machine.undelivered()))
 }
 
 /// Makes a copy of the machine with this console. `build` gets its native half, gives it copies of `devices`, and returns these in

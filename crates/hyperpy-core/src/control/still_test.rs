@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::*;
 use crate::exit::StopReason;
 use crate::scripted::Step;
+use crate::snapshot::SnapshotError;
 use crate::testing::{Event, LONG, Rig, before, stopped};
 
 fn spinning(vcpus: usize) -> Rig {
@@ -178,4 +179,54 @@ fn test_close_while_it_stands_still_waits_for_its_end() {
     assert!(is_closed.load(Ordering::SeqCst));
     let refused = rig.machine.control.still("snapshot", true, &rig).unwrap_err();
     assert_eq!(refused.to_string(), "cannot snapshot: the machine is closed");
+}
+
+/// Every verb against every other, from several threads: only refusals by state come of it, nobody is left waiting, and the
+/// machine obeys at the end.
+#[test]
+fn test_verbs_of_all_kinds_at_once_leave_a_machine_that_obeys() {
+    let refused = |error: &RunError| matches!(error, RunError::State(_));
+    let rig = Rig::new(vec![vec![Step::Spin; 200_000]; 2]);
+    let machine = &rig.machine;
+    let base = machine.snapshot(&rig).unwrap();
+    let verbs: [&(dyn Fn() -> Result<(), RunError> + Sync); 9] = [
+        &|| machine.start(&rig),
+        &|| machine.resume(&rig),
+        &|| machine.pause(&rig),
+        &|| machine.run(Some(Duration::from_micros(200)), &rig).map(drop),
+        &|| machine.wait(Some(Duration::from_micros(200)), &rig).map(drop),
+        &|| of_run(machine.snapshot(&rig).map(drop)),
+        &|| of_run(machine.restore(&base, &[], &rig).map(drop)),
+        &|| machine.stop(StopReason::Text("x".into())),
+        &|| machine.control.still("snapshot", true, &rig).map(|before| machine.control.end_still(before)),
+    ];
+    std::thread::scope(|scope| {
+        for verb in verbs {
+            scope.spawn(move || {
+                for _ in 0..1_000 {
+                    let done = verb();
+                    assert!(!matches!(&done, Err(error) if !refused(error)), "{done:?}");
+                    std::thread::yield_now();
+                }
+            });
+        }
+    });
+    let _ = machine.pause(&rig);
+    machine.restore(&base, &[], &rig).unwrap();
+    let inner = machine.control.lock();
+    assert_eq!((inner.active, inner.still_wanted, inner.has_settled_still), (0, 0, false));
+    drop(inner);
+    rig.start();
+    machine.stop(StopReason::Text("end".into())).unwrap();
+    assert_eq!(rig.wait().unwrap(), stopped(None, "end"));
+}
+
+fn of_run(done: Result<(), SnapshotError>) -> Result<(), RunError> {
+    match done {
+        Err(SnapshotError::Run(error)) => Err(error),
+        done => {
+            done.unwrap();
+            Ok(())
+        }
+    }
 }

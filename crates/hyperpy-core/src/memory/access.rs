@@ -82,6 +82,8 @@ impl Memory {
     /// The range leaves its region.
     pub fn view(&self, gpa: u64, len: usize, writable: bool) -> Result<View, MemoryError> {
         let missing = MemoryError::Access { gpa, len: len as u64 };
+        // Who gives a block another file has looked for writable views before.
+        let _writing = self.write_lock();
         let layout = self.layout();
         let Some(part) = layout.holding(gpa) else { return Err(missing) };
         let at = gpa - part.info.gpa;

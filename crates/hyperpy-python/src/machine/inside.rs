@@ -72,6 +72,11 @@ impl Machine {
         self.faults.pop()
     }
 
+    /// What devices have raised and nobody was told of.
+    pub(crate) fn undelivered(&self) -> Vec<Py<PyBaseException>> {
+        self.faults.take()
+    }
+
     pub(crate) fn report(&self) -> Report {
         Report { faults: self.faults.clone(), control: Arc::downgrade(&self.core.control) }
     }
