@@ -100,7 +100,9 @@ class Snapshotting:
                 f"not a snapshot: {snapshot!r}\n\nhint: m.snapshot() gives one, Snapshot.open(file) another"
             )
         spared = [] if isinstance(spare, tuple) and not spare else _ranges(spare)
-        pages, vm, vcpus, memory, devices, undelivered = _hyperpy.restore(self._native, snapshot._native, spared)
+        pages, vm, vcpus, memory, devices, undelivered = _hyperpy.restore(
+            self._native, snapshot._native, spared
+        )
         if undelivered:
             cast("Machine", self)._keep(undelivered)
         if renew:
