@@ -58,7 +58,10 @@ def devices(m: Machine, folder: Path) -> dict[str, str]:
     source = (folder / "dsdt.dsl").read_text()
     parts = [re.sub(r"//.*|/\*.*?\*/|\s", "", part) for part in source.split("Device (")[1:]]
     found = {re.search(r'_HID,(?:EisaId\()?"(\w+)"', part)[1]: part for part in parts}  # type: ignore[index]
-    for own in ("HYPR0001", "ACPI0013"):  # the identifier of the machine's generation, in each, and its events
+    for own in (
+        "HYPR0001",
+        "ACPI0013",
+    ):  # the identifier of the machine's generation, in each, and its events
         del found[own]
     return found
 
@@ -133,7 +136,13 @@ def test_devices_of_one_hardware_id_are_numbered_after_com1(tmp_path: Path) -> N
         m.load(KERNEL)
         devices(m, tmp_path)
         source = (tmp_path / "dsdt.dsl").read_text()
-    assert re.findall(r"_UID, (\w+)", source) == ["Zero", "Zero", "Zero", "One", "0x02"]  # COM1, RTC, events, ours
+    assert re.findall(r"_UID, (\w+)", source) == [
+        "Zero",
+        "Zero",
+        "Zero",
+        "One",
+        "0x02",
+    ]  # COM1, RTC, events, ours
 
 
 def test_device_that_takes_all_ports_of_a_stock_one_stands_in_its_place(tmp_path: Path) -> None:

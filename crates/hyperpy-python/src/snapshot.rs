@@ -92,6 +92,7 @@ pub fn take_snapshot(py: Python<'_>, machine: &Machine) -> PyResult<Snapshot> {
 
 /// Puts it back to what it was, but for the spared ranges: pages that were put back, and seconds for controllers, vCPUs, memory
 /// and devices. And what devices had raised that no `run()` will raise any more.
+#[allow(clippy::type_complexity)] // a tuple for Python
 #[pyfunction]
 pub fn restore(
     py: Python<'_>,

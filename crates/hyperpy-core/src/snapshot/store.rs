@@ -174,9 +174,12 @@ fn info_of(region: &Region) -> Result<RegionInfo, StateFault> {
     })
 }
 
+/// Runs of pages: first and how many.
+type Runs = Vec<(u64, u64)>;
+
 /// Pages of an image, by the numbers of its regions: those that may be other than zero, as runs.
 struct ImagePages<'a> {
-    blocks: Vec<Option<(ImageBlock<'a>, Vec<(u64, u64)>)>>,
+    blocks: Vec<Option<(ImageBlock<'a>, Runs)>>,
 }
 
 impl<'a> ImagePages<'a> {
