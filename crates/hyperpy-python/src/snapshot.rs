@@ -134,6 +134,7 @@ type Restored = (u64, f64, f64, f64, f64, Vec<Py<PyBaseException>>);
 
 /// Puts it back to what it was, but for the spared ranges: pages that were put back, and seconds for controllers, vCPUs, memory
 /// and devices. And what devices had raised that no `run()` will raise any more.
+#[allow(clippy::type_complexity)] // a tuple for Python
 #[pyfunction]
 pub fn restore(py: Python<'_>, machine: &Machine, snapshot: &Snapshot, spared: Vec<Written>) -> PyResult<Restored> {
     let done = still(py, machine, "restore", || None, |host| machine.core().restore(&snapshot.inner, &spared, host))?;
