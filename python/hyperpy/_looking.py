@@ -17,7 +17,7 @@ from hyperpy.stats import RUNGS, DeviceStats, Map, MapRow, Stats, VcpuStats
 if TYPE_CHECKING:
     from hyperpy.machine import Machine
     from hyperpy.memory import Memory
-    from hyperpy.snapshot import RestoreStats
+    from hyperpy.snapshot import Forked, RestoreStats
     from hyperpy.spec import MachineSpec
 
 _KERNEL = 1  # its rung
@@ -31,6 +31,7 @@ class Looking(Routing):
     _attached: dict[tuple[bool, int], tuple[object, dict[str, Any]]]
     _closed: bool
     _restored: RestoreStats | None
+    _forked: Forked | None
     _last_devices: tuple[DeviceStats, ...] = ()
 
     @property
@@ -55,7 +56,7 @@ class Looking(Routing):
             for hits, exits, ns, capped in vcpus
         )
         devices = self._last_devices if self._closed else self._device_stats()
-        return Stats(rows, wall, self.memory.committed, devices, self._restored)
+        return Stats(rows, wall, self.memory.committed, devices, self._restored, self._forked)
 
     def _device_stats(self) -> tuple[DeviceStats, ...]:
         found: dict[int, DeviceStats] = {}

@@ -38,7 +38,7 @@ class Snapshotting:
     """What `Machine` has of snapshots."""
 
     _native: _hyperpy.Machine
-    forked: Forked | None = None
+    _forked: Forked | None = None
     _restored: RestoreStats | None = None
     _share: Share
     # By the id of the other machine's device.
@@ -164,7 +164,7 @@ class Snapshotting:
                 child._native.close()
             child._share.give_back()
             raise
-        child.forked = Forked(pages, tuple(left))
+        child._forked = Forked(pages, tuple(left))
         child._copies = {
             id(parent): (_reference(parent), copy) for parent, copy in zip(parents, copies, strict=True)
         }

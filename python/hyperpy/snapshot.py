@@ -39,7 +39,7 @@ class RestoreStats(Value):
 
     def __str__(self) -> str:
         return (
-            f"{self.pages} pages in {self.us:.1f} us: controllers {self.vm_us:.1f}, vcpus {self.vcpus_us:.1f}, "
+            f"{self.pages} page{'s' * (self.pages != 1)} in {self.us:.1f} us: controllers {self.vm_us:.1f}, vcpus {self.vcpus_us:.1f}, "
             f"memory {self.memory_us:.1f}, devices {self.devices_us:.1f}"
         )
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hyperpy.machine import Machine
-    from hyperpy.snapshot import RestoreStats
+    from hyperpy.snapshot import Forked, RestoreStats
 
 __all__ = ["DeviceStats", "IrqRow", "Map", "MapRow", "Stats", "VcpuStats", "overview"]
 
@@ -55,7 +55,7 @@ class DeviceStats(Value):
 class Stats(Value):
     """A machine's counters at one moment: per vcpu, and in sum; and those of each device in Python that is attached.
 
-    `restore` is what the last restore did, if there was one; `wall_seconds` is the time that the machine has been running, `memory_bytes` the host memory that it uses. Accesses to
+    `restore` is what the last restore did, if there was one, and `fork`, of a copy of another machine, how it was made; `wall_seconds` is the time that the machine has been running, `memory_bytes` the host memory that it uses. Accesses to
     devices in Rust are counted together, since a counter for each would be a good part of what they cost; a trace names them.
     """
 
@@ -64,6 +64,7 @@ class Stats(Value):
     memory_bytes: int
     devices: tuple[DeviceStats, ...] = ()
     restore: RestoreStats | None = None
+    fork: Forked | None = None
 
     @property
     def exits(self) -> int:
@@ -101,6 +102,8 @@ class Stats(Value):
             total += f", {self.capped_seconds:.3f} s resting by cpu_limit"
         if self.restore is not None:
             total += f"\nlast restore: {self.restore}"
+        if self.fork is not None:
+            total += f"\na copy: {self.fork.pages} pages were copied for it"
         parts = [table(head, rows) + "\n" + total]
         if self.devices:
             words = list(self.devices[0].hits)

@@ -88,9 +88,9 @@ def test_fork_carries_timers_that_call_methods_of_devices_and_names_the_others(b
     m.clock.after(10**12, lambda: heard.append("mine"))
     m.run(timeout=0.02)
     with m.fork() as child:
-        assert child.forked is not None
-        assert len(child.forked.lost_timers) == 1
-        assert "lambda" in child.forked.lost_timers[0]
+        assert child.stats.fork is not None
+        assert len(child.stats.fork.lost_timers) == 1
+        assert "lambda" in child.stats.fork.lost_timers[0]
         mine = child.copy_of(bell)
         assert mine.timer.active
         while not mine.late:
