@@ -83,6 +83,16 @@ def _is_background_job(terminal: int) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def _undisturbed(signals: set[signal.Signals]) -> Iterator[None]:
+    """Have these signals wait until the block has ended."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 class _Raw:
     """A terminal in raw mode, and the mode that it was found in."""
 
@@ -98,16 +108,18 @@ class _Raw:
         """
         if _is_background_job(self._descriptor):
             return
-        now = termios.tcgetattr(self._descriptor)
-        if now == self._ours:
-            return
-        self._found = now
-        # Not TCSADRAIN: a terminal whose output is held up would hold up this too.
-        tty.setraw(self._descriptor, termios.TCSANOW)
-        raw = termios.tcgetattr(self._descriptor)
-        raw[1] = now[1]  # output modes
-        termios.tcsetattr(self._descriptor, termios.TCSANOW, raw)
-        self._ours = termios.tcgetattr(self._descriptor)
+        # A job that goes on comes here twice: the second time is not to find what the first one has half set.
+        with _undisturbed({signal.SIGCONT, signal.SIGTSTP}):
+            now = termios.tcgetattr(self._descriptor)
+            if now == self._ours:
+                return
+            self._found = now
+            # Not TCSADRAIN: a terminal whose output is held up would hold up this too.
+            tty.setraw(self._descriptor, termios.TCSANOW)
+            raw = termios.tcgetattr(self._descriptor)
+            raw[1] = now[1]  # output modes
+            termios.tcsetattr(self._descriptor, termios.TCSANOW, raw)
+            self._ours = termios.tcgetattr(self._descriptor)
 
     def leave(self) -> None:
         """Restore what was found, if that is still to do."""
@@ -115,13 +127,9 @@ class _Raw:
         if found is None:
             return
         # A second signal is not to come between, and a job that went to the background may still do this.
-        undisturbed = {signal.SIGTTOU, signal.SIGINT, *_ENDING}
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, undisturbed)
-        try:
-            with contextlib.suppress(termios.error):  # a terminal that is gone
-                termios.tcsetattr(self._descriptor, termios.TCSANOW, found)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        # A terminal may be gone.
+        with _undisturbed({signal.SIGTTOU, signal.SIGINT, *_ENDING}), contextlib.suppress(termios.error):
+            termios.tcsetattr(self._descriptor, termios.TCSANOW, found)
 
 
 @contextlib.contextmanager

