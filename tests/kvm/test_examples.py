@@ -37,4 +37,4 @@ def test_loop_of_restores_finds_the_word_letter_by_letter() -> None:
     letters = "abcdefghijklmnopqrstuvwxyz "
     runs = sum(letters.index(letter) + 1 for letter in "abracadabra")
     assert first.startswith(f"found 'abracadabra' by {runs} runs and restores, ")
-    assert second.startswith("the last restore: 1 pages in ")
+    assert second.startswith("the last restore: 1 page in ")
