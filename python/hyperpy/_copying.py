@@ -5,9 +5,10 @@ The core copies its configuration, memory and state (`machine/snapshot.rs`); how
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hyperpy._cloning import copy_of
+from hyperpy._placed import placed
 from hyperpy.device import DebugConsole
 from hyperpy.errors import DeviceError
 
@@ -26,11 +27,11 @@ def copy_into(child: Machine, native: _hyperpy.Machine, machine: Machine, name: 
     if machine._native.has_pc:
         child.attach_pc()
     copies: dict[int, object] = {}
-    for device, facts, where in _placed(machine):
-        copy = copies[id(device)] = _copy_of(device, machine, child)
-        windows: dict[str, Any] = {bus: at.get(None, at) for bus, at in where.items()}
+    for device, facts, where, _ in placed(list(machine._attached.items())):
+        if id(device) not in copies:
+            copies[id(device)] = _copy_of(device, machine, child)
         size = None if facts["window"] is not None else facts["size"]
-        child.attach(copy, size=size, irq=facts["irq"], name=facts["name"], **windows)
+        child.attach(copies[id(device)], size=size, irq=facts["irq"], name=facts["name"], **where)
     for device, facts in machine._attached.values():
         if not facts["enabled"]:
             child.disable(copies[id(device)], *([] if facts["window"] is None else [facts["window"]]))
@@ -51,13 +52,5 @@ def _copy_of(device: object, machine: Machine, child: Machine) -> object:
 
 def devices_of(machine: Machine) -> list[object]:
     """Return the devices that a copy of the machine has copies of."""
-    return [device for device, _, _ in _placed(machine)]
-
-
-def _placed(machine: Machine) -> list[tuple[object, dict[str, Any], dict[str, dict[str | None, int]]]]:
-    """Each device with its facts, and by bus where its windows are."""
-    found: dict[int, tuple[object, dict[str, Any], dict[str, dict[str | None, int]]]] = {}
-    for (is_pio, _), (device, facts) in list(machine._attached.items()):
-        _, _, where = found.setdefault(id(device), (device, facts, {}))
-        where.setdefault("pio" if is_pio else "mmio", {})[facts["window"]] = facts["base"]
-    return list(found.values())
+    attached = list(machine._attached.values())
+    return list({id(device): device for device, _ in attached}.values())

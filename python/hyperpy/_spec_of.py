@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from hyperpy._placed import placed
 from hyperpy._spec_check import ram_of
 from hyperpy.boot import Firmware, Flat, Linux, Multiboot, Pvh
 from hyperpy.device import DebugConsole, DebugExit
@@ -47,10 +48,11 @@ def spec_of(machine: Machine) -> MachineSpec:
     usual = "ones" if image is not None and image.has_pc else "exit"
     if unclaimed == usual:  # said only where it is not clear by itself, or was said before
         unclaimed = base.unclaimed if base.unclaimed == usual else None
+    mine = [(place, of) for place, of in list(machine._attached.items()) if place not in machine._brought]
     known = {id(device): spec for device, spec in zip(base_devices, base.devices, strict=True)}
     devices = [
-        _placed(known.get(id(device)) or _device(index, device, facts, where), where, disabled)
-        for index, (device, facts, where, disabled) in enumerate(_attached(machine))
+        _put(known.get(id(device)) or _device(index, device, facts, where), where, disabled)
+        for index, (device, facts, where, disabled) in enumerate(placed(mine))
     ]
     return MachineSpec(
         name=base.name if machine._made_from else machine.name,
@@ -109,28 +111,7 @@ def _image(image: object) -> ImageSpec | None:
             raise SpecError(f"an image without a spec: {type(image).__name__}", path="image", hint=_HINT)
 
 
-def _attached(machine: Machine) -> list[tuple[object, dict[str, Any], dict[str, Any], list[str | None]]]:
-    """Each device with its facts, by bus where it is, windows together by their names, and which of them are disabled."""
-    found: list[tuple[object, dict[str, Any], dict[str, Any], list[str | None]]] = []
-    by_window: dict[int, tuple[dict[str, Any], list[str | None]]] = {}
-    for place, (device, facts) in list(machine._attached.items()):
-        bus = "pio" if place[0] else "mmio"
-        if place in machine._brought:
-            continue
-        off = [] if facts["enabled"] else [facts["window"]]
-        if facts["window"] is None:
-            found.append((device, facts, {bus: facts["base"]}, off))
-            continue
-        if id(device) not in by_window:
-            by_window[id(device)] = {}, []
-            found.append((device, facts, *by_window[id(device)]))
-        where, disabled = by_window[id(device)]
-        where.setdefault(bus, {})[facts["window"]] = facts["base"]
-        disabled += off
-    return found
-
-
-def _placed(spec: DeviceSpec, where: dict[str, Any], off: list[str | None]) -> DeviceSpec:
+def _put(spec: DeviceSpec, where: dict[str, Any], off: list[str | None]) -> DeviceSpec:
     """A device's spec with the place where it is by now, and what of it is disabled."""
     count = sum(len(at) if isinstance(at, dict) else 1 for at in where.values())
     names = tuple(sorted(filter(None, off)))

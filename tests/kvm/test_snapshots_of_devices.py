@@ -281,3 +281,24 @@ def test_exception_that_nobody_was_told_of_before_a_restore_is_not_raised_after_
     device.why = "second"
     with pytest.raises(ValueError, match="second"):
         m.run(timeout=RUN)
+
+
+def test_fork_has_a_device_at_all_of_its_places_and_one_copy_of_it() -> None:
+    class Twice(Device):
+        size = 8
+        stateless = True
+
+    with Machine(memory="1M") as m:
+        device = m.attach(Twice(), mmio=0xD000_0000, name="first")
+        m.attach(device, mmio=0xD000_1000, name="second")
+        m.attach(device, pio=0x300)
+        with m.fork() as copy:
+            places = [(place, facts["base"], facts["name"]) for place, (_, facts) in copy._attached.items()]
+            assert [(base, name) for _, base, name in places] == [
+                (0xD000_0000, "first"),
+                (0xD000_1000, "second"),
+                (0x300, "Twice"),
+            ]
+            of = {id(copied): copied for copied, _ in copy._attached.values()}
+            assert len(of) == 1
+            assert device not in of.values()
