@@ -21,7 +21,7 @@ use crate::control::{Before, Host, Parked, Phase};
 use crate::error::{MemoryError, RunError};
 use crate::memory::{Forked, Memory, Written};
 use crate::run;
-use crate::snapshot::{Parts, Restored, Saved, Shape, Snapshot, SnapshotError, State, StateFault, Stateless, VcpuPart};
+use crate::snapshot::{Parts, Restored, Shape, Snapshot, SnapshotError, State, StateFault, VcpuPart};
 use crate::vcpu::Inside;
 
 impl Machine {
@@ -242,16 +242,9 @@ impl Machine {
         places: &Places,
         differences: &mut Vec<String>,
     ) -> Result<(), SnapshotError> {
-        let mut seen = BTreeSet::new();
         for ((space, region), kept) in places.regions().zip(&parts.devices) {
-            let is_new = seen.insert(identity(region));
-            let state: &dyn Saved = match kept {
-                Some(state) => &**state,
-                // It had nothing to be saved.
-                None if is_new => &Stateless,
-                None => continue,
-            };
-            match self.guarded(space, region, |device| device.check(state)) {
+            let Some(state) = kept else { continue };
+            match self.guarded(space, region, |device| device.check(&**state)) {
                 Err(SnapshotError::Device { name, place, fault }) if fault != StateFault::Raised => {
                     differences.push(format!("{name} at {place}: {fault}"));
                 }

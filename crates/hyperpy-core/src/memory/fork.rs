@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, RwLock};
 
 use super::block::Mapping;
-use super::image::{Image, begin, has_own_pages};
+use super::image::{Image, begin};
 use super::layout::{Backed, Kind, Layout, Part, RegionInfo};
 use super::{Link, Memory};
 use crate::error::MemoryError;
@@ -68,7 +68,7 @@ impl Memory {
         mut make: impl FnMut(&RegionInfo) -> io::Result<Mapping>,
     ) -> Result<Self, MemoryError> {
         let mut own = Vec::new();
-        for info in regions.iter().filter(|info| has_own_pages(info)) {
+        for info in regions.iter().filter(|info| info.has_own_pages()) {
             let RegionInfo { gpa, len, pages, .. } = *info;
             let made = make(info).map_err(|source| MemoryError::Host { gpa, len, pages, source })?;
             own.push((info, Arc::new(made)));

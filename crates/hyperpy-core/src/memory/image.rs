@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::block::Pages;
 use super::dirty::{harvest, log};
-use super::layout::{Kind, RegionInfo, check_range};
+use super::layout::{RegionInfo, check_range};
 use super::marks::PAGE;
 use super::node::{Base, Node, each_page};
 use super::{Layout, Link, Memory, PAGE_SIZE, file};
@@ -39,7 +39,7 @@ impl Image {
         check_regions(&regions)?;
         let mut files = files.into_iter();
         let mut nodes = Vec::new();
-        for info in regions.iter().filter(|info| has_own_pages(info)) {
+        for info in regions.iter().filter(|info| info.has_own_pages()) {
             let RegionInfo { gpa, len, pages, .. } = *info;
             let host = |source| MemoryError::Host { gpa, len, pages, source };
             let file = files.next().ok_or(MemoryError::Access { gpa, len })?;
@@ -58,7 +58,7 @@ impl Image {
 
     /// The regions that have pages of their own, which is all but aliases and mmio, with what was in them.
     pub fn blocks(&self) -> impl Iterator<Item = ImageBlock<'_>> {
-        let own = self.regions.iter().filter(|info| has_own_pages(info));
+        let own = self.regions.iter().filter(|info| info.has_own_pages());
         own.zip(&self.nodes).map(|(region, node)| ImageBlock { region, node })
     }
 
@@ -67,10 +67,6 @@ impl Image {
     pub fn copied(&self) -> u64 {
         self.nodes.iter().map(|node| node.table.count() as u64 * PAGE_SIZE).sum()
     }
-}
-
-pub(super) fn has_own_pages(info: &RegionInfo) -> bool {
-    info.kind != Kind::Mmio && info.alias_of.is_none()
 }
 
 fn check_regions(regions: &[RegionInfo]) -> Result<(), MemoryError> {
@@ -84,7 +80,7 @@ fn check_regions(regions: &[RegionInfo]) -> Result<(), MemoryError> {
         let Some(of) = info.alias_of else { continue };
         let missing = || MemoryError::Access { gpa: of, len: info.len };
         let last = of.checked_add(info.len - 1).ok_or_else(missing)?;
-        let mut owners = regions.iter().filter(|other| has_own_pages(other));
+        let mut owners = regions.iter().filter(|other| other.has_own_pages());
         let owner = owners.find(|other| other.gpa <= of && last <= other.last()).ok_or_else(missing)?;
         if !(of - owner.gpa).is_multiple_of(owner.pages.size().max(PAGE_SIZE)) || info.kind != owner.kind {
             return Err(missing());

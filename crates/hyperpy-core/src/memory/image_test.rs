@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::accel::{Accelerator, VmConfig};
-use crate::memory::Restored;
 use crate::memory::file::{Behind, Place};
+use crate::memory::{Kind, Restored};
 use crate::scripted::Scripted;
 
 const MIB: u64 = 1 << 20;

@@ -49,6 +49,12 @@ impl RegionInfo {
     pub fn last(&self) -> u64 {
         self.gpa + (self.len - 1)
     }
+
+    /// Whether it has pages, and no other region lends them.
+    #[must_use]
+    pub fn has_own_pages(&self) -> bool {
+        self.kind != Kind::Mmio && self.alias_of.is_none()
+    }
 }
 
 /// A region and what is behind it.

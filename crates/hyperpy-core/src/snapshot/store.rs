@@ -89,7 +89,7 @@ impl Snapshot {
         let mut files = Vec::new();
         for info in &infos {
             let filling =
-                if has_own_pages(info) { Some(Filling::new(info.len).map_err(OpenError::Host)?) } else { None };
+                if info.has_own_pages() { Some(Filling::new(info.len).map_err(OpenError::Host)?) } else { None };
             files.push(filling);
         }
         let mut filled = Filled { files, goes_on };
@@ -133,10 +133,6 @@ fn pages_between(old: &ImageBlock<'_>, new: &ImageBlock<'_>, found: &mut Vec<Pag
             _ => found.push(PageRange { region: old.region.name.as_ref().into(), gpa, count: 1 }),
         }
     }
-}
-
-fn has_own_pages(info: &RegionInfo) -> bool {
-    info.kind != Kind::Mmio && info.alias_of.is_none()
 }
 
 const ABOUT: [&str; 4] = ["kind", "writable", "pages", "alias_of"];
@@ -190,7 +186,7 @@ impl<'a> ImagePages<'a> {
     fn of(image: &'a Image, goes_on: GoesOn<'a>) -> Self {
         let mut blocks = image.blocks();
         let of = |info: &RegionInfo| {
-            let block = if has_own_pages(info) { blocks.next() } else { None }?;
+            let block = if info.has_own_pages() { blocks.next() } else { None }?;
             let mut runs = Runs::new();
             block.each_page(|page, _| {
                 match runs.last_mut() {
