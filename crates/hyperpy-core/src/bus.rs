@@ -170,6 +170,14 @@ pub trait DeviceMut: Send {
     fn save(&self) -> Result<State, StateFault> {
         Err(StateFault::NotSaved)
     }
+    /// As [`Device::check`].
+    ///
+    /// # Errors
+    /// It does not fit.
+    fn check(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        let _ = state;
+        Ok(())
+    }
     /// As [`Device::load`].
     ///
     /// # Errors
@@ -214,6 +222,9 @@ impl<D: DeviceMut> Device for Exclusive<D> {
     }
     fn save(&self) -> Result<State, StateFault> {
         self.with(|device| device.save())
+    }
+    fn check(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        self.with(|device| device.check(state))
     }
     fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
         self.with(|device| device.load(state))

@@ -12,7 +12,7 @@ use hyperpy_core::bus::{Access, Action, Device, DeviceMut, ones};
 use hyperpy_core::exit::StopReason;
 use hyperpy_core::irq::Line;
 use hyperpy_core::names::Names;
-use hyperpy_core::snapshot::{Saved, State, StateFault, require, with};
+use hyperpy_core::snapshot::{Saved, State, StateFault, check, require, with};
 use hyperpy_core::state;
 
 use crate::clock::Clock;
@@ -84,6 +84,14 @@ state! {
         status: u16,
         enable: u16,
     }
+    check rules;
+}
+
+impl Pm1EventState {
+    fn rules(&self) -> Result<(), StateFault> {
+        require(self.status & !POWER_BUTTON == 0, "status has bits that are never set")?;
+        require(self.enable & !ENABLE_BITS == 0, "enable has bits that are not there")
+    }
 }
 
 impl Pm1Event {
@@ -142,15 +150,16 @@ impl Device for Pm1Event {
         Ok(Arc::new(Pm1EventState { status, enable }))
     }
 
+    fn check(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        check::<Pm1EventState>(state)
+    }
+
     fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
         with(state, |&Pm1EventState { status, enable }| {
-            require(status & !POWER_BUTTON == 0, "status has bits that are never set")?;
-            require(enable & !ENABLE_BITS == 0, "enable has bits that are not there")?;
             let mut state = lock(&self.state);
             // The line may have been put back before.
             *state = Event { status, enable, line_is_high: self.sci.is_high() };
             self.drive(&mut state);
-            Ok(())
         })
     }
 
@@ -170,6 +179,13 @@ state! {
     /// What is kept of a control block.
     struct Pm1ControlState {
         control: u16,
+    }
+    check rules;
+}
+
+impl Pm1ControlState {
+    fn rules(&self) -> Result<(), StateFault> {
+        require(self.control & !(BUS_MASTER_RELOAD | SLEEP_TYPE) == 0, "control has bits that are not kept")
     }
 }
 
@@ -202,12 +218,12 @@ impl DeviceMut for Pm1Control {
         Ok(Arc::new(Pm1ControlState { control: self.kept }))
     }
 
+    fn check(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        check::<Pm1ControlState>(state)
+    }
+
     fn load(&mut self, state: &dyn Saved) -> Result<(), StateFault> {
-        with(state, |&Pm1ControlState { control }| {
-            require(control & !(BUS_MASTER_RELOAD | SLEEP_TYPE) == 0, "control has bits that are not kept")?;
-            self.kept = control;
-            Ok(())
-        })
+        with(state, |&Pm1ControlState { control }| self.kept = control)
     }
 }
 
@@ -260,11 +276,14 @@ impl Device for PmTimer {
         Ok(Arc::new(PmTimerState { time_ns: self.ns() }))
     }
 
+    fn check(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        check::<PmTimerState>(state)
+    }
+
     /// It counts on from there.
     fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
         with(state, |&PmTimerState { time_ns }| {
             self.ahead_ns.store(time_ns.wrapping_sub(self.clock.monotonic_ns()), Ordering::Relaxed);
-            Ok(())
         })
     }
 }
@@ -306,11 +325,12 @@ impl DeviceMut for ResetRegister {
         Ok(Arc::new(ResetRegisterState { value: self.value }))
     }
 
+    fn check(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        check::<ResetRegisterState>(state)
+    }
+
     fn load(&mut self, state: &dyn Saved) -> Result<(), StateFault> {
-        with(state, |it: &ResetRegisterState| {
-            self.value = it.value;
-            Ok(())
-        })
+        with(state, |&ResetRegisterState { value }| self.value = value)
     }
 }
 

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hyperpy_core::snapshot::{Keeper, Saved, State, StateFault, require, with};
+use hyperpy_core::snapshot::{Keeper, Saved, State, StateFault, check, with};
 
 pub use self::transcript::ConsoleState;
 use self::transcript::{Follower, Output};
@@ -214,20 +214,15 @@ impl Console {
         with(state, |state: &ConsoleState| self.put(state))
     }
 
-    fn put(&self, state: &ConsoleState) -> Result<(), StateFault> {
-        let ConsoleState { end, text, unread, input } = state;
-        require(text.len() as u64 <= *end, "text is longer than all output")?;
-        require(unread <= end, "unread is behind the end")?;
-        require(input.len() <= INPUT_CAPACITY, "input is longer than the queue")?;
+    fn put(&self, state: &ConsoleState) {
         let mut waiting = lock(&self.input);
         waiting.clear();
-        waiting.extend(input.iter());
+        waiting.extend(state.input.iter());
         self.input_len.store(waiting.len(), Ordering::SeqCst);
         drop(waiting);
         let mut output = lock(&self.output);
         let before = output.replace(state, self.capacity);
         drop((output, before)); // in this order: it may be long
-        Ok(())
     }
 
     /// Wakes all who follow, so that they look at why.
@@ -321,6 +316,10 @@ impl Console {
 impl Keeper for Console {
     fn save(&self) -> State {
         Arc::new(Self::save(self))
+    }
+
+    fn check(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        check::<ConsoleState>(state)
     }
 
     fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {

@@ -361,8 +361,7 @@ fn test_console_state_that_cannot_be_is_refused_and_changes_nothing() {
         ConsoleState { input: vec![0; INPUT_CAPACITY + 1].into(), ..right.clone() },
     ];
     for state in wrong {
-        assert!(matches!(console.load(&state), Err(StateFault::Misfit(_))), "{state:?}");
-        assert!(matches!(console.load(&state.value()), Err(StateFault::Misfit(_))));
+        assert!(matches!(console.load(&state.value()), Err(StateFault::Misfit(_))), "{state:?}");
         assert_eq!(console.save(), right);
     }
     console.load(&right.value()).unwrap();

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use hyperpy_core::bus::{Access, Action, Device};
 use hyperpy_core::names::Names;
-use hyperpy_core::snapshot::{Saved, State, StateFault, with};
+use hyperpy_core::snapshot::{Saved, State, StateFault, check, with};
 use hyperpy_core::state;
 use thiserror::Error;
 
@@ -164,11 +164,14 @@ impl Device for FwCfg {
         Ok(Arc::new(FwCfgState { item, offset: offset as u64 }))
     }
 
+    fn check(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        check::<FwCfgState>(state)
+    }
+
     fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
         with(state, |&FwCfgState { item, offset }| {
             // Behind the end of an item all places are one.
             *lock(&self.place) = Place { item, offset: usize::try_from(offset).unwrap_or(usize::MAX) };
-            Ok(())
         })
     }
 

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 
 use hyperpy_core::bus::{Access, Action, Device};
 use hyperpy_core::names::Names;
-use hyperpy_core::snapshot::{self, Saved, StateFault, require, with};
+use hyperpy_core::snapshot::{self, Saved, StateFault, check, require, with};
 use hyperpy_core::state;
 
 use crate::names::{self, fixed};
@@ -107,6 +107,7 @@ state! {
         /// Status flags other than [`STATUS_OUTPUT_FULL`] and the constant ones.
         flags: u8,
     }
+    check rules;
 }
 
 impl Default for State {
@@ -140,6 +141,12 @@ impl I8042 {
 }
 
 impl State {
+    fn rules(&self) -> Result<(), StateFault> {
+        require(self.pending.is_none_or(|it| WITH_DATA.contains(&it)), "pending is no command that a byte follows")?;
+        require(self.output_port & OUTPUT_NO_RESET != 0, "output_port holds the processor in reset")?;
+        require(self.flags & !(STATUS_COMMAND | STATUS_TIMEOUT) == 0, "flags has others than are kept")
+    }
+
     fn status(&self) -> u8 {
         let full = if self.output.is_some() { STATUS_OUTPUT_FULL } else { 0 };
         STATUS_SYSTEM | STATUS_UNLOCKED | self.flags | full
@@ -219,17 +226,12 @@ impl Device for Window {
         Ok(Arc::new(lock(&self.controller.state).clone()))
     }
 
+    fn check(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        check::<State>(state)
+    }
+
     fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
-        with(state, |state: &State| {
-            require(
-                state.pending.is_none_or(|it| WITH_DATA.contains(&it)),
-                "pending is no command that a byte follows",
-            )?;
-            require(state.output_port & OUTPUT_NO_RESET != 0, "output_port holds the processor in reset")?;
-            require(state.flags & !(STATUS_COMMAND | STATUS_TIMEOUT) == 0, "flags has others than are kept")?;
-            lock(&self.controller.state).clone_from(state);
-            Ok(())
-        })
+        with(state, |state: &State| lock(&self.controller.state).clone_from(state))
     }
 
     /// The two ports are one device.

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hyperpy_core::arch::x86_64::layout::MMIO_HOLE_START;
 use hyperpy_core::bus::{Access, Action, DeviceMut};
 use hyperpy_core::names::Names;
-use hyperpy_core::snapshot::{Saved, State, StateFault, require, with};
+use hyperpy_core::snapshot::{Saved, State, StateFault, check, require, with};
 use hyperpy_core::state;
 
 use crate::clock::Clock;
@@ -104,6 +104,16 @@ state! {
         ahead: i64,
         /// Nanoseconds since 1970.
         seen: Option<u64>,
+    }
+    check rules;
+}
+
+impl RtcState {
+    fn rules(&self) -> Result<(), StateFault> {
+        require(self.index & !INDEX_MASK == 0, "index leads to no byte")?;
+        let byte = |index: u8| self.bytes.get(usize::from(index)).copied().unwrap_or(OPEN_BUS);
+        let is_right = byte(REGISTER_A) & A_UIP == 0 && byte(REGISTER_C) == 0 && byte(REGISTER_D) == D_VALID;
+        require(is_right, "bytes has registers as they never are")
     }
 }
 
@@ -261,15 +271,14 @@ impl DeviceMut for Rtc {
         Ok(Arc::new(RtcState { index: self.index, bytes: self.bytes, ahead: self.ahead, seen }))
     }
 
+    fn check(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        check::<RtcState>(state)
+    }
+
     fn load(&mut self, state: &dyn Saved) -> Result<(), StateFault> {
         with(state, |state: &RtcState| {
-            require(state.index & !INDEX_MASK == 0, "index leads to no byte")?;
-            let byte = |index: u8| state.bytes.get(usize::from(index)).copied().unwrap_or(OPEN_BUS);
-            let is_right = byte(REGISTER_A) & A_UIP == 0 && byte(REGISTER_C) == 0 && byte(REGISTER_D) == D_VALID;
-            require(is_right, "bytes has registers as they never are")?;
             (self.index, self.bytes, self.ahead) = (state.index, state.bytes, state.ahead);
             self.seen = state.seen.and_then(|ns| UNIX_EPOCH.checked_add(Duration::from_nanos(ns)));
-            Ok(())
         })
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hyperpy_core::bus::{Device, Exclusive};
 use hyperpy_core::irq::{Line, Unconnected};
-use hyperpy_core::snapshot::{StateFault, Value};
+use hyperpy_core::snapshot::{Keeper, Saved, StateFault, Value};
 use proptest::prelude::*;
 
 use crate::acpi_pm::{self, Pm1Control, Pm1Event, PmTimer, ResetRegister};
@@ -70,11 +70,15 @@ impl Kit {
     }
 }
 
-/// A state with one thing of it changed.
+/// A state with one thing of it changed: missing, of another kind, out of range, negative, huge, twice, or more than there is.
 fn damaged(value: &Value) -> Vec<Value> {
-    let wrong = [Value::Nothing, Value::Bool(true), Value::Int(-1), Value::Int(0xff), Value::Int(1 << 90)];
-    let others = [Value::Text("x".into()), Value::Bytes([0xff; 200].as_slice().into()), Value::List(Vec::new())];
-    let wrong = [wrong.as_slice(), others.as_slice()].concat();
+    let bytes = |len: usize| Value::Bytes(vec![0xff; len].into());
+    let mut wrong = vec![Value::Nothing, Value::Bool(true), Value::Float(f64::NAN), Value::Float(1.0)];
+    wrong.extend(
+        [-1, 0, 0xff, 0xffff, 0xffff_ffff, i64::MAX.into(), u64::MAX.into(), 1 << 90, i128::MIN].map(Value::Int),
+    );
+    wrong.extend([Value::Text("x".into()), Value::List(Vec::new()), Value::Map(Vec::new())]);
+    wrong.extend([0, 1, 65, 128, 200, 1 << 17].map(bytes));
     let mut all = wrong.clone();
     if let Value::Map(entries) = value {
         for at in 0..entries.len() {
@@ -84,7 +88,7 @@ fn damaged(value: &Value) -> Vec<Value> {
                 all.push(Value::Map(changed));
             }
             let mut without = entries.clone();
-            without.remove(at);
+            all.push(Value::Map([entries.as_slice(), &[without.remove(at)]].concat()));
             all.push(Value::Map(without));
         }
         all.push(Value::Map([entries.as_slice(), &[("more".into(), Value::Nothing)]].concat()));
@@ -139,7 +143,11 @@ proptest! {
             // Whether writes to THR wait in a ring is the ring's to say, and there is none.
             let is_posted = |state: &Value| state.get("posted") == Some(&Value::Bool(true));
             for state in damaged(&before).into_iter().filter(|state| !is_posted(state)) {
-                match kit.device.load(&state) {
+                let checked = kit.device.check(&state);
+                prop_assert_eq!(kit.state(), before.clone(), "{}", name);
+                let loaded = kit.device.load(&state);
+                prop_assert_eq!(&loaded, &checked, "{}: {:?}", name, state);
+                match loaded {
                     Ok(()) => {
                         prop_assert_eq!(kit.state(), state, "{}", name);
                         kit.device.load(&before).unwrap();
@@ -151,6 +159,23 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn test_damaged_state_of_a_console_is_refused_whole_or_is_one_that_could_be() {
+    let console = Console::new(16);
+    console.write(b"said");
+    assert_eq!(console.send(b"to be fetched"), 13);
+    let state = || console.save().value();
+    let before = state();
+    for damaged in damaged(&before) {
+        let checked = Keeper::check(&console, &damaged);
+        assert_eq!(state(), before);
+        let loaded = Keeper::load(&console, &damaged);
+        assert_eq!(loaded, checked, "{damaged:?}");
+        assert_eq!(state(), if loaded.is_ok() { damaged } else { before.clone() });
+        console.load(&before).unwrap();
     }
 }
 

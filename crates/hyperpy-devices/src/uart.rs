@@ -23,7 +23,7 @@ use hyperpy_core::bus::{Access, Action, Device, Space};
 use hyperpy_core::irq::Line;
 use hyperpy_core::names::Names;
 use hyperpy_core::posted::{Posts, Range};
-use hyperpy_core::snapshot::{Saved, State, StateFault, require, with};
+use hyperpy_core::snapshot::{Saved, State, StateFault, check, require, with};
 use hyperpy_core::state;
 use vm_superio::serial::NoEvents;
 use vm_superio::{Serial, Trigger};
@@ -113,6 +113,16 @@ state! {
         fifos: bool,
         /// What is written to THR costs no exit: until THR's interrupt was asked for.
         posted: bool,
+    }
+    check rules;
+}
+
+impl UartState {
+    fn rules(&self) -> Result<(), StateFault> {
+        require(self.interrupt_enable & !IER_BITS == 0, "interrupt_enable has bits that are not there")?;
+        require(self.received.len() <= FIFO_LEN, "received is longer than the FIFO")?;
+        let waits = self.interrupt_enable & IER_THR_EMPTY != 0;
+        require(!self.posted || !waits, "posted, and somebody waits for the interrupt")
     }
 }
 
@@ -367,17 +377,16 @@ impl Device for Uart {
         Ok(Arc::new(lock(&self.registers).state(self.posting.get().is_some_and(is_posted))))
     }
 
+    fn check(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        check::<UartState>(state)
+    }
+
     fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
         with(state, |state: &UartState| {
-            require(state.interrupt_enable & !IER_BITS == 0, "interrupt_enable has bits that are not there")?;
-            require(state.received.len() <= FIFO_LEN, "received is longer than the FIFO")?;
-            let waits = state.interrupt_enable & IER_THR_EMPTY != 0;
-            require(!state.posted || !waits, "posted, and somebody waits for the interrupt")?;
             lock(&self.registers).put(state);
             if let Some((posts, range)) = self.posting.get() {
                 posts.set(*range, state.posted);
             }
-            Ok(())
         })
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hyperpy_core::regfile::Image;
-use hyperpy_core::snapshot::{Fields, Saved, State, StateFault, Stateless, Value, misfit, with};
+use hyperpy_core::snapshot::{Fields, Saved, State, StateFault, Stateless, Value, check, misfit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -232,7 +232,7 @@ impl PyDevice {
     fn fits(&self, object: &Bound<'_, PyAny>, state: &dyn Saved) -> PyResult<Result<(), StateFault>> {
         let named = match way(object, self.file.is_some())? {
             Way::None => return Ok(Err(StateFault::NotSaved)),
-            Way::Stateless => return Ok(with(state, |_: &Stateless| Ok(()))),
+            Way::Stateless => return Ok(check::<Stateless>(state)),
             Way::Own => return Ok(Ok(())),
             Way::Declared(named) => named.unwrap_or_default(),
         };
@@ -262,7 +262,7 @@ impl PyDevice {
         let py = object.py();
         let named = match way(object, self.file.is_some())? {
             Way::None => return Ok(Err(StateFault::NotSaved)),
-            Way::Stateless => return Ok(with(state, |_: &Stateless| Ok(()))),
+            Way::Stateless => return Ok(check::<Stateless>(state)),
             Way::Own => {
                 let state = match object_from(py, &state.value(), clock_of(object)?.as_ref()) {
                     Ok(state) => state,

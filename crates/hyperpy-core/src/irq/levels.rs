@@ -117,7 +117,7 @@ impl LineHub {
     /// # Errors
     /// It is no such state, a line that was high is not there, or KVM refuses the routes. No line has changed then.
     pub fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
-        with(state, |levels: &LineLevels| self.put(levels))
+        with(state, |levels: &LineLevels| self.put(levels))?
     }
 
     fn put(&self, levels: &LineLevels) -> Result<(), StateFault> {

@@ -58,6 +58,7 @@ impl Machine {
         self.quiesce(host)?;
         let places = self.places();
         self.refuse_other_places(&snapshot.parts, &places)?; // a device that was told of something may have moved
+        self.put_lines(&snapshot.parts)?;
         still.begin_change();
         self.forget_rings();
         let memory = || Ok(self.memory.restore(&snapshot.memory, spared)?.pages);
@@ -113,6 +114,7 @@ impl Machine {
         let places = self.places();
         self.refuse_other_places(parts, &places)?;
         self.refuse_other_machine(parts, &places, &objects, host)?;
+        self.put_lines(parts)?;
         still.begin_change();
         self.put_parts(parts, &objects, &places, host, || Ok(0), carry)?;
         still.end_as(parts.phase, parts.parked);
@@ -165,7 +167,14 @@ impl Machine {
         })
     }
 
-    /// Puts all but memory back, and memory by `put_memory`, which says how many pages that were. No allocation is made here.
+    /// Puts the lines back. First: the controllers' own levels follow from what drives them. All of them, or none: the machine
+    /// is not changed yet if one does not fit.
+    fn put_lines(&self, parts: &Parts) -> Result<(), SnapshotError> {
+        self.lines.load(&parts.lines).map_err(|fault| SnapshotError::Lines { fault })
+    }
+
+    /// Puts all but lines and memory back, and memory by `put_memory`, which says how many pages that were. No allocation is made
+    /// here.
     fn put_parts(
         &self,
         parts: &Parts,
@@ -178,8 +187,6 @@ impl Machine {
         let began = Instant::now();
         let mut restored = Restored::default();
         self.kin.store(parts.kin, Ordering::SeqCst);
-        // First: the controllers' own levels follow from what drives them.
-        self.lines.load(&parts.lines).map_err(|fault| SnapshotError::Lines { fault })?;
         objects.vm.load(&parts.vm).map_err(RunError::from)?;
         restored.vm = began.elapsed();
         for (id, part) in (0_u32..).zip(&parts.vcpus) {
@@ -235,7 +242,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Which devices would not take what another machine's have saved, a line each.
+    /// Which devices, and whether the console, would not take what another machine's have saved, a line each.
     fn check_devices(
         &self,
         parts: &Parts,
@@ -250,6 +257,11 @@ impl Machine {
                 }
                 checked => checked?,
             }
+        }
+        if let (Some(console), Some(state)) = (self.console.get(), &parts.console)
+            && let Err(fault) = console.check(&**state)
+        {
+            differences.push(format!("console: {fault}"));
         }
         Ok(())
     }

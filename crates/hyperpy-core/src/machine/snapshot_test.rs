@@ -8,7 +8,7 @@ use crate::arch::x86_64::cpuid::{CpuidChange, Leaf};
 use crate::bus::{Access, Action, Rung};
 use crate::exit::{Exit, StopReason, SystemEvent};
 use crate::scripted::Step;
-use crate::snapshot::{Saved, Value};
+use crate::snapshot::{Saved, Value, misfit};
 use crate::testing::{Closures, LONG, Rig, ins, io, outs};
 
 const PORT: u16 = 0x80;
@@ -141,6 +141,9 @@ impl crate::snapshot::Keeper for Meanwhile {
         (self.0)(false);
         Arc::new(Value::Nothing)
     }
+    fn check(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        if state.value() == Value::Nothing { Ok(()) } else { Err(misfit("it is something")) }
+    }
     fn load(&self, _: &dyn Saved) -> Result<(), StateFault> {
         (self.0)(true);
         Ok(())
@@ -188,6 +191,30 @@ fn test_restore_of_other_processors_into_one_that_has_run_is_refused_before_a_ch
     for snapshot in [&taken, &foreign] {
         let refused = rig.machine.restore(snapshot, &[], &rig);
         assert!(matches!(refused, Err(SnapshotError::Shape { .. })), "{refused:?}");
+        let mut bytes = [0; 4];
+        rig.machine.memory.read(0x1000, &mut bytes).unwrap();
+        assert_eq!((rig.machine.control.phase(), &bytes), (Phase::Paused, b"mine"));
+    }
+}
+
+#[test]
+fn test_snapshot_whose_console_or_lines_do_not_fit_is_refused_before_a_change() {
+    let rig = Rig::new(vec![vec![]]);
+    rig.machine.keep_console(Arc::new(Meanwhile(Box::new(|is_load| assert!(!is_load, "it was put back")))));
+    rig.run().unwrap();
+    let gone = rig.machine.line(5).unwrap();
+    gone.set(true);
+    let high = rig.machine.snapshot(&rig).unwrap();
+    drop(gone);
+    let mut other = rig.machine.snapshot(&rig).unwrap();
+    other.parts.kin = 0;
+    other.parts.console = Some(Arc::new(Value::Bool(true)));
+    rig.machine.memory.write(0x1000, b"mine").unwrap();
+    for (snapshot, told) in [
+        (high, "interrupt lines: its state does not fit: a line that was high is not there"),
+        (other, "the machine is not as the snapshot's was: console: its state does not fit: it is something"),
+    ] {
+        assert_eq!(rig.machine.restore(&snapshot, &[], &rig).unwrap_err().to_string(), told);
         let mut bytes = [0; 4];
         rig.machine.memory.read(0x1000, &mut bytes).unwrap();
         assert_eq!((rig.machine.control.phase(), &bytes), (Phase::Paused, b"mine"));

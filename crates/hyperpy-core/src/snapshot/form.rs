@@ -1,5 +1,6 @@
 //! States with a form of their own: a struct that is put back as it is, and the same as plain data for files and for
-//! comparing. Plain data comes from outside: it is taken whole, or refused and told why.
+//! comparing. Plain data comes from outside: it is taken whole, or refused and told why. One that was made of it is one that its
+//! device could have saved, so that [`check`] needs no other rules than what puts it back.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use super::{Saved, StateFault, Value};
 
 /// A state that is also made of plain data.
 pub trait Form: Saved + Sized {
-    /// The same of plain data, all of which must be there and fit.
+    /// The same of plain data, all of which must be there and fit: one that could have been saved.
     ///
     /// # Errors
     /// [`StateFault::Misfit`]: what does not.
@@ -18,14 +19,22 @@ pub trait Form: Saved + Sized {
 /// Gives `put` a state in its own form, whichever form it comes in. Of its own form nothing is allocated.
 ///
 /// # Errors
-/// It is not such a state; and what `put` says.
-pub fn with<T: Form, R>(state: &dyn Saved, put: impl FnOnce(&T) -> Result<R, StateFault>) -> Result<R, StateFault> {
+/// It is not such a state.
+pub fn with<T: Form, R>(state: &dyn Saved, put: impl FnOnce(&T) -> R) -> Result<R, StateFault> {
     let any: &dyn Any = state;
     if let Some(own) = any.downcast_ref::<T>() {
-        return put(own);
+        return Ok(put(own));
     }
     let made = any.downcast_ref::<Value>().map_or_else(|| T::of(&state.value()), T::of)?;
-    put(&made)
+    Ok(put(&made))
+}
+
+/// Whether [`with`] would take a state.
+///
+/// # Errors
+/// It is not such a state.
+pub fn check<T: Form>(state: &dyn Saved) -> Result<(), StateFault> {
+    with(state, |_: &T| ())
 }
 
 /// A misfit, in words.
@@ -156,13 +165,15 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Makes a struct a state: its fields are [`Plain`], and their names those of a map.
+/// Makes a struct a state: its fields are [`Plain`], and their names those of a map. `check rules;` after it says what its fields
+/// must be besides: a method that refuses.
 #[macro_export]
 macro_rules! state {
     (
         $(#[$meta:meta])* $vis:vis struct $name:ident {
             $($(#[$field_meta:meta])* $field_vis:vis $field:ident: $kind:ty,)*
         }
+        $(check $rules:ident;)?
     ) => {
         $(#[$meta])*
         #[derive(Clone, Debug, PartialEq)]
@@ -179,7 +190,9 @@ macro_rules! state {
         impl $crate::snapshot::Form for $name {
             fn of(value: &$crate::snapshot::Value) -> Result<Self, $crate::snapshot::StateFault> {
                 let fields = $crate::snapshot::Fields::new(value, &[$(stringify!($field)),*])?;
-                Ok(Self { $($field: fields.get(stringify!($field))?,)* })
+                let made = Self { $($field: fields.get(stringify!($field))?,)* };
+                $(made.$rules()?;)?
+                Ok(made)
             }
         }
 

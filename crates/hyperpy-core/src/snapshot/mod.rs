@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-pub use self::form::{Fields, Form, Plain, Stateless, misfit, require, with};
+pub use self::form::{Fields, Form, Plain, Stateless, check, misfit, require, with};
 pub use self::shape::{Place, Shape};
 pub use self::store::{GoesOn, OpenError};
 pub use self::value::{Keeper, Saved, State, StateFault, Value};

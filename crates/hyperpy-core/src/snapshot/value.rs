@@ -118,6 +118,11 @@ pub type State = Arc<dyn Saved>;
 pub trait Keeper: Send + Sync {
     /// What a snapshot has of it, while the machine stands still.
     fn save(&self) -> State;
+    /// Whether [`Self::load`] would take a state; changes nothing.
+    ///
+    /// # Errors
+    /// It is no such state.
+    fn check(&self, state: &dyn Saved) -> Result<(), StateFault>;
     /// Puts that back, or the same as plain data.
     ///
     /// # Errors

@@ -6,7 +6,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use hyperpy_core::snapshot::{StateFault, require};
 use hyperpy_core::state;
+
+use super::INPUT_CAPACITY;
 
 #[derive(Debug, Default)]
 pub(super) struct Output {
@@ -43,16 +46,25 @@ pub(super) struct Follower {
 }
 
 state! {
-    /// What a snapshot has of a console.
+    /// What a snapshot has of a console. Made by one, or of plain data, and right therefore.
     pub struct ConsoleState {
         /// Position after the last byte of output: what the guest had written.
-        pub end: u64,
+        pub(super) end: u64,
         /// The output that was still kept, up to there.
-        pub text: Arc<[u8]>,
+        pub(super) text: Arc<[u8]>,
         /// Position up to which the script had read.
-        pub unread: u64,
+        pub(super) unread: u64,
         /// What waited for the guest.
-        pub input: Box<[u8]>,
+        pub(super) input: Box<[u8]>,
+    }
+    check rules;
+}
+
+impl ConsoleState {
+    fn rules(&self) -> Result<(), StateFault> {
+        require(self.text.len() as u64 <= self.end, "text is longer than all output")?;
+        require(self.unread <= self.end, "unread is behind the end")?;
+        require(self.input.len() <= INPUT_CAPACITY, "input is longer than the queue")
     }
 }
 
