@@ -1,7 +1,9 @@
 //! A vCPU's state, out of KVM and back in.
 //!
 //! The order is KVM's (api.rst, and what its code asks for). Taken, what changes registers by being read comes first:
-//! KVM_GET_MP_STATE takes a pending INIT or SIPI. Put back, CPUID decides what the others may hold, and sregs bring EFER and the
+//! KVM_GET_MP_STATE takes a pending INIT or SIPI. So it is called before a state is put back, too: KVM has no other way to be rid of
+//! one that somebody has sent since, and would start a vCPU by it that waits in the state. Any vCPU with a local APIC can have one:
+//! others send them, the first one included, and devices by messages. Put back, CPUID decides what the others may hold, and sregs bring EFER and the
 //! APIC's base, on which the local APIC's own registers depend; the deadline of its timer is dropped by any other mode, so
 //! it comes after it. Registers and events go last and together, since KVM drops a pending exception when registers are
 //! set: they wait in the shared page for the next entry where KVM has that (KVM_SYNC_X86_EVENTS), and cost no ioctl. Sregs wait
@@ -19,7 +21,7 @@
 //! | events | 1, 0 if they wait in the page | 0 |
 //! | general registers | 0, but 1 with a local APIC or before the first run | 0 |
 //! | local APIC, where it is in the kernel | 1 | 1, and 1 for an armed deadline |
-//! | activity, with a local APIC | 1 | 1 |
+//! | activity, with a local APIC | 1 | 2 |
 //! | registers and events of a vCPU that waits to be started | | 2 |
 //! | CPUID, frequency of the time-stamp counter | 0 | 0 if they are the same |
 
@@ -108,6 +110,9 @@ impl KvmVcpu {
         // From here on KVM's half is no longer what it was, and neither is ours.
         self.held = None;
         self.leave_in_page(0);
+        if known.irqchip {
+            raw::mp_state(&self.fd)?;
+        }
         let in_page = known.sync & self.ways(state);
         if in_page & KVM_SYNC_X86_SREGS == 0 {
             self.taken = None;

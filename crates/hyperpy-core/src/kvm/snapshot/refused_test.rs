@@ -42,7 +42,10 @@ fn test_save_and_load_make_the_calls_that_the_table_tells_of() {
         assert_eq!(sorted(saved), parts("GET", first, &["MP_STATE", "LAPIC", "REGS"]));
         for _ in 0..2 {
             let ((), loaded) = calls::of(|| guest.vcpus[0].load(&state.1[0]).unwrap());
-            assert_eq!(sorted(loaded), parts("SET", always, &chips));
+            let mut expected = parts("SET", always, &chips);
+            // Takes what is pending of INIT and SIPI.
+            expected.splice(0..0, irqchip.then(|| "KVM_GET_MP_STATE".to_owned()));
+            assert_eq!(sorted(loaded), expected);
             // Everything else waits in the page.
             let (_, saved) = calls::of(|| guest.vcpus[0].save().unwrap());
             assert_eq!(sorted(saved), parts("GET", always, &chips));

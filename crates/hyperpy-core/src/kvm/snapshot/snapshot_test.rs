@@ -393,6 +393,48 @@ fn test_vcpu_that_waits_for_sipi_waits_again_after_each_load_and_can_be_started(
 }
 
 #[test]
+fn test_init_and_sipi_that_are_pending_at_a_load_start_nobody_after_it() {
+    // again: out 0x81,al; ICR: ECX to APIC id 1; jmp again
+    let code = [
+        0xe6, 0x81, 0x67, 0x66, 0xc7, 0x05, 0x10, 0x03, 0xe0, 0xfe, 0, 0, 0, 1, 0x67, 0x66, 0x89, 0x0d, 0x00, 0x03,
+        0xe0, 0xfe, 0xeb, 0xe8,
+    ];
+    let (init, sipi) = (0x4500, 0x4602); // SIPI: 0x2000
+    let mut guest = Guest::new(&code, 2, true);
+    let send = |guest: &mut Guest, what: u64| {
+        let regs = guest.vcpus[0].regs().unwrap();
+        guest.vcpus[0].set_regs(&Regs { rcx: what, ..regs }).unwrap();
+        assert_eq!(guest.out().0, 0x81);
+        guest.complete();
+    };
+    assert_eq!(guest.out().0, 0x81);
+    guest.complete();
+    let fresh = guest.save();
+    send(&mut guest, init);
+    let waiting = guest.save();
+    assert_eq!(waiting.1[1].mp_state, kvm_bindings::KVM_MP_STATE_INIT_RECEIVED);
+    send(&mut guest, sipi);
+    let started = guest.save();
+    assert_eq!(started.1[1].mp_state, KVM_MP_STATE_RUNNABLE);
+    for (from, sent) in
+        [(&fresh, &[init, sipi][..]), (&waiting, &[sipi]), (&started, &[init]), (&started, &[init, sipi])]
+    {
+        guest.load(from);
+        // Which the other vCPU does not take, since nobody enters it.
+        sent.iter().for_each(|&what| send(&mut guest, what));
+        for state in [&fresh, &waiting, &started] {
+            guest.load(state);
+            assert_same(&guest.save().1, &state.1);
+            sent.iter().for_each(|&what| send(&mut guest, what));
+        }
+    }
+    // What is sent after a load is taken.
+    guest.load(&waiting);
+    send(&mut guest, sipi);
+    assert_same(&guest.save().1[1..], &started.1[1..]);
+}
+
+#[test]
 fn test_time_stamp_counters_keep_their_distance_and_clocks_go_back() {
     let mut guest = Guest::new(&COUNTER, 2, true);
     let (vm, vcpus) = guest.save();
