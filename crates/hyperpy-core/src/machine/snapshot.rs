@@ -49,20 +49,18 @@ impl Machine {
         self.refuse_other_places(&snapshot.parts, &before)?;
         self.refuse_other_machine(&snapshot.parts, &before, &objects, host)?;
         drop(before);
-        self.memory.check_restore(&snapshot.memory, spared).map_err(|error| match error {
-            MemoryError::OtherLayout { differs } => {
-                SnapshotError::Shape { differences: differs.iter().map(ToString::to_string).collect() }
-            }
-            error => error.into(),
-        })?;
+        self.memory.check_restore(&snapshot.memory, spared).map_err(unfit)?;
         self.quiesce(host)?;
         let places = self.places();
         self.refuse_other_places(&snapshot.parts, &places)?; // a device that was told of something may have moved
+        // Until memory is put back nobody adds a region or takes one away. No code of the host's runs meanwhile, and nobody has a
+        // vCPU who could want to.
+        let memory = self.memory.begin_restore(&snapshot.memory, spared).map_err(unfit)?;
         self.put_lines(&snapshot.parts)?;
         still.begin_change();
         self.forget_rings();
-        let memory = || Ok(self.memory.restore(&snapshot.memory, spared)?.pages);
-        let restored = self.put_parts(&snapshot.parts, &objects, &places, host, memory, || Ok(()))?;
+        let memory = || Ok(memory.put()?.pages);
+        let restored = self.put_parts(&snapshot.parts, &objects, &places, memory, || Ok(()))?;
         still.end_as(snapshot.parts.phase, snapshot.parts.parked);
         Ok(restored)
     }
@@ -116,7 +114,7 @@ impl Machine {
         self.refuse_other_machine(parts, &places, &objects, host)?;
         self.put_lines(parts)?;
         still.begin_change();
-        self.put_parts(parts, &objects, &places, host, || Ok(0), carry)?;
+        self.put_parts(parts, &objects, &places, || Ok(0), carry)?;
         still.end_as(parts.phase, parts.parked);
         Ok(())
     }
@@ -180,7 +178,6 @@ impl Machine {
         parts: &Parts,
         objects: &Objects,
         places: &Places,
-        host: &dyn Host,
         put_memory: impl FnOnce() -> Result<u64, SnapshotError>,
         set_timers: impl FnOnce() -> Result<(), SnapshotError>,
     ) -> Result<Restored, SnapshotError> {
@@ -193,7 +190,7 @@ impl Machine {
             let put = borrow(
                 objects,
                 id,
-                Some(host),
+                None,
                 || Ok(()),
                 |vcpu| {
                     vcpu.put(part.parked);
@@ -318,6 +315,16 @@ impl Machine {
         let mut differences = state::differences(&parts.vm, states, &here);
         self.check_devices(parts, places, &mut differences)?;
         if differences.is_empty() { Ok(()) } else { Err(SnapshotError::Shape { differences }) }
+    }
+}
+
+/// Regions that differ are a shape that does.
+fn unfit(error: MemoryError) -> SnapshotError {
+    match error {
+        MemoryError::OtherLayout { differs } => {
+            SnapshotError::Shape { differences: differs.iter().map(ToString::to_string).collect() }
+        }
+        error => error.into(),
     }
 }
 

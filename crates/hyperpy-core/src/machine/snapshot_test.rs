@@ -7,6 +7,7 @@ use super::*;
 use crate::arch::x86_64::cpuid::{CpuidChange, Leaf};
 use crate::bus::{Access, Action, Rung};
 use crate::exit::{Exit, StopReason, SystemEvent};
+use crate::memory::{Kind, Pages};
 use crate::scripted::Step;
 use crate::snapshot::{Saved, Value, misfit};
 use crate::testing::{Closures, LONG, Rig, ins, io, outs};
@@ -199,9 +200,9 @@ fn test_restore_of_other_processors_into_one_that_has_run_is_refused_before_a_ch
 
 #[test]
 fn test_snapshot_whose_console_or_lines_do_not_fit_is_refused_before_a_change() {
-    let rig = Rig::new(vec![vec![]]);
+    let rig = Rig::with_irqchip(vec![vec![outs(PORT, &[1])]], true);
     rig.machine.keep_console(Arc::new(Meanwhile(Box::new(|is_load| assert!(!is_load, "it was put back")))));
-    rig.run().unwrap();
+    io(rig.run());
     let gone = rig.machine.line(5).unwrap();
     gone.set(true);
     let high = rig.machine.snapshot(&rig).unwrap();
@@ -219,6 +220,33 @@ fn test_snapshot_whose_console_or_lines_do_not_fit_is_refused_before_a_change() 
         rig.machine.memory.read(0x1000, &mut bytes).unwrap();
         assert_eq!((rig.machine.control.phase(), &bytes), (Phase::Paused, b"mine"));
     }
+}
+
+#[test]
+fn test_region_that_is_added_while_a_restore_tells_devices_is_refused_before_a_change() {
+    let rig = Rig::new(vec![vec![outs(PORT, &[1, 2]), Step::Spin]]);
+    let machine = Arc::downgrade(&rig.machine);
+    let adds = Closures(
+        |_| 0,
+        move |_, value| {
+            if value == 1 {
+                return Action::Stop(StopReason::PowerOff); // the second one is pending then
+            }
+            machine.upgrade().unwrap().add_memory(1 << 21, 0x1000, Kind::Ram, "late", Pages::Small).unwrap();
+            Action::Continue
+        },
+    );
+    rig.attach(Space::Pio, PORT.into(), 1, Stateless(adds));
+    let base = rig.machine.snapshot(&rig).unwrap();
+    rig.run().unwrap();
+    rig.machine.memory.write(0x1000, b"mine").unwrap();
+    let phase = rig.machine.control.phase();
+    let refused = rig.machine.restore(&base, &[], &rig).unwrap_err();
+    let told = "the machine is not as the snapshot's was: ram at 0x200000 + 0x1000, only here";
+    assert_eq!((refused.to_string().as_str(), rig.machine.control.phase()), (told, phase));
+    let mut bytes = [0; 4];
+    rig.machine.memory.read(0x1000, &mut bytes).unwrap();
+    assert_eq!(&bytes, b"mine");
 }
 
 #[test]

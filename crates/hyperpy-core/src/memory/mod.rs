@@ -29,7 +29,7 @@ pub use self::fork::Forked;
 pub use self::image::{Filling, Image, ImageBlock};
 use self::layout::{Backed, Layout, Part, check_range};
 pub use self::layout::{Kind, PAGE_SIZE, RegionInfo};
-pub use self::restore::{Difference, Restored};
+pub use self::restore::{Difference, Restored, Restoring};
 pub use self::view::View;
 use crate::accel::{AccelError, Vm};
 use crate::arch::x86_64::layout::{HIGH_RAM_START, MMIO_HOLE_START};

@@ -1,7 +1,7 @@
 //! Putting guest memory back to what it was when an image was taken, at the cost of the pages that differ.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use super::dirty::Written;
 use super::image::{Image, begin};
@@ -117,8 +117,42 @@ fn spared_of(layout: &Layout, spared: &[Written], block: &Arc<Mapping>, word: us
     bits
 }
 
+/// A restore that fits and has not changed anything yet. The regions stay as they are while it lives: who adds one or takes one
+/// away waits for it.
+#[derive(Debug)]
+pub struct Restoring<'a> {
+    memory: &'a Memory,
+    link: MutexGuard<'a, Link>,
+    layout: Arc<Layout>,
+    image: &'a Image,
+    spared: &'a [Written],
+}
+
+impl Restoring<'_> {
+    /// Puts every page back that differs from the image, without an allocation; those of spared ranges stay as they are. What is put
+    /// back counts as written for [`Memory::dirty`], and so does all of a region whose memory is of another origin than the image.
+    ///
+    /// # Errors
+    /// The accelerator refuses what the guest may write, or the host has no memory for an image of another origin: what is in
+    /// memory then is neither.
+    pub fn put(self) -> Result<Restored, MemoryError> {
+        let Self { memory, mut link, layout, image, spared } = self;
+        let layout = memory.protect_as(&mut link, layout, image.regions())?;
+        let mut restored = Restored::default();
+        for ((info, mapping), node) in layout.blocks().zip(&image.nodes) {
+            let RegionInfo { gpa, len, pages, .. } = *info;
+            let done = mapping
+                .restore(&mut mapping.backing(), node, link.tracking, |word| spared_of(&layout, spared, mapping, word));
+            let (copied, remapped) = done.map_err(|source| MemoryError::Host { gpa, len, pages, source })?;
+            restored.pages += copied;
+            restored.remapped += if remapped { len } else { 0 };
+        }
+        Ok(restored)
+    }
+}
+
 impl Memory {
-    /// Refuses what [`Self::restore`] would, before anything else is changed.
+    /// Refuses what [`Self::begin_restore`] would, but what the accelerator says.
     ///
     /// # Errors
     /// The machine is closed, the regions are not those of the image, or a spared range is not memory or not of whole pages.
@@ -131,34 +165,25 @@ impl Memory {
         check_spared(&layout, spared)
     }
 
-    /// Puts every page back that differs from the image, without an allocation; those of `spared` ranges, of whole pages,
-    /// stay as they are. No vCPU may run. What is put back counts as written for [`Self::dirty`], and so does all of a
-    /// region whose memory is of another origin than the image.
+    /// Begins to put back what was in memory; `spared` ranges, of whole pages, are to stay as they are. No vCPU may run, and nobody
+    /// may be waited for who changes regions.
     ///
     /// # Errors
-    /// The machine is closed, the regions are not those of the image, a spared range is not memory or not of whole pages, or
-    /// the accelerator refuses: nothing has changed then. The host has no memory for an image of another origin: what
-    /// is in memory then is neither.
-    pub fn restore(&self, image: &Image, spared: &[Written]) -> Result<Restored, MemoryError> {
+    /// As for [`Self::check_restore`], or the accelerator refuses: nothing has changed then.
+    pub fn begin_restore<'a>(&'a self, image: &'a Image, spared: &'a [Written]) -> Result<Restoring<'a>, MemoryError> {
         let mut link = self.link();
+        self.check_restore(image, spared)?;
         let layout = self.layout();
-        if layout.closed {
-            return Err(MemoryError::Closed);
-        }
-        check_layout(&layout, image)?;
-        check_spared(&layout, spared)?;
         begin(&mut link, &layout)?;
-        let layout = self.protect_as(&mut link, layout, image.regions())?;
-        let mut restored = Restored::default();
-        for ((info, mapping), node) in layout.blocks().zip(&image.nodes) {
-            let RegionInfo { gpa, len, pages, .. } = *info;
-            let done = mapping
-                .restore(&mut mapping.backing(), node, link.tracking, |word| spared_of(&layout, spared, mapping, word));
-            let (copied, remapped) = done.map_err(|source| MemoryError::Host { gpa, len, pages, source })?;
-            restored.pages += copied;
-            restored.remapped += if remapped { len } else { 0 };
-        }
-        Ok(restored)
+        Ok(Restoring { memory: self, link, layout, image, spared })
+    }
+
+    /// All of it at once.
+    ///
+    /// # Errors
+    /// As for [`Self::begin_restore`] and [`Restoring::put`].
+    pub fn restore(&self, image: &Image, spared: &[Written]) -> Result<Restored, MemoryError> {
+        self.begin_restore(image, spared)?.put()
     }
 
     /// Has the guest write what it may in these regions, which have the layout's shape; the layout then.

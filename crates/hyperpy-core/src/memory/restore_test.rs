@@ -103,6 +103,22 @@ fn test_restore_with_spared_ranges_leaves_them_until_they_are_spared_no_more() {
     }
 }
 
+#[test]
+fn test_region_that_is_added_while_a_restore_goes_on_comes_after_it() {
+    let memory = Memory::with_ram(MIB).unwrap();
+    let image = memory.image().unwrap();
+    memory.write(0, &[1]).unwrap();
+    let restoring = memory.begin_restore(&image, &[]).unwrap();
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| memory.add(MIB, MIB, Kind::Ram, "late").map(|()| byte(&memory, 0)));
+        assert!(memory.link.try_lock().is_err());
+        assert_eq!(memory.regions().len(), 1);
+        assert_eq!(restoring.put().unwrap().pages, 1);
+        assert_eq!(other.join().unwrap().unwrap(), 0);
+    });
+    assert_eq!(memory.regions().len(), 2);
+}
+
 // fault row 29
 #[test]
 fn test_restore_to_other_regions_is_refused_with_what_differs_and_changes_nothing() {
