@@ -11,6 +11,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use hyperpy_core::kvm::thread::fork_generation;
 use pyo3::exceptions::PyValueError;
@@ -140,6 +141,42 @@ impl Drop for Signals {
         if CLAIM.with_borrow(Option::is_some) {
             let _ = Python::try_attach(|py| give_back(py, &[]));
         }
+    }
+}
+
+/// How often work that asks all the time has a look at the signals.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// [`Signals`] for a file that is written or read, which asks at each page: has Ctrl-C end that.
+pub(crate) struct Watch {
+    signals: Signals,
+    last: Mutex<Instant>,
+    raised: Mutex<Option<PyErr>>,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self { signals: Signals::default(), last: Mutex::new(Instant::now()), raised: Mutex::default() }
+    }
+}
+
+impl Watch {
+    /// An error once a handler has raised, which is kept.
+    pub(crate) fn goes_on(&self) -> io::Result<()> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.elapsed() < LOOK {
+            return Ok(());
+        }
+        *last = Instant::now();
+        self.signals.look().map_err(|error| {
+            *self.raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            io::ErrorKind::Interrupted.into()
+        })
+    }
+
+    /// What was raised.
+    pub(crate) fn raised(&self) -> Option<PyErr> {
+        self.raised.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

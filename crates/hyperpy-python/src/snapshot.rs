@@ -1,9 +1,7 @@
 //! Snapshots for Python: the machine's verbs, and the value that they give. What is in one is the core's.
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use hyperpy_core::clock::Kept;
 use hyperpy_core::error::{MemoryError, RunError};
@@ -20,7 +18,7 @@ use crate::console::Console;
 use crate::errors::{self, Raise};
 use crate::host::PyHost;
 use crate::machine::{Machine, lock};
-use crate::signals::attach;
+use crate::signals::{Watch, attach};
 use crate::snapshot_file::{Difference, difference, load_error, save_error};
 use crate::snapshot_value::to_python;
 
@@ -36,17 +34,17 @@ impl Snapshot {
     fn save(&self, py: Python<'_>, path: PathBuf, compress: bool) -> PyResult<()> {
         let compress = if compress { Compress::Zstd } else { Compress::No };
         let made_by = concat!("hyperpy ", env!("CARGO_PKG_VERSION"));
-        let signals = Signals::default();
-        let saved = py.detach(|| self.inner.save(&path, compress, made_by, &|| signals.look()));
-        saved.map_err(|error| signals.raised().unwrap_or_else(|| save_error(py, &path, &error)))
+        let watch = Watch::default();
+        let saved = py.detach(|| self.inner.save(&path, compress, made_by, &|| watch.goes_on()));
+        saved.map_err(|error| watch.raised().unwrap_or_else(|| save_error(py, &path, &error)))
     }
 
     /// Reads one from a file.
     #[staticmethod]
     fn open(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        let signals = Signals::default();
-        let opened = py.detach(|| CoreSnapshot::open(&path, &|| signals.look()));
-        let inner = opened.map_err(|error| match (&error, signals.raised()) {
+        let watch = Watch::default();
+        let opened = py.detach(|| CoreSnapshot::open(&path, &|| watch.goes_on()));
+        let inner = opened.map_err(|error| match (&error, watch.raised()) {
             (_, Some(raised)) => raised,
             (OpenError::File(error), None) => load_error(py, &path, error),
             (error, None) => Raise::new("SnapshotError", format!("{error}: {}", path.display()), error.hint()).into(),
@@ -86,39 +84,6 @@ impl Snapshot {
     /// 64 bits that are the same for the same state.
     fn hash(&self, py: Python<'_>) -> u64 {
         py.detach(|| self.inner.hash())
-    }
-}
-
-/// How often a file that is written or read lets Python look at its signals, in milliseconds.
-const LOOK_MS: u128 = 50;
-
-/// Has Ctrl-C end what takes long.
-struct Signals {
-    last: Mutex<Instant>,
-    raised: Mutex<Option<PyErr>>,
-}
-
-impl Default for Signals {
-    fn default() -> Self {
-        Self { last: Mutex::new(Instant::now()), raised: Mutex::default() }
-    }
-}
-
-impl Signals {
-    fn look(&self) -> io::Result<()> {
-        let mut last = lock(&self.last);
-        if last.elapsed().as_millis() < LOOK_MS {
-            return Ok(());
-        }
-        *last = Instant::now();
-        attach(|py| py.check_signals()).map_err(|error| {
-            *lock(&self.raised) = Some(error);
-            io::ErrorKind::Interrupted.into()
-        })
-    }
-
-    fn raised(&self) -> Option<PyErr> {
-        lock(&self.raised).take()
     }
 }
 
