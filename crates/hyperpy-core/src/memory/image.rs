@@ -9,11 +9,12 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use super::base::Base;
 use super::block::Pages;
 use super::dirty::{harvest, log};
 use super::layout::{RegionInfo, check_range};
 use super::marks::PAGE;
-use super::node::{Base, Node, each_page};
+use super::node::{Node, each_page};
 use super::{Layout, Link, Memory, PAGE_SIZE, file};
 use crate::error::MemoryError;
 

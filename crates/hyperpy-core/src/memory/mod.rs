@@ -7,6 +7,7 @@
 //! (`accel::Slot`), so that nothing is unmapped while a vCPU could touch it. vm-memory stays private to this module and `boot`.
 
 mod access;
+mod base;
 mod block;
 mod dirty;
 pub mod dma;
@@ -15,13 +16,14 @@ mod file;
 mod fork;
 mod image;
 mod layout;
+mod link;
 mod marks;
 mod node;
 mod restore;
 mod table;
 mod view;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub use self::block::{Mapping, Pages};
 pub use self::dirty::Written;
@@ -29,53 +31,12 @@ pub use self::fork::Forked;
 pub use self::image::{Filling, Image, ImageBlock};
 use self::layout::{Backed, Layout, Part, check_range};
 pub use self::layout::{Kind, PAGE_SIZE, RegionInfo};
+use self::link::Link;
 pub use self::restore::{Difference, Restored, Restoring};
 pub use self::view::View;
 use crate::accel::{AccelError, Vm};
 use crate::arch::x86_64::layout::{HIGH_RAM_START, MMIO_HOLE_START};
 use crate::error::MemoryError;
-
-/// The accelerator's side: slots, and whether it logs writes.
-#[derive(Debug)]
-struct Link {
-    /// Weak: a script may hold its memory for longer than the machine.
-    vm: Option<Weak<dyn Vm>>,
-    most: u32,
-    next: u32,
-    free: Vec<u32>,
-    /// The user wants to know which pages are written.
-    tracking: bool,
-    /// There has been an image, which written pages are put back to.
-    keeping: bool,
-}
-
-impl Default for Link {
-    fn default() -> Self {
-        Self { vm: None, most: u32::MAX, next: 0, free: Vec::new(), tracking: false, keeping: false }
-    }
-}
-
-impl Link {
-    /// Whether the accelerator logs what the guest writes.
-    fn logs(&self) -> bool {
-        self.tracking || self.keeping
-    }
-
-    fn vm(&self) -> Option<Arc<dyn Vm>> {
-        self.vm.as_ref().and_then(Weak::upgrade)
-    }
-
-    fn take_slot(&mut self, gpa: u64, len: u64) -> Result<u32, MemoryError> {
-        if let Some(id) = self.free.pop() {
-            return Ok(id);
-        }
-        if self.next >= self.most {
-            return Err(MemoryError::TooManySlots { gpa, len, most: self.most });
-        }
-        self.next += 1;
-        Ok(self.next - 1)
-    }
-}
 
 /// The guest-physical memory of a machine.
 #[derive(Debug, Default)]

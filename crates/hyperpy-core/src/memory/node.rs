@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use super::base::Base;
 use super::block::{Backing, Mapping, Pages};
 use super::file::{self, Behind, Place};
 use super::layout::RegionInfo;
@@ -16,73 +17,6 @@ use super::table::{Content, Store, Table};
 
 /// Fewer pages than this are copied for a child, however small the block is: a file costs more.
 const FEW: usize = 64;
-
-/// A file that nobody changes any more, or zeros.
-#[derive(Debug)]
-pub(super) struct Base {
-    /// The file and where it can be read; none for zeros.
-    file: Option<(File, Place)>,
-    /// Its pages that are not known to be zeros. The others are not looked at: that would give them memory.
-    data: Bits,
-}
-
-impl Base {
-    /// All zeros.
-    pub(super) fn zeros(len: usize) -> io::Result<Self> {
-        Ok(Self { file: None, data: Bits::new(len / PAGE)? })
-    }
-
-    /// A file of `len` bytes that is sealed.
-    ///
-    /// # Errors
-    /// It is not, or it is shorter, or the host has no memory.
-    pub(super) fn of(file: File, len: usize) -> io::Result<Self> {
-        if !file::is_sealed(&file) || file.metadata()?.len() != len as u64 {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let place = Place::to_read(Behind::Private(&file), len)?;
-        let mut base = Self { file: Some((file, place)), data: Bits::new(len / PAGE)? };
-        base.look();
-        Ok(base)
-    }
-
-    /// Finds out where it has pages.
-    fn look(&mut self) {
-        let (Some((file, place)), pages) = (&self.file, self.data.pages()) else { return };
-        let page = |byte: u64| usize::try_from(byte).unwrap_or(usize::MAX) / PAGE;
-        let looked = file::each_data(file, place.len() as u64, |start, end| {
-            self.data.set(page(start), page(end.saturating_add(PAGE as u64 - 1)).saturating_sub(page(start)));
-        });
-        if looked.is_err() {
-            self.data.set(0, pages);
-        }
-    }
-
-    pub(super) fn file(&self) -> Option<&File> {
-        self.file.as_ref().map(|(file, _)| file)
-    }
-
-    /// What a private mapping of it is made of.
-    pub(super) fn behind(&self) -> Behind<'_> {
-        self.file().map_or(Behind::Zeros, Behind::Private)
-    }
-
-    /// Pages that are not known to be zeros.
-    pub(super) fn data(&self) -> &Bits {
-        &self.data
-    }
-
-    /// Content of a page; none if it is zeros.
-    pub(super) fn page(&self, page: usize) -> Option<&[u8; PAGE]> {
-        let (_, place) = self.file.as_ref()?;
-        if self.data.word(page / BITS) & 1 << (page % BITS) == 0 {
-            return None;
-        }
-        // SAFETY: there are only bits for pages of the file, all of which the place maps while it lives; and nobody changes
-        // them any more, since the file is sealed.
-        Some(unsafe { &*((place.start() + page * PAGE) as *const [u8; PAGE]) })
-    }
-}
 
 /// What was in a block.
 #[derive(Clone, Debug)]
@@ -94,7 +28,7 @@ pub(super) struct Node {
 impl Node {
     /// That of a base alone.
     pub(super) fn new(base: Arc<Base>) -> Self {
-        let table = Table::new(base.data.pages());
+        let table = Table::new(base.data().pages());
         Self { base, table }
     }
 
@@ -119,8 +53,8 @@ impl Node {
 
     /// Calls `f` with each word of 64 pages of which some are not known to be zeros, as (number, one bit each).
     pub(super) fn data(&self, mut f: impl FnMut(usize, u64)) {
-        self.base.data.words(false, &mut f);
-        self.table.words(|index, bits| f(index, bits & !self.base.data.word(index)));
+        self.base.data().words(false, &mut f);
+        self.table.words(|index, bits| f(index, bits & !self.base.data().word(index)));
     }
 }
 
@@ -155,8 +89,7 @@ impl Mapping {
             self.share_again(file)?;
             return Err(error);
         }
-        let mut base = Base { file: Some((copy, place)), data };
-        base.look();
+        let base = Base::at(copy, place, data);
         *backing = Backing { file: None, node: Some(Node::new(Arc::new(base))) };
         Ok(())
     }
