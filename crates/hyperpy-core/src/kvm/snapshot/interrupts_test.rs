@@ -1,4 +1,4 @@
-//! Interrupts that are under way: at the PICs, the I/O APIC, the local APIC, and in a vCPU that sleeps.
+//! Interrupts that are under way: at the PICs, the I/O APIC, the local APIC, and in a vCPU that sleeps or waits to be started.
 
 use super::*;
 
@@ -188,4 +188,83 @@ fn test_task_priority_without_a_local_apic_is_that_of_the_state_and_of_what_is_s
     state.1[0].sregs.cr8 = 16;
     let refused = guest.vcpus[0].load(&state.1[0]).unwrap_err();
     assert!(matches!(refused, AccelError::State { part: "cr8", .. }), "{refused}");
+}
+
+#[test]
+fn test_vcpu_that_waits_for_sipi_waits_again_after_each_load_and_can_be_started() {
+    // out 0x81,al; INIT and SIPI (0x2000) to APIC id 1 by ICR; out 0x83,al; hlt
+    let code = [
+        0xe6, 0x81, 0x67, 0x66, 0xc7, 0x05, 0x10, 0x03, 0xe0, 0xfe, 0, 0, 0, 1, 0x67, 0x66, 0xc7, 0x05, 0x00, 0x03,
+        0xe0, 0xfe, 0x00, 0x45, 0, 0, 0x67, 0x66, 0xc7, 0x05, 0x00, 0x03, 0xe0, 0xfe, 0x02, 0x46, 0, 0, 0xe6, 0x83,
+        0xf4,
+    ];
+    let mut guest = Guest::new(&code, 2, true);
+    assert_eq!(guest.out().0, 0x81);
+    guest.complete();
+    let waiting = guest.save();
+    let mut started = None;
+    for _ in 0..2 {
+        assert_eq!(guest.vcpus[1].activity().unwrap(), Activity::NotStarted);
+        assert_eq!(guest.out().0, 0x83);
+        guest.complete();
+        // The SIPI is under way: taking the state takes it.
+        let state = guest.save();
+        assert_eq!((state.1[1].sregs.cs.base, state.1[1].regs.rip), (0x2000, 0));
+        started = Some(state);
+        let exit = loop {
+            match guest.vcpus[1].run() {
+                Err(Interruption::Again) => {}
+                exit => break exit.unwrap(),
+            }
+        };
+        assert_eq!(exit, AccelExit::Pio { port: 0x82, size: 1, count: 1, is_write: true });
+        guest.vcpus.swap(0, 1);
+        guest.complete();
+        guest.vcpus.swap(0, 1);
+        guest.load(&waiting);
+    }
+    guest.load(&started.unwrap());
+    assert_eq!(guest.vcpus[1].run().unwrap(), AccelExit::Pio { port: 0x82, size: 1, count: 1, is_write: true });
+}
+
+#[test]
+fn test_init_and_sipi_that_are_pending_at_a_load_start_nobody_after_it() {
+    // again: out 0x81,al; ICR: ECX to APIC id 1; jmp again
+    let code = [
+        0xe6, 0x81, 0x67, 0x66, 0xc7, 0x05, 0x10, 0x03, 0xe0, 0xfe, 0, 0, 0, 1, 0x67, 0x66, 0x89, 0x0d, 0x00, 0x03,
+        0xe0, 0xfe, 0xeb, 0xe8,
+    ];
+    let (init, sipi) = (0x4500, 0x4602); // SIPI: 0x2000
+    let mut guest = Guest::new(&code, 2, true);
+    let send = |guest: &mut Guest, what: u64| {
+        let regs = guest.vcpus[0].regs().unwrap();
+        guest.vcpus[0].set_regs(&Regs { rcx: what, ..regs }).unwrap();
+        assert_eq!(guest.out().0, 0x81);
+        guest.complete();
+    };
+    assert_eq!(guest.out().0, 0x81);
+    guest.complete();
+    let fresh = guest.save();
+    send(&mut guest, init);
+    let waiting = guest.save();
+    assert_eq!(waiting.1[1].mp_state, kvm_bindings::KVM_MP_STATE_INIT_RECEIVED);
+    send(&mut guest, sipi);
+    let started = guest.save();
+    assert_eq!(started.1[1].mp_state, KVM_MP_STATE_RUNNABLE);
+    for (from, sent) in
+        [(&fresh, &[init, sipi][..]), (&waiting, &[sipi]), (&started, &[init]), (&started, &[init, sipi])]
+    {
+        guest.load(from);
+        // Which the other vCPU does not take, since nobody enters it.
+        sent.iter().for_each(|&what| send(&mut guest, what));
+        for state in [&fresh, &waiting, &started] {
+            guest.load(state);
+            assert_same(&guest.save().1, &state.1);
+            sent.iter().for_each(|&what| send(&mut guest, what));
+        }
+    }
+    // What is sent after a load is taken.
+    guest.load(&waiting);
+    send(&mut guest, sipi);
+    assert_same(&guest.save().1[1..], &started.1[1..]);
 }

@@ -294,35 +294,6 @@ fn test_step_after_a_load_is_of_the_instruction_of_the_state() {
 }
 
 #[test]
-fn test_exception_in_flight_is_delivered_after_each_load() {
-    for (injected, pending) in [(1, 0), (0, 1)] {
-        let mut guest = Guest::new(&COUNTER, 1, false);
-        guest._memory.write(4 * 6, &[0x00, 0x11, 0, 0]).unwrap(); // #UD: the handler
-        let mut state = guest.save();
-        let events = &mut state.1[0].events;
-        (events.exception_nr, events.exception_injected, events.exception_pending) = (6, injected, pending);
-        guest.load(&state);
-        // It is there while it waits in the page, and when a debugger has sent it on to KVM.
-        assert_same(&guest.save().1, &state.1);
-        for (nth, name) in ["KVM_SET_REGS", "KVM_SET_SREGS", "KVM_SET_VCPU_EVENTS"].into_iter().enumerate() {
-            calls::fail_after(nth, libc::ENOMEM);
-            let refused = guest.vcpus[0].set_debug(&DebugControl::default());
-            assert!(matches!(refused, Err(AccelError::Call { call, .. }) if call == name), "{refused:?}");
-            assert_same(&guest.save().1, &state.1);
-        }
-        guest.vcpus[0].set_debug(&DebugControl::default()).unwrap();
-        let held = guest.save().1[0].events;
-        assert_eq!((held.exception_nr, held.exception_injected, held.exception_pending), (6, injected, pending));
-        for _ in 0..2 {
-            guest.load(&state);
-            assert_eq!(guest.out(), (0x80, 1));
-            assert_eq!(guest.vcpus[0].regs().unwrap().rbx & 0xff, 1); // the handler's count, not AX
-            guest.complete();
-        }
-    }
-}
-
-#[test]
 fn test_vector_registers_and_xcr0_are_those_of_the_state() {
     let mut guest = Guest::new(&COUNTER, 1, false);
     let mut fpu = guest.vcpus[0].fpu().unwrap();
@@ -356,85 +327,6 @@ fn test_model_specific_and_debug_registers_are_those_of_the_state() {
 }
 
 #[test]
-fn test_vcpu_that_waits_for_sipi_waits_again_after_each_load_and_can_be_started() {
-    // out 0x81,al; INIT and SIPI (0x2000) to APIC id 1 by ICR; out 0x83,al; hlt
-    let code = [
-        0xe6, 0x81, 0x67, 0x66, 0xc7, 0x05, 0x10, 0x03, 0xe0, 0xfe, 0, 0, 0, 1, 0x67, 0x66, 0xc7, 0x05, 0x00, 0x03,
-        0xe0, 0xfe, 0x00, 0x45, 0, 0, 0x67, 0x66, 0xc7, 0x05, 0x00, 0x03, 0xe0, 0xfe, 0x02, 0x46, 0, 0, 0xe6, 0x83,
-        0xf4,
-    ];
-    let mut guest = Guest::new(&code, 2, true);
-    assert_eq!(guest.out().0, 0x81);
-    guest.complete();
-    let waiting = guest.save();
-    let mut started = None;
-    for _ in 0..2 {
-        assert_eq!(guest.vcpus[1].activity().unwrap(), Activity::NotStarted);
-        assert_eq!(guest.out().0, 0x83);
-        guest.complete();
-        // The SIPI is under way: taking the state takes it.
-        let state = guest.save();
-        assert_eq!((state.1[1].sregs.cs.base, state.1[1].regs.rip), (0x2000, 0));
-        started = Some(state);
-        let exit = loop {
-            match guest.vcpus[1].run() {
-                Err(Interruption::Again) => {}
-                exit => break exit.unwrap(),
-            }
-        };
-        assert_eq!(exit, AccelExit::Pio { port: 0x82, size: 1, count: 1, is_write: true });
-        guest.vcpus.swap(0, 1);
-        guest.complete();
-        guest.vcpus.swap(0, 1);
-        guest.load(&waiting);
-    }
-    guest.load(&started.unwrap());
-    assert_eq!(guest.vcpus[1].run().unwrap(), AccelExit::Pio { port: 0x82, size: 1, count: 1, is_write: true });
-}
-
-#[test]
-fn test_init_and_sipi_that_are_pending_at_a_load_start_nobody_after_it() {
-    // again: out 0x81,al; ICR: ECX to APIC id 1; jmp again
-    let code = [
-        0xe6, 0x81, 0x67, 0x66, 0xc7, 0x05, 0x10, 0x03, 0xe0, 0xfe, 0, 0, 0, 1, 0x67, 0x66, 0x89, 0x0d, 0x00, 0x03,
-        0xe0, 0xfe, 0xeb, 0xe8,
-    ];
-    let (init, sipi) = (0x4500, 0x4602); // SIPI: 0x2000
-    let mut guest = Guest::new(&code, 2, true);
-    let send = |guest: &mut Guest, what: u64| {
-        let regs = guest.vcpus[0].regs().unwrap();
-        guest.vcpus[0].set_regs(&Regs { rcx: what, ..regs }).unwrap();
-        assert_eq!(guest.out().0, 0x81);
-        guest.complete();
-    };
-    assert_eq!(guest.out().0, 0x81);
-    guest.complete();
-    let fresh = guest.save();
-    send(&mut guest, init);
-    let waiting = guest.save();
-    assert_eq!(waiting.1[1].mp_state, kvm_bindings::KVM_MP_STATE_INIT_RECEIVED);
-    send(&mut guest, sipi);
-    let started = guest.save();
-    assert_eq!(started.1[1].mp_state, KVM_MP_STATE_RUNNABLE);
-    for (from, sent) in
-        [(&fresh, &[init, sipi][..]), (&waiting, &[sipi]), (&started, &[init]), (&started, &[init, sipi])]
-    {
-        guest.load(from);
-        // Which the other vCPU does not take, since nobody enters it.
-        sent.iter().for_each(|&what| send(&mut guest, what));
-        for state in [&fresh, &waiting, &started] {
-            guest.load(state);
-            assert_same(&guest.save().1, &state.1);
-            sent.iter().for_each(|&what| send(&mut guest, what));
-        }
-    }
-    // What is sent after a load is taken.
-    guest.load(&waiting);
-    send(&mut guest, sipi);
-    assert_same(&guest.save().1[1..], &started.1[1..]);
-}
-
-#[test]
 fn test_time_stamp_counters_keep_their_distance_and_clocks_go_back() {
     let mut guest = Guest::new(&COUNTER, 2, true);
     let (vm, vcpus) = guest.save();
@@ -461,34 +353,6 @@ fn test_time_stamp_counters_keep_their_distance_and_clocks_go_back() {
 }
 
 #[test]
-fn test_sregs_that_wait_in_the_page_are_seen_and_changed_as_if_kvm_had_them() {
-    let mut guest = Guest::new(&COUNTER, 1, false);
-    guest.out();
-    guest.complete();
-    let (efer, fs_base) = (0xc000_0080, 0xc000_0100);
-    let mut sregs = guest.vcpus[0].sregs().unwrap();
-    let before = sregs;
-    (sregs.cr2, sregs.efer, sregs.fs.base) = (0x1234, 1, 0x5000);
-    guest.vcpus[0].set_sregs(&sregs).unwrap();
-    let state = guest.save();
-    guest.vcpus[0].set_sregs(&before).unwrap();
-    guest.load(&state);
-    assert_eq!(guest.vcpus[0].in_page & KVM_SYNC_X86_SREGS, KVM_SYNC_X86_SREGS);
-    assert_eq!(guest.vcpus[0].sregs().unwrap(), sregs);
-    assert_eq!(guest.vcpus[0].msrs(&[efer, fs_base]).unwrap(), [1, 0x5000]);
-    assert_eq!((guest.vcpus[0].in_page & KVM_SYNC_X86_SREGS, guest.hashes()[1]), (0, state.1[0].hash()));
-    guest.load(&state);
-    guest.vcpus[0].set_msrs(&[(fs_base, 0x6000)]).unwrap();
-    assert_eq!(guest.vcpus[0].sregs().unwrap().fs.base, 0x6000);
-    guest.load(&state);
-    guest.vcpus[0].set_sregs(&before).unwrap();
-    assert_eq!(guest.vcpus[0].sregs().unwrap(), before);
-    guest.load(&state);
-    assert_eq!(guest.out(), (0x80, 2));
-    assert_eq!(guest.vcpus[0].sregs().unwrap(), sregs);
-}
-
-#[test]
 fn test_state_goes_to_plain_data_and_back_without_a_change() {
     let mut guest = Guest::new(&COUNTER, 2, true);
     guest.out();
@@ -505,3 +369,6 @@ mod refused;
 
 #[path = "interrupts_test.rs"]
 mod interrupts;
+
+#[path = "page_test.rs"]
+mod page;
