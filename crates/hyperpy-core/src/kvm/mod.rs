@@ -6,6 +6,7 @@
 
 pub mod affinity;
 mod convert;
+mod exits;
 mod page;
 mod probe;
 mod ring;

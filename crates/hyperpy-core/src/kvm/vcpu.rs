@@ -1,17 +1,13 @@
-//! A KVM vCPU: KVM_RUN, the decoding of its page, and the calls for its state, whose structures `convert` and `state` translate.
+//! A KVM vCPU: KVM_RUN and the calls for its state, whose structures `convert` and `state` translate. What it returned with is read
+//! by `exits`.
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::ptr::addr_of;
 use std::sync::{Arc, Mutex};
 
 use kvm_bindings::{
-    KVM_EXIT_DEBUG, KVM_EXIT_DIRTY_RING_FULL, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_HYPERCALL,
-    KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI,
-    KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT,
-    KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED,
-    KVM_MP_STATE_UNINITIALIZED, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, KVM_SYSTEM_EVENT_CRASH,
-    KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
+    KVM_EXIT_DIRTY_RING_FULL, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED,
+    KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -20,29 +16,24 @@ use super::convert::{kvm_from_debug, kvm_from_regs, kvm_from_sregs, regs_from_kv
 use super::page::RunPage;
 use super::setup;
 use super::slots::Slots;
-use super::snapshot::Known;
+use super::snapshot::{Known, raw};
 use super::state;
 use crate::accel::{AccelError, AccelExit, Activity, ExitFlag, Interruption, Shape, Vcpu, VcpuState};
 use crate::arch::x86_64::cpuid::Leaf;
 use crate::arch::x86_64::fpu::{self, Fpu};
 use crate::arch::x86_64::{Regs, Sregs};
 use crate::debug::DebugControl;
-use crate::exit::SystemEvent;
 use crate::posted::Posted;
 
 /// `_IO(KVMIO, 0x80)`.
 const KVM_RUN: libc::c_ulong = 0xae80;
-/// KVM_INTERNAL_ERROR_EMULATION: KVM's instruction emulator met something that it cannot carry out.
-const ERROR_EMULATION: u32 = 1;
-/// KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES.
-const WITH_INSTRUCTION_BYTES: u64 = 1;
 
 #[derive(Debug)]
 pub(super) struct KvmVcpu {
     pub(super) fd: VcpuFd,
     pub(super) page: Arc<RunPage>,
     /// Where in the page the values of the last reported access are, and how wide each is.
-    data: Data,
+    pub(super) data: Data,
     /// The page's registers are all zero before the first KVM_RUN.
     pub(super) entered: bool,
     /// What was set in the page since the last entry (`KVM_SYNC_X86_*`): KVM does not know it yet.
@@ -78,9 +69,9 @@ pub(super) enum Held {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Data {
-    offset: usize,
-    size: usize,
+pub(super) struct Data {
+    pub(super) offset: usize,
+    pub(super) size: usize,
 }
 
 impl KvmVcpu {
@@ -153,93 +144,6 @@ impl KvmVcpu {
             _ => Interruption::Failed(Box::new(AccelError::Call { call: "KVM_RUN", source: error })),
         })
     }
-
-    /// Reads the page after KVM_RUN returned 0. The union's arm is the one that the exit reason names.
-    fn decode(&mut self) -> AccelExit {
-        let run: *mut kvm_run = self.page.run();
-        let base = run as usize;
-        // SAFETY: every field read here lies inside the mapping, which is as long as kvm_run; each is an integer or an
-        // array of integers, for which every bit pattern is valid; reads are volatile, so nothing is assumed stable.
-        unsafe {
-            let arms = addr_of!((*run).__bindgen_anon_1);
-            match addr_of!((*run).exit_reason).read_volatile() {
-                KVM_EXIT_IO => {
-                    let io = addr_of!((*arms).io).read_volatile();
-                    self.data =
-                        Data { offset: usize::try_from(io.data_offset).unwrap_or(usize::MAX), size: io.size.into() };
-                    let is_write = u32::from(io.direction) == KVM_EXIT_IO_OUT;
-                    AccelExit::Pio { port: io.port, size: io.size, count: io.count, is_write }
-                }
-                KVM_EXIT_MMIO => {
-                    let mmio = addr_of!((*arms).mmio);
-                    let len = addr_of!((*mmio).len).read_volatile().clamp(1, 8);
-                    self.data = Data { offset: addr_of!((*mmio).data) as usize - base, size: len as usize };
-                    AccelExit::Mmio {
-                        gpa: addr_of!((*mmio).phys_addr).read_volatile(),
-                        #[allow(clippy::cast_possible_truncation)] // 1 to 8
-                        size: len as u8,
-                        is_write: addr_of!((*mmio).is_write).read_volatile() != 0,
-                    }
-                }
-                KVM_EXIT_HLT => AccelExit::Halt,
-                KVM_EXIT_INTR | KVM_EXIT_IRQ_WINDOW_OPEN | KVM_EXIT_SET_TPR | KVM_EXIT_IOAPIC_EOI => AccelExit::Nothing,
-                KVM_EXIT_SHUTDOWN => AccelExit::Shutdown,
-                KVM_EXIT_DEBUG => {
-                    let arch = addr_of!((*arms).debug.arch).read_volatile();
-                    AccelExit::Debug { pc: arch.pc, dr6: arch.dr6 }
-                }
-                KVM_EXIT_HYPERCALL => {
-                    let hypercall = addr_of!((*arms).hypercall).read_volatile();
-                    self.data = Data { offset: addr_of!((*arms).hypercall.ret) as usize - base, size: 8 };
-                    AccelExit::Hypercall { number: hypercall.nr, arguments: hypercall.args }
-                }
-                reason @ (KVM_EXIT_X86_RDMSR | KVM_EXIT_X86_WRMSR) => {
-                    let msr = addr_of!((*arms).msr).read_volatile();
-                    self.data = Data { offset: addr_of!((*arms).msr.data) as usize - base, size: 8 };
-                    let is_write = reason == KVM_EXIT_X86_WRMSR;
-                    AccelExit::Msr { index: msr.index, is_write, value: if is_write { msr.data } else { 0 } }
-                }
-                KVM_EXIT_SYSTEM_EVENT => {
-                    let kind = addr_of!((*arms).system_event.type_).read_volatile();
-                    AccelExit::SystemEvent(match kind {
-                        KVM_SYSTEM_EVENT_SHUTDOWN => SystemEvent::PowerOff,
-                        KVM_SYSTEM_EVENT_RESET => SystemEvent::Reset,
-                        KVM_SYSTEM_EVENT_CRASH => SystemEvent::Crash,
-                        other => SystemEvent::Other(other),
-                    })
-                }
-                KVM_EXIT_FAIL_ENTRY => {
-                    let reason = addr_of!((*arms).fail_entry.hardware_entry_failure_reason).read_volatile();
-                    AccelExit::FailEntry { reason }
-                }
-                KVM_EXIT_INTERNAL_ERROR => {
-                    let suberror = addr_of!((*arms).internal.suberror).read_volatile();
-                    let ndata = addr_of!((*arms).internal.ndata).read_volatile();
-                    let words = addr_of!((*arms).internal.data).read_volatile();
-                    let (bytes, len) = instruction_bytes(suberror, ndata, &words);
-                    AccelExit::InternalError { suberror, bytes, len }
-                }
-                reason => AccelExit::Unknown { reason },
-            }
-        }
-    }
-}
-
-/// The instruction of an emulation failure: `struct kvm_run.emulation_failure` laid over the words of `internal.data`:
-/// flags, then one byte of length and 15 bytes of code.
-fn instruction_bytes(suberror: u32, ndata: u32, words: &[u64]) -> ([u8; 15], u8) {
-    let mut bytes = [0; 15];
-    let (Some(&flags), Some(&low), Some(&high)) = (words.first(), words.get(1), words.get(2)) else {
-        return (bytes, 0);
-    };
-    if suberror != ERROR_EMULATION || ndata < 3 || flags & WITH_INSTRUCTION_BYTES == 0 {
-        return (bytes, 0);
-    }
-    let [len, first @ ..] = low.to_le_bytes();
-    for (byte, source) in bytes.iter_mut().zip(first.into_iter().chain(high.to_le_bytes())) {
-        *byte = source;
-    }
-    (bytes, len.min(15))
 }
 
 impl Vcpu for KvmVcpu {
@@ -308,7 +212,7 @@ impl Vcpu for KvmVcpu {
         if self.entered || self.in_page & KVM_SYNC_X86_REGS != 0 {
             return Ok(regs_from_kvm(&self.page.regs()));
         }
-        self.fd.get_regs().map(|regs| regs_from_kvm(&regs)).map_err(call("KVM_GET_REGS"))
+        raw::regs(&self.fd).map(|regs| regs_from_kvm(&regs))
     }
 
     fn set_regs(&mut self, regs: &Regs) -> Result<(), AccelError> {
@@ -322,23 +226,22 @@ impl Vcpu for KvmVcpu {
         if self.in_page & KVM_SYNC_X86_SREGS != 0 {
             return Ok(sregs_from_kvm(&self.page.sregs()));
         }
-        self.fd.get_sregs().map(|sregs| sregs_from_kvm(&sregs)).map_err(call("KVM_GET_SREGS"))
+        raw::old_sregs(&self.fd).map(|sregs| sregs_from_kvm(&sregs))
     }
 
     fn set_sregs(&mut self, sregs: &Sregs) -> Result<(), AccelError> {
         self.settle(KVM_SYNC_X86_SREGS)?;
         // The interrupt bitmap is KVM's own business: it goes back as it came.
-        let mut raw = self.fd.get_sregs().map_err(call("KVM_GET_SREGS"))?;
-        kvm_from_sregs(sregs, &mut raw);
+        let mut new = raw::old_sregs(&self.fd)?;
+        kvm_from_sregs(sregs, &mut new);
         self.apic_may_move();
-        self.fd.set_sregs(&raw).map_err(call("KVM_SET_SREGS"))?;
+        raw::set_old_sregs(&self.fd, &new)?;
         self.page.set_cr8(sregs.cr8);
         Ok(())
     }
 
     fn activity(&mut self) -> Result<Activity, AccelError> {
-        let state = self.fd.get_mp_state().map_err(call("KVM_GET_MP_STATE"))?;
-        Ok(match state.mp_state {
+        Ok(match raw::mp_state(&self.fd)?.mp_state {
             KVM_MP_STATE_HALTED => Activity::Halted { interruptible: self.page.interruptible() },
             KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED => Activity::NotStarted,
             _ => Activity::Running,
@@ -365,13 +268,15 @@ impl Vcpu for KvmVcpu {
 
     fn msrs(&mut self, indices: &[u32]) -> Result<Vec<u64>, AccelError> {
         self.settle(KVM_SYNC_X86_SREGS)?; // EFER and the bases are among them
-        state::msrs(&self.fd, indices)
+        let mut values: Vec<_> = indices.iter().map(|&index| (index, 0)).collect();
+        raw::msrs(&self.fd, &mut values)?;
+        Ok(values.into_iter().map(|(_, value)| value).collect())
     }
 
     fn set_msrs(&mut self, values: &[(u32, u64)]) -> Result<(), AccelError> {
         self.settle(KVM_SYNC_X86_SREGS)?;
         self.apic_may_move();
-        state::set_msrs(&self.fd, values)
+        raw::set_msrs(&self.fd, values.iter().copied())
     }
 
     fn cpuid(&mut self) -> Result<Vec<Leaf>, AccelError> {
@@ -379,7 +284,7 @@ impl Vcpu for KvmVcpu {
     }
 
     fn set_cpuid(&mut self, table: &[Leaf]) -> Result<(), AccelError> {
-        state::set_cpuid(&self.fd, table)?;
+        raw::set_cpuid(&self.fd, table)?;
         self.table_is_set(table.into());
         Ok(())
     }
@@ -413,4 +318,4 @@ impl Vcpu for KvmVcpu {
 
 #[cfg(test)]
 #[path = "vcpu_test.rs"]
-mod tests;
+pub(super) mod tests;

@@ -28,7 +28,7 @@
 mod chips;
 mod known;
 mod msrs;
-mod raw;
+pub(super) mod raw;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

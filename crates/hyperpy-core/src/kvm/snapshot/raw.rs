@@ -38,7 +38,7 @@ unsafe fn ioctl<T>(fd: &impl AsRawFd, name: &'static str, number: u64, argument:
 /// Calls that give one structure: its size is in their number.
 macro_rules! get {
     ($($get:ident $name:literal $nr:literal $raw:ty;)*) => {$(
-        pub(super) fn $get(fd: &impl AsRawFd) -> Result<$raw, AccelError> {
+        pub(in crate::kvm) fn $get(fd: &impl AsRawFd) -> Result<$raw, AccelError> {
             let mut raw = <$raw>::default();
             // SAFETY: the call writes one such structure, as its number says.
             unsafe { ioctl(fd, $name, READ | (size_of::<$raw>() as u64) << 16 | KVMIO | $nr, &raw mut raw) }?;
@@ -126,7 +126,7 @@ const APIC_ISR: usize = 0x10;
 
 /// How KVM gives vector state, and how much of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Area {
+pub(in crate::kvm) enum Area {
     /// KVM_GET_FPU alone.
     Legacy,
     /// One `struct kvm_xsave`.
@@ -173,7 +173,7 @@ pub(super) fn set_sregs(fd: &VcpuFd, sregs: &Sregs, pdptrs: Option<[u64; 4]>, ne
 /// `struct kvm_xsave` is what these three carry by their numbers; where KVM has more, it reads and writes more.
 const AREA: u64 = (size_of::<kvm_xsave>() as u64) << 16 | KVMIO;
 
-pub(super) fn xsave(fd: &VcpuFd, area: Area) -> Result<Box<[u8]>, AccelError> {
+pub(in crate::kvm) fn xsave(fd: &VcpuFd, area: Area) -> Result<Box<[u8]>, AccelError> {
     let mut bytes = vec![0; area.len()].into_boxed_slice();
     let (number, name) = match area {
         Area::Legacy => {
@@ -188,7 +188,7 @@ pub(super) fn xsave(fd: &VcpuFd, area: Area) -> Result<Box<[u8]>, AccelError> {
     Ok(bytes)
 }
 
-pub(super) fn set_xsave(fd: &VcpuFd, bytes: &[u8], area: Area) -> Result<(), AccelError> {
+pub(in crate::kvm) fn set_xsave(fd: &VcpuFd, bytes: &[u8], area: Area) -> Result<(), AccelError> {
     if bytes.len() != area.len() {
         return Err(super::unfit("xsave area", "has another size"));
     }
@@ -263,7 +263,7 @@ impl MsrList {
 }
 
 /// Reads the registers of these indices.
-pub(super) fn msrs(fd: &VcpuFd, values: &mut [(u32, u64)]) -> Result<(), AccelError> {
+pub(in crate::kvm) fn msrs(fd: &VcpuFd, values: &mut [(u32, u64)]) -> Result<(), AccelError> {
     let name = "KVM_GET_MSRS";
     for part in values.chunks_mut(KVM_MAX_MSR_ENTRIES) {
         let mut list = MsrList::fill(&mut part.iter().copied());
@@ -280,7 +280,7 @@ pub(super) fn msrs(fd: &VcpuFd, values: &mut [(u32, u64)]) -> Result<(), AccelEr
 }
 
 /// Sets registers, one after the other.
-pub(super) fn set_msrs(fd: &VcpuFd, values: impl Iterator<Item = (u32, u64)>) -> Result<(), AccelError> {
+pub(in crate::kvm) fn set_msrs(fd: &VcpuFd, values: impl Iterator<Item = (u32, u64)>) -> Result<(), AccelError> {
     let name = "KVM_SET_MSRS";
     let mut values = values.peekable();
     while values.peek().is_some() {
@@ -303,15 +303,19 @@ struct CpuidTable {
     entries: [kvm_cpuid_entry2; KVM_MAX_CPUID_ENTRIES],
 }
 
-/// The table of a vCPU that has not run; [`super::Known::check`] has seen that it is not too long.
-pub(super) fn set_cpuid(fd: &VcpuFd, leaves: &[Leaf]) -> Result<(), AccelError> {
+/// The table of a vCPU that has not run.
+pub(in crate::kvm) fn set_cpuid(fd: &VcpuFd, leaves: &[Leaf]) -> Result<(), AccelError> {
+    let name = "KVM_SET_CPUID2";
+    if leaves.len() > KVM_MAX_CPUID_ENTRIES {
+        return Err(AccelError::Call { call: name, source: io::Error::from_raw_os_error(libc::E2BIG) });
+    }
     let mut table = CpuidTable { count: 0, pad: 0, entries: [kvm_cpuid_entry2::default(); KVM_MAX_CPUID_ENTRIES] };
     for (entry, leaf) in table.entries.iter_mut().zip(leaves) {
         *entry = state::entry(leaf);
         table.count += 1;
     }
     // SAFETY: the call reads as many entries as `count` says, and they are there.
-    unsafe { ioctl(fd, "KVM_SET_CPUID2", WRITE | 8 << 16 | KVMIO | 0x90, &raw mut table) }?;
+    unsafe { ioctl(fd, name, WRITE | 8 << 16 | KVMIO | 0x90, &raw mut table) }?;
     Ok(())
 }
 
