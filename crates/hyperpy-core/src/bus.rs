@@ -32,6 +32,32 @@ pub enum Space {
     Mmio,
 }
 
+impl Space {
+    /// As data has it: `pio` or `mmio`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pio => "pio",
+            Self::Mmio => "mmio",
+        }
+    }
+
+    /// The bus of this name.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        [Self::Pio, Self::Mmio].into_iter().find(|space| space.name() == name)
+    }
+
+    /// Before an address in a message: `port` or `mmio`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pio => "port",
+            Self::Mmio => "mmio",
+        }
+    }
+}
+
 /// The step of the dispatch ladder that answers a region's accesses (docs/design.md, "The dispatch ladder").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]

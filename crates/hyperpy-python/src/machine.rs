@@ -338,12 +338,13 @@ impl Machine {
     #[allow(clippy::type_complexity)]
     fn regions(&self) -> PyResult<Vec<(&'static str, u64, u64, String, u8)>> {
         self.ours("read its map")?;
-        let of = |bus: &'static str, map: Arc<hyperpy_core::bus::Map>| {
-            let row = move |r: &hyperpy_core::bus::Region| (bus, r.base, r.len, r.name.to_string(), r.rung as u8);
+        let of = |space: Space, map: Arc<hyperpy_core::bus::Map>| {
+            let row =
+                move |r: &hyperpy_core::bus::Region| (space.name(), r.base, r.len, r.name.to_string(), r.rung as u8);
             map.regions().iter().map(row).collect::<Vec<_>>()
         };
-        let mut rows = of("pio", self.core.pio.map());
-        rows.extend(of("mmio", self.core.mmio.map()));
+        let mut rows = of(Space::Pio, self.core.pio.map());
+        rows.extend(of(Space::Mmio, self.core.mmio.map()));
         Ok(rows)
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hyperpy_core::accel::Route;
 use hyperpy_core::arch::x86_64::layout::KERNELS;
-use hyperpy_core::bus::{Bus, Space};
+use hyperpy_core::bus::Bus;
 use hyperpy_core::irq::{Line, Unconnected};
 use hyperpy_devices::clock::HostClock;
 use hyperpy_devices::debugexit;
@@ -75,8 +75,7 @@ pub(crate) fn stock_ports() -> PyResult<Vec<(u64, u64, String)>> {
 /// (bus, base, size, name, whether only with interrupt controllers) of every range that the kernel has for itself.
 #[pyfunction]
 pub(crate) fn kernel_ranges() -> Vec<(&'static str, u64, u64, &'static str, bool)> {
-    let bus = |space| if space == Space::Pio { "pio" } else { "mmio" };
-    KERNELS.iter().map(|own| (bus(own.space), own.base, own.len, own.name, own.with_irqchip)).collect()
+    KERNELS.iter().map(|own| (own.space.name(), own.base, own.len, own.name, own.with_irqchip)).collect()
 }
 
 /// Ports of the stock devices that are attached one by one, by their names in specs.

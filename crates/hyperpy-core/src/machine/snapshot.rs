@@ -273,8 +273,8 @@ impl Machine {
         let done = catch_unwind(AssertUnwindSafe(|| f(&*region.device)));
         let done = self.survived(done.map_err(|panic| run::panicked(Some(region.name.clone()), panic.as_ref())))?;
         done.map_err(|fault| {
-            let bus = if space == Space::Pio { "port" } else { "mmio" };
-            SnapshotError::Device { name: region.name.to_string(), place: format!("{bus} {:#x}", region.base), fault }
+            let place = format!("{} {:#x}", space.word(), region.base);
+            SnapshotError::Device { name: region.name.to_string(), place, fault }
         })
     }
 

@@ -30,7 +30,7 @@ impl Parts {
             });
             Value::map([
                 ("name", (&*place.name).into()),
-                ("bus", if place.space == Space::Pio { "pio" } else { "mmio" }.into()),
+                ("bus", place.space.name().into()),
                 ("base", place.base.into()),
                 ("size", place.len.into()),
                 ("state", state),
@@ -99,11 +99,8 @@ impl Parts {
 
 fn device_of(value: &Value) -> Result<(Place, Option<State>), StateFault> {
     let fields = Fields::new(value, &["name", "bus", "base", "size", "state"])?;
-    let space = match fields.get::<Value>("bus")?.text() {
-        Some("pio") => Space::Pio,
-        Some("mmio") => Space::Mmio,
-        _ => return Err(misfit("a device is on no bus")),
-    };
+    let space = fields.get::<Value>("bus")?.text().and_then(Space::of_name);
+    let space = space.ok_or_else(|| misfit("a device is on no bus"))?;
     let name = fields.get::<Value>("name")?;
     let name = name.text().ok_or_else(|| misfit("a device has no name"))?.into();
     let place = Place { space, base: fields.get("base")?, len: fields.get("size")?, name };

@@ -31,8 +31,7 @@ impl Place {
 
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let bus = if self.space == Space::Pio { "port" } else { "mmio" };
-        write!(f, "{} at {bus} {:#x}, {:#x} bytes", self.name, self.base, self.len)
+        write!(f, "{} at {} {:#x}, {:#x} bytes", self.name, self.space.word(), self.base, self.len)
     }
 }
 

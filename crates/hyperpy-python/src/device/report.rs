@@ -92,11 +92,7 @@ pub(crate) fn keep_traceback(py: Python<'_>, error: &PyErr) {
 }
 
 fn note(device: &str, access: &Current, value: Option<u64>) -> String {
-    let bus = match access.space {
-        Some(Space::Pio) => "port",
-        Some(Space::Mmio) => "mmio",
-        None => "msr",
-    };
+    let bus = access.space.map_or("msr", Space::word);
     let what = match value {
         Some(value) => format!("write of {value:#x} to"),
         None if access.is_write => "write to".to_owned(),
