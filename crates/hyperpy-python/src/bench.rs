@@ -13,11 +13,12 @@ use pyo3::types::PyList;
 
 use crate::calls::Calls;
 use crate::clock::{Clock, carry_timers, named_timers};
-use crate::device::{Faults, PyDevice, Report, StockDevice};
+use crate::device::{Faults, PyDevice, Report};
 use crate::errors;
 use crate::plain::object_of;
 use crate::record::Recorder;
 use crate::regfile::Registers;
+use crate::stock_device::StockDevice;
 
 /// Accesses that have been checked against a device's range.
 #[pyclass(frozen, module = "hyperpy._hyperpy")]

@@ -7,7 +7,6 @@ mod report;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hyperpy_core::boot::firmware::e820;
 use hyperpy_core::bus::{Access, Action, Device, Shortcuts, Space, Spot, ones};
 use hyperpy_core::calls::Calls as Counted;
 use hyperpy_core::clock::Clock;
@@ -17,10 +16,6 @@ use hyperpy_core::names::Names;
 use hyperpy_core::regfile::RegisterFile;
 use hyperpy_core::snapshot::{Saved, State, StateFault};
 use hyperpy_core::vcpu::{Current, current};
-use hyperpy_devices::debugcon::DebugConsole;
-use hyperpy_devices::debugexit::DebugExit;
-use hyperpy_devices::fw_cfg::FwCfg;
-use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -28,9 +23,7 @@ use pyo3::types::{PyInt, PyString};
 
 pub(crate) use self::report::{Faults, Report, keep_traceback, note_raised};
 use crate::calls::Calls;
-use crate::console::Console;
 use crate::errors::Raise;
-use crate::machine::Machine;
 use crate::regfile::{Declared, Registers, Served};
 use crate::signals::attach;
 
@@ -351,63 +344,5 @@ impl Answerer for PyAnswerer {
     fn write(&self, access: &Current, value: u64) -> Action {
         let made = |answer: &Bound<'_, PyAny>| Ok(stop(answer)?.unwrap_or(Action::Continue));
         self.ask(access, Some(value), made).unwrap_or(Action::Continue)
-    }
-}
-
-struct Panicking;
-
-impl Device for Panicking {
-    #[allow(clippy::panic, reason = "what it is for")]
-    fn read(&self, _: Access) -> u64 {
-        panic!("a read that panics")
-    }
-    #[allow(clippy::panic, reason = "what it is for")]
-    fn write(&self, _: Access, _: u64) -> Action {
-        panic!("a write that panics")
-    }
-}
-
-/// A device written in Rust, to be attached by name.
-#[pyclass(frozen, module = "hyperpy._hyperpy")]
-pub struct StockDevice {
-    pub(crate) device: Arc<dyn Device>,
-    #[pyo3(get)]
-    name: &'static str,
-    #[pyo3(get)]
-    size: u64,
-}
-
-#[pymethods]
-impl StockDevice {
-    /// The debug-exit port of test kernels: a write stops the machine with status `value << 1 | 1`.
-    #[staticmethod]
-    fn debug_exit() -> Self {
-        Self { device: Arc::new(DebugExit), name: "debug exit", size: hyperpy_devices::debugexit::PORTS }
-    }
-
-    /// A device with a bug, for the tests: every access to it panics.
-    #[staticmethod]
-    fn panicking() -> Self {
-        Self { device: Arc::new(Panicking), name: "panicking", size: 1 }
-    }
-
-    /// The debug console port: bytes go to the console.
-    #[staticmethod]
-    fn debug_console(console: &Console) -> Self {
-        Self { device: Arc::new(DebugConsole::new(console.inner.clone())), name: "debug console", size: 1 }
-    }
-
-    /// fw_cfg for a machine's processors and memory map, with further files.
-    #[staticmethod]
-    fn fw_cfg(machine: &Machine, files: Vec<(String, Vec<u8>)>) -> PyResult<Self> {
-        let core = machine.core();
-        let map = ("etc/e820".to_owned(), e820(&core.memory));
-        let files = [map].into_iter().chain(files).collect();
-        let cpus = core.config().vcpus.try_into().unwrap_or(u16::MAX);
-        let device = FwCfg::new(cpus, files).map_err(|error| {
-            let hint = "a name has 1 to 55 ASCII characters; etc/e820 is hyperpy's own";
-            PyValueError::new_err(format!("{error}\n\nhint: {hint}"))
-        })?;
-        Ok(Self { device: Arc::new(device), name: "fw_cfg", size: hyperpy_devices::fw_cfg::PORTS })
     }
 }

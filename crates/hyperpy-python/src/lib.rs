@@ -33,6 +33,7 @@ mod snapshot;
 mod snapshot_file;
 mod snapshot_value;
 mod state;
+mod stock_device;
 mod vcpu;
 
 use pyo3::prelude::*;
@@ -58,8 +59,6 @@ mod _hyperpy {
     use crate::console::Console;
     #[pymodule_export]
     use crate::debug::{clear_breakpoint, code_at, disassemble, run_until, set_breakpoint, step, trace, walk};
-    #[pymodule_export]
-    use crate::device::StockDevice;
     #[pymodule_export]
     use crate::dma::Dma;
     #[pymodule_export]
@@ -92,6 +91,8 @@ mod _hyperpy {
     use crate::snapshot::{Snapshot, fork, restore, take_snapshot};
     #[pymodule_export]
     use crate::snapshot_file::{SnapshotFile, save_snapshot};
+    #[pymodule_export]
+    use crate::stock_device::StockDevice;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

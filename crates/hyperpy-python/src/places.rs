@@ -16,11 +16,12 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use crate::calls::Calls;
-use crate::device::{PyDevice, StockDevice};
+use crate::device::PyDevice;
 use crate::errors;
 use crate::machine::{Machine, lock, space};
 use crate::record::Recorder;
 use crate::regfile::Registers;
+use crate::stock_device::StockDevice;
 
 /// A window as Python describes it: whether it is of ports, base, size, where it begins in the device's own range, name, whether it
 /// is enabled.
