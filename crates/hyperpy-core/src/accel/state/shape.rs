@@ -30,6 +30,8 @@ pub struct Shape {
 
 /// A frequency within this is the same: 250 parts per million, as KVM has it.
 const TSC_TOLERANCE_PPM: u64 = 250;
+/// KVM scales to less than this, in kHz.
+const TSC_MOST_KHZ: u64 = 0x7fff_ffff;
 
 /// What differs between a state and the machine that it is to be put back into, a line each; none if it fits.
 #[must_use]
@@ -76,7 +78,8 @@ fn of_vcpu(state: &VcpuState, here: &Shape) -> Vec<String> {
     }
     let (there, now) = (u64::from(state.tsc_khz), u64::from(here.tsc_khz));
     let near = there.abs_diff(now) * 1_000_000 <= now * TSC_TOLERANCE_PPM;
-    if there != 0 && now != 0 && !here.tsc_control && !near {
+    let scales = here.tsc_control && there < TSC_MOST_KHZ;
+    if there != 0 && now != 0 && !scales && !near {
         lines.push(format!("tsc: {there} kHz in the snapshot, {now} kHz here, and this host cannot scale it"));
     }
     lines

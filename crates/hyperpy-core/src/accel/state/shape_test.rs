@@ -100,6 +100,18 @@ fn test_differences_of_cpuid_are_all_that_differs_on_a_vcpu_that_has_run() {
 
 // fault row 26
 #[test]
+fn test_frequency_of_the_counter_is_no_difference_where_it_can_be_scaled_to() {
+    let (vm, vcpu) = fitting();
+    let here = Shape { tsc_control: true, ..here(true) };
+    for (tsc_khz, fits) in [(0, true), (1_000_000, true), (0x7fff_fffe, true), (0x7fff_ffff, false), (u32::MAX, false)]
+    {
+        let state = VcpuState { tsc_khz, ..vcpu.clone() };
+        assert_eq!(differences(&vm, &[state], std::slice::from_ref(&here)).is_empty(), fits, "{tsc_khz}");
+    }
+}
+
+// fault row 26
+#[test]
 fn test_differences_of_cpuid_on_a_new_vcpu_are_features_that_are_not_here_and_another_make() {
     let (vm, vcpu) = fitting();
     let cpuid = table(|leaves| {
