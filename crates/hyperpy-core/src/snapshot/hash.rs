@@ -41,10 +41,8 @@ impl Parts {
         }
         for (place, state) in self.shape.places.iter().zip(&self.devices) {
             hash.write(place.to_string().as_bytes());
-            // A state of nothing is none in a file.
-            let state = state.as_ref().map(|state| without_time(state.value()));
-            if let Some(state) = state.filter(|state| *state != Value::Nothing) {
-                feed(&state, hash);
+            if let Some(state) = state {
+                feed(&without_time(state.value()), hash);
             }
         }
     }
