@@ -74,7 +74,7 @@ impl KvmVm {
         let cpuid = setup::offered(kvm)?;
         let tsc_deadline = config.irqchip && has(fd.check_extension_int(Cap::TscDeadlineTimer))?;
         let features = Features { tsc_deadline };
-        let known = Arc::new(Known::ask(kvm, &fd, &cpuid, config.irqchip)?);
+        let known = Arc::new(Known::ask(kvm, &fd, &cpuid, config)?);
         let fd = Arc::new(fd);
         let slots = Arc::new(Slots::new(fd.clone(), rings)?);
         Ok(Self { fd, config, cpuid, features, slots, ring: Arc::default(), page: OnceLock::new(), known })

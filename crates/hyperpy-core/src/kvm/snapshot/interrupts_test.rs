@@ -263,7 +263,18 @@ fn test_init_and_sipi_that_are_pending_at_a_load_start_nobody_after_it() {
             sent.iter().for_each(|&what| send(&mut guest, what));
         }
     }
-    // What is sent after a load is taken.
+    // What is sent after a load is taken, whether the other vCPU has been entered since or not.
+    for is_entered in [false, true] {
+        guest.load(&started);
+        send(&mut guest, init);
+        guest.vcpus.swap(0, 1);
+        if is_entered {
+            guest.complete();
+        }
+        let taken = guest.save().1.remove(0);
+        guest.vcpus.swap(0, 1);
+        assert_eq!((taken.mp_state, taken.regs.rip), (kvm_bindings::KVM_MP_STATE_INIT_RECEIVED, 0xfff0));
+    }
     guest.load(&waiting);
     send(&mut guest, sipi);
     assert_same(&guest.save().1[1..], &started.1[1..]);

@@ -15,8 +15,8 @@ use kvm_ioctls::{Cap, Kvm as KvmFd, VcpuFd, VmFd};
 
 use super::raw::{self, Area};
 use super::unfit;
-use crate::accel::AccelError;
 use crate::accel::state::{Events, LEAVES_MAX, VcpuState};
+use crate::accel::{AccelError, VmConfig};
 use crate::kvm::{call, has};
 
 /// The vector of an NMI, which is no exception for KVM, and the last one of an exception (SDM vol. 3, 6.3).
@@ -26,6 +26,8 @@ const LAST_EXCEPTION: u8 = 31;
 #[derive(Debug)]
 pub(in crate::kvm) struct Known {
     pub(super) irqchip: bool,
+    /// Other vCPUs can send one an INIT, a SIPI, an NMI or an SMI.
+    pub(in crate::kvm) others: bool,
     pub(super) sregs2: bool,
     /// What can wait in the shared page (`KVM_SYNC_X86_*`).
     pub(super) sync: u32,
@@ -51,7 +53,7 @@ pub(in crate::kvm) struct Known {
 
 impl Known {
     /// Switches on what makes the state exact. Before the first vCPU.
-    pub(in crate::kvm) fn ask(kvm: &KvmFd, vm: &VmFd, offered: &CpuId, irqchip: bool) -> Result<Self, AccelError> {
+    pub(in crate::kvm) fn ask(kvm: &KvmFd, vm: &VmFd, offered: &CpuId, config: VmConfig) -> Result<Self, AccelError> {
         let raw = |cap: u32| has(vm.check_extension_raw(cap.into()));
         let plain = |cap: Cap| has(vm.check_extension_int(cap));
         let mut events = KVM_VCPUEVENT_VALID_NMI_PENDING
@@ -79,7 +81,8 @@ impl Known {
         };
         let xcr0 = if plain(Cap::Xcrs)? { Some(offered_xcr0(offered)) } else { None };
         Ok(Self {
-            irqchip,
+            irqchip: config.irqchip,
+            others: config.irqchip && config.vcpus > 1,
             sregs2: raw(KVM_CAP_SREGS2)?,
             sync: if sync.unsigned_abs() & KVM_SYNC_X86_EVENTS != 0 { sync.unsigned_abs() } else { 0 },
             xsave,

@@ -8,7 +8,7 @@
 //! it comes after it. Registers and events go last and together, since KVM drops a pending exception when registers are
 //! set: they wait in the shared page for the next entry where KVM has that (KVM_SYNC_X86_EVENTS), and cost no ioctl. Sregs wait
 //! there too if nothing depends on their being there earlier ([`KvmVcpu::ways`]): taken over at the entry they cost a fifteenth of
-//! what the ioctl does.
+//! what the ioctl does. What other vCPUs can send one in between does not wait there: it would be overwritten.
 //!
 //! | part | ioctls of `save` | of `load` |
 //! |---|---|---|
@@ -18,7 +18,7 @@
 //! | debug registers | 1 | 1 |
 //! | sregs with the PDPTRs | 1, 0 if they wait in the page | 0 or 1 |
 //! | XCR0, where there is one | 1 | 1 |
-//! | events | 1, 0 if they wait in the page | 0 |
+//! | events | 1, 0 if they wait in the page | 0, 1 if there are others to send some |
 //! | general registers | 0, but 1 with a local APIC or before the first run | 0 |
 //! | local APIC, where it is in the kernel | 1 | 1, and 1 for an armed deadline |
 //! | activity, with a local APIC | 1 | 2 |
@@ -35,7 +35,8 @@ use std::sync::atomic::Ordering;
 
 use kvm_bindings::{
     KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS,
-    kvm_debugregs, kvm_mp_state, kvm_sregs,
+    KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SIPI_VECTOR, KVM_VCPUEVENT_VALID_SMM, kvm_debugregs,
+    kvm_mp_state, kvm_sregs,
 };
 
 pub(super) use self::chips::{load, load_timers, save};
@@ -51,6 +52,8 @@ use crate::arch::x86_64::msrs::{IA32_TSC, IA32_TSC_DEADLINE};
 
 /// RFLAGS.IF.
 const INTERRUPTS: u64 = 1 << 9;
+/// Of events, what others send.
+const SENT: u32 = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR | KVM_VCPUEVENT_VALID_SMM;
 
 impl KvmVcpu {
     pub(super) fn save_state(&mut self) -> Result<VcpuState, AccelError> {
@@ -58,6 +61,7 @@ impl KvmVcpu {
             return Err(unfit("exit", "is not handed over yet"));
         }
         let known = self.known.clone();
+        self.settle_for_others()?;
         let mp_state = if known.irqchip { raw::mp_state(&self.fd)?.mp_state } else { KVM_MP_STATE_RUNNABLE };
         let events = if self.in_page & KVM_SYNC_X86_EVENTS != 0 { self.page.events() } else { raw::events(&self.fd)? };
         let regs = self.regs_now()?;
@@ -168,7 +172,7 @@ impl KvmVcpu {
 
     /// Registers and events: in the page, or by calls if both cannot be there.
     fn load_rest(&mut self, state: &VcpuState, in_page: u32) -> Result<(), AccelError> {
-        let (regs, events) = (kvm_from_regs(&state.regs), kvm_from_events(&state.events));
+        let (regs, mut events) = (kvm_from_regs(&state.regs), kvm_from_events(&state.events));
         self.page.set_regs(&regs);
         self.page.set_cr8(state.sregs.cr8);
         self.page.set_interruptible(state.regs.rflags & INTERRUPTS != 0);
@@ -178,6 +182,10 @@ impl KvmVcpu {
             self.page.set_sregs(&sregs);
         }
         if in_page & KVM_SYNC_X86_EVENTS != 0 {
+            if self.known.others {
+                raw::set_events(&self.fd, &events)?;
+                events.flags &= !SENT;
+            }
             self.page.set_events(&events);
             self.leave_in_page(in_page);
             return Ok(());
@@ -207,6 +215,12 @@ impl KvmVcpu {
             self.leave_in_page(self.in_page & !which);
         }
         Ok(())
+    }
+
+    /// Before KVM takes a pending INIT or SIPI, which changes what else would come too late.
+    pub(super) fn settle_for_others(&mut self) -> Result<(), AccelError> {
+        let all = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
+        if self.known.others { self.settle(all) } else { Ok(()) }
     }
 
     /// IA32_APIC_BASE may be set by something else than the guest: where KVM left it at the last exit says nothing any more.
