@@ -4,11 +4,10 @@ The parent sieves the primes below 16,000, which is done once. Each child asks a
 count, and tells what it found. Runs on any KVM: python examples/fork_fleet.py [CHILDREN]
 """
 
-import itertools
 import sys
 from typing import Self
 
-from hyperpy import Device, Exit, Flat, Machine, Register
+from hyperpy import Device, Exit, Flat, Identity, Machine, Register
 
 GUEST = bytes.fromhex(
     "66c7050000010001 01"  #  mov word ptr [0x10000], 0x0101  ; 0 and 1 are none
@@ -43,27 +42,25 @@ class Ticket(Device):
     number = Register(0x0, access="ro")
     found = Register(0x4)
     saved_attributes = ()
-    numbers = itertools.count()
-    given: list["Ticket"] = []
 
-    def forked(self, parent: Self, /) -> None:
-        self.number = next(self.numbers)
-        self.given.append(self)  # so that the script finds it
+    def forked(self, parent: Self, identity: Identity, /) -> None:
+        self.number = identity.seed
 
 
 def main(children: int) -> None:
     with Machine(memory="64M", name="parent") as parent:
         parent.load(Flat(GUEST, at=0x1000, mode="protected"))
-        parent.attach(Ticket(), pio=0x10)
+        ticket = parent.attach(Ticket(), pio=0x10)
         assert parent.run(timeout=60) == Exit.Halt(vcpu=0)
-        fleet = [parent.fork() for _ in range(children)]
+        fleet = [parent.fork(name=f"worker.{number}", seed=number) for number in range(children)]
     for child in fleet:
         child.start()  # their parent is closed already
     print(f"{'machine':10}  {'numbers':>14}  primes  KiB of its own")
-    for child, ticket in zip(fleet, Ticket.given, strict=True):
+    for child in fleet:
         assert child.wait(timeout=60) == Exit.Halt(vcpu=0)
-        numbers = f"{ticket.number * 1000} to {ticket.number * 1000 + 999}"
-        print(f"{child.name:10}  {numbers:>14}  {ticket.found:6}  {child.stats.memory_bytes >> 10:14}")
+        mine = child.copy_of(ticket)
+        numbers = f"{mine.number * 1000} to {mine.number * 1000 + 999}"
+        print(f"{child.name:10}  {numbers:>14}  {mine.found:6}  {child.stats.memory_bytes >> 10:14}")
         child.close()
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hyperpy.boot import Firmware, Flat, Image, Linux, Multiboot, Pvh
-from hyperpy.clock import Clock, Timer
+from hyperpy.clock import Clock, ClockSetting, Timer
 from hyperpy.console import Console
 from hyperpy.device import DebugConsole, DebugExit, Device, Stop
 from hyperpy.dma import DmaMemory
@@ -38,6 +38,7 @@ from hyperpy.errors import (
     StateError,
 )
 from hyperpy.exits import AnyExit, Exit
+from hyperpy.identity import Identity
 from hyperpy.irq import IoApicPin, Msi, PicInput
 from hyperpy.line import IrqLine, Line, Messages
 from hyperpy.machine import Machine
@@ -71,6 +72,7 @@ __all__ = [
     "Budget",
     "BudgetError",
     "Clock",
+    "ClockSetting",
     "Console",
     "Counter",
     "DebugConsole",
@@ -92,6 +94,7 @@ __all__ = [
     "GuestFault",
     "HostMemoryError",
     "HyperpyError",
+    "Identity",
     "Image",
     "Indexed",
     "IoApicPin",

@@ -1,25 +1,34 @@
 """A copy of a machine, as far as it is Python's: what the script has told it, and devices that are copies too, at the same places.
 
-The core copies its configuration, memory and state (`machine/snapshot.rs`); how a device is copied is the device's (`device`).
+What makes the copy somebody else is here too. The core copies its configuration, memory and state (`machine/snapshot.rs`); how a device is copied is the device's (`device`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from hyperpy._cloning import copy_of
 from hyperpy._placed import placed
-from hyperpy.device import DebugConsole
+from hyperpy.device import DebugConsole, Device
 from hyperpy.errors import DeviceError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
     from hyperpy import _hyperpy
+    from hyperpy.clock import ClockSetting
+    from hyperpy.identity import Identity
     from hyperpy.machine import Machine
 
 
-def copy_into(child: Machine, native: _hyperpy.Machine, machine: Machine, name: str | None) -> list[object]:
+def name_for(machine: Machine, name: str | None) -> str:
+    """The name of a copy of the machine."""
+    return name or f"{machine.name}.{next(machine._numbers)}"
+
+
+def copy_into(child: Machine, native: _hyperpy.Machine, machine: Machine, name: str) -> list[object]:
     """Make `child` of its native half, with copies of the devices of `machine`, which are returned: in the order of `devices_of`."""
-    name = name or f"{machine.name}.{next(machine._numbers)}"
     child._become(native, name, machine.cpu_limit, machine._traced, machine._asked)
     child.unclaimed = machine.unclaimed
     child._images = dict(machine._images)
@@ -48,6 +57,26 @@ def _copy_of(device: object, machine: Machine, child: Machine) -> object:
             hint="define clone(self), which returns a new one for the copy of the machine",
         )
     return copy
+
+
+def individual(
+    child: Machine, devices: Iterable[tuple[object, Any]], identity: Identity, clock: ClockSetting | None
+) -> None:
+    """Make a copy of a machine, with its devices as (parent, copy), somebody else, before it runs."""
+    if clock is not None:
+        clock._apply(child.clock)
+    child._native.renew_generation(int.from_bytes(identity.derive("VM generation", 16), "little"))
+    for parent, copy in devices:
+        if isinstance(copy, Device):
+            copy.forked(cast("Any", parent), identity._told(_place_of(copy, child)))
+
+
+def _place_of(device: object, machine: Machine) -> str:
+    """Where a device was attached first."""
+    for (is_pio, _), (other, facts) in list(machine._attached.items()):
+        if other is device:
+            return f"{'port' if is_pio else 'mmio'} {facts['base']:#x}"
+    return ""  # taken off meanwhile
 
 
 def devices_of(machine: Machine) -> list[object]:

@@ -380,25 +380,32 @@ class DeviceBench(Generic[_D]):
         for name, line in self.lines.items():
             line.level = snapshot._levels.get(name, False)
 
-    def fork(self) -> DeviceBench[_D]:
+    def fork(self, *, name: str = "copy", seed: int = 0) -> DeviceBench[_D]:
         """Return a bench with a copy of the device, as a copy of a machine has one: of the same state and time.
 
         Timers that call methods of the device call those of the copy there; others are in `lost_timers` of the new bench.
         Memory is not copied.
 
+        Arguments:
+            name: of the copy's identity, which `Device.forked` is told.
+            seed: of its identity, from 0 to 2**128 - 1.
+
         Raises:
             DeviceError: nobody knows how to copy the device.
             SnapshotError: it cannot be saved.
+            ValueError: the seed is out of range.
         """
         from hyperpy._cloning import copy_of  # noqa: PLC0415 - few tests copy
+        from hyperpy.identity import Identity  # noqa: PLC0415 - as above
 
+        identity = Identity(name, seed)
         base = self.snapshot()
         copy = DeviceBench(copy_of(self.device), size=self.size, memory=self._memory_size)
         copy.lost_timers = copy._native.restore(base._native, self.device, copy.device)
         copy._set_lines(base)
         made: Any = copy.device
         if isinstance(made, Device):
-            made.forked(self.device)  # type: ignore[arg-type] # of the same class
+            made.forked(self.device, identity)  # type: ignore[arg-type] # of the same class
         return copy
 
     def record(self, *, limit: int = 1_000_000) -> Recording:

@@ -11,13 +11,14 @@ import os
 import weakref
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from hyperpy import _hyperpy
-from hyperpy._copying import copy_into, devices_of
+from hyperpy._copying import copy_into, devices_of, individual, name_for
 from hyperpy._ending import live
-from hyperpy.device import Device
+from hyperpy.clock import ClockSetting
 from hyperpy.errors import DeviceError
+from hyperpy.identity import Identity
 from hyperpy.resources import Share
 from hyperpy.snapshot import Forked, RestoreStats, Snapshot
 
@@ -30,7 +31,7 @@ _D = TypeVar("_D")
 _MICRO = 1e6
 
 
-def _generation() -> int:
+def _random() -> int:
     return int.from_bytes(os.urandom(16), "little")
 
 
@@ -39,6 +40,7 @@ class Snapshotting:
 
     _native: _hyperpy.Machine
     _forked: Forked | None = None
+    _identity: Identity | None = None
     _restored: RestoreStats | None = None
     _share: Share
     # By the id of the other machine's device.
@@ -106,28 +108,37 @@ class Snapshotting:
         if undelivered:
             cast("Machine", self)._keep(undelivered)
         if renew:
-            self._native.renew_generation(_generation())
+            self._native.renew_generation(_random())
         done = RestoreStats(pages, vm * _MICRO, vcpus * _MICRO, memory * _MICRO, devices * _MICRO)
         self.__dict__["_restored"] = done  # past what looks for names that a machine has not
         return done
 
-    def fork(self, *, name: str | None = None) -> Self:
+    def fork(
+        self, *, name: str | None = None, seed: int | None = None, clock: ClockSetting | None = None
+    ) -> Self:
         """Make a running copy of the machine, in this process: its memory is shared until one of both writes to it.
 
         The copy has devices of its own, made by `Device.clone`, at the same places, and a console of its own, which has said what this one has. It runs if this machine
-        does, and is else as this one is: paused, created, stopped. Each lives on its own: either can be closed first. What is to differ is told
-        to each device by `Device.forked`, and to its operating system by a new VM generation id. `copy_of` finds a device's copy.
+        does, and is else as this one is: paused, created, stopped. Each lives on its own: either can be closed first. `copy_of` finds a device's copy.
+
+        Who it is, is its `identity`, made of its name and seed. Each device is told it by `Device.forked`, and the operating system by a new VM
+        generation id, which is derived from the seed.
 
         Attributes that a class of your own keeps in its instances are not in the copy, whose `__init__` is not called: give them in a
         `fork` of that class.
 
         Arguments:
             name: of the copy; this machine's with a number if it is left out.
+            seed: what its identity is derived from, the same each time: from 0 to 2**128 - 1. A random number if it is left out,
+                so that each copy is somebody else.
+            clock: how its clock goes on; from this machine's time and at its pace if it is left out.
 
         Raises:
             SnapshotError: a device cannot be copied, and which. Nothing has changed.
             BudgetError: the copy asks for more than `hyperpy.budget` has left.
             StateError: as for `snapshot`.
+            ValueError: the seed is out of range, or the clock's time would go back.
+            Exception: what a device's `forked` raises. There is no copy then.
 
         Example:
             >>> import hyperpy
@@ -143,6 +154,9 @@ class Snapshotting:
             Exit.Halt(vcpu=0) 7 0
         """
         machine: Machine = cast("Machine", self)
+        if not isinstance(clock, ClockSetting | None):
+            raise TypeError(f"not a setting of a clock: {clock!r}\n\nhint: clock=ClockSetting(scale=2.0)")
+        identity = Identity(name_for(machine, name), _random() if seed is None else operator.index(seed))
         child = cast("Machine", object.__new__(type(self)))
         child._closed = True
         child._begin(Share(self._share.memory, self._share.cpu))
@@ -150,21 +164,19 @@ class Snapshotting:
         parents, copies = devices_of(machine), []
 
         def build(native: _hyperpy.Machine) -> list[object]:
-            copies.extend(copy_into(child, native, machine, name))
+            copies.extend(copy_into(child, native, machine, identity.name))
             return copies
 
         try:
             is_running, pages, left = _hyperpy.fork(self._native, child.console._native, parents, build)
-            child._native.renew_generation(_generation())
-            for parent, copy in zip(parents, copies, strict=True):
-                if isinstance(copy, Device):
-                    copy.forked(cast("Any", parent))
+            individual(child, list(zip(parents, copies, strict=True)), identity, clock)
         except BaseException:
             if hasattr(child, "_native"):
                 child._native.close()
             child._share.give_back()
             raise
         child._forked = Forked(pages, tuple(left))
+        child._identity = identity
         child._copies = {
             id(parent): (_reference(parent), copy) for parent, copy in zip(parents, copies, strict=True)
         }
@@ -173,6 +185,16 @@ class Snapshotting:
         if is_running:
             child.start()
         return cast("Self", child)
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who a copy is, made of the name and the seed that `fork` gave it; None for a machine that is no copy."""
+        return self._identity
+
+    @property
+    def seed(self) -> int | None:
+        """What a copy's identity is derived from: `fork(seed=child.seed)` makes another that is the same; None for a machine that is no copy."""
+        return None if self._identity is None else self._identity.seed
 
     def copy_of(self, device: _D) -> _D:
         """Return the device that stands here for one of the machine that this one was copied from.

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from hyperpy import _hyperpy
+from hyperpy._value import Value
 
-__all__ = ["Clock", "Timer"]
+__all__ = ["Clock", "ClockSetting", "Timer"]
 
 _U64 = 1 << 64
 
@@ -181,6 +182,36 @@ class Clock:
 
     def __repr__(self) -> str:
         return f"<Clock at {self.now} ns>"
+
+
+class ClockSetting(Value):
+    """How the clock of a copy of a machine is to go on: `m.fork(clock=ClockSetting(scale=2.0))`.
+
+    Attributes:
+        now: nanoseconds from the machine's start, not before what they are: what is due by then fires when the copy runs.
+            None goes on from the parent's time.
+        scale: nanoseconds of the clock for one of the host's; None for the parent's.
+    """
+
+    now: int | None = None
+    scale: float | None = None
+
+    def _apply(self, clock: Clock) -> None:
+        """Set a clock that stands still.
+
+        Raises:
+            ValueError: its time would go back, or the scale is no number from 0.
+        """
+        if self.scale is not None:
+            clock.scale = self.scale
+        if self.now is not None:
+            before = clock.now
+            if _ns(self.now) < before:
+                hint = "time does not go back: from the parent's `clock.now` on"
+                raise ValueError(
+                    f"time of a copy is before its parent's: {self.now} of {before} ns\n\nhint: {hint}"
+                )
+            clock.step(self.now - before)
 
 
 def _ns(value: int) -> int:

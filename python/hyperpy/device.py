@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hyperpy.clock import Clock
     from hyperpy.dma import DmaMemory
     from hyperpy.explain import Explanation
+    from hyperpy.identity import Identity
     from hyperpy.window import Part
 
 __all__ = ["DebugConsole", "DebugExit", "Device", "DeviceLike", "Stop"]
@@ -315,10 +316,14 @@ class Device:
             copy.load(self.save())
         return copy
 
-    def forked(self, parent: Self, /) -> None:
-        """Take an identity of one's own: called of each device of a copy of a machine, before that runs.
+    def forked(self, parent: Self, identity: Identity, /) -> None:
+        """Take an identity of one's own: called of each device of a copy of a machine, before that runs. The default does nothing.
 
-        It is attached, and has the state of `parent`, which is the device that it is a copy of. The default does nothing.
+        It is attached, and has the state and the time of the copy.
+
+        Arguments:
+            parent: the device that this one is a copy of.
+            identity: who the copy is: its name and seed, and what is derived from it for this device, such as `identity.mac()`.
         """
 
     @classmethod

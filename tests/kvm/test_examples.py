@@ -27,7 +27,7 @@ def test_example_of_snapshots_has_less_than_80_lines(name: str) -> None:
 def test_fleet_of_forks_counts_the_primes_of_each_thousand() -> None:
     _, *rows = said("fork_fleet", "5")
     assert [row.split()[:5] for row in rows] == [
-        [f"parent.{number + 1}", str(number * 1000), "to", str(number * 1000 + 999), str(primes)]
+        [f"worker.{number}", str(number * 1000), "to", str(number * 1000 + 999), str(primes)]
         for number, primes in enumerate((168, 135, 127, 120, 119))
     ]
 

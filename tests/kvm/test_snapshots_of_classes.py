@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.kvm.conftest import Boot
 
-from hyperpy import DebugConsole, DebugExit, Device, Exit, Machine, Register, Snapshot
+from hyperpy import ClockSetting, DebugConsole, DebugExit, Device, Exit, Machine, Register, Snapshot
 from hyperpy.errors import DeviceError, SnapshotError
 
 RUN = 20.0
@@ -219,8 +219,10 @@ def test_subclass_gives_its_attributes_to_copies_in_a_fork_of_its_own() -> None:
             super().__init__(memory="1M")
             self.lamp = self.attach(Lamp(), pio=0x80)
 
-        def fork(self, *, name: str | None = None) -> Lit:
-            child = super().fork(name=name)
+        def fork(
+            self, *, name: str | None = None, seed: int | None = None, clock: ClockSetting | None = None
+        ) -> Lit:
+            child = super().fork(name=name, seed=seed, clock=clock)
             child.lamp = child.copy_of(self.lamp)
             return child
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.kvm.conftest import Boot
 
-from hyperpy import Device, Exit, Line, Machine, Ram, Register
+from hyperpy import Device, Exit, Identity, Line, Machine, Ram, Register
 from hyperpy.errors import DeviceError, SnapshotError
 
 RUN = 20.0
@@ -43,7 +43,7 @@ class Bell(Device):
     def tell(self) -> None:
         self.late.append(self.color)
 
-    def forked(self, parent: Bell) -> None:
+    def forked(self, parent: Bell, identity: Identity) -> None:
         self.color = f"{parent.color}'"
 
 

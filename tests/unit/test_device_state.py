@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 import pytest
 
-from hyperpy import Counter, Device, DeviceError, Fifo, Line, Ram, Register, SnapshotError
+from hyperpy import Counter, Device, DeviceError, Fifo, Identity, Line, Ram, Register, SnapshotError
 from hyperpy._cloning import copy_of
 from hyperpy.testing import DeviceBench
 
@@ -26,7 +26,7 @@ class Nic(Device):
     saved_attributes = ("packets", "timer", "table")
 
     def __init__(self, name: str, *, table: Any = None) -> None:
-        self.name, self.helper = name, object()
+        self.name, self.helper, self.mac = name, object(), bytes(6)
         self.packets: int | None = 0
         self.timer: Any = None
         self.table: Any = {} if table is None else table
@@ -44,8 +44,8 @@ class Nic(Device):
         self.packets = 100
         self.irq.raise_()
 
-    def forked(self, parent: Nic, /) -> None:  # type: ignore[override]
-        self.name = f"{parent.name}'"
+    def forked(self, parent: Nic, identity: Identity, /) -> None:  # type: ignore[override]
+        self.name, self.mac = f"{parent.name}'", identity.mac()
 
 
 def busy() -> DeviceBench[Nic]:
@@ -106,6 +106,9 @@ def test_copy_has_state_time_and_timers_of_its_own_and_an_identity() -> None:
     assert bench.device.timer.active
     bench.device.received.push(4)
     assert list(copy.device.received) == [3]
+    # Of the seed that the test gives.
+    assert copy.device.mac == bench.fork().device.mac == Identity("any", 0).mac()
+    assert bench.fork(name="second", seed=1).device.mac == Identity("second", 1).mac() != copy.device.mac
     # A copy of a copy.
     again = bench.fork().fork()
     again.clock.step(500)
