@@ -300,6 +300,7 @@ class Machine(Attaching, Answering, Trapping, Debugging, Looking, Snapshotting, 
     def reset(self) -> None:
         """Press the machine's reset button: restore the power-on state, from which it can run again.
 
+        It is what a snapshot had before the first run, by `Snapshot.hash`; what else stays is in the concept page on snapshots.
         The vcpus are made anew. RAM is zeros, given back to the host; views of it stay valid. ROM keeps its contents.
         Every attached device's `reset()` is called, a disabled one's too. `clock` is 0, and no timer is left but those that they
         set. Interrupt lines are low, nothing is queued, `errors` begins anew, and no earlier exit can be answered. What `load`

@@ -2,11 +2,12 @@
 //!
 //! | part | ioctls of `save` | of `load` |
 //! |---|---|---|
-//! | each 8259, I/O APIC, PIT, where they are in the kernel | 4 | 4 |
+//! | each 8259, I/O APIC, PIT, where they are in the kernel | 4 | 5 |
 //! | clock | 1 | 1 |
 //!
 //! They come before the vCPUs' (`Known::moment`); and what the I/O APIC sends when it is put back goes to local APICs
-//! that are overwritten. So the PIT comes after these: KVM waits for the end of its last tick. The clock is set as it was, not as it would be by now: KVM_CLOCK_REALTIME is not asked for.
+//! that are overwritten. The PIT is stopped first and put back last, after these: a tick meanwhile would wait at an 8259 that was put back
+//! already, or be lost with a local APIC, and KVM waits for the end of the last one. The clock is set as it was, not as it would be by now: KVM_CLOCK_REALTIME is not asked for.
 
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_clock_data, kvm_ioapic_state, kvm_irqchip,
@@ -18,6 +19,8 @@ use super::{Known, raw, unfit};
 use crate::accel::AccelError;
 use crate::accel::state::{IoApic, Irqchip, Pic, Pit, PitChannel, VmState};
 
+/// The mode of a channel that has none yet, in KVM's words.
+const UNPROGRAMMED: u8 = 0xff;
 const PICS: [u32; 2] = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE];
 
 pub(in crate::kvm) fn save(fd: &VmFd, known: &Known) -> Result<VmState, AccelError> {
@@ -33,6 +36,7 @@ pub(in crate::kvm) fn load(fd: &VmFd, known: &Known, state: &VmState) -> Result<
     }
     known.begin();
     if let Some(chips) = &state.irqchip {
+        raw::set_pit(fd, &stopped())?;
         for (chip_id, pic) in PICS.into_iter().zip(&chips.pics) {
             let mut raw = kvm_irqchip { chip_id, ..Default::default() };
             raw.chip.pic = kvm_from_pic(pic);
@@ -51,6 +55,12 @@ pub(in crate::kvm) fn load(fd: &VmFd, known: &Known, state: &VmState) -> Result<
 /// The PIT, which ticks on from here. A tick that is on its way is forgotten: until its end KVM would send no other.
 pub(in crate::kvm) fn load_timers(fd: &VmFd, state: &VmState) -> Result<(), AccelError> {
     state.irqchip.as_ref().map_or(Ok(()), |chips| raw::set_pit(fd, &kvm_from_pit(&chips.pit)))
+}
+
+/// A PIT as it is before anybody has programmed it: it does not tick, and KVM waits until a tick that is on its way has arrived.
+fn stopped() -> kvm_pit_state2 {
+    let channel = kvm_pit_channel_state { mode: UNPROGRAMMED, ..Default::default() };
+    kvm_pit_state2 { channels: [channel; 3], ..Default::default() }
 }
 
 fn irqchip(fd: &VmFd) -> Result<Irqchip, AccelError> {
