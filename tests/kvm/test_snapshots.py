@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.kvm.conftest import Boot
+from tests.programs import hyperpy
 
 from hyperpy import Exit, Flat, Machine, Snapshot, StateError
 from hyperpy.errors import SnapshotError
@@ -281,6 +283,45 @@ def test_reset_after_a_snapshot_gives_zeros_and_a_restore_the_snapshot(boot: Boo
     step(m)
     m.restore(base)
     assert count(m) == 3
+
+
+def test_hash_with_clocks_is_of_one_snapshot_and_the_same_from_a_file(boot: Boot, tmp_path: Path) -> None:
+    m = boot("again: jmp again", "protected", vcpus=2)
+    m.attach_pc()
+    m.clock.after(10**12, print)  # of which a file has nothing
+    m.run(timeout=0.02)
+    snapshots = [m.snapshot() for _ in range(2)]
+    m.clock.step(1000)
+    snapshots.append(m.snapshot())
+    assert len({it.hash() for it in snapshots}) == 1
+    assert len({it.hash(clocks=True) for it in snapshots}) == 3
+    for compress in ("zstd", None):
+        snapshots[0].save(tmp_path / "one.hps", compress=compress)  # type: ignore[arg-type]
+        again = Snapshot.open(tmp_path / "one.hps")
+        assert again.hash(clocks=True) == snapshots[0].hash(clocks=True) != again.hash()
+
+
+def test_hash_and_difference_have_the_state_and_what_the_guest_may_write(boot: Boot, tmp_path: Path) -> None:
+    m = boot(COUNTS)
+    m.memory.add(0x40_0000, "4K", name="shared")
+    base = m.snapshot()
+    m.memory.protect(0x40_0000, writable=False)
+    protected = m.snapshot()
+    (change,) = (it for it in base.diff(protected).state if it.path.startswith("memory"))
+    assert (change.path, change.old, change.new) == ("memory[shared].writable", True, False)
+    assert base.hash() != protected.hash()
+    base.save(tmp_path / "base.hps")
+    protected.save(tmp_path / "protected.hps")
+    said = hyperpy("snapshot", "diff", str(tmp_path / "base.hps"), str(tmp_path / "protected.hps")).stdout
+    assert b"memory[shared].writable" in said
+    m.restore(base)
+    assert m.snapshot() == base
+    m.start()
+    m.pause()
+    paused = m.snapshot()
+    m.restore(base)
+    assert (m.state, paused.state["state"], m.snapshot() == base) == ("created", "paused", True)
+    assert paused != base
 
 
 def test_load_after_a_snapshot_is_undone_by_a_restore(boot: Boot) -> None:

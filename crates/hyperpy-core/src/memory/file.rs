@@ -1,6 +1,6 @@
 //! Memory files and the addresses of this process behind which they are: every system call that makes, seals, maps or
 //! replaces one is here. What is in them, and who may see it, is not. memfd_create(2), mmap(2), fcntl(2) on seals, lseek(2)
-//! on holes; huge pages: Linux admin-guide/mm/hugetlbpage.rst.
+//! on holes, sync_file_range(2), which std has not, for any file; huge pages: Linux admin-guide/mm/hugetlbpage.rst.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -84,6 +84,14 @@ fn seek(file: &File, at: u64, whence: i32) -> io::Result<u64> {
     // SAFETY: plain system call on a descriptor that `file` owns; nobody uses its offset.
     let found = unsafe { libc::lseek(file.as_raw_fd(), at, whence) };
     u64::try_from(found).map_err(|_| io::Error::last_os_error())
+}
+
+/// Asks the host to begin bringing these bytes of a file, which have been written, to its disk. Where it does not, nothing is lost but
+/// time: only `fsync` says that they are there, or why not.
+pub(crate) fn begin_write_back(file: &File, from: u64, len: u64) {
+    let (Ok(from), Ok(len)) = (libc::off64_t::try_from(from), libc::off64_t::try_from(len)) else { return };
+    // SAFETY: plain system call on a descriptor that `file` owns; it changes no byte.
+    let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), from, len, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 /// Gives `len` bytes of a file that is not sealed back to the host; they are zeros then, wherever it is mapped.

@@ -27,6 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 pub use self::block::{Mapping, Pages};
 pub use self::dirty::Written;
+pub(crate) use self::file::begin_write_back;
 pub use self::fork::Forked;
 pub use self::image::{Filling, Image, ImageBlock};
 use self::layout::{Backed, Layout, Part, check_range};

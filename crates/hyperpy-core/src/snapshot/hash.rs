@@ -2,7 +2,7 @@
 //!
 //! It is of all that a restore puts back, but for what time alone moves: the machine's clock with its timers, the
 //! paravirtual clock, IA32_TSC, the local APICs' current counts, and what devices that count the host's time call [`TIME`]. So the same guest with the same inputs has the same number,
-//! however long it took.
+//! however long it took. With clocks it is of these too: a snapshot does not change, so that its time is a number as any other.
 
 use std::hash::Hasher;
 
@@ -23,12 +23,31 @@ impl Snapshot {
         feed_memory(&self.memory, &mut hash);
         hash.finish()
     }
+
+    /// The same with what time alone moves: of all that comes back from a file of the snapshot, which has no timers.
+    #[must_use]
+    pub fn hash_with_clocks(&self) -> u64 {
+        let mut hash = XxHash3_64::new();
+        let mut state = self.parts.value();
+        if let Value::Map(parts) = &mut state {
+            let clock = parts.iter_mut().find(|(name, _)| **name == *"clock");
+            clock
+                .into_iter()
+                .for_each(|(_, clock)| *clock = without("timers", std::mem::replace(clock, Value::Nothing)));
+        }
+        feed(&state, &mut hash);
+        feed_memory(&self.memory, &mut hash);
+        hash.finish()
+    }
 }
 
 impl Parts {
     fn feed(&self, hash: &mut XxHash3_64) {
         hash.write_u32(self.shape.config.vcpus);
         hash.write_u8(self.shape.config.irqchip.into());
+        hash.write(self.phase.name().as_bytes());
+        hash.write_u8(self.parked.all.into());
+        hash.write_u32(if self.parked.all { self.parked.last } else { 0 });
         for vcpu in &self.vcpus {
             hash.write_u64(vcpu.state.hash());
             hash.write_u8(vcpu.parked.into());
@@ -42,21 +61,25 @@ impl Parts {
         for (place, state) in self.shape.places.iter().zip(&self.devices) {
             hash.write(place.to_string().as_bytes());
             if let Some(state) = state {
-                feed(&without_time(state.value()), hash);
+                feed(&without(TIME, state.value()), hash);
             }
         }
     }
 }
 
-fn without_time(mut state: Value) -> Value {
+fn without(entry: &str, mut state: Value) -> Value {
     if let Value::Map(entries) = &mut state {
-        entries.retain(|(name, _)| **name != *TIME);
+        entries.retain(|(name, _)| **name != *entry);
     }
     state
 }
 
-/// Every page that is not of zeros, by its address.
+/// Which regions the guest may write, and every page that is not of zeros, by its address.
 fn feed_memory(image: &Image, hash: &mut XxHash3_64) {
+    for region in image.regions() {
+        hash.write_u64(region.gpa);
+        hash.write_u8(region.writable.into());
+    }
     for block in image.blocks() {
         hash.write_u64(block.region.gpa);
         hash.write_u64(block.region.len);

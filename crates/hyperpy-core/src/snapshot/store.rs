@@ -114,7 +114,11 @@ impl Snapshot {
         }
         let new = other.memory.blocks().filter(|block| !ours.contains(&place(block)));
         found.regions[1].extend(new.map(|block| told(&block)));
-        found.state = file::changes(&self.parts.value(), &other.parts.value());
+        for region in self.regions() {
+            let there = other.regions().iter().find(|other| (other.gpa, other.len) == (region.gpa, region.len));
+            found.state.extend(there.into_iter().flat_map(|there| file::about(&region_of(region), &region_of(there))));
+        }
+        found.state.extend(file::changes(&self.parts.value(), &other.parts.value()));
         found
     }
 }

@@ -61,6 +61,9 @@ pub fn diff(old: &SnapshotFile, new: &SnapshotFile) -> Result<Diff, (usize, Load
             found.regions[0].push((region.name.clone(), region.gpa, region.len));
             continue;
         };
+        if let Some(other) = new.regions().get(other) {
+            found.state.extend(about(region, other));
+        }
         let sides = [Side::new(old, number, &sums[0], zero), Side::new(new, other, &sums[1], zero)];
         pages(sides, &mut |page, count| {
             let gpa = region.gpa + page * PAGE_SIZE;
@@ -86,6 +89,14 @@ pub fn diff(old: &SnapshotFile, new: &SnapshotFile) -> Result<Diff, (usize, Load
 pub fn changes(old: &Value, new: &Value) -> Vec<Change> {
     let mut found = Vec::new();
     values(&mut String::new(), Some(old), Some(new), &mut found);
+    found
+}
+
+/// In what two regions at one place differ beside their pages.
+#[must_use]
+pub fn about(old: &Region, new: &Region) -> Vec<Change> {
+    let mut found = Vec::new();
+    values(&mut format!("memory[{}]", old.name), Some(&old.about), Some(&new.about), &mut found);
     found
 }
 

@@ -11,10 +11,11 @@ use super::partial::host;
 
 const ZERO: [u8; PAGE] = [0; PAGE];
 
-/// A buffer with the pages of a block in its first `len` bytes.
+/// A buffer with the pages of a block in its first `len` bytes, and their checksum, which whoever writes them has no time for.
 pub(super) struct Full {
     pub buffer: Box<[u8]>,
     pub len: usize,
+    pub sum: u64,
 }
 
 /// Where the pages are.
@@ -78,8 +79,9 @@ impl<'a> Gather<'a> {
     }
 
     fn hand_over(&mut self) -> Result<(), SaveError> {
-        let full = Full { buffer: std::mem::take(&mut self.block), len: std::mem::take(&mut self.filled) };
-        self.to_write.send(full).map_err(|_| nobody())
+        let (buffer, len) = (std::mem::take(&mut self.block), std::mem::take(&mut self.filled));
+        let sum = checksum(buffer.get(..len).unwrap_or_default());
+        self.to_write.send(Full { buffer, len, sum }).map_err(|_| nobody())
     }
 
     fn region(&mut self, region: usize) -> Result<(), SaveError> {

@@ -13,10 +13,11 @@ mod partial;
 mod read;
 mod value_codec;
 mod write;
+mod write_back;
 
 use std::io;
 
-pub use self::diff::{Change, Diff, PageRange, changes, diff};
+pub use self::diff::{Change, Diff, PageRange, about, changes, diff};
 pub use self::error::{LoadError, SaveError};
 pub use self::format::{PAGE_SIZE, VERSION};
 pub use self::read::{Info, SnapshotFile};

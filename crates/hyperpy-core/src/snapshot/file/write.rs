@@ -1,7 +1,7 @@
 //! Writing: pages in blocks, each one once, as they come; then what tells where they are; the header last.
 //!
 //! One thread reads memory and finds out what is new ([`gather`](super::gather)), another compresses it, if it is to be, and writes: the
-//! disk and the compressor never wait for the first one's work.
+//! disk and the compressor never wait for the first one's work. A third has the disk begin meanwhile ([`write_back`](super::write_back)).
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -17,6 +17,7 @@ use super::format::{BLOCK, BLOCK_ENTRY, BLOCK_PAGES, Block, FLAG_ZSTD, HEADER, H
 use super::format::{VERSION, checksum};
 use super::gather::{Full, Gather, Gathered};
 use super::partial::{Partial, host};
+use super::write_back::{Progress, follow, progress};
 use super::{Contents, Region, value_codec};
 
 /// How pages are written.
@@ -45,21 +46,25 @@ pub fn save(path: &Path, contents: &Contents<'_>, compress: Compress) -> Result<
     let partial = Partial::create(path)?;
     let mut output = Output::new(&partial.file, compress)?;
     output.emit(&[0; HEADER])?;
-    let gathered = pages(contents, &mut output)?;
+    let gathered = pages(contents, &mut output, &partial.file)?;
     output.finish(contents.schema, &tree, &gathered)?;
     partial.finish()
 }
 
 /// Brings all pages into the file.
-fn pages(contents: &Contents<'_>, output: &mut Output<'_>) -> Result<Gathered, SaveError> {
+fn pages(contents: &Contents<'_>, output: &mut Output<'_>, file: &File) -> Result<Gathered, SaveError> {
     let (to_write, full) = channel();
     let (to_fill, free) = channel();
     for _ in 0..BUFFERS {
         // The other end is here.
         let _ = to_fill.send(vec![0; BLOCK].into_boxed_slice());
     }
+    let (progress, reached) = progress();
     thread::scope(|scope| {
-        let writing = move || output.blocks(&full, &to_fill);
+        let following =
+            thread::Builder::new().name("hyperpy-sync".into()).spawn_scoped(scope, move || follow(file, &reached));
+        following.map_err(host("begin a thread"))?;
+        let writing = move || output.blocks(&full, &to_fill, progress);
         let writing = thread::Builder::new().name("hyperpy-save".into()).spawn_scoped(scope, writing);
         let writing = writing.map_err(host("begin a thread"))?;
         let gathered = Gather::new(contents, to_write, free).all();
@@ -132,16 +137,22 @@ impl<'a> Output<'a> {
     }
 
     /// Writes blocks while there come any, and gives the buffers back.
-    fn blocks(&mut self, full: &Receiver<Full>, to_fill: &Sender<Box<[u8]>>) -> Result<(), SaveError> {
-        for Full { buffer, len } in full {
-            self.block(buffer.get(..len).unwrap_or_default())?;
+    fn blocks(
+        &mut self,
+        full: &Receiver<Full>,
+        to_fill: &Sender<Box<[u8]>>,
+        mut progress: Progress,
+    ) -> Result<(), SaveError> {
+        for Full { buffer, len, sum } in full {
+            self.block(buffer.get(..len).unwrap_or_default(), sum)?;
+            progress.reached(HEADER as u64 + self.data_len);
             // After the last block nobody wants it.
             let _ = to_fill.send(buffer);
         }
         Ok(())
     }
 
-    fn block(&mut self, raw: &[u8]) -> Result<(), SaveError> {
+    fn block(&mut self, raw: &[u8], raw_sum: u64) -> Result<(), SaveError> {
         let mut written = raw;
         if let Some(compressor) = &mut self.compressor
             // Does not fit: it cannot be compressed.
@@ -155,7 +166,8 @@ impl<'a> Output<'a> {
         self.file.write_all(written).map_err(host(WRITING))?;
         let len = u32::try_from(written.len()).unwrap_or_default();
         let offset = HEADER as u64 + self.data_len;
-        self.blocks.push(Block { offset, sum: checksum(written), len, is_zstd });
+        let sum = if is_zstd { checksum(written) } else { raw_sum };
+        self.blocks.push(Block { offset, sum, len, is_zstd });
         self.data_len += u64::from(len);
         Ok(())
     }
