@@ -94,7 +94,8 @@ class Snapshotting:
             KvmError: KVM refuses a value, such as a register's in a file; the machine is stopped then, too.
             SnapshotError: the machine is not made alike; the message tells what differs, and nothing has changed. Or a device refuses its
                 state: the machine is stopped then, and can be restored again.
-            StateError: the machine runs (`pause()` it first) or is closed; or this is inside a device.
+            StateError: the machine runs (`pause()` it first) or is closed; or this is inside a device. Beside a snapshot on another thread it
+                waits for its turn.
             ValueError: a spared range is not of whole pages of 4 KiB.
         """
         if not isinstance(snapshot, Snapshot):

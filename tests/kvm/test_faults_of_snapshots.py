@@ -207,6 +207,80 @@ def test_restore_while_another_thread_is_in_run_is_refused_and_the_run_goes_on(b
     assert got == [Exit.Stopped(vcpu=None, reason="enough")]
 
 
+class Slow(Device):
+    """Is being saved for as long as the test wants."""
+
+    size = 1
+
+    def __init__(self) -> None:
+        self.saving, self.go_on = threading.Event(), threading.Event()
+
+    def save(self) -> dict[str, Any]:
+        self.saving.set()
+        assert self.go_on.wait(RUN)
+        return {}
+
+    def load(self, state: dict[str, Any], /) -> None:
+        pass
+
+
+def test_restore_and_reset_beside_another_threads_snapshot_wait_for_their_turn(boot: Boot) -> None:
+    m = boot()
+    slow = m.attach(Slow(), pio=0x80)
+    slow.go_on.set()
+    base = m.snapshot()
+    for verb in (lambda: m.restore(base), m.reset):
+        slow.saving.clear()
+        slow.go_on.clear()
+        done: list[str] = []
+        snapshot = threading.Thread(target=lambda done=done: (m.snapshot(), done.append("snapshot")))
+        snapshot.start()
+        assert slow.saving.wait(RUN)
+        # It comes in while the other one's device is being saved, and lets that go on after the first look at the machine.
+        waits = threading.Thread(target=lambda done=done, verb=verb: (verb(), done.append("other")))
+        waits.start()
+        assert m.state == "running"
+        slow.go_on.set()
+        for thread in (snapshot, waits):
+            thread.join(RUN)
+        assert sorted(done) == ["other", "snapshot"]
+        assert m.state == "created"
+
+
+@pytest.mark.parametrize("vcpus", [1, 2])
+def test_restores_and_snapshots_on_two_threads_come_one_after_the_other(boot: Boot, vcpus: int) -> None:
+    m = boot("again: inc word ptr [0x8000]\n jmp again", vcpus=vcpus)
+    base, raised = m.snapshot(), []
+
+    def often(verb: Callable[[], Any]) -> None:
+        try:
+            for _ in range(200):
+                verb()
+        except StateError as error:
+            raised.append(error)
+
+    threads = [
+        threading.Thread(target=often, args=(verb,))
+        for verb in (lambda: m.restore(base), m.snapshot, m.reset)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(RUN)
+    assert (raised, m.state, m.snapshot() == base) == ([], "created", True)
+    # One that runs is not put back, however it stands still.
+    m.start()
+    threads = [threading.Thread(target=often, args=(m.snapshot,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(50):
+        with pytest.raises(StateError, match="running"):
+            m.restore(base)
+    for thread in threads:
+        thread.join(RUN)
+    assert (raised, m.state) == ([], "running")
+
+
 VERBS: dict[str, Callable[[Machine, Snapshot], Any]] = {
     "snapshot": lambda m, base: m.snapshot().hash(),
     "restore": lambda m, base: m.restore(base),

@@ -129,6 +129,8 @@ struct Inner {
     /// How many wait for it to stand still for a moment, and whether it does and none of them knows yet.
     still_wanted: u32,
     has_settled_still: bool,
+    /// It does so in the middle of a round, which goes on afterwards.
+    is_interrupted: bool,
     started: Option<Instant>,
     ran: Duration,
 }
@@ -196,6 +198,7 @@ impl Default for Control {
             resting: 0,
             still_wanted: 0,
             has_settled_still: false,
+            is_interrupted: false,
             started: None,
             ran: Duration::ZERO,
         };

@@ -2,7 +2,7 @@
 //!
 //! Nobody runs, and for all others the machine is running. One that `start()` set going is taken out of the guest without the end of its
 //! round: who waits for it notices nothing, and it goes on afterwards. One that somebody runs by `run()` is refused, since
-//! that round is its caller's.
+//! that round is its caller's. Who finds that somebody else has it stand still waits for his turn.
 
 use std::time::Instant;
 
@@ -39,7 +39,8 @@ impl Control {
                     inner.owned = true;
                     return Ok(Before::Standing(before));
                 }
-                Phase::Running if !from_running => break,
+                // Whoever has it stand still, it runs and is to go on.
+                Phase::Running if !from_running && (inner.crew != Crew::Nobody || inner.is_interrupted) => break,
                 Phase::Running if inner.crew == Crew::Nobody && inner.has_settled_still => {
                     inner.has_settled_still = false;
                     inner.still_wanted -= u32::from(is_waiting);
@@ -94,6 +95,7 @@ impl Control {
         inner.owned = true;
         inner.cause = None;
         inner.has_settled_still = true;
+        inner.is_interrupted = true;
         // Not told to the watcher: for all others it runs.
         self.clock.run(false);
         inner.ran += inner.started.take().map_or_else(Default::default, |started| started.elapsed());
@@ -106,6 +108,7 @@ impl Control {
         inner.crew = Crew::Threads;
         inner.owned = false;
         inner.has_settled_still = false;
+        inner.is_interrupted = false;
         let is_asked = inner.cause.is_some_and(|cause| cause != Cause::Still);
         if inner.closing || is_asked || !inner.outcomes.is_empty() {
             inner.cause.get_or_insert(Cause::Outcome);

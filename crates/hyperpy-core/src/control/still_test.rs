@@ -114,6 +114,47 @@ fn test_still_by_two_at_once_is_one_after_the_other() {
 }
 
 #[test]
+fn test_still_that_may_not_interrupt_waits_for_another_one_of_a_machine_that_stood() {
+    let rig = spinning(2);
+    let control = &rig.machine.control;
+    for from_running in [true, false].repeat(20) {
+        let before = control.still("snapshot", from_running, &rig).unwrap();
+        assert_eq!(before, Before::Standing(Phase::Created));
+        let (began, is_over) = (Event::new(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let (tell, is_over, rig) = (began.clone(), &is_over, &rig);
+            let other = scope.spawn(move || {
+                tell.set();
+                let before = rig.machine.control.still("restore", false, rig).unwrap();
+                assert!(is_over.load(Ordering::SeqCst), "two at once");
+                rig.machine.control.end_as(Phase::Paused, Parked::default());
+                before
+            });
+            began.wait();
+            is_over.store(true, Ordering::SeqCst);
+            control.end_still(before);
+            assert_eq!(other.join().unwrap(), Before::Standing(Phase::Created));
+        });
+        assert_eq!(control.phase(), Phase::Paused);
+        let before = control.still("reset", false, &rig).unwrap();
+        assert_eq!(before, Before::Standing(Phase::Paused));
+        control.end_as(Phase::Created, Parked::default());
+    }
+}
+
+#[test]
+fn test_still_that_may_not_interrupt_is_refused_while_another_one_interrupts_a_round() {
+    let rig = spinning(2);
+    rig.start();
+    let before = rig.machine.control.still("snapshot", true, &rig).unwrap();
+    let refused = rig.machine.control.still("restore", false, &rig).unwrap_err();
+    assert_eq!(refused.to_string(), "cannot restore: the machine is running");
+    rig.machine.control.end_still(before);
+    goes_on(&rig, exits(&rig));
+    rig.machine.pause(&rig).unwrap();
+}
+
+#[test]
 fn test_still_of_a_machine_that_somebody_runs_is_refused() {
     let inside = Event::new();
     let tell = inside.clone();
