@@ -179,6 +179,31 @@ class Snapshot:
         state: dict[str, Any] = self._native.state()
         return state
 
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of its pages that are not zeros, whoever else has them too: other snapshots, machines and their copies."""
+        return self._native.bytes()[0]
+
+    @property
+    def own_bytes(self) -> int:
+        """Bytes of memory that the host gets back when this snapshot goes now: of pages that no machine and no other snapshot has.
+
+        So it costs what it keeps beyond the others. Pages that two snapshots share count for neither, and those of a machine's last one
+        for the machine, until it is elsewhere.
+
+        Example:
+            >>> import hyperpy
+            >>> with hyperpy.Machine(memory="1M") as m:
+            ...     base = m.snapshot()
+            ...     m.memory.write(0x8000, b"one")
+            ...     one = m.snapshot()
+            ...     m.memory.write(0x8000, b"two")
+            ...     two = m.snapshot()
+            ...     print(one.memory_bytes, one.own_bytes, two.own_bytes)
+            4096 4096 0
+        """
+        return self._native.bytes()[1]
+
     def read(self, gpa: int, size: int) -> bytes:
         """Return bytes of guest memory as it was.
 
@@ -187,13 +212,17 @@ class Snapshot:
         """
         return self._native.read(operator.index(gpa), operator.index(size))
 
-    def hash(self) -> int:
+    def hash(self, *, clocks: bool = False) -> int:
         """Return 64 bits that are the same for the same state, on every host.
 
         Of all that a restore puts back, but for what time alone moves: the machine's clock and its timers, the paravirtual clock,
-        the time-stamp counter and the current counts of local APICs. It is no protection against who wants two to be the same.
+        the time-stamp counter, the current counts of local APICs, and the ACPI timer. It is no protection against who wants two to be the same.
+
+        Arguments:
+            clocks: of these too, but for timers, which call code that is in no file. Two snapshots of one state have it different
+                then; one that was saved and opened has it the same.
         """
-        return self._native.hash()
+        return self._native.hash(clocks)
 
     def __eq__(self, other: object) -> bool:
         return self.hash() == other.hash() if isinstance(other, Snapshot) else NotImplemented

@@ -66,6 +66,11 @@ impl Snapshot {
         (self.inner.regions().iter().map(of).collect(), config.vcpus, config.irqchip, phase.name())
     }
 
+    /// Bytes of its pages, and of those that only it has.
+    fn bytes(&self, py: Python<'_>) -> (u64, u64) {
+        py.detach(|| self.inner.bytes())
+    }
+
     /// Bytes of memory at that moment.
     fn read<'py>(&self, py: Python<'py>, gpa: u64, len: u64) -> PyResult<Bound<'py, PyBytes>> {
         let outside = || errors::memory(&MemoryError::Access { gpa, len });
@@ -81,9 +86,9 @@ impl Snapshot {
         to_python(py, &self.inner.value())
     }
 
-    /// 64 bits that are the same for the same state.
-    fn hash(&self, py: Python<'_>) -> u64 {
-        py.detach(|| self.inner.hash())
+    /// 64 bits that are the same for the same state, which is of what time alone moves too, or not.
+    fn hash(&self, py: Python<'_>, clocks: bool) -> u64 {
+        py.detach(|| if clocks { self.inner.hash_with_clocks() } else { self.inner.hash() })
     }
 }
 

@@ -68,6 +68,20 @@ impl Image {
     pub fn copied(&self) -> u64 {
         self.nodes.iter().map(|node| node.table.count() as u64 * PAGE_SIZE).sum()
     }
+
+    /// Bytes of its pages that are not known to be zeros, whoever else has them too.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let mut pages = 0;
+        self.nodes.iter().for_each(|node| node.data(|_, bits| pages += u64::from(bits.count_ones())));
+        pages * PAGE_SIZE
+    }
+
+    /// Bytes that the host gets back if it goes now: what no memory and no other image has.
+    #[must_use]
+    pub fn own_bytes(&self) -> u64 {
+        self.nodes.iter().map(|node| node.own_bytes()).sum()
+    }
 }
 
 fn check_regions(regions: &[RegionInfo]) -> Result<(), MemoryError> {

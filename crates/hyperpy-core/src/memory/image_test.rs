@@ -65,6 +65,30 @@ fn test_first_image_copies_no_page_and_a_later_one_what_was_written_since() {
 }
 
 #[test]
+fn test_bytes_of_an_image_are_its_own_when_nobody_else_has_them() {
+    let memory = Memory::with_ram(4 * MIB).unwrap();
+    memory.write(0, &[7; 0x8000]).unwrap();
+    let base = memory.image().unwrap();
+    assert_eq!((base.bytes(), base.own_bytes()), (0x8000, 0));
+    memory.write(0x10_0000, &[1; 0x2000]).unwrap();
+    let one = memory.image().unwrap();
+    // The memory goes on from it.
+    assert_eq!((one.bytes(), one.own_bytes()), (0xa000, 0));
+    memory.write(0x10_0000, &[2; 0x1000]).unwrap();
+    memory.write(0x20_0000, &[2; 0x1000]).unwrap();
+    let two = memory.image().unwrap();
+    // Of the two pages that were copied together one is in both.
+    assert_eq!((two.bytes(), one.own_bytes(), two.own_bytes()), (0xb000, 0, 0));
+    memory.restore(&base, &[]).unwrap();
+    assert_eq!((one.own_bytes(), two.own_bytes()), (0, 0x2000));
+    drop(one);
+    assert_eq!((base.own_bytes(), two.own_bytes()), (0, 0x4000));
+    drop(base);
+    drop(memory);
+    assert_eq!(two.own_bytes(), 0xc000);
+}
+
+#[test]
 fn test_views_stay_where_they_are_across_an_image_and_a_restore() {
     let memory = Memory::with_ram(4 * MIB).unwrap();
     memory.alias(8 * MIB, 0x1000, 0x1000, "again").unwrap();

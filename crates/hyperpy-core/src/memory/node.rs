@@ -32,6 +32,15 @@ impl Node {
         Self { base, table }
     }
 
+    /// Bytes of the base, if nobody else has it, and of the copies that nobody else has.
+    pub(super) fn own_bytes(&self) -> u64 {
+        let mut pages = 0;
+        if Arc::strong_count(&self.base) == 1 && self.base.file().is_some() {
+            self.base.data().words(false, |_, bits: u64| pages += u64::from(bits.count_ones()));
+        }
+        pages * PAGE as u64 + self.table.own_bytes()
+    }
+
     /// Content of a page; none if it is zeros.
     pub(super) fn page(&self, page: usize) -> Option<&[u8; PAGE]> {
         self.within(self.table.leaf(page / BITS), page)

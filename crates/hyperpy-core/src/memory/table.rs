@@ -4,6 +4,7 @@
 //! no chain to be followed: a page is found in a few steps however old its content is, what two tables differ in is found
 //! without looking at what they share, and what no table has any more is freed with the last one.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
@@ -160,6 +161,14 @@ impl Table {
         }
     }
 
+    /// Bytes of the copies that nobody else has.
+    pub(super) fn own_bytes(&self) -> u64 {
+        let mut held: HashMap<_, (&Arc<Store>, usize)> = HashMap::new();
+        each_own(self.root.as_ref(), &mut |store| held.entry(Arc::as_ptr(store)).or_insert((store, 0)).1 += 1);
+        let own = held.into_values().filter(|&(store, times)| Arc::strong_count(store) == times);
+        own.map(|(store, _)| store.0.len() as u64).sum()
+    }
+
     /// Calls `f` with each word of 64 pages of which some are not the base's, as (number, one bit each).
     pub(super) fn words(&self, mut f: impl FnMut(usize, u64)) {
         differ(self.root.as_ref(), None, self.height, 0, &mut f);
@@ -168,6 +177,19 @@ impl Table {
     /// Calls `f` with each word of 64 pages of which some are not the same in `other`, a table of the same base.
     pub(super) fn differences(&self, other: &Self, mut f: impl FnMut(usize, u64)) {
         differ(self.root.as_ref(), other.root.as_ref(), self.height, 0, &mut f);
+    }
+}
+
+/// Calls `f` with the store of each page that is in a part of the table that nobody else has.
+fn each_own<'a>(node: Option<&'a Arc<Node>>, f: &mut impl FnMut(&'a Arc<Store>)) {
+    match node.filter(|node| Arc::strong_count(node) == 1).map(|node| &**node) {
+        Some(Node::Inner(inner)) => inner.iter().for_each(|node| each_own(node.as_ref(), f)),
+        Some(Node::Leaf(leaf)) => leaf.iter().for_each(|content| {
+            if let Content::Stored { store, .. } = content {
+                f(store);
+            }
+        }),
+        None => {}
     }
 }
 

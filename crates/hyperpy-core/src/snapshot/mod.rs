@@ -52,6 +52,12 @@ impl Snapshot {
         (self.parts.shape.config, self.parts.phase)
     }
 
+    /// Bytes of its pages, and of those that only it has.
+    #[must_use]
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.memory.bytes(), self.memory.own_bytes())
+    }
+
     /// The regions of memory, by ascending address.
     #[must_use]
     pub fn regions(&self) -> &[RegionInfo] {
