@@ -14,8 +14,8 @@ from hyperpy import _hyperpy
 from hyperpy._connect import Irq, connected
 from hyperpy._lent import NotLent, give_back
 from hyperpy._places import Placing, check_range
+from hyperpy._prepared import prepared
 from hyperpy.clock import Clock
-from hyperpy.device import prepared
 from hyperpy.dma import lent
 from hyperpy.line import take_back
 from hyperpy.window import named

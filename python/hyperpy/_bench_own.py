@@ -14,9 +14,10 @@ from typing import Any, Literal, TypeAlias
 from hyperpy._bench_case import Case, guest
 from hyperpy._bench_floor import BenchError
 from hyperpy._bench_guests import Loop, Side
+from hyperpy._bench_steps import Access, fields
 from hyperpy._bench_values import Row, Samples
 from hyperpy._declaration import Register
-from hyperpy._device_bench import Access, DeviceBench, _fields
+from hyperpy._device_bench import DeviceBench
 from hyperpy.exits import Exit
 from hyperpy.machine import Machine
 
@@ -97,11 +98,11 @@ def _named(device: object, length: int, accesses: Accesses | None) -> dict[str, 
     """The accesses by name: as they are given, else by their registers, which are all of them if none are given."""
     registers = _registers(device)
     if isinstance(accesses, Mapping):
-        return {name: Access(*_fields(access)) for name, access in accesses.items()}
+        return {name: Access(*fields(access)) for name, access in accesses.items()}
     if accesses is None:
         found = list(_all(device)) or [Access(0, s := _widest(length)), Access(0, s, 0)]
     else:
-        found = [Access(*_fields(access)) for access in accesses]
+        found = [Access(*fields(access)) for access in accesses]
     named: dict[str, Access] = {}
     for access in found:
         name = f"{registers.get(access.offset, hex(access.offset))}-{'read' if access.value is None else 'write'}"

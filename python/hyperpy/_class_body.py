@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hyperpy._declaration import Declared
-from hyperpy.device import holds_declarations
+from hyperpy._made import holds_declarations
 from hyperpy.errors import DeclarationError
 from hyperpy.window import Window
 

@@ -1,6 +1,7 @@
 """A test bench for one device: accesses, time, an interrupt line and memory, without a guest and without KVM.
 
-Public as `hyperpy.testing.DeviceBench`. The accesses themselves are made in the core (crates/hyperpy-core/src/bench.rs).
+Public as `hyperpy.testing.DeviceBench`. The accesses themselves are made in the core (crates/hyperpy-core/src/bench.rs); what a test gives
+and gets is in `_bench_steps`.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ import contextlib
 import operator
 import weakref
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from hyperpy import _hyperpy
 from hyperpy._bench_lines import BenchLine, IrqChange, MessageSent, lend_lines
+from hyperpy._bench_steps import Access, Batch, BenchSnapshot, Step, fields
 from hyperpy._dma_layers import tell
 from hyperpy._lent import NotLent, give_back
 from hyperpy._living import Living
+from hyperpy._prepared import prepared
 from hyperpy.clock import Clock
-from hyperpy.device import Device, Stop, prepared
+from hyperpy.device import Device, Stop
 from hyperpy.dma import wants_dma
 from hyperpy.errors import StateError
 from hyperpy.line import take_back
@@ -40,77 +43,6 @@ _WIDEST = 8
 
 # Those that are alive, for `record`.
 benches: Living[DeviceBench[Any]] = Living()
-
-
-class Access(NamedTuple):
-    """An access to a device: a read, or with a `value` a write.
-
-    Arguments:
-        offset: bytes from the start of the device's range.
-        size: 1 to 8 bytes.
-        value: what is written; None for a read.
-    """
-
-    offset: int
-    size: int
-    value: int | None = None
-
-    def __repr__(self) -> str:
-        if self.value is None:
-            return f"Access({self.offset:#x}, {self.size})"
-        return f"Access({self.offset:#x}, {self.size}, {self.value:#x})"
-
-
-class Step(NamedTuple):
-    """A step of a bench's clock, among accesses: see `DeviceBench.play`.
-
-    Arguments:
-        ns: nanoseconds, 0 to 2**64 - 1.
-    """
-
-    ns: int
-
-    def __repr__(self) -> str:
-        return f"Step({self.ns})"
-
-
-class Batch:
-    """Accesses that `DeviceBench.compile` has checked: `run` makes them all, as often as it is called."""
-
-    def __init__(self, bench: DeviceBench[Any], accesses: list[tuple[int, int, int | None]]) -> None:
-        self._bench, self._length = bench, len(accesses)
-        self._native = bench._native.compile(accesses)
-
-    def run(self) -> list[int]:
-        """Make the accesses in order, and return what the reads gave.
-
-        A write that returns `Stop` does not end it; `DeviceBench.stopped` is the last one.
-
-        Raises:
-            Exception: what the device raises, with a note of which access it was. Later ones are not made.
-        """
-        values, reason = self._bench._native.run(self._native)
-        if reason is not None:
-            self._bench.stopped = Stop(reason)
-        return values
-
-    def __len__(self) -> int:
-        return self._length
-
-
-class BenchSnapshot:
-    """What the device of a `DeviceBench`, its clock and its lines were; made by `DeviceBench.snapshot`."""
-
-    def __init__(self, native: _hyperpy.BenchState, levels: dict[str, bool]) -> None:
-        self._native, self._levels = native, levels
-
-    @property
-    def state(self) -> Any:
-        """The device's state as plain data, a new copy of it; as `Device.save` gives it."""
-        return self._native.device()
-
-    def __repr__(self) -> str:
-        return f"<BenchSnapshot {self.state!r:.60}>"
 
 
 class DeviceBench(Generic[_D]):
@@ -292,7 +224,7 @@ class DeviceBench(Generic[_D]):
             >>> batch.run()
             [4660, 18]
         """
-        return Batch(self, [_fields(access) for access in accesses])
+        return Batch(self, [fields(access) for access in accesses])
 
     def batch(self, accesses: Iterable[Access | tuple[int, int] | tuple[int, int, int | None]]) -> list[int]:
         """Make accesses in order, and return what the reads gave: `compile(accesses).run()`."""
@@ -320,7 +252,7 @@ class DeviceBench(Generic[_D]):
             if isinstance(step, Step):
                 self.clock.step(step.ns)
                 continue
-            offset, size, value = _fields(step)
+            offset, size, value = fields(step)
             is_inside = 0 <= offset <= self.size - size
             if is_inside or not 1 <= size <= _WIDEST:
                 given += [self.read(offset, size)] if value is None else []
@@ -441,13 +373,3 @@ def _let_go(machine: Machine) -> None:
         machine.close()
     except StateError:
         machine._let_go()  # its memory goes with it
-
-
-def _fields(access: Any) -> tuple[int, int, int | None]:
-    match access:
-        case (offset, size):
-            return offset, size, None
-        case (offset, size, value):
-            return offset, size, value
-    hint = "Access(offset, size) or (offset, size) reads; Access(offset, size, value) writes"
-    raise TypeError(f"not an access: {access!r}\n\nhint: {hint}")

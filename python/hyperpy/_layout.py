@@ -14,8 +14,8 @@ from hyperpy import window as windows
 from hyperpy._class_body import OF_BLOCKS, OF_DEVICES, check_marks, check_names
 from hyperpy._declaration import Declared, Hooked, Register, declarations
 from hyperpy._delivery import NOW, Delivery
+from hyperpy._made import OWN
 from hyperpy.declare import Block, Blocks, Counter, Fifo, FifoLevel, Indexed, Ram
-from hyperpy.device import OWN
 from hyperpy.errors import DeclarationError
 from hyperpy.window import parts_of, place_of
 

@@ -7,31 +7,28 @@ are attached, and how the machine reacts, is in `hyperpy.machine`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
     ClassVar,
-    Generic,
     Literal,
-    NamedTuple,
     Protocol,
     Self,
     TypeAlias,
-    TypeVar,
     runtime_checkable,
 )
 
 from hyperpy import _hyperpy
 from hyperpy._lent import Lent
+from hyperpy._made import Made, holds_declarations, recording
 from hyperpy._value import Value
 from hyperpy.errors import DeclarationError
 from hyperpy.line import IrqLine, Line
-from hyperpy.memory import parse_size
 
 if TYPE_CHECKING:
     from hyperpy._declaration import Declared
-    from hyperpy._layout import Handler, Hooks, Placed
+    from hyperpy._layout import Hooks, Placed
     from hyperpy.clock import Clock
     from hyperpy.dma import DmaMemory
     from hyperpy.explain import Explanation
@@ -40,11 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DebugConsole", "DebugExit", "Device", "DeviceLike", "Stop"]
 
-# What hyperpy keeps in a device and in its class, under names that a user could think of.
-OWN = {
-    "_blocks", "_calls", "_cell_numbers", "_cells", "_computed_size", "_first_cell", "_layout", "_made_with", "_places",
-    "_register_file", "_told", "_windows",
-}  # fmt: skip
 AccessRule: TypeAlias = Literal["exact", "split", "widen", "refuse"]
 _IDS = {"acpi_hid", "acpi_cid", "acpi_uid"}
 
@@ -74,56 +66,6 @@ class DeviceLike(Protocol):
 
     def write(self, offset: int, size: int, value: int, /) -> Stop | None:
         """Take a write."""
-
-
-_T = TypeVar("_T")
-
-
-def holds_declarations(value: object) -> bool:
-    """Whether something is a list, a tuple or a dict of declarations, as far as its first item tells."""
-    if not isinstance(value, list | tuple | dict):
-        return False
-    first = next(iter(value.values() if isinstance(value, dict) else value), None)
-    return getattr(first, "_is_declaration", False) is True
-
-
-class MadeWith(NamedTuple):
-    """What a device was made with, for `Device.clone`."""
-
-    arguments: tuple[Any, ...]
-    named: dict[str, Any]
-
-
-def _recording(init: Callable[..., None]) -> Any:
-    """Return a `__new__` that keeps what it is given, with the signature of this `__init__`."""
-
-    def new(cls: type[Any], *arguments: Any, **named: Any) -> Any:
-        device = object.__new__(cls)
-        if arguments or named:
-            device.__dict__["_made_with"] = MadeWith(arguments, named)
-        return device
-
-    made: Any = new
-    made.__wrapped__, made._records = init, True
-    return made
-
-
-class _Made(Generic[_T]):
-    """What an instance has of its own from the first use on.
-
-    A subclass need not call `super().__init__()`, and its signature is that of its `__init__`.
-    """
-
-    def __init__(self, make: Callable[[Any], _T]) -> None:
-        self._make = make
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, device: Any, owner: type) -> _T:
-        # Two threads may make one each: the first one stays.
-        made: _T = device.__dict__.setdefault(self._name, self._make(device))
-        return made
 
 
 def _make_blocks(device: Device) -> dict[Any, list[Any]]:
@@ -207,9 +149,9 @@ class Device:
     _computed_size: ClassVar[int | None] = None
     _windows: ClassVar[tuple[Part, ...]] = ()
     _first_cell: ClassVar[int] = 0
-    _register_file = _Made(lambda device: _hyperpy.RegisterFile(device._layout))
-    _blocks = _Made(_make_blocks)
-    _calls = _Made(lambda device: _hyperpy.Calls(device._layout))
+    _register_file = Made(lambda device: _hyperpy.RegisterFile(device._layout))
+    _blocks = Made(_make_blocks)
+    _calls = Made(lambda device: _hyperpy.Calls(device._layout))
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
@@ -219,7 +161,7 @@ class Device:
                 hint=f'a name alone is no tuple: saved_attributes = ("{cls.saved_attributes}",)',
             )
         if "__init__" in cls.__dict__ and (cls.__new__ is object.__new__ or hasattr(cls.__new__, "_records")):
-            cls.__new__ = _recording(cls.__init__)  # type: ignore[method-assign]
+            cls.__new__ = recording(cls.__init__)  # type: ignore[method-assign]
         if not _IDS.isdisjoint(cls.__dict__):
             from hyperpy._acpi import check  # noqa: PLC0415 - few devices are listed
 
@@ -421,43 +363,3 @@ class DebugConsole(_Stock):
     def clone(self) -> DebugConsole:
         """Return another one of the same console; `Machine.fork` gives the copy of a machine's own the console of the copy."""
         return DebugConsole(self._console)
-
-
-def prepared(
-    device: object, size: int | str | None
-) -> tuple[object, int, tuple[_hyperpy.RegisterFile, list[Handler]] | None, _hyperpy.Calls | None]:
-    """Return what the native half takes of a device: object, length of its range, declared registers, and its calls' meters.
-
-    Raises:
-        TypeError: it is no device, or no length is given and it does not know its own.
-    """
-    if isinstance(device, type):
-        raise TypeError(
-            f"not a device but a class: {device.__name__}\n\nhint: give an instance, {device.__name__}()"
-        )
-    # A class of ours first: to look for methods by their names takes long.
-    if not isinstance(device, Device | _Stock | DeviceLike):
-        hint = "define read(self, offset, size) and write(self, offset, size, value)"
-        raise TypeError(f"not a device: {device!r}\n\nhint: {hint}")
-    length = parse_size(size) if isinstance(size, str) else size
-    if length is None:
-        length = getattr(device, "size", None)
-    if length is None:
-        raise TypeError(
-            f"size of {type(device).__name__} is not known\n\nhint: give size=BYTES, or the class a `size`"
-        )
-    if isinstance(device, _Stock):
-        return device._native, length, None, None
-    if not isinstance(device, Device):
-        return device, length, None, _hyperpy.Calls()
-    for name in OWN & vars(device).keys():
-        if type(vars(device)[name]).__name__ not in ("Calls", "Made", "MadeWith", "RegisterFile"):
-            raise DeclarationError(
-                f"{type(device).__name__}: attribute has the name of one of hyperpy's: {name}",
-                hint="call it something else, where it is set",
-            )
-    if device._layout is None:
-        return device, length, None, device._calls
-    from hyperpy._layout import handlers  # noqa: PLC0415 - whoever declared has imported it
-
-    return device, length, (device._register_file, handlers(device)), device._calls

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hyperpy import Block, DeclarationError, Device, Field, Indexed, Register, Window
-from hyperpy.device import OWN
+from hyperpy._made import OWN
 from hyperpy.testing import DeviceBench
 
 OF_DEVICES = [

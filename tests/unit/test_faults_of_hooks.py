@@ -10,7 +10,7 @@ import pytest
 from tests.hooks import CASES, HELD, HOOKS, STOPS, Case, Hook, Hooked
 
 from hyperpy import Block, DeclarationError, Device, Register, Stop
-from hyperpy.device import OWN
+from hyperpy._made import OWN
 from hyperpy.testing import DeviceBench
 
 HELD_VALUE = 7
