@@ -13,6 +13,7 @@ use kvm_ioctls::VcpuFd;
 
 use super::call;
 use super::convert::{kvm_from_debug, kvm_from_regs, kvm_from_sregs, regs_from_kvm, sregs_from_kvm};
+use super::exits::Data;
 use super::page::RunPage;
 use super::setup;
 use super::slots::Slots;
@@ -66,12 +67,6 @@ pub(super) struct KvmVcpu {
 pub(super) enum Held {
     Exit,
     Kicked,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Data {
-    pub(super) offset: usize,
-    pub(super) size: usize,
 }
 
 impl KvmVcpu {
@@ -185,19 +180,11 @@ impl Vcpu for KvmVcpu {
     }
 
     fn io_value(&self, index: u32) -> u64 {
-        let mut bytes = [0; 8];
-        let Data { offset, size } = self.data;
-        if let Some(bytes) = bytes.get_mut(..size) {
-            self.page.read(offset.saturating_add(size.saturating_mul(index as usize)), bytes);
-        }
-        u64::from_le_bytes(bytes)
+        self.data.value(&self.page, index)
     }
 
     fn set_io_value(&mut self, index: u32, value: u64) {
-        let Data { offset, size } = self.data;
-        if let Some(bytes) = value.to_le_bytes().get(..size) {
-            self.page.write(offset.saturating_add(size.saturating_mul(index as usize)), bytes);
-        }
+        self.data.set_value(&self.page, index, value);
     }
 
     fn exit_flag(&self) -> Arc<dyn ExitFlag> {
