@@ -3,8 +3,8 @@
 
 use proptest::prelude::*;
 
-use super::super::access_tests::layouts::{KINDS, Named};
-use super::super::{Rule, access_tests::Log};
+use super::super::pair::layouts::{KINDS, Named};
+use super::super::{Rule, pair::Log};
 use super::*;
 use crate::bus::Access;
 use crate::clock::Clock;

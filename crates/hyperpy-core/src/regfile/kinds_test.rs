@@ -1,8 +1,8 @@
 //! What single kinds of registers do at their edges, said one by one.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
-use super::access_tests::layouts::{KINDS, mixed, of_kind, plain, queue};
-use super::access_tests::{Log, Pair, RULES, model};
+use super::pair::layouts::{KINDS, mixed, of_kind, plain, queue};
+use super::pair::{Log, Pair, RULES, model};
 use super::*;
 use crate::bus::ones;
 

@@ -1,7 +1,7 @@
 //! Declarations that cannot be, and those that just can.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
-use super::access_tests::layouts::{mixed, of_kind, plain, queue};
+use super::pair::layouts::{mixed, of_kind, plain, queue};
 use super::*;
 
 fn layout(cells: Vec<Cell>) -> Result<Layout, LayoutError> {

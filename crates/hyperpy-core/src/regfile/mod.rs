@@ -285,6 +285,10 @@ impl RegisterFile {
 }
 
 #[cfg(test)]
+#[path = "pair_test.rs"]
+mod pair;
+
+#[cfg(test)]
 #[path = "access_test.rs"]
 mod access_tests;
 #[cfg(test)]

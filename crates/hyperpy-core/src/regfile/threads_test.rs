@@ -4,7 +4,7 @@
 use std::sync::Barrier;
 use std::thread;
 
-use super::access_tests::layouts::{of_kind, plain, queue};
+use super::pair::layouts::{of_kind, plain, queue};
 use super::*;
 use crate::bus::ones;
 
