@@ -66,7 +66,7 @@ pub enum LayoutError {
         /// Where it is.
         offset: u64,
     },
-    /// A queue, window or port of no length, or too long.
+    /// A queue, window or port of no length, or too long; or a threshold that no queue of that depth comes to.
     #[error("length is out of range: {len}")]
     Length {
         /// Which.
@@ -156,6 +156,11 @@ pub(super) fn check(cells: &[Cell], cell: &Cell, id: u32, size: u64) -> Result<(
     };
     if len == 0 || len > MOST {
         return Err(LayoutError::Length { cell: id, len });
+    }
+    if let Kind::Fifo { depth, threshold, .. } = cell.kind
+        && threshold > depth
+    {
+        return Err(LayoutError::Length { cell: id, len: threshold.into() });
     }
     if let Some(offset) = cell.offset
         && size.checked_sub(offset).is_none_or(|left| left < cell.len())

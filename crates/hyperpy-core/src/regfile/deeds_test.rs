@@ -123,7 +123,8 @@ fn own(pair: &mut Pair, id: usize, deed: &Deed) {
         }
         (Deed::Pop(_), Held::Queue { items, .. }) => assert_eq!(file.pop(id as u32), items.pop_front()),
         (Deed::Threshold(_, to), Held::Queue { threshold, .. }) => {
-            *threshold = *to;
+            let Kind::Fifo { depth, .. } = cell.kind else { unreachable!() };
+            *threshold = (*to).min(depth as usize);
             file.set_threshold(id as u32, *to);
         }
         _ => {}

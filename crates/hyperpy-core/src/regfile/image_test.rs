@@ -154,3 +154,13 @@ fn test_state_that_does_not_fit_is_refused_and_changes_nothing() {
         assert_eq!(kit.value(), before);
     }
 }
+
+#[test]
+fn test_threshold_set_above_the_depth_is_the_depth_and_is_put_back() {
+    let cells = vec![super::super::pair::layouts::queue(0, 1, true, crate::regfile::Overflow::Drop)];
+    let file = RegisterFile::new(Arc::new(Layout::new(cells, 1, Rule::Split, false).unwrap()));
+    file.set_threshold(0, usize::MAX);
+    assert_eq!(file.threshold(0), 3);
+    file.load_value(&file.save().value()).unwrap();
+    assert_eq!(file.threshold(0), 3);
+}

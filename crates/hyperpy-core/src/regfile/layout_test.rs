@@ -48,6 +48,9 @@ fn test_length_of_nothing_or_of_too_much_is_refused() {
     for cell in [kind(Kind::Ram { len: 0 }), kind(fifo(0)), kind(port)] {
         assert_eq!(wrong(cell), LayoutError::Length { cell: 1, len: 0 });
     }
+    // What a queue never comes to could not be put back.
+    let high = Kind::Fifo { depth: 2, guest_takes: true, overflow: Overflow::Drop, empty: 0, threshold: 3 };
+    assert_eq!(wrong(of_kind(8, 2, high, (true, false))), LayoutError::Length { cell: 1, len: 3 });
     let most = 1 << 28;
     let window = |len| of_kind(0, 1, Kind::Ram { len }, (true, true));
     let size = |cells| Layout::new(cells, u64::MAX, Rule::Split, false);

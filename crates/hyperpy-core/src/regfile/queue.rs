@@ -66,8 +66,9 @@ impl Queue {
         self.threshold
     }
 
+    /// Sets it; its depth stands for all above: no more items are ever there.
     pub(super) fn set_threshold(&mut self, threshold: usize) {
-        self.threshold = threshold;
+        self.threshold = threshold.min(self.depth);
     }
 
     pub(super) fn items(&self) -> Vec<u64> {

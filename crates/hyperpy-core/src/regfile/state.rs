@@ -88,7 +88,7 @@ impl RegisterFile {
         self.with_queue(id, |_, queue| queue.threshold()).unwrap_or_default()
     }
 
-    /// Changes that level, until the next reset.
+    /// Changes that level, until the next reset; the depth of the queue stands for all above it.
     pub fn set_threshold(&self, id: u32, threshold: usize) {
         self.with_queue(id, |_, queue| queue.set_threshold(threshold));
     }
