@@ -1,5 +1,7 @@
 //! What KVM_RUN returned with: the page that KVM shares, read by the arm that its exit reason names.
-//! Nothing is called here.
+//!
+//! Whatever the page says, an access is of a width that there is and of no more values than the page has room for. Nothing is
+//! called here.
 
 use std::ptr::addr_of;
 
@@ -19,6 +21,9 @@ use crate::exit::SystemEvent;
 const ERROR_EMULATION: u32 = 1;
 /// KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES.
 const WITH_INSTRUCTION_BYTES: u64 = 1;
+
+/// Most values of one string instruction: those of a byte in the page that KVM keeps for them.
+const MOST_VALUES: u32 = crate::memory::PAGE_SIZE as u32;
 
 /// Where in the page the values of an access are, and how wide each is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,9 +75,10 @@ pub(super) fn decode(page: &RunPage) -> (AccelExit, Data) {
         match addr_of!((*run).exit_reason).read_volatile() {
             KVM_EXIT_IO => {
                 let io = addr_of!((*arms).io).read_volatile();
-                data = Data { offset: usize::try_from(io.data_offset).unwrap_or(usize::MAX), size: io.size.into() };
+                let (size, count) = (io.size.clamp(1, 8), io.count.min(MOST_VALUES));
+                data = Data { offset: usize::try_from(io.data_offset).unwrap_or(usize::MAX), size: size.into() };
                 let is_write = u32::from(io.direction) == KVM_EXIT_IO_OUT;
-                AccelExit::Pio { port: io.port, size: io.size, count: io.count, is_write }
+                AccelExit::Pio { port: io.port, size, count, is_write }
             }
             KVM_EXIT_MMIO => {
                 let mmio = addr_of!((*arms).mmio);

@@ -47,6 +47,18 @@ fn test_page_with_an_entry_failure_or_an_unknown_reason_is_told_with_its_number(
 
 // fault row 24
 #[test]
+fn test_page_with_a_port_access_of_no_width_or_of_more_values_than_there_is_room_for_is_cut() {
+    let (mut vcpu, _vm, _memory) = vcpu(&[0xf4]);
+    let mut access =
+        |width: u64, count: u64| patched(&mut vcpu, KVM_EXIT_IO, &[width << 8 | 0x80 << 16 | count << 32, 4096]);
+    let exit = |size, count| AccelExit::Pio { port: 0x80, size, count, is_write: false };
+    assert_eq!(access(4, 1024), exit(4, 1024));
+    assert_eq!(access(0, 1), exit(1, 1));
+    assert_eq!(access(0xff, u64::from(u32::MAX)), exit(8, 4096));
+}
+
+// fault row 24
+#[test]
 fn test_page_with_an_internal_error_gives_the_suberror_and_no_more_bytes_than_there_are() {
     let (mut vcpu, _vm, _memory) = vcpu(&[0xf4]);
     let words = |ndata: u64, len: u64| [1 | ndata << 32, WITH_INSTRUCTION_BYTES, len | 0x29_0f << 8, 0];
