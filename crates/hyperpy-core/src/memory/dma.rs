@@ -112,10 +112,9 @@ impl Dma {
     pub fn total(&self, list: &[Range]) -> Result<usize, DmaError> {
         let mut total = 0_u64;
         for &(gpa, len) in list {
-            total = total.saturating_add(len);
-            if total > self.most {
-                return Err(DmaError::TooMuch { gpa, len: total, most: self.most });
-            }
+            let sum = total.checked_add(len).filter(|sum| *sum <= self.most);
+            let len = total.saturating_add(len);
+            total = sum.ok_or(DmaError::TooMuch { gpa, len, most: self.most })?;
         }
         usize::try_from(total).map_err(|_| DmaError::TooMuch { gpa: 0, len: total, most: self.most })
     }

@@ -177,3 +177,13 @@ fn test_aligned_words_are_read_and_written_whole_while_another_changes_them() {
         ended.store(true, Ordering::Relaxed);
     });
 }
+
+// fault row 15
+#[test]
+fn test_list_of_more_bytes_than_there_are_addresses_is_too_much_without_a_limit_too() {
+    let (memory, _) = machine();
+    let dma = Dma::new(&memory, u64::MAX);
+    assert_eq!(dma.total(&[(0, u64::MAX)]), Ok(usize::MAX));
+    let wraps = DmaError::TooMuch { gpa: 7, len: u64::MAX, most: u64::MAX };
+    assert_eq!(dma.total(&[(0, u64::MAX), (7, 1)]), Err(wraps));
+}
