@@ -19,9 +19,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 find = $(shell find $(wildcard $(1)) -type f $(2) 2>/dev/null | grep -v __pycache__)
-RUST := $(wildcard Cargo.toml Cargo.lock) $(call find,crates benches fuzz,\( -name '*.rs' -o -name Cargo.toml \))
+RUST := $(wildcard Cargo.toml Cargo.lock) $(call find,crates benches,\( -name '*.rs' -o -name Cargo.toml \))
+FUZZ := $(wildcard fuzz/Cargo.toml fuzz/Cargo.lock scripts/fuzz.py) $(call find,fuzz/fuzz_targets fuzz/python fuzz/regressions)
 CODE := $(call find,python,\( -name '*.py' -o -name '*.pyi' \))
-TESTS := $(call find,tests examples benches scripts docs,\( -name '*.py' -o -name '*.md' -o -name '*.S' -o -name '*.c' -o -name '*.toml' \))
+TESTS := $(FUZZ) $(call find,tests examples benches scripts docs,\( -name '*.py' -o -name '*.md' -o -name '*.S' -o -name '*.c' -o -name '*.toml' \))
 PLAIN_TESTS := $(wildcard tests/unit tests/kvm tests/docs)
 # What the demo and the lab's tests boot: fetched here, since the lab has no network.
 GUESTS := linux-image-amd64/bookworm linux-image-cloud-amd64/bookworm-backports memtest86+/bookworm \
@@ -49,7 +50,7 @@ guests: $(VENV)/.system ## Fetch the kernels that the demo and the tests boot
 
 ##@ Check
 .PHONY: test
-test: lint test-rust test-asan test-speed test-python test-wheel test-lab ## Run every check and test; fails on a skip with HYPERPY_NO_SKIPS=1
+test: lint test-rust test-asan test-fuzz test-speed test-python test-wheel test-lab ## Run every check and test; fails on a skip with HYPERPY_NO_SKIPS=1
 	@$(PYTHON) scripts/totals.py $(REPORTS)
 	@$(PYTHON) scripts/faults.py $(REPORTS)
 
@@ -61,6 +62,9 @@ test-rust: $(PASSED)/rust ## Run the Rust tests
 
 .PHONY: test-asan
 test-asan: $(PASSED)/asan ## Run the Rust tests of core and devices under the address sanitizer; wants a nightly toolchain
+
+.PHONY: test-fuzz
+test-fuzz: $(PASSED)/fuzz ## Run each fuzz target briefly; those in Rust want a nightly toolchain
 
 .PHONY: test-speed
 test-speed: $(PASSED)/speed ## Hold dispatch to its count of instructions per exit, by callgrind
@@ -78,6 +82,10 @@ test-intel: build ## Run the core set on kvm-intel, in an emulator that takes a 
 
 .PHONY: test-wheel
 test-wheel: $(PASSED)/wheel ## Build the wheel, check it, and use it in a fresh environment
+
+.PHONY: fuzz
+fuzz: build ## Run each fuzz target for a fixed number of executions, some half an hour; prints what came of each
+	@$(PYTHON) scripts/fuzz.py
 
 .PHONY: bench
 bench: build guests ## Measure; prints each figure beside its target
@@ -140,6 +148,7 @@ $(PASSED)/lint-python: $(CODE) $(TESTS) pyproject.toml $(VENV)/.built | $(PASSED
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 	@if [ -d tests/typing ]; then $(BIN)/mypy tests/typing; fi
+	MYPYPATH=python:fuzz/python $(BIN)/mypy fuzz/python scripts/fuzz.py
 	MYPYPATH=python $(PYTHON) -m mypy.stubtest --mypy-config-file pyproject.toml hyperpy._hyperpy
 	@touch $@
 
@@ -147,7 +156,7 @@ $(PASSED)/docs: $(CODE) $(call find,docs) $(VENV)/.built | $(PASSED)
 	$(PYTHON) -m sphinx --fresh-env --quiet --fail-on-warning --keep-going -b html -d build/doctrees docs build/docs
 	@touch $@
 
-$(PASSED)/rust: $(RUST) .config/nextest.toml $(VENV)/.system | $(PASSED) $(REPORTS)
+$(PASSED)/rust: $(RUST) $(FUZZ) .config/nextest.toml $(VENV)/.system | $(PASSED) $(REPORTS)
 	@rm -f $(REPORTS)/rust.xml
 	cargo nextest run --workspace --cargo-quiet
 	@cp target/nextest/default/junit.xml $(REPORTS)/rust.xml
@@ -162,6 +171,16 @@ $(PASSED)/asan: $(RUST) .config/nextest.toml $(VENV)/.system | $(PASSED)
 	fi; \
 	ASAN_OPTIONS=allocator_may_return_null=1 RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=target/asan cargo +nightly nextest run --cargo-quiet \
 	  --target x86_64-unknown-linux-gnu --package hyperpy-core --package hyperpy-devices && touch $@
+
+# Without a nightly toolchain the Rust tests hold what the targets have found: skipped is the search for more.
+$(PASSED)/fuzz: $(RUST) $(CODE) $(FUZZ) $(VENV)/.built | $(PASSED)
+	@if ! cargo +nightly --version >/dev/null 2>&1; then \
+	  $(PYTHON) scripts/fuzz.py --brief --only python; \
+	  echo "no nightly toolchain: the fuzz targets in Rust were not run" >&2; \
+	  echo "hint: rustup toolchain install nightly" >&2; \
+	  exit $${HYPERPY_NO_SKIPS:-0}; \
+	fi; \
+	$(PYTHON) scripts/fuzz.py --brief && touch $@
 
 $(PASSED)/speed: $(RUST) $(wildcard benches/instructions.*) $(VENV)/.system | $(PASSED)
 	$(PYTHON) benches/instructions.py

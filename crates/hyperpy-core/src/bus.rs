@@ -241,6 +241,9 @@ impl Cursor {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+#[path = "bus_fuzz.rs"]
+pub mod fuzz;
 #[cfg(test)]
 #[path = "bus_test.rs"]
 mod tests;

@@ -18,6 +18,8 @@ use std::time::Instant;
 pub use self::held::Held;
 pub use self::kept::{Carried, Kept, KeptTimer};
 use self::queue::Queue;
+#[cfg(any(test, fuzzing))]
+pub use self::timers::fuzz;
 pub use self::timers::{Callback, Fired, Raised, Timer, When, is_firing};
 pub(crate) use self::timers::{Due, Firing};
 

@@ -327,6 +327,9 @@ pub fn default_routes() -> Vec<Route> {
     pins.chain(inputs).collect()
 }
 
+#[cfg(any(test, fuzzing))]
+#[path = "irq/mod_fuzz.rs"]
+pub mod fuzz;
 #[cfg(test)]
 #[path = "irq_test.rs"]
 mod tests;

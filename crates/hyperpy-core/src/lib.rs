@@ -35,7 +35,10 @@ pub mod regfile;
 pub mod run;
 pub mod scripted;
 pub mod snapshot;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+pub mod targets;
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(not(test), allow(dead_code))]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod testing;
 pub mod trace;

@@ -259,6 +259,9 @@ impl std::fmt::Debug for Machine {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+#[path = "machine/machine_fuzz.rs"]
+pub mod fuzz;
 #[cfg(test)]
 #[path = "machine_test.rs"]
 mod tests;

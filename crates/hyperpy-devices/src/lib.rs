@@ -21,6 +21,8 @@ pub mod i8042;
 mod names;
 pub mod pc;
 pub mod rtc;
+#[cfg(any(test, fuzzing))]
+pub mod targets;
 pub mod uart;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

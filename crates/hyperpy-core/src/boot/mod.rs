@@ -176,7 +176,11 @@ mod firmware_test;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 mod flat_test;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[path = "mod_fuzz.rs"]
+pub mod fuzz;
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(not(test), allow(dead_code))]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 mod images_test;
 #[cfg(test)]

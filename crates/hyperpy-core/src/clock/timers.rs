@@ -331,6 +331,9 @@ fn host_time(ns: u64, scale: f64) -> Option<Duration> {
     (scale > 0.0).then(|| time.max(Duration::from_nanos(1)))
 }
 
+#[cfg(any(test, fuzzing))]
+#[path = "timers_fuzz.rs"]
+pub mod fuzz;
 #[cfg(test)]
 #[path = "timers_test.rs"]
 mod tests;

@@ -152,6 +152,9 @@ fn instruction_bytes(suberror: u32, ndata: u32, words: &[u64]) -> ([u8; 15], u8)
     (bytes, len.min(15))
 }
 
+#[cfg(any(test, fuzzing))]
+#[path = "exits_fuzz.rs"]
+pub mod fuzz;
 #[cfg(test)]
 #[path = "exits_test.rs"]
 mod tests;

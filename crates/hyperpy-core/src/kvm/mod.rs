@@ -18,6 +18,8 @@ pub mod thread;
 mod vcpu;
 mod vm;
 
+#[cfg(any(test, fuzzing))]
+pub use self::exits::fuzz;
 pub use probe::{Capabilities, capabilities};
 
 use std::io;

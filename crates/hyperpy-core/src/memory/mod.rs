@@ -355,6 +355,9 @@ impl Memory {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+#[path = "mod_fuzz.rs"]
+pub mod fuzz;
 #[cfg(test)]
 #[path = "model_test.rs"]
 mod model_tests;

@@ -284,7 +284,11 @@ impl RegisterFile {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[path = "mod_fuzz.rs"]
+pub mod fuzz;
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(not(test), allow(dead_code))]
 #[path = "pair_test.rs"]
 mod pair;
 

@@ -12,3 +12,7 @@ mod regs;
 pub mod valid;
 
 pub use regs::{DescriptorTable, Regs, Segment, Sregs};
+
+#[cfg(any(test, fuzzing))]
+#[path = "mod_fuzz.rs"]
+pub mod fuzz;

@@ -86,6 +86,9 @@ pub trait PageSink {
     fn put(&mut self, region: usize, first: u64, bytes: &[u8]) -> io::Result<()>;
 }
 
+#[cfg(any(test, fuzzing))]
+#[path = "file_fuzz.rs"]
+pub mod fuzz;
 #[cfg(test)]
 #[path = "file_test.rs"]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
