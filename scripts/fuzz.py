@@ -29,28 +29,29 @@ BRIEF_RUNS = 1_000
 PYTHON_RUNS = 20_000
 PYTHON_BRIEF_RUNS = 200
 # Those whose executions take as many times longer.
-SLOW = {"machine_state": 20}
+SLOW = {"machine_state": 20, "apt_sources": 10}
 # Longest input in bytes, longest execution in seconds, and largest single allocation in MiB.
 LONGEST = 1024
 TIMEOUT = 30
 MOST = 1024
 # What cargo-fuzz passes: coverage of edges, with comparisons, so that magic numbers are found; and the address sanitizer.
 FLAGS = [
-    "--cfg=fuzzing",
+    "--cfg",
+    "fuzzing",
     "-Cpasses=sancov-module",
-    "-Ccodegen-units=4",
-    "-Zsanitizer=address",
     *(
-        f"-Cllvm-args={argument}"
+        f"-Cllvm-args=-{argument}"
         for argument in (
-            "-sanitizer-coverage-level=4",
-            "-sanitizer-coverage-inline-8bit-counters",
-            "-sanitizer-coverage-pc-table",
-            "-sanitizer-coverage-trace-compares",
-            "-sanitizer-coverage-trace-divs",
-            "-simplifycfg-branch-fold-threshold=0",
+            "sanitizer-coverage-level=4",
+            "sanitizer-coverage-inline-8bit-counters",
+            "sanitizer-coverage-pc-table",
+            "sanitizer-coverage-trace-compares",
+            "sanitizer-coverage-trace-divs",
+            "simplifycfg-branch-fold-threshold=0",
         )
     ),
+    "-Zsanitizer=address",
+    "-Ccodegen-units=4",
 ]
 
 
@@ -143,11 +144,11 @@ def run_all(rust: list[str], python: list[str], scale: float, brief: bool) -> It
         folder = build(rust) if rust else ROOT
         for target in rust:
             corpus = Path(fresh) / target if brief else WORK / "corpus" / target
-            yield run_rust(
-                folder / target, int((BRIEF_RUNS if brief else RUNS) * scale) // SLOW.get(target, 1), corpus
-            )
+            runs = int((BRIEF_RUNS if brief else RUNS) * scale)
+            yield run_rust(folder / target, runs // SLOW.get(target, 1), corpus)
         for target in python:
-            yield run_python(target, int((PYTHON_BRIEF_RUNS if brief else PYTHON_RUNS) * scale))
+            runs = int((PYTHON_BRIEF_RUNS if brief else PYTHON_RUNS) * scale)
+            yield run_python(target, runs // SLOW.get(target, 1))
 
 
 def main(arguments: list[str] | None = None) -> int:
