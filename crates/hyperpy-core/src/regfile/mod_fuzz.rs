@@ -149,7 +149,9 @@ pub fn layouts(data: &[u8]) {
             if u.arbitrary()? {
                 let before = file.quick_read(at);
                 assert!(before.is_none_or(|value| value & !at.ones() == 0));
-                assert_eq!(file.read(at, &log) & !at.ones(), 0);
+                // What the owner itself answers is cut by who asked.
+                let is_cut = file.read(at, &log) & !at.ones() == 0;
+                assert!(is_cut || file.layout().plain);
             } else {
                 let written = value(u)?;
                 if !file.quick_write(at, written) {
