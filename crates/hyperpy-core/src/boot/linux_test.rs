@@ -286,3 +286,13 @@ fn test_linux_elf_without_its_zeros_is_the_same_in_memory() {
         assert_eq!(trimmed(cut.clone()), cut);
     }
 }
+
+#[test]
+fn test_kernel_whose_segments_have_its_headers_is_not_trimmed() {
+    let segment = |offset| Phdr { kind: 1, offset, paddr: LOAD, filesz: 0x800, memsz: 0x800 };
+    for (offset, is_shorter) in [(0, false), (0x3f, false), (0x77, false), (0x78, true)] {
+        let mut image = elf_of(LOAD + 0x10, &[segment(offset)]);
+        image[0x100..].fill(0);
+        assert_eq!(trimmed(image.clone()).len() < image.len(), is_shorter, "{offset:#x}");
+    }
+}

@@ -14,7 +14,8 @@ const PT_LOAD: u32 = 1;
 const P_OFFSET: u64 = 8;
 const P_FILESZ: u64 = 32;
 
-/// The same kernel in a shorter file: segments end with their last byte that is not zero, and there are no sections.
+/// The same kernel in a shorter file: segments end with their last byte that is not zero, and there are no sections. One whose
+/// segments have the headers, which would be other ones, comes back as it is too.
 /// What is no such file comes back as it is.
 #[must_use]
 pub fn trimmed(mut image: Vec<u8>) -> Vec<u8> {
@@ -45,12 +46,18 @@ fn without_zeros(image: &[u8]) -> Option<(Vec<Length>, usize)> {
     let (table, count) = (header.word(32, true).ok()?, u64::from(header.u16(56).ok()?));
     let mut segments = Vec::new();
     let mut total = 0_u64;
-    let mut end = table.checked_add(count * PHDR_LEN)?.max(EHDR_LEN);
+    let table_end = table.checked_add(count * PHDR_LEN)?;
+    let mut end = table_end.max(EHDR_LEN);
     for i in 0..count {
         let at = table + i * PHDR_LEN;
         let (offset, mut len) = (fields.word(at + P_OFFSET, true).ok()?, fields.word(at + P_FILESZ, true).ok()?);
         if fields.u32(at).ok()? == PT_LOAD {
             total = total.checked_add(len).filter(|total| *total <= image.len() as u64)?;
+            // A kernel that has its own headers in memory shall find them there as they were.
+            let has = |from, to| len > 0 && offset < to && offset.saturating_add(len) > from;
+            if has(0, EHDR_LEN) || has(table, table_end) {
+                return None;
+            }
             let last = fields.slice(offset, len).ok()?.iter().rposition(|byte| *byte != 0);
             len = last.map_or(0, |last| last as u64 + 1);
             segments.push((usize::try_from(at + P_FILESZ).ok()?, len.to_le_bytes()));
