@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -108,13 +109,18 @@ impl PageSink for Taken<'_> {
     }
 }
 
-/// A file of this process, which is written over each time.
+fn named(ending: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("hyperpy-fuzz-{}.{ending}", std::process::id()))
+}
+
+/// A file of this process, which is written over each time and has no name that could be left behind.
 fn scratch() -> &'static (PathBuf, File) {
     static SCRATCH: OnceLock<(PathBuf, File)> = OnceLock::new();
     SCRATCH.get_or_init(|| {
-        let path = std::env::temp_dir().join(format!("hyperpy-fuzz-{}.hps", std::process::id()));
+        let path = named("hps");
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
-        (path, file)
+        std::fs::remove_file(path).unwrap();
+        (format!("/proc/self/fd/{}", file.as_raw_fd()).into(), file)
     })
 }
 
@@ -123,8 +129,7 @@ fn right(is_packed: bool) -> &'static [u8] {
     static RIGHT: OnceLock<[Vec<u8>; 2]> = OnceLock::new();
     &RIGHT.get_or_init(|| {
         [Compress::No, Compress::Zstd].map(|compress| {
-            let (path, _) = scratch();
-            let own = path.with_extension("right");
+            let own = named("right");
             let region = |gpa, pages| Region { name: "ram".into(), gpa, len: pages * PAGE_SIZE, about: Value::Nothing };
             let regions = [region(0, 64), region(1 << 20, 4)];
             let state = Value::map([("a", 1_u8.into()), ("b", Value::List(vec![Value::Nothing, "text".into()]))]);
