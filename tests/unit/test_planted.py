@@ -1,0 +1,101 @@
+"""The planted bugs: each proof shows its bug, with all of its operations and not with fewer, and not on the device without it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from examples.planted import PLANTED, Planted
+from examples.planted.playing import MEMORY, play, prepare
+from examples.planted.table import Operation
+from hyperpy.testing import DeviceBench
+
+LIST = Path(__file__).parents[2] / "docs/reference/planted-bugs.md"
+
+each = pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.name)
+
+
+def shown(
+    planted: Planted, operations: tuple[Operation, ...] | None = None, *, fixed: bool = False
+) -> str | None:
+    bench = DeviceBench((planted.fixed if fixed else planted.device)(), memory=MEMORY)
+    prepare(bench, planted.memory)
+    return play(bench, planted.proof if operations is None else operations, planted.invariants)
+
+
+def needed(planted: Planted) -> int:
+    """How many operations of the proof nothing is found without."""
+    proof = planted.proof
+    return sum(shown(planted, proof[:at] + proof[at + 1 :]) is None for at in range(len(proof)))
+
+
+@each
+def test_planted_device_given_its_proof_shows_the_bug(planted: Planted) -> None:
+    assert shown(planted) == planted.shows
+
+
+@each
+def test_planted_device_given_its_proof_without_one_operation_shows_nothing(planted: Planted) -> None:
+    assert needed(planted) == len(planted.proof)
+
+
+@each
+def test_planted_device_shows_the_bug_at_the_last_operation_and_not_before(planted: Planted) -> None:
+    assert shown(planted, planted.proof[:-1]) is None
+
+
+@each
+def test_fixed_device_given_the_proof_shows_nothing(planted: Planted) -> None:
+    assert shown(planted, fixed=True) is None
+
+
+@each
+def test_fixed_device_is_the_planted_one_but_for_its_fix(planted: Planted) -> None:
+    assert issubclass(planted.fixed, planted.device)
+    changed = {name for name, value in vars(planted.fixed).items() if callable(value)} - {"__init__"}
+    assert len(changed) == 1
+    assert changed <= set(dir(planted.device))
+
+
+@each
+def test_planted_device_put_back_after_its_proof_is_a_new_one(planted: Planted) -> None:
+    """By a snapshot and by the reset button: a fuzzer uses both, and must not see what was there before."""
+    bench = DeviceBench(planted.device(), memory=MEMORY)
+    prepare(bench, planted.memory)
+    base = bench.snapshot()
+    play(bench, planted.proof[:-1], planted.invariants)
+    bench.reset()
+    assert bench.snapshot().state == base.state
+    play(bench, planted.proof[:-1], planted.invariants)
+    bench.restore(base)
+    assert bench.snapshot().state == base.state
+
+
+def test_planted_bugs_are_as_many_and_as_deep_as_was_asked_for() -> None:
+    assert len(PLANTED) >= 25
+    assert (
+        len({planted.name for planted in PLANTED})
+        == len({planted.kind for planted in PLANTED})
+        == len(PLANTED)
+    )
+    assert sum(needed(planted) >= 3 for planted in PLANTED) >= 15
+    assert len([planted for planted in PLANTED if planted.recreates]) >= 3
+
+
+def test_list_of_planted_bugs_says_what_they_are() -> None:
+    rows = [
+        [cell.strip() for cell in row.strip("|").split("|")]
+        for row in re.findall(r"^\| (?!name)[a-z0-9]+ \|.*\|$", LIST.read_text(), re.MULTILINE)
+    ]
+    devices = {row[0]: row for row in rows if len(row) == 7}
+    assert {name: (row[2], int(row[5]), row[6]) for name, row in devices.items()} == {
+        planted.name: (planted.kind, len(planted.proof), planted.shows) for planted in PLANTED
+    }
+    assert [name for name, row in devices.items() if "re-creates" in row[3]] == [
+        planted.name for planted in PLANTED if planted.recreates
+    ]
+    assert all(
+        planted.recreates is None or planted.recreates in devices[planted.name][3] for planted in PLANTED
+    )
