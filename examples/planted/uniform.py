@@ -45,10 +45,8 @@ def find(
 ) -> Found | None:
     """Make random executions until the bug shows, or time or executions are over.
 
-    Arguments:
-        seed: same seed, same operations.
-        seconds, executions: where it ends, in processor time: what else the host does takes none of it. One of them is needed.
-        fixed: look at the device without the bug, where nothing should be found.
+    The same seed makes the same operations. It ends after `executions` or after `seconds` of processor time, of which other
+    processes take none; one of the two is needed. With `fixed` it looks at the device without the bug, where nothing should be found.
     """
     if seconds is None and executions is None:
         raise ValueError("nothing ends the search\n\nhint: give seconds or executions")

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-
 from examples.planted import PLANTED, Planted
 from examples.planted.playing import MEMORY, play, prepare
 from examples.planted.table import Operation
+
 from hyperpy.testing import DeviceBench
 
 LIST = Path(__file__).parents[2] / "docs/reference/planted-bugs.md"
