@@ -24,7 +24,7 @@ class Command(IntEnum):
     DRIVE_SPECIFICATION = 0x8E
 
 
-PARAMETERS = {
+PARAMETERS: dict[int, int] = {
     Command.SPECIFY: 2,
     Command.SENSE_DRIVE: 1,
     Command.RECALIBRATE: 1,
@@ -65,7 +65,7 @@ class Floppy(Device):
         if not self.output.running or self.results:
             return
         if self.position == 0:
-            self.length = 1 + PARAMETERS.get(Command(value), 0) if value in PARAMETERS else 1
+            self.length = 1 + PARAMETERS.get(value, 0)
         self.fifo[self.position] = value
         self.position += 1
         self.status.busy = True

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-
 from examples.planted.guests import GUESTS, LONGEST, PlantedGuest, machine_with, run
+
 from hyperpy import Exit
 
 LIST = Path(__file__).parents[2] / "docs/reference/planted-bugs.md"

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import random
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from examples.planted import PLANTED, Planted
+from examples.planted import PLANTED, Planted, lockbox, ne2000, sdslot, uniform, watchdog
+from examples.planted.guests import GUESTS
 from examples.planted.playing import MEMORY, play, prepare
-from examples.planted.table import Operation
+from examples.planted.table import Event, Operation
 
 from hyperpy.testing import DeviceBench
 
-LIST = Path(__file__).parents[2] / "docs/reference/planted-bugs.md"
+ROOT = Path(__file__).parents[2]
+LIST, GUIDE = ROOT / "docs/reference/planted-bugs.md", ROOT / "docs/guides/bugs-fuzzers-find.md"
+LOCKBOX = lockbox.PLANTED
 
 each = pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.name)
 
@@ -99,3 +107,59 @@ def test_list_of_planted_bugs_says_what_they_are() -> None:
     assert all(
         planted.recreates is None or planted.recreates in devices[planted.name][3] for planted in PLANTED
     )
+
+
+def test_guide_tells_of_each_planted_bug_by_its_class() -> None:
+    told = re.findall(r"^\*\*(\w+)\*\* \(([^;)]*)[^)]*\)\.", GUIDE.read_text(), re.MULTILINE)
+    assert sorted(told) == sorted([(planted.name, planted.kind) for planted in (*PLANTED, *GUESTS)])
+
+
+@each
+def test_fixed_device_given_random_operations_shows_nothing(planted: Planted) -> None:
+    assert uniform.find(planted, seed=1, executions=30, fixed=True) is None
+
+
+def test_random_operations_of_one_seed_are_the_same_each_time() -> None:
+    found = [uniform.find(LOCKBOX, seed, executions=100) for seed in (3, 3, 4)]
+    assert all(each is not None for each in found)
+    first, second, other = [(each.shows, each.executions, each.operations) for each in found if each]
+    assert first == second != other
+
+
+def test_random_operations_find_few_of_the_planted_bugs() -> None:
+    """A sixtieth of what the bench does, without its clock: a bug that is found in so little is too plain."""
+    found = [planted.name for planted in PLANTED if uniform.find(planted, seed=1, executions=40)]
+    assert "lockbox" in found
+    assert len(found) <= 8
+
+
+def test_random_operations_without_an_end_are_refused() -> None:
+    with pytest.raises(ValueError, match="nothing ends the search"):
+        uniform.find(LOCKBOX, seed=1)
+
+
+def test_events_of_a_device_are_those_that_it_marks() -> None:
+    drawn = [draw(random.Random(1)) for draw in uniform.events(ne2000.Ne2000)]
+    assert [event.name for event in drawn] == ["receive"]
+    assert isinstance(drawn[0].data, bytes)
+    ejected, inserted = [draw(random.Random(1)) for draw in uniform.events(sdslot.FixedSdSlot)]
+    assert (ejected, inserted) == (Event("eject"), Event("insert"))
+
+
+def test_bench_of_planted_bugs_prints_a_line_for_each_seed_and_a_table() -> None:
+    script = ROOT / "benches/python/planted.py"
+    command = [sys.executable, str(script), "lockbox", "--how", "uniform", "--seeds", "2", "--seconds", "20"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(line["bug"], line["seed"], line["shows"]) for line in lines] == [
+        ("lockbox", 1, "invariant"),
+        ("lockbox", 2, "invariant"),
+    ]
+    assert re.search(r"^lockbox +2 of 2, 0\.\d+ s$", done.stderr, re.MULTILINE)
+
+
+def test_play_of_operations_that_never_end_tells_of_a_hang_and_leaves_no_timer() -> None:
+    bench = DeviceBench(watchdog.Watchdog())
+    assert play(bench, watchdog.PLANTED.proof) == "hang"
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
