@@ -7,7 +7,7 @@ Rule: whoever takes a thing away ends what is still to be done with it; and what
 
 from enum import IntEnum
 
-from hyperpy import Device, Field, Register
+from hyperpy import Device, Field, Register, Timer
 
 from .table import Event, Planted, Step, event, w32
 
@@ -35,7 +35,7 @@ class SdSlot(Device):
 
     def reset(self) -> None:
         self.card: bytes | None = bytes(range(BLOCK * BLOCKS))
-        self.timer = None
+        self.timer: Timer | None = None
 
     @command.on_write
     def _command(self, code: int) -> None:

@@ -5,7 +5,7 @@ The class of CVE-2016-8669: a speed is a clock divided by what the guest wrote.
 Rule: a guest's number is no divisor before 0 is excluded, and a number may be 0 between two writes of its halves.
 """
 
-from hyperpy import Device, Field, Register
+from hyperpy import Device, Field, Register, Timer
 
 from .table import Planted, w8
 
@@ -25,7 +25,7 @@ class Serial(Device):
     divisor_high = Register(0x1, width=1, when=line_control.latch)
     data = Register(0x0, width=1, access="wo")
     scratch = Register(0x7, width=1)
-    sending = None
+    sending: Timer | None = None
 
     def reset(self) -> None:
         self.sending = None

@@ -5,7 +5,7 @@ Rule: what a stop leaves behind, the next start begins with. A start sets all st
 
 from enum import IntEnum
 
-from hyperpy import Device, Field, Register
+from hyperpy import Device, Field, Register, Timer
 
 from .table import Planted, Step, w32
 
@@ -27,7 +27,8 @@ class Sound(Device):
     periods = Register(0x0)
     command = Register(0x4, access="wo", code=Field(0, 32, enum=Command))
     position = Register(0x8, access="ro")
-    length, played, unheard, timer = 0, 0, 0, None
+    length, played, unheard = 0, 0, 0
+    timer: Timer | None = None
 
     def reset(self) -> None:
         self.length, self.played, self.unheard, self.timer = 0, 0, 0, None

@@ -13,14 +13,21 @@ from hyperpy import Device
 from hyperpy.testing import Access, Step
 
 try:
-    from hyperpy.fuzz import event  # type: ignore[import-not-found,unused-ignore]
-except ImportError:
-    _F = TypeVar("_F", bound=Callable[..., Any])
+    from hyperpy.fuzz import event as _told_to_fuzzers  # type: ignore[import-not-found,unused-ignore]
+except ImportError:  # a hyperpy without a fuzzer
 
-    def event(method: _F) -> _F:
-        """Mark what comes to a device from outside: `method(self)`, or `method(self, data: bytes)`."""
-        method.is_event = True  # type: ignore[attr-defined]
+    def _told_to_fuzzers(method: Any) -> Any:
         return method
+
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def event(method: _F) -> _F:
+    """Mark what comes to a device from outside: `method(self)`, or `method(self, data: bytes)`."""
+    method.is_event = True  # type: ignore[attr-defined]
+    marked: _F = _told_to_fuzzers(method)
+    return marked
 
 
 __all__ = ["Event", "Operation", "Planted", "Shows", "Step", "event", "r32", "w8", "w16", "w32", "w64"]

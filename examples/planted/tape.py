@@ -5,7 +5,7 @@ Rule: what is subtracted is at most what is there; and an end is looked for with
 
 from enum import IntEnum
 
-from hyperpy import Device, Field, Register
+from hyperpy import Device, Field, Register, Timer
 
 from .table import Planted, Step, w32
 
@@ -25,7 +25,8 @@ class Tape(Device):
     count = Register(0x0)
     command = Register(0x4, access="wo", code=Field(0, 32, enum=Command))
     moved = Register(0x8, access="ro")
-    left, timer = 0, None
+    left = 0
+    timer: Timer | None = None
 
     def reset(self) -> None:
         self.left, self.timer = 0, None

@@ -5,7 +5,7 @@ Rule: a period of 0 is refused, or means something; a loop that catches up with 
 
 from enum import IntEnum
 
-from hyperpy import Device, Field, Register, Stop
+from hyperpy import Device, Field, Register, Stop, Timer
 
 from .table import Planted, Step, w32
 
@@ -37,7 +37,7 @@ class Watchdog(Device):
 
     def reset(self) -> None:
         self.milliseconds, self.next, self.warnings = 1000, 0, 0
-        self.timer = None
+        self.timer: Timer | None = None
 
     @key.on_write
     def _key(self, value: int) -> None:

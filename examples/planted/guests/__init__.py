@@ -45,9 +45,18 @@ def _assembled(name: str, fixed: bool) -> bytes:
     with tempfile.TemporaryDirectory(prefix="hyperpy-planted-") as folder:
         object_file, flat = Path(folder, "guest.o"), Path(folder, "guest.bin")
         text = f".intel_syntax noprefix\n.code64\n.globl _start\n_start:\n{source}\n"
-        assemble = ["as", "--64", "--defsym", f"FIXED={int(fixed)}", "-o", object_file, "-"]
+        assemble = ["as", "--64", "--defsym", f"FIXED={int(fixed)}", "-o", str(object_file), "-"]
         subprocess.run(assemble, input=text, text=True, check=True)
-        link = ["ld", "-m", "elf_x86_64", f"-Ttext={_AT:#x}", "--oformat=binary", "-o", flat, object_file]
+        link = [
+            "ld",
+            "-m",
+            "elf_x86_64",
+            f"-Ttext={_AT:#x}",
+            "--oformat=binary",
+            "-o",
+            str(flat),
+            str(object_file),
+        ]
         subprocess.run(link, check=True)
         return flat.read_bytes()
 
