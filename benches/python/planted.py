@@ -10,6 +10,7 @@ import argparse
 import json
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from examples.planted import PLANTED, Planted, uniform
 
 SECONDS = 60.0
 SEEDS = 10
+AT_ONCE = 50  # executions between two looks at what was found
 
 
 def find(planted: Planted, seed: int, seconds: float) -> uniform.Found | None:
@@ -28,10 +30,13 @@ def find(planted: Planted, seed: int, seconds: float) -> uniform.Found | None:
     fuzzer = DeviceFuzzer(planted.device, seed=seed, double_fetch=planted.is_double_fetch)
     for invariant in planted.invariants:
         fuzzer.invariant(invariant)
-    outcome = fuzzer.run(seconds=seconds, crashes=1)
-    if not outcome.crashes:
-        return None
-    return uniform.Found(planted.shows, outcome.seconds, outcome.executions, outcome.operations)
+    began = time.process_time()
+    while time.process_time() - began < seconds:
+        report = fuzzer.run(executions=AT_ONCE)
+        if report.crashes:
+            took = time.process_time() - began
+            return uniform.Found(report.crashes[0].kind, took, report.executions, report.operations)
+    return None
 
 
 WAYS: dict[str, Callable[[Planted, int, float], uniform.Found | None]] = {
