@@ -19,9 +19,11 @@ sys.path.insert(0, str(HERE.parent))  # so that `tests.guests` is found however 
 
 @pytest.hookimpl
 def pytest_configure() -> None:
-    # Ignored where a shell has put the run into the background, for every program that a test starts too.
+    # Ignored where a shell or nohup has put the run into the background, for every program that a test starts too.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl
