@@ -5,7 +5,7 @@
 //! to exit, [`control`] starts and stops vCPUs together, [`irq`] carries interrupts, [`boot`] puts a kernel into
 //! memory, [`arch`] names the processor's registers. [`accel`] is the seam below all of it: `kvm` is the one
 //! module that knows KVM, [`scripted`] plays a list of exits back for tests that need none. [`bench`] tests one device, and
-//! [`record`] keeps what happens to one.
+//! [`record`] keeps what happens to one; [`fuzz`] looks for a way to break one.
 //!
 //! What is not here: stock devices (crate `hyperpy-devices`) and anything that knows Python (crate `hyperpy-python`).
 
@@ -22,6 +22,7 @@ pub mod control;
 pub mod debug;
 pub mod error;
 pub mod exit;
+pub mod fuzz;
 pub mod irq;
 pub mod kvm;
 pub mod limits;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hyperpy_core::bench::{Answer, Bench as Core, BenchState as CoreState, Play};
 use hyperpy_core::bus::{Action, Device, ones};
 use hyperpy_core::exit::StopReason;
+use hyperpy_core::regfile::RegisterFile;
 use pyo3::exceptions::{PyBaseException, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
@@ -45,7 +46,7 @@ impl BenchState {
 /// A device, its range, and its time.
 #[pyclass(frozen, module = "hyperpy._hyperpy")]
 pub struct Bench {
-    core: Core,
+    pub(crate) core: Core,
     /// Of a device in Python.
     device: Option<Arc<PyDevice>>,
     faults: Arc<Faults>,
@@ -197,6 +198,16 @@ impl Bench {
 }
 
 impl Bench {
+    /// The registers that the device declares.
+    pub(crate) fn registers(&self) -> Option<&Arc<RegisterFile>> {
+        self.device.as_ref().and_then(|device| device.file.as_ref())
+    }
+
+    /// Whether the device has raised something.
+    pub(crate) fn has_raised(&self) -> bool {
+        self.faults.len() != 0
+    }
+
     fn checked(&self, (offset, size, written): Access) -> PyResult<Play> {
         let width = u8::try_from(size).unwrap_or(0);
         if !self.core.holds(offset, width) {
@@ -224,7 +235,8 @@ impl Bench {
         answer.map_err(|error| errors::run(&error))
     }
 
-    fn raise(&self, py: Python<'_>) -> PyResult<()> {
+    /// Raises what the device has raised.
+    pub(crate) fn raise(&self, py: Python<'_>) -> PyResult<()> {
         if self.faults.len() == 0 {
             return Ok(());
         }

@@ -77,7 +77,7 @@ impl Clock {
     }
 
     /// What a callback raised.
-    fn failed(&self, Raised: Raised) -> PyErr {
+    pub(crate) fn failed(&self, Raised: Raised) -> PyErr {
         let raised = self.owner.raised.lock().unwrap_or_else(PoisonError::into_inner).take();
         raised.unwrap_or_else(|| {
             PyException::new_err("a timer failed on another thread\n\nhint: `run` or `wait` raises what it met")

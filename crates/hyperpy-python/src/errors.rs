@@ -34,6 +34,11 @@ impl Raise {
         self
     }
 
+    /// With a number beside the message.
+    pub(crate) fn number(self, name: &'static str, value: u64) -> Self {
+        self.with(name, Field::Number(value))
+    }
+
     /// What the host said.
     pub(crate) fn errno(self, errno: i32) -> Self {
         self.with("errno", Field::Errno(errno))

@@ -15,6 +15,7 @@ mod debug;
 mod device;
 mod dma;
 mod errors;
+mod fuzz;
 mod host;
 mod line;
 mod machine;
@@ -61,6 +62,8 @@ mod _hyperpy {
     use crate::debug::{clear_breakpoint, code_at, disassemble, run_until, set_breakpoint, step, trace, walk};
     #[pymodule_export]
     use crate::dma::Dma;
+    #[pymodule_export]
+    use crate::fuzz::{DeviceFuzzer, FuzzMemory, Trail, TrailOfCode};
     #[pymodule_export]
     use crate::host::{BellThread, TimerThread, VcpuThread};
     #[pymodule_export]

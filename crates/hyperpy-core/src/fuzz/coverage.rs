@@ -1,0 +1,181 @@
+//! What an execution covers: a map of counters, and what all executions together have counted so far.
+//!
+//! A *feature* is any number that says what happened: a line after another line of a device's code, a register read with some
+//! value, two registers after each other. It falls onto one of the counters by its hash. As AFL does, a count is taken for one
+//! of eight buckets (1, 2, 3, 4 to 7, 8 to 15, 16 to 31, 32 to 127, more), and an execution is of interest if it has a
+//! counter in a bucket in which it never was.
+
+use super::rng::mixed;
+
+/// Counters of a map.
+pub const SLOTS: usize = 1 << 17;
+/// Buckets of a count.
+const BUCKETS: u32 = 8;
+
+/// The counters of one execution.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    counts: Box<[u8]>,
+    /// Those that are not 0, in the order in which they were counted first.
+    touched: Vec<u32>,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self { counts: vec![0; SLOTS].into(), touched: Vec::with_capacity(1 << 10) }
+    }
+}
+
+impl Counters {
+    /// Counts a feature.
+    #[inline]
+    pub fn hit(&mut self, feature: u64) {
+        self.add(slot_of(feature), 1);
+    }
+
+    /// Counts on a counter, so many times.
+    #[inline]
+    pub fn add(&mut self, slot: u32, times: u8) {
+        if let Some(count) = self.counts.get_mut(slot as usize) {
+            if *count == 0 && times != 0 {
+                self.touched.push(slot);
+            }
+            *count = count.saturating_add(times);
+        }
+    }
+
+    /// Adds those of another map.
+    pub fn merge(&mut self, other: &Self) {
+        for &slot in &other.touched {
+            self.add(slot, other.count(slot));
+        }
+    }
+
+    /// What a counter is at.
+    #[must_use]
+    #[inline]
+    pub fn count(&self, slot: u32) -> u8 {
+        self.counts.get(slot as usize).copied().unwrap_or_default()
+    }
+
+    /// How many counters are not 0.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.touched.len()
+    }
+
+    /// Whether nothing was counted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.touched.is_empty()
+    }
+
+    /// Each counter with its bucket, as one number.
+    pub fn features(&self) -> impl Iterator<Item = u32> {
+        self.touched.iter().map(|&slot| slot * BUCKETS + bucket(self.count(slot)))
+    }
+
+    /// The counters that are not 0, in the order in which they were counted first.
+    pub fn slots(&self) -> impl Iterator<Item = u32> {
+        self.touched.iter().copied()
+    }
+
+    /// Sets all to 0.
+    pub fn clear(&mut self) {
+        for &slot in &self.touched {
+            if let Some(count) = self.counts.get_mut(slot as usize) {
+                *count = 0;
+            }
+        }
+        self.touched.clear();
+    }
+}
+
+/// The counter of a feature.
+#[must_use]
+#[inline]
+pub fn slot_of(feature: u64) -> u32 {
+    u32::try_from(mixed(feature) & (SLOTS as u64 - 1)).unwrap_or_default()
+}
+
+/// Which bucket a count is in, from 0.
+#[must_use]
+#[inline]
+pub fn bucket(count: u8) -> u32 {
+    match count {
+        0..=3 => u32::from(count.saturating_sub(1)),
+        4..=7 => 3,
+        8..=15 => 4,
+        16..=31 => 5,
+        32..=127 => 6,
+        _ => 7,
+    }
+}
+
+/// What a number comes to as a feature: itself while it is small, else its length in bits. More would make each value of
+/// a register an input of its own.
+#[must_use]
+#[inline]
+pub fn coarse(value: u64) -> u64 {
+    if value < 16 { value } else { 12 + u64::from(64 - value.leading_zeros()) }
+}
+
+/// The buckets in which the counters of any execution were.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    buckets: Box<[u8]>,
+    slots: usize,
+}
+
+/// What is new of an execution.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Novelty {
+    /// Counters that were 0 in all executions before.
+    pub slots: usize,
+    /// Buckets of others.
+    pub buckets: usize,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self { buckets: vec![0; SLOTS].into(), slots: 0 }
+    }
+}
+
+impl Seen {
+    /// Adds an execution, and says what is new of it.
+    pub fn add(&mut self, counters: &Counters) -> Novelty {
+        let mut novelty = Novelty::default();
+        for &slot in &counters.touched {
+            let bit = 1 << bucket(counters.count(slot));
+            if let Some(seen) = self.buckets.get_mut(slot as usize).filter(|seen| **seen & bit == 0) {
+                if *seen == 0 {
+                    novelty.slots += 1
+                } else {
+                    novelty.buckets += 1
+                }
+                *seen |= bit;
+            }
+        }
+        self.slots += novelty.slots;
+        novelty
+    }
+
+    /// How many counters were not 0 in some execution.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+}
+
+impl Novelty {
+    /// Whether there is something new.
+    #[must_use]
+    pub fn is_any(self) -> bool {
+        self.slots + self.buckets != 0
+    }
+}
+
+#[cfg(test)]
+#[path = "coverage_test.rs"]
+mod tests;

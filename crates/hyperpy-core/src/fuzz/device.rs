@@ -1,0 +1,285 @@
+//! The loop over a device: an input's operations are done to it, and what they cover is counted.
+//!
+//! Whose device it is says [`Subject`]: a `Bench` with a stock device here (`OnBench`), with one of Python's in the bindings. Features are made of
+//! what the declaration tells: which register after which, and what the fields of each held when it was read and written.
+
+use std::sync::Arc;
+
+use super::coverage::{Counters, coarse};
+use super::engine::{Engine, Evolve, Outcome, Statistics};
+use super::havoc::Words;
+use super::ops::{Op, Ops};
+use super::reshape::Reshape;
+use super::shape::Shape;
+use crate::bench::{Answer, Bench, BenchState, Play};
+use crate::error::RunError;
+
+/// Why an execution ended before its end. Whoever has the device keeps the reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// It is a finding.
+    Found,
+    /// It is none, and the campaign is to end: somebody wants the thread back.
+    Ended,
+}
+
+/// A device to be fuzzed, and all that is around it.
+pub trait Subject {
+    /// Puts all back to what it was before every input.
+    ///
+    /// # Errors
+    /// It could not.
+    fn begin(&mut self) -> Result<(), Trouble>;
+    /// Makes an access in the device's range.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn access(&mut self, play: Play) -> Result<Answer, Trouble>;
+    /// Lets time go by.
+    ///
+    /// # Errors
+    /// A timer failed.
+    fn step(&mut self, ns: u64) -> Result<(), Trouble>;
+    /// Resets the machine, as far as the device sees it.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn reset(&mut self) -> Result<(), Trouble>;
+    /// Does one of the host's events.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn event(&mut self, number: u32, data: &[u8]) -> Result<(), Trouble>;
+    /// Leaves bytes where the device will look.
+    fn feed(&mut self, data: &[u8]);
+    /// All operations were done: what else is covered, and what does not hold.
+    ///
+    /// # Errors
+    /// Something does not hold.
+    fn end(&mut self, counters: &mut Counters) -> Result<(), Trouble>;
+}
+
+/// What came of one input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Execution {
+    /// Operations that were begun: the last one of them is where it ended.
+    pub operations: usize,
+    /// What ended it.
+    pub trouble: Option<Trouble>,
+}
+
+/// Does operations to a device that was put back.
+pub fn execute(
+    shape: &Shape,
+    ops: &Ops,
+    subject: &mut dyn Subject,
+    counters: &mut Counters,
+    mut answered: impl FnMut(&Answer),
+) -> Execution {
+    let (mut last, mut operations) = (0, 0);
+    let trouble = subject.begin().and_then(|()| {
+        for op in ops.list() {
+            operations += 1;
+            let what = match *op {
+                Op::Read { offset, size } => {
+                    let play = Play { offset, size, written: None };
+                    let answer = subject.access(play)?;
+                    answered(&answer);
+                    let value = if let Answer::Value(value) = answer { value } else { 0 };
+                    tell(shape, play, value, counters)
+                }
+                Op::Write { offset, size, value } => {
+                    let play = Play { offset, size, written: Some(value) };
+                    // Counted first: what the device makes of it may be its end.
+                    let what = tell(shape, play, value, counters);
+                    subject.access(play)?;
+                    what
+                }
+                Op::Step { ns } => {
+                    subject.step(ns)?;
+                    1 << 48 | coarse(ns)
+                }
+                Op::Reset => {
+                    subject.reset()?;
+                    5 << 48
+                }
+                Op::Event { number, data } => {
+                    subject.event(number, ops.bytes(data))?;
+                    2 << 48 | u64::from(number)
+                }
+                Op::Feed { data } => {
+                    subject.feed(ops.bytes(data));
+                    continue;
+                }
+            };
+            counters.hit(what.rotate_left(20) ^ last);
+            last = what;
+        }
+        subject.end(counters)
+    });
+    Execution { operations, trouble: trouble.err() }
+}
+
+/// Counts what an access tells, and says which register it was of and how.
+#[inline]
+fn tell(shape: &Shape, play: Play, value: u64, counters: &mut Counters) -> u64 {
+    let is_write = u64::from(play.written.is_some());
+    let number = shape.at(play.offset);
+    let target = number.and_then(|number| shape.target(number));
+    let is_whole = target.is_some_and(|it| it.offset == play.offset && it.width() == play.size && !it.is_window);
+    let place = number.map_or(play.offset | 1 << 40, u64::from);
+    let what = place << 5 | u64::from(play.size & 7) << 2 | is_write << 1 | u64::from(is_whole);
+    match target.filter(|_| is_whole) {
+        Some(target) if !target.fields.is_empty() => {
+            for (field, at) in target.fields.iter().zip(1_u64..) {
+                let held = (value & field) >> field.trailing_zeros().min(63);
+                counters.hit(3 << 56 | what << 16 | at << 8 | coarse(held));
+            }
+        }
+        _ => counters.hit(4 << 56 | what << 16 | coarse(value)),
+    }
+    what
+}
+
+/// A device in Rust on a bench, put back by its state, or by its reset where it cannot be saved.
+pub struct OnBench<'a> {
+    bench: &'a Bench,
+    base: Option<BenchState>,
+    /// What it panicked with.
+    pub error: Option<RunError>,
+}
+
+impl<'a> OnBench<'a> {
+    /// The device as it is now is what every input begins with.
+    #[must_use]
+    pub fn new(bench: &'a Bench) -> Self {
+        let base = bench.save().ok().and_then(Result::ok);
+        Self { bench, base, error: None }
+    }
+
+    fn kept<T>(&mut self, done: Result<T, RunError>) -> Result<T, Trouble> {
+        done.map_err(|error| {
+            self.error = Some(error);
+            Trouble::Found
+        })
+    }
+}
+
+impl Subject for OnBench<'_> {
+    fn begin(&mut self) -> Result<(), Trouble> {
+        let done = match &self.base {
+            Some(base) => {
+                self.bench.clock().load(&base.kept);
+                self.bench.load(base).map(drop)
+            }
+            None => self.bench.reset(),
+        };
+        self.kept(done)
+    }
+
+    fn access(&mut self, play: Play) -> Result<Answer, Trouble> {
+        if let Some(answer) = self.bench.quick(play) {
+            return Ok(answer);
+        }
+        let answer = self.bench.call(play);
+        self.kept(answer)
+    }
+
+    fn step(&mut self, ns: u64) -> Result<(), Trouble> {
+        self.bench.clock().step(ns).map_err(|_| Trouble::Found)
+    }
+
+    fn reset(&mut self) -> Result<(), Trouble> {
+        let done = self.bench.reset();
+        self.kept(done)
+    }
+
+    fn event(&mut self, _: u32, _: &[u8]) -> Result<(), Trouble> {
+        Ok(())
+    }
+
+    fn feed(&mut self, _: &[u8]) {}
+
+    fn end(&mut self, _: &mut Counters) -> Result<(), Trouble> {
+        Ok(())
+    }
+}
+
+/// A campaign on one device, execution by execution.
+#[derive(Debug)]
+pub struct DeviceLoop {
+    shape: Arc<Shape>,
+    engine: Evolve<Reshape>,
+    counters: Counters,
+    ops: Ops,
+    input: Vec<u8>,
+}
+
+impl DeviceLoop {
+    /// A campaign of a seed.
+    #[must_use]
+    pub fn new(shape: Arc<Shape>, seed: u64, words: Words) -> Self {
+        let engine = Evolve::new(seed, Reshape::new(shape.clone()), words);
+        Self { shape, engine, counters: Counters::default(), ops: Ops::default(), input: Vec::new() }
+    }
+
+    /// What inputs are read by.
+    #[must_use]
+    pub fn shape(&self) -> &Arc<Shape> {
+        &self.shape
+    }
+
+    /// The engine.
+    pub fn engine(&mut self) -> &mut Evolve<Reshape> {
+        &mut self.engine
+    }
+
+    /// The input that was executed last.
+    #[must_use]
+    pub fn input(&self) -> &[u8] {
+        &self.input
+    }
+
+    /// How far it has come.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        self.engine.statistics()
+    }
+
+    /// Thinks up the next input.
+    pub fn prepare(&mut self) {
+        self.engine.next(&mut self.input);
+        self.shape.decode(&self.input, &mut self.ops);
+        self.counters.clear();
+    }
+
+    /// Executes it, and says what came of it and whether it is kept. One that the host ended counts for nothing.
+    pub fn run(&mut self, subject: &mut dyn Subject) -> (Execution, bool) {
+        let words = self.engine.words();
+        let mut answered = 0;
+        let execution = execute(&self.shape, &self.ops, subject, &mut self.counters, |answer| {
+            // Some are enough: the last answers are what a device may want back.
+            if let Answer::Value(value) = answer
+                && answered < 16
+            {
+                answered += 1;
+                words.saw(*value);
+            }
+        });
+        if execution.trouble == Some(Trouble::Ended) {
+            return (execution, false);
+        }
+        let outcome = Outcome {
+            counters: &self.counters,
+            operations: execution.operations as u64,
+            comparisons: &[],
+            is_finding: execution.trouble.is_some(),
+        };
+        let is_kept = self.engine.report(&self.input, &outcome);
+        (execution, is_kept)
+    }
+}
+
+#[cfg(test)]
+#[path = "device_test.rs"]
+mod tests;

@@ -1,0 +1,194 @@
+//! The seam between a campaign and whoever thinks up its inputs; and the engine that there is.
+//!
+//! [`Engine`] is all that a loop knows of it: the next input, a report, statistics. Another one (libafl's) comes in here.
+
+use super::LONGEST;
+use super::corpus::Corpus;
+use super::coverage::{Counters, Seen};
+use super::havoc::{self, Words};
+use super::rng::Rng;
+
+/// Thinks up inputs.
+pub trait Engine {
+    /// Puts the next input into a buffer, whatever was in it.
+    fn next(&mut self, into: &mut Vec<u8>);
+    /// Is told what came of an input; whether it is kept.
+    fn report(&mut self, input: &[u8], outcome: &Outcome<'_>) -> bool;
+    /// How far it has come.
+    fn statistics(&self) -> Statistics;
+}
+
+/// What came of an input.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome<'a> {
+    /// What it covers.
+    pub counters: &'a Counters,
+    /// Operations, or instructions, that were executed.
+    pub operations: u64,
+    /// Two numbers that were compared and are not equal: what was there, and what was wanted.
+    pub comparisons: &'a [(u64, u64)],
+    /// Something was found: it does not go into the corpus.
+    pub is_finding: bool,
+}
+
+/// How far an engine has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Inputs of which it was told.
+    pub executions: u64,
+    /// Operations of these.
+    pub operations: u64,
+    /// Counters that were counted.
+    pub coverage: usize,
+    /// Inputs in the corpus.
+    pub corpus: usize,
+}
+
+/// Knows what is in an input, and changes that.
+pub trait Structure {
+    /// Makes a first input, of nothing.
+    fn fresh(&self, rng: &mut Rng, words: &Words, into: &mut Vec<u8>);
+    /// Changes one; `other` is another input that covers something.
+    fn change(&mut self, rng: &mut Rng, words: &Words, input: &mut Vec<u8>, other: &[u8]);
+}
+
+/// Of inputs without a structure: bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Plain;
+
+impl Structure for Plain {
+    fn fresh(&self, rng: &mut Rng, _: &Words, into: &mut Vec<u8>) {
+        let length = rng.by_length(255);
+        into.extend((0..length).map(|_| u8::try_from(rng.below(256)).unwrap_or_default()));
+    }
+    fn change(&mut self, rng: &mut Rng, words: &Words, input: &mut Vec<u8>, other: &[u8]) {
+        havoc::change(rng, words, input, other);
+    }
+}
+
+/// So many inputs of nothing begin a campaign.
+const FRESH: u64 = 64;
+/// Of the inputs after these one in so many is of nothing.
+const FRESH_EVERY: u64 = 64;
+/// Of the changes one in so many knows of no structure.
+const HAVOC_EVERY: u64 = 16;
+
+/// Keeps the inputs that cover something new, and changes them.
+#[derive(Debug)]
+pub struct Evolve<S> {
+    rng: Rng,
+    structure: S,
+    words: Words,
+    corpus: Corpus,
+    seen: Seen,
+    /// Inputs that are tried as they are: those of a folder.
+    given: Vec<Vec<u8>>,
+    /// What is made now is of this one, so many times more.
+    chosen: Option<(usize, u32)>,
+    statistics: Statistics,
+}
+
+impl<S: Structure> Evolve<S> {
+    /// An engine without a corpus.
+    pub fn new(seed: u64, structure: S, words: Words) -> Self {
+        Self {
+            rng: Rng::new(seed),
+            structure,
+            words,
+            corpus: Corpus::default(),
+            seen: Seen::default(),
+            given: Vec::new(),
+            chosen: None,
+            statistics: Statistics::default(),
+        }
+    }
+
+    /// Has inputs tried as they are, the last one first.
+    pub fn give(&mut self, inputs: impl IntoIterator<Item = Vec<u8>>) {
+        self.given.extend(inputs);
+    }
+
+    /// The inputs that are kept.
+    #[must_use]
+    pub fn corpus(&self) -> &Corpus {
+        &self.corpus
+    }
+
+    /// Keeps only the inputs that are needed to cover what all cover.
+    pub fn minimize(&mut self) {
+        self.corpus.minimize();
+        self.chosen = None;
+    }
+
+    /// Numbers and texts that are put into inputs.
+    pub fn words(&mut self) -> &mut Words {
+        &mut self.words
+    }
+
+    /// The structure of inputs.
+    pub fn structure(&self) -> &S {
+        &self.structure
+    }
+
+    /// Which entry is changed now.
+    fn choose(&mut self) -> Option<usize> {
+        if let Some((entry, left @ 1..)) = self.chosen {
+            self.chosen = Some((entry, left - 1));
+            return Some(entry);
+        }
+        let (entry, energy) = self.corpus.choose(&mut self.rng)?;
+        self.chosen = Some((entry, energy.saturating_sub(1)));
+        Some(entry)
+    }
+}
+
+impl<S: Structure> Engine for Evolve<S> {
+    fn next(&mut self, into: &mut Vec<u8>) {
+        into.clear();
+        if let Some(given) = self.given.pop() {
+            into.extend_from_slice(&given);
+            into.truncate(LONGEST);
+            return;
+        }
+        let is_fresh = self.statistics.executions < FRESH || self.rng.one_in(FRESH_EVERY);
+        let chosen = if is_fresh { None } else { self.choose() };
+        let Some(entry) = chosen.and_then(|entry| self.corpus.input(entry)) else {
+            self.structure.fresh(&mut self.rng, &self.words, into);
+            into.truncate(LONGEST);
+            return;
+        };
+        into.extend_from_slice(entry);
+        let other = self.corpus.any(&mut self.rng);
+        if self.rng.one_in(HAVOC_EVERY) {
+            havoc::change(&mut self.rng, &self.words, into, other);
+        } else {
+            self.structure.change(&mut self.rng, &self.words, into, other);
+        }
+        into.truncate(LONGEST);
+    }
+
+    fn report(&mut self, input: &[u8], outcome: &Outcome<'_>) -> bool {
+        self.statistics.executions += 1;
+        self.statistics.operations += outcome.operations;
+        for &(there, wanted) in outcome.comparisons {
+            self.words.compared(there, wanted);
+        }
+        if outcome.is_finding {
+            return false;
+        }
+        self.corpus.count(outcome.counters);
+        let is_kept = self.seen.add(outcome.counters).is_any();
+        if is_kept {
+            self.corpus.add(input, outcome.counters, outcome.operations);
+        }
+        is_kept
+    }
+
+    fn statistics(&self) -> Statistics {
+        Statistics { coverage: self.seen.slots(), corpus: self.corpus.len(), ..self.statistics }
+    }
+}
+
+#[cfg(test)]
+#[path = "engine_test.rs"]
+mod tests;

@@ -1,0 +1,132 @@
+//! Guest memory that is made up as a device reads it: what it touches first comes from the input, and stays.
+//!
+//! It has no machine and costs what is touched. In double-fetch mode nothing that the guest left stays: each read of it gets the next bytes
+//! of the input, as from a guest that changes its mind. What the device itself wrote stays in any case.
+
+use std::collections::{BTreeMap, VecDeque};
+
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+/// Most pages that one input may touch: 64 MiB.
+const MOST: usize = 1 << 14;
+
+/// What a byte of a page is.
+const UNTOUCHED: u8 = 0;
+const FROM_INPUT: u8 = 1;
+const WRITTEN: u8 = 2;
+
+/// Where a device reaches no memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused;
+
+struct Page {
+    bytes: [u8; PAGE as usize],
+    kinds: [u8; PAGE as usize],
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self { bytes: [0; PAGE as usize], kinds: [UNTOUCHED; PAGE as usize] }
+    }
+}
+
+/// Guest memory of one execution.
+#[derive(Default)]
+pub struct Memory {
+    size: u64,
+    is_double: bool,
+    pages: BTreeMap<u64, Box<Page>>,
+    /// What the guest has left for the device to read.
+    fed: VecDeque<u8>,
+    /// What came of that: where it was read first.
+    given: Vec<(u64, u8)>,
+}
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} pages of {:#x} bytes", self.pages.len(), self.size)
+    }
+}
+
+impl Memory {
+    /// Of so many bytes, from 0 on.
+    #[must_use]
+    pub fn new(size: u64, is_double: bool) -> Self {
+        Self { size, is_double, ..Self::default() }
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.pages.clear();
+        self.fed.clear();
+        self.given.clear();
+    }
+
+    /// The guest leaves bytes for the device.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.fed.extend(bytes);
+    }
+
+    /// Where bytes of the input were read, in order.
+    #[must_use]
+    pub fn given(&self) -> &[(u64, u8)] {
+        &self.given
+    }
+
+    /// Whether a range is memory.
+    #[must_use]
+    pub fn holds(&self, gpa: u64, len: u64) -> bool {
+        self.size.checked_sub(len).is_some_and(|last| gpa <= last)
+    }
+
+    /// Reads what the device reads.
+    ///
+    /// # Errors
+    /// A byte is no memory, or it has touched too much.
+    pub fn read(&mut self, gpa: u64, into: &mut [u8]) -> Result<(), Refused> {
+        self.check(gpa, into.len())?;
+        for (at, byte) in (gpa..).zip(into) {
+            let page = self.pages.entry(at / PAGE).or_default();
+            let index = usize::try_from(at % PAGE).unwrap_or_default();
+            let (Some(held), Some(kind)) = (page.bytes.get_mut(index), page.kinds.get_mut(index)) else { continue };
+            if *kind == UNTOUCHED || self.is_double && *kind == FROM_INPUT {
+                *held = self.fed.pop_front().unwrap_or_default();
+                *kind = FROM_INPUT;
+                self.given.push((at, *held));
+            }
+            *byte = *held;
+        }
+        Ok(())
+    }
+
+    /// Writes what the device writes.
+    ///
+    /// # Errors
+    /// As for [`Self::read`].
+    pub fn write(&mut self, gpa: u64, bytes: &[u8]) -> Result<(), Refused> {
+        self.check(gpa, bytes.len())?;
+        for (at, &byte) in (gpa..).zip(bytes) {
+            let page = self.pages.entry(at / PAGE).or_default();
+            let index = usize::try_from(at % PAGE).unwrap_or_default();
+            if let (Some(held), Some(kind)) = (page.bytes.get_mut(index), page.kinds.get_mut(index)) {
+                (*held, *kind) = (byte, WRITTEN);
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, gpa: u64, len: usize) -> Result<(), Refused> {
+        let pages = len / usize::try_from(PAGE).unwrap_or(usize::MAX) + self.pages.len();
+        if self.holds(gpa, len as u64) && pages < MOST { Ok(()) } else { Err(Refused) }
+    }
+}
+
+#[cfg(test)]
+#[path = "memory_test.rs"]
+mod tests;

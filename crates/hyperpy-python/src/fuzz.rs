@@ -1,0 +1,367 @@
+//! The device fuzzer for Python: the core's loop over a bench, with what Python does around it.
+//!
+//! The loop runs detached; Python is entered for a device's methods, and through a *host* (`python/hyperpy/_fuzz_host.py`) to put the device
+//! back, for the host's events and at an input's end. A stock device without invariants needs none of it.
+
+mod dma;
+mod subject;
+mod trail;
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use hyperpy_core::bench::Answer;
+use hyperpy_core::fuzz::coverage::Counters;
+use hyperpy_core::fuzz::device::{DeviceLoop, Execution, OnBench, Subject, Trouble, execute};
+use hyperpy_core::fuzz::havoc::Words;
+use hyperpy_core::fuzz::minimize;
+use hyperpy_core::fuzz::ops::{Op, Ops};
+use hyperpy_core::fuzz::shape::{Need, Shape, Target, undeclared};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList};
+
+pub use self::dma::FuzzMemory;
+use self::subject::OnHost;
+pub use self::trail::{Trail, TrailOfCode};
+use crate::bench::Bench;
+use crate::errors;
+
+/// So often it is seen whether a signal wants the thread.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// A target as Python describes it.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct Description {
+    offset: u64,
+    length: u64,
+    is_window: bool,
+    reads: bool,
+    writes: bool,
+    bits: u64,
+    reset: u64,
+    fields: Vec<u64>,
+    enums: Vec<(u64, Vec<u64>)>,
+    needs: Vec<(u64, u8, u64, u64)>,
+}
+
+impl From<Description> for Target {
+    fn from(it: Description) -> Self {
+        let need = |(offset, size, mask, value)| Need { offset, size, mask, value };
+        Self {
+            offset: it.offset,
+            length: it.length.max(1),
+            is_window: it.is_window,
+            reads: it.reads,
+            writes: it.writes,
+            bits: it.bits,
+            reset: it.reset,
+            fields: it.fields,
+            enums: it.enums,
+            needs: it.needs.into_iter().map(need).collect(),
+        }
+    }
+}
+
+/// An operation as Python has it: what, two numbers, a value, bytes.
+type Plain = (String, u64, u64, u64, Vec<u8>);
+
+/// A campaign on one device.
+#[pyclass(frozen, module = "hyperpy._hyperpy")]
+pub struct DeviceFuzzer {
+    inner: Mutex<DeviceLoop>,
+    shape: Arc<Shape>,
+}
+
+/// What was found: the input, operations that were begun, and what was raised.
+type Found = (Py<PyBytes>, usize, PyErr);
+
+#[pymethods]
+impl DeviceFuzzer {
+    /// `targets`: what the device declares; none: its bytes.
+    #[new]
+    #[pyo3(signature = (size, targets, events, has_memory, most, longest_step, seed, texts, numbers))]
+    #[allow(clippy::too_many_arguments, reason = "called once, from Python")]
+    fn new(
+        size: u64,
+        targets: Vec<Description>,
+        events: Vec<u32>,
+        has_memory: bool,
+        most: usize,
+        longest_step: u64,
+        seed: u64,
+        texts: Vec<Vec<u8>>,
+        numbers: Vec<u64>,
+    ) -> Self {
+        let targets: Vec<_> = targets.into_iter().map(Target::from).collect();
+        let mut shape = Shape::new(size, if targets.is_empty() { undeclared(size) } else { targets });
+        (shape.events, shape.has_memory, shape.most, shape.longest_step) = (events, has_memory, most, longest_step);
+        let shape = Arc::new(shape);
+        Self { inner: Mutex::new(DeviceLoop::new(shape.clone(), seed, Words::new(texts, numbers))), shape }
+    }
+
+    /// Executes inputs until so many were, the time is up, or one fails: that one.
+    fn run(&self, py: Python<'_>, host: &Bound<'_, PyAny>, executions: u64, seconds: f64) -> PyResult<Option<Found>> {
+        let mut guard = self.lock()?;
+        let inner = &mut *guard;
+        let until = Duration::try_from_secs_f64(seconds).ok().and_then(|it| Instant::now().checked_add(it));
+        let mut device = Device::of(host)?;
+        let turn = device.with(|subject| py.detach(|| turns(inner, subject, executions, until)));
+        let Some((operations, trouble)) = turn? else { return Ok(None) };
+        let error = device.error();
+        match trouble {
+            Trouble::Ended => Err(error),
+            Trouble::Found => Ok(Some((PyBytes::new(py, inner.input()).unbind(), operations, error))),
+        }
+    }
+
+    /// Executes one input, and tells the engine nothing: what each read gave, operations that were begun, what was raised.
+    fn replay(
+        &self,
+        py: Python<'_>,
+        host: &Bound<'_, PyAny>,
+        input: &[u8],
+    ) -> PyResult<(Vec<u64>, usize, Option<PyErr>)> {
+        let mut ops = Ops::default();
+        self.shape.decode(input, &mut ops);
+        let mut device = Device::of(host)?;
+        let (reads, execution) = device.execute(py, &self.shape, &ops);
+        match execution.trouble {
+            Some(Trouble::Ended) => Err(device.error()),
+            Some(Trouble::Found) => Ok((reads, execution.operations, Some(device.error()))),
+            None => Ok((reads, execution.operations, None)),
+        }
+    }
+
+    /// The fewest and simplest operations that raise something of which `same` says yes, as an input.
+    fn minimize<'py>(
+        &self,
+        py: Python<'py>,
+        host: &Bound<'py, PyAny>,
+        input: &[u8],
+        same: &Bound<'py, PyAny>,
+        mut budget: usize,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let (mut ops, mut bytes) = (Ops::default(), Vec::new());
+        self.shape.decode(input, &mut ops);
+        let mut trial =
+            Trial { py, shape: &self.shape, device: Device::of(host)?, same, ops: ops.clone(), failed: None };
+        let mut list = minimize::fewest(ops.list(), &mut budget, |list| trial.fails(list));
+        minimize::simplest(&mut list, &mut budget, |op| simpler(&self.shape, op), |list| trial.fails(list));
+        if let Some(failed) = trial.failed {
+            return Err(failed);
+        }
+        *ops.list_mut() = list;
+        self.shape.encode(&ops, &mut bytes);
+        Ok(PyBytes::new(py, &bytes))
+    }
+
+    /// Has inputs tried as they are, in order.
+    fn give(&self, mut inputs: Vec<Vec<u8>>) -> PyResult<()> {
+        inputs.reverse();
+        self.lock()?.engine().give(inputs);
+        Ok(())
+    }
+
+    /// Executions, operations, counters that were counted, inputs in the corpus.
+    fn statistics(&self) -> PyResult<(u64, u64, usize, usize)> {
+        let it = self.lock()?.statistics();
+        Ok((it.executions, it.operations, it.coverage, it.corpus))
+    }
+
+    /// The inputs of the corpus from one on.
+    fn corpus<'py>(&self, py: Python<'py>, start: usize) -> PyResult<Bound<'py, PyList>> {
+        let mut inner = self.lock()?;
+        let entries = inner.engine().corpus().entries().get(start..).unwrap_or_default();
+        PyList::new(py, entries.iter().map(|entry| PyBytes::new(py, &entry.input)))
+    }
+
+    /// Keeps only what covers all that is covered.
+    fn minimize_corpus(&self) -> PyResult<()> {
+        self.lock()?.engine().minimize();
+        Ok(())
+    }
+
+    /// The operations that an input is.
+    fn decode(&self, input: &[u8]) -> Vec<Plain> {
+        let mut ops = Ops::default();
+        self.shape.decode(input, &mut ops);
+        let plain = |op: &Op| match *op {
+            Op::Read { offset, size } => ("read".to_owned(), offset, size.into(), 0, Vec::new()),
+            Op::Write { offset, size, value } => ("write".to_owned(), offset, size.into(), value, Vec::new()),
+            Op::Step { ns } => ("step".to_owned(), ns, 0, 0, Vec::new()),
+            Op::Reset => ("reset".to_owned(), 0, 0, 0, Vec::new()),
+            Op::Event { number, data } => ("event".to_owned(), number.into(), 0, 0, ops.bytes(data).to_vec()),
+            Op::Feed { data } => ("feed".to_owned(), 0, 0, 0, ops.bytes(data).to_vec()),
+        };
+        ops.list().iter().map(plain).collect()
+    }
+
+    /// An input that is these operations.
+    fn encode<'py>(&self, py: Python<'py>, operations: Vec<Plain>) -> PyResult<Bound<'py, PyBytes>> {
+        let mut ops = Ops::default();
+        for (what, at, size, value, data) in operations {
+            let data = ops.keep(&data);
+            let size = u8::try_from(size).unwrap_or(0);
+            let op = match what.as_str() {
+                "read" => Op::Read { offset: at, size },
+                "write" => Op::Write { offset: at, size, value },
+                "step" => Op::Step { ns: at },
+                "reset" => Op::Reset,
+                "event" => Op::Event { number: u32::try_from(at).unwrap_or(u32::MAX), data },
+                "feed" => Op::Feed { data },
+                other => {
+                    return Err(PyValueError::new_err(format!(
+                        "no such operation: {other}\n\nhint: read, write, step, reset, event or feed"
+                    )));
+                }
+            };
+            ops.push(op);
+        }
+        let mut bytes = Vec::new();
+        self.shape.encode(&ops, &mut bytes);
+        Ok(PyBytes::new(py, &bytes))
+    }
+}
+
+impl DeviceFuzzer {
+    fn lock(&self) -> PyResult<std::sync::MutexGuard<'_, DeviceLoop>> {
+        self.inner.try_lock().map_err(|_| {
+            PyRuntimeError::new_err(
+                "fuzzer is running\n\nhint: one thread at a time uses it, and not from inside the device",
+            )
+        })
+    }
+}
+
+/// Executes inputs; what ended it, if it was neither their number nor the time.
+fn turns(
+    inner: &mut DeviceLoop,
+    subject: &mut dyn Subject,
+    executions: u64,
+    until: Option<Instant>,
+) -> PyResult<Option<(usize, Trouble)>> {
+    let mut looked = Instant::now();
+    for _ in 0..executions {
+        inner.prepare();
+        let (execution, _) = inner.run(subject);
+        if let Some(trouble) = execution.trouble {
+            return Ok(Some((execution.operations, trouble)));
+        }
+        let now = Instant::now();
+        if until.is_some_and(|until| now >= until) {
+            return Ok(None);
+        }
+        if now.duration_since(looked) >= LOOK_EVERY {
+            looked = now;
+            Python::attach(|py| py.check_signals())?;
+        }
+    }
+    Ok(None)
+}
+
+/// Of a step, a value or bytes, what would be simpler to read.
+fn simpler(shape: &Shape, op: &Op) -> Vec<Op> {
+    match *op {
+        Op::Write { offset, size, value } => {
+            let fewer = (0..64).map(|bit| value & !(1 << bit)).filter(|&less| less != value).rev();
+            let lower = [0, 1, value >> 1, value.wrapping_sub(1)].into_iter().filter(|&less| less < value);
+            lower.chain(fewer).map(|value| Op::Write { offset, size, value }).collect()
+        }
+        Op::Step { ns } => {
+            [0, ns / 1000 * 1000, ns / 2].into_iter().filter(|&less| less < ns).map(|ns| Op::Step { ns }).collect()
+        }
+        Op::Read { offset, size } => {
+            let whole = shape.at(offset).and_then(|number| shape.target(number)).filter(|it| it.reads && !it.is_window);
+            let whole = whole.map(|it| Op::Read { offset: it.offset, size: it.width() });
+            whole.into_iter().filter(|it| *it != Op::Read { offset, size }).collect()
+        }
+        Op::Reset | Op::Event { .. } | Op::Feed { .. } => Vec::new(),
+    }
+}
+
+/// A device and what is around it.
+enum Device {
+    /// In Rust, and nobody in Python wants to know.
+    Plain(Py<Bench>, Option<PyErr>),
+    Host(Box<OnHost>),
+}
+
+impl Device {
+    fn of(host: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let py = host.py();
+        let bench: Py<Bench> = host.getattr(intern!(py, "bench"))?.extract()?;
+        if host.getattr(intern!(py, "is_plain"))?.is_truthy()? {
+            return Ok(Self::Plain(bench, None));
+        }
+        let trail = host.getattr(intern!(py, "trail"))?.extract()?;
+        let memory = host.getattr(intern!(py, "memory"))?.extract()?;
+        let checks_each = host.getattr(intern!(py, "checks_each"))?.is_truthy()?;
+        Ok(Self::Host(Box::new(OnHost::new(host.clone().unbind(), bench, trail, memory, checks_each))))
+    }
+
+    fn with<T>(&mut self, f: impl FnOnce(&mut (dyn Subject + Send)) -> T) -> T {
+        match self {
+            Self::Plain(bench, error) => {
+                let mut subject = OnBench::new(&bench.get().core);
+                let done = f(&mut subject);
+                *error = subject.error.map(|error| errors::run(&error));
+                done
+            }
+            Self::Host(subject) => f(&mut **subject),
+        }
+    }
+
+    /// Why it ended.
+    fn error(&mut self) -> PyErr {
+        let kept = match self {
+            Self::Plain(_, error) => error.take(),
+            Self::Host(subject) => subject.error.take(),
+        };
+        kept.unwrap_or_else(|| PyRuntimeError::new_err("a timer of a stock device failed"))
+    }
+
+    fn execute(&mut self, py: Python<'_>, shape: &Shape, ops: &Ops) -> (Vec<u64>, Execution) {
+        let (mut counters, mut reads) = (Counters::default(), Vec::new());
+        let mut note = |answer: &Answer| {
+            if let Answer::Value(value) = answer {
+                reads.push(*value);
+            }
+        };
+        let execution = self.with(|subject| py.detach(|| execute(shape, ops, subject, &mut counters, &mut note)));
+        (reads, execution)
+    }
+}
+
+/// Whether fewer operations still fail.
+struct Trial<'a, 'py> {
+    py: Python<'py>,
+    shape: &'a Shape,
+    device: Device,
+    same: &'a Bound<'py, PyAny>,
+    ops: Ops,
+    /// Why it cannot be told any more.
+    failed: Option<PyErr>,
+}
+
+impl Trial<'_, '_> {
+    fn fails(&mut self, list: &[Op]) -> bool {
+        if self.failed.is_some() {
+            return false;
+        }
+        self.ops.list_mut().clear();
+        self.ops.list_mut().extend_from_slice(list);
+        let (_, execution) = self.device.execute(self.py, self.shape, &self.ops);
+        let told = match execution.trouble {
+            None => Ok(false),
+            Some(Trouble::Ended) => Err(self.device.error()),
+            Some(Trouble::Found) => self.same.call1((self.device.error(),)).and_then(|told| told.is_truthy()),
+        };
+        told.unwrap_or_else(|error| {
+            self.failed = Some(error);
+            false
+        })
+    }
+}

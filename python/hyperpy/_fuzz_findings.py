@@ -1,0 +1,100 @@
+"""What a device fuzzer can find: kinds, what is raised for each, and which findings are one.
+
+Two findings are one if they are of one kind, raise one type, and the last lines in the device's own code are the same.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from hyperpy.errors import DeviceError
+
+__all__ = ["Growth", "Hang", "Invariant", "InvariantError", "Key", "Kind", "is_refused", "key_of", "kind_of"]
+
+Kind: TypeAlias = Literal["invariant", "exception", "hang", "memory", "panic"]
+"""What was found: an invariant does not hold; a method raises; an operation does not end; it takes too much memory; Rust panics."""
+
+# So many lines of the device's code tell findings apart.
+_LINES = 3
+
+
+class Hang(BaseException):  # noqa: N818 - what it is
+    """An operation does not end. Not an `Exception`, so that no device takes it for an error of its own."""
+
+
+class Growth(Exception):  # noqa: N818 - what it is
+    """An input makes the process take too much memory."""
+
+
+class InvariantError(AssertionError):
+    """An invariant does not hold after an input."""
+
+
+class Invariant(NamedTuple):
+    """What always holds: a function of the device that is false or raises if it does not."""
+
+    holds: Callable[[Any], object]
+    each: bool
+    name: str
+
+    def check(self, device: Any) -> None:
+        """Raise an `InvariantError` if it does not hold."""
+        try:
+            if self.holds(device) is not False:
+                return
+        except Exception as error:
+            raise InvariantError(f"invariant {self.name} raises {type(error).__name__}: {error}") from error
+        raise InvariantError(f"invariant {self.name} does not hold")
+
+
+class Key(NamedTuple):
+    """What tells two findings apart."""
+
+    kind: Kind
+    raised: str
+    where: tuple[str, ...]
+
+
+def kind_of(error: BaseException) -> Kind:
+    """Say what a raised finding is."""
+    match error:
+        case InvariantError():
+            return "invariant"
+        case Hang():
+            return "hang"
+        case Growth() | MemoryError():
+            return "memory"
+        case DeviceError() if " panicked: " in error.message:
+            return "panic"
+        case _:
+            return "exception"
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether a device did what its `access_rule = "refuse"` says."""
+    return isinstance(error, DeviceError) and ": no register takes this " in error.message
+
+
+def key_of(error: BaseException, files: set[str]) -> Key:
+    """Return what tells a finding from others; `files` have the device's code."""
+    kind = kind_of(error)
+    if kind in {"invariant", "panic"}:
+        return Key(kind, type(error).__name__, (str(error).partition("\n")[0],))
+    if kind == "hang":
+        # Where a loop is found to be endless is any of its lines.
+        return Key(kind, "", tuple(dict.fromkeys(name for name, _ in _frames(error.__traceback__, files)[-1:])))
+    lines = [f"{name}:{line}" for name, line in _frames(error.__traceback__, files)]
+    return Key(kind, type(error).__name__, tuple(lines[-_LINES:]))
+
+
+def _frames(trace: TracebackType | None, files: set[str]) -> list[tuple[str, int]]:
+    """Functions and lines of the device's code, the innermost last."""
+    found = [
+        (frame.f_code.co_qualname, line)
+        for frame, line in traceback.walk_tb(trace)
+        if frame.f_code.co_filename in files
+    ]
+    return found

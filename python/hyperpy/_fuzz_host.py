@@ -1,0 +1,179 @@
+"""What stands around a device that is fuzzed: it is put back before each input, and looked at after each.
+
+The core calls it (`crates/hyperpy-python/src/fuzz/`): `begin`, `event`, `reset`, `check`, `end`. Nothing of one input may reach the next: a
+device of which all that it has is known to be saved is put back by its state, and any other is made anew.
+"""
+
+from __future__ import annotations
+
+import enum
+import zlib
+from collections.abc import Callable, Sized
+from typing import TYPE_CHECKING, Any
+
+from hyperpy import _hyperpy
+from hyperpy._device_bench import BenchSnapshot, DeviceBench
+from hyperpy._fuzz_findings import Invariant
+from hyperpy._fuzz_shape import Event, events_of, files_of
+from hyperpy._register_state import own_attributes
+from hyperpy.device import Device, _Stock
+from hyperpy.dma import DmaMemory, wants_dma
+
+if TYPE_CHECKING:
+    from hyperpy._bench_memory import BenchMemory
+
+__all__ = ["FuzzBench", "Host"]
+
+# An operation that runs more lines of the device's code does not end.
+MOST_LINES = 1_000_000
+# Attributes of a device that count by what they hold at an input's end.
+_SHOWN = 64
+_SHORT = 32
+
+
+class _Lender:
+    """Gives a device the memory of the fuzzer where a bench would give it its own."""
+
+    def __init__(self, native: _hyperpy.FuzzMemory, limit: int) -> None:
+        self._native, self._limit = native, limit
+
+    def _for_device(self, device: object) -> DmaMemory:
+        native: Any = self._native
+        return DmaMemory(native, self._limit)
+
+
+class FuzzBench(DeviceBench[Any]):
+    """A bench whose memory is that of the fuzzer."""
+
+    def __init__(self, device: Any, memory: _hyperpy.FuzzMemory | None, size: int | None) -> None:
+        self._fuzzed = memory
+        super().__init__(device, size=size)
+
+    @property
+    def memory(self) -> BenchMemory:
+        """What a device's DMA reaches."""
+        lender: Any = _Lender(self._fuzzed, getattr(self.device, "dma_limit", 64 << 20))  # type: ignore[arg-type]
+        return lender
+
+
+class Host:
+    """A device, its bench, and what the core wants done to them."""
+
+    def __init__(
+        self, factory: Callable[[], Any], *, size: int | None, memory: int, double_fetch: bool, max_lines: int
+    ) -> None:
+        self._factory, self._size = factory, size
+        self.invariants: list[Invariant] = []
+        device = factory()
+        self.memory: _hyperpy.FuzzMemory | None = None
+        if wants_dma(device):
+            limit = getattr(device, "dma_limit", 64 << 20)
+            self.memory = _hyperpy.FuzzMemory(memory, limit, double_fetch)
+        self.bench_of = FuzzBench(device, self.memory, size)
+        self.cls = type(device)
+        self.is_stock = isinstance(device, _Stock)
+        self.files = files_of(self.cls)
+        self.events: list[Event] = events_of(self.cls)
+        self.trail = _hyperpy.Trail(self.files, max_lines)
+        self._base = self._saved()
+        self._attributes = len(getattr(device, "__dict__", ()))
+
+    @property
+    def bench(self) -> _hyperpy.Bench:
+        """The native bench."""
+        return self.bench_of._plain
+
+    @property
+    def device(self) -> Any:
+        """The device."""
+        return self.bench_of.device
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nobody in Python needs to be asked for anything."""
+        return self.is_stock and not self.invariants
+
+    @property
+    def checks_each(self) -> bool:
+        """Whether an invariant is looked at after each operation."""
+        return any(invariant.each for invariant in self.invariants)
+
+    def _saved(self) -> BenchSnapshot | None:
+        """What puts the device back, if that is all of it."""
+        device, cls = self.device, self.cls
+        if self.is_stock:
+            return self.bench_of.snapshot()
+        if not isinstance(device, Device) or cls.save is not Device.save or cls.load is not Device.load:
+            return None
+        if getattr(device, "_blocks", None) or any("__slots__" in vars(base) for base in cls.__mro__[:-1]):
+            return None
+        if set(own_attributes(device, vars(device))) - set(cls.saved_attributes or ()):
+            return None
+        return self.bench_of.snapshot()
+
+    # -- what the core calls ---------------------------------------------------------------------------------------------
+
+    def begin(self) -> tuple[_hyperpy.Bench, _hyperpy.Clock]:
+        """Put all back to what it was before every input."""
+        bench = self.bench_of
+        if self._base is None or len(getattr(self.device, "__dict__", ())) != self._attributes:
+            self.bench_of = bench = FuzzBench(self._factory(), self.memory, self._size)
+        else:
+            for line in bench.lines.values():
+                line.history.clear()
+            bench.messages.clear()
+            bench.stopped = None
+            bench.restore(self._base)
+        return bench._plain, bench.clock._native
+
+    def event(self, number: int, data: bytes) -> None:
+        """Do one of the host's events."""
+        event = self.events[number]
+        method = getattr(self.device, event.name)
+        method(data) if event.most else method()
+
+    def reset(self) -> None:
+        """Reset the machine, as far as the device sees it."""
+        self.bench_of.reset()
+
+    def check(self) -> None:
+        """Look at the invariants that hold after each operation."""
+        for invariant in self.invariants:
+            if invariant.each:
+                invariant.check(self.device)
+
+    def end(self) -> list[int]:
+        """Look at all invariants, and return what the device's attributes hold, as features."""
+        for invariant in self.invariants:
+            invariant.check(self.device)
+        found = []
+        for name, value in list(getattr(self.device, "__dict__", {}).items())[:_SHOWN]:
+            number = _number(value)
+            if number is not None:
+                found.append(zlib.crc32(name.encode(), 7) << 24 | number)
+        return found
+
+
+def _number(value: object) -> int | None:
+    """What something comes to as a feature; None: nothing."""
+    match value:
+        case None | bool():
+            return 1 << 20 | (2 if value is None else int(value))
+        case enum.Enum():
+            return 2 << 20 | zlib.crc32(value.name.encode()) & 0xFFFFF
+        case int():
+            return 3 << 20 | _coarse(abs(value)) | (0x100 if value < 0 else 0)
+        case str() | bytes() if len(value) <= _SHORT:
+            return 4 << 20 | zlib.crc32(value.encode() if isinstance(value, str) else value) & 0xFFFF
+        case list() | tuple() | dict() | set() | frozenset() | bytearray() | Sized():
+            try:
+                return 5 << 20 | _coarse(len(value))
+            except Exception:
+                return None
+        case _:
+            return None
+
+
+def _coarse(value: int) -> int:
+    """As the core's `coarse`."""
+    return value if value < 16 else 12 + min(value.bit_length(), 200)

@@ -1,0 +1,48 @@
+"""How far a fuzzer has come; public as `hyperpy.fuzz.Report`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hyperpy._fuzz_crash import Crash
+
+__all__ = ["Report"]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How far a fuzzer has come, over all its runs.
+
+    Arguments:
+        executions: inputs that were executed.
+        operations: operations of these.
+        crashes: what was found, each once, in the order in which it was.
+        coverage: features that were seen: places in the device's code one after the other, registers with values.
+        corpus: inputs that are kept.
+        seconds: how long it ran.
+    """
+
+    executions: int
+    operations: int
+    crashes: tuple[Crash, ...]
+    coverage: int
+    corpus: int
+    seconds: float
+
+    @property
+    def executions_per_s(self) -> float:
+        """Inputs a second."""
+        return self.executions / self.seconds if self.seconds else 0.0
+
+    @property
+    def operations_per_s(self) -> float:
+        """Operations a second."""
+        return self.operations / self.seconds if self.seconds else 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.executions} executions ({self.executions_per_s:,.0f}/s), {self.operations} operations "
+            f"({self.operations_per_s:,.0f}/s), coverage {self.coverage}, corpus {self.corpus}, crashes {len(self.crashes)}"
+        )
