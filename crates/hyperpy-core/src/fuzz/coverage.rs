@@ -33,6 +33,15 @@ impl Counters {
         self.add(slot_of(feature), 1);
     }
 
+    /// Counts a feature that is there or is not: how often does not matter.
+    #[inline]
+    pub fn mark(&mut self, feature: u64) {
+        let slot = slot_of(feature);
+        if self.count(slot) == 0 {
+            self.add(slot, 1);
+        }
+    }
+
     /// Counts on a counter, so many times.
     #[inline]
     pub fn add(&mut self, slot: u32, times: u8) {
@@ -112,12 +121,19 @@ pub fn bucket(count: u8) -> u32 {
     }
 }
 
-/// What a number comes to as a feature: itself while it is small, else its length in bits. More would make each value of
-/// a register an input of its own.
+/// What the value of a field comes to as a feature: itself while it is small, else its length in bits. More would make each
+/// value of a register an input of its own.
 #[must_use]
 #[inline]
 pub fn coarse(value: u64) -> u64 {
     if value < 16 { value } else { 12 + u64::from(64 - value.leading_zeros()) }
+}
+
+/// What a value of which nothing is declared comes to: 0, 1, or its length in bytes.
+#[must_use]
+#[inline]
+pub fn coarsest(value: u64) -> u64 {
+    if value < 2 { value } else { 2 + u64::from(71 - value.leading_zeros()) / 8 }
 }
 
 /// The buckets in which the counters of any execution were.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::coverage::{Counters, coarse};
+use super::coverage::{Counters, coarse, coarsest};
 use super::engine::{Engine, Evolve, Outcome, Statistics};
 use super::havoc::Words;
 use super::ops::{Op, Ops};
@@ -112,7 +112,8 @@ pub fn execute(
                     continue;
                 }
             };
-            counters.hit(what.rotate_left(20) ^ last);
+            counters.hit(what);
+            counters.mark(what.rotate_left(20) ^ last);
             last = what;
         }
         subject.end(counters)
@@ -127,16 +128,18 @@ fn tell(shape: &Shape, play: Play, value: u64, counters: &mut Counters) -> u64 {
     let number = shape.at(play.offset);
     let target = number.and_then(|number| shape.target(number));
     let is_whole = target.is_some_and(|it| it.offset == play.offset && it.width() == play.size && !it.is_window);
+    // What is of no register as a whole is told apart by where it is alone: there are too many ways to do it.
     let place = number.map_or(play.offset | 1 << 40, u64::from);
-    let what = place << 5 | u64::from(play.size & 7) << 2 | is_write << 1 | u64::from(is_whole);
+    let what = place << 2 | is_write << 1 | u64::from(is_whole);
     match target.filter(|_| is_whole) {
         Some(target) if !target.fields.is_empty() => {
             for (field, at) in target.fields.iter().zip(1_u64..) {
                 let held = (value & field) >> field.trailing_zeros().min(63);
-                counters.hit(3 << 56 | what << 16 | at << 8 | coarse(held));
+                counters.mark(3 << 56 | what << 16 | at << 8 | coarse(held));
             }
         }
-        _ => counters.hit(4 << 56 | what << 16 | coarse(value)),
+        Some(_) => counters.mark(4 << 56 | what << 16 | coarsest(value)),
+        None => {}
     }
     what
 }

@@ -133,12 +133,12 @@ impl Subject for OnHost {
         self.trail.get().merge_into(counters);
         let told = attach(|py| self.host.call_method0(py, intern!(py, "end"))?.extract::<Vec<u64>>(py));
         for feature in self.kept(told)? {
-            counters.hit(feature);
+            counters.mark(feature);
         }
         if let Some(file) = self.bench.get().registers() {
             for cell in 0..SHOWN {
                 let Some(value) = file.get(cell) else { break };
-                counters.hit(6 << 56 | u64::from(cell) << 16 | coarse(value));
+                counters.mark(6 << 56 | u64::from(cell) << 16 | coarse(value));
             }
         }
         Ok(())
