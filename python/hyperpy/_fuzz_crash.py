@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
+import tempfile
+import traceback
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyperpy._fuzz_findings import Key, Kind, key_of
+from hyperpy import _fuzz_lines
+from hyperpy._fuzz_findings import FuzzError, Key, Kind, key_of
+from hyperpy._fuzz_operations import Names, Played, play
+from hyperpy._fuzz_script import script
 
 if TYPE_CHECKING:
     from hyperpy._fuzz_device import DeviceFuzzer
@@ -16,30 +26,131 @@ _BUDGET = 5000
 
 
 class Crash:
-    """What a fuzzer has found: an input, and what it does to the device."""
+    """What a fuzzer has found: an input, and what it does to the device.
+
+    `error` is what was raised, with its traceback; `input` are the bytes, which `DeviceFuzzer.replay` and any corpus take.
+    """
 
     def __init__(self, fuzzer: DeviceFuzzer, input: bytes, key: Key, error: BaseException) -> None:
         self._fuzzer, self.input, self.key, self.error = fuzzer, input, key, error
 
     @property
     def kind(self) -> Kind:
-        """What was found."""
+        """What was found: "invariant", "exception", "hang", "memory" or "panic"."""
         return self.key.kind
 
-    @property
+    @cached_property
     def operations(self) -> tuple[str, ...]:
         """The input as text, an operation each."""
-        return tuple(map(str, self._fuzzer._native.decode(self.input)))
+        names = Names(self._fuzzer._host)
+        return tuple(names.text(op) for op in self._fuzzer._native.decode(self.input))
+
+    @cached_property
+    def _played(self) -> Played:
+        fuzzer = self._fuzzer
+        with fuzzer._told():
+            return play(fuzzer._host, fuzzer._native.decode(self.input), Names(fuzzer._host))
+
+    @property
+    def trace(self) -> tuple[str, ...]:
+        """What each operation did: the value that was read, lines that were driven, and what was raised in the end."""
+        return tuple(self._played.lines)
+
+    @property
+    def state_difference(self) -> dict[str, tuple[str | None, str | None]]:
+        """Registers and attributes that the operations have changed, as text: before, and after."""
+        before, after = self._played.before, self._played.after
+        return {
+            name: (before.get(name), after.get(name))
+            for name in dict.fromkeys([*before, *after])
+            if before.get(name) != after.get(name)
+        }
 
     def minimize(self) -> Crash:
-        """Return the same finding with as few operations as possible, each as simple as possible."""
+        """Return the same finding with as few operations as possible, each as simple as possible.
+
+        It is the same if its kind is, and what is raised, and where.
+        """
         fuzzer = self._fuzzer
 
         def is_same(error: BaseException) -> bool:
+            _fuzz_lines.again(fuzzer._host.trail)
             return key_of(error, fuzzer._host.files) == self.key
 
-        small = fuzzer._native.minimize(fuzzer._host, self.input, is_same, _BUDGET)
+        with fuzzer._told():
+            small = fuzzer._native.minimize(fuzzer._host, self.input, is_same, _BUDGET)
         return Crash(fuzzer, small, self.key, self.error)
 
+    def script(self) -> str:
+        """Return the text of a script that reproduces it: a `DeviceBench` and the operations, without the fuzzer.
+
+        Raises:
+            FuzzError: the device's class, or an invariant, has no name by which a script could import it.
+        """
+        fuzzer = self._fuzzer
+        operations, given = fuzzer._native.decode(self.input), self._played.given
+        return script(
+            fuzzer._host,
+            fuzzer.factory,
+            operations,
+            self.key,
+            given,
+            memory=fuzzer._memory,
+            double_fetch=fuzzer._double_fetch,
+        )
+
+    def write_script(self, path: str | Path) -> None:
+        """Write `script` to a file.
+
+        Raises:
+            FuzzError: as for `script`.
+            OSError: the file cannot be written.
+        """
+        Path(path).write_text(self.script(), encoding="utf-8")
+
+    def save(self, folder: str | Path) -> Path:
+        """Write all that is known of it into a folder of its own in `folder`, and return that.
+
+        `input`, `operations.txt`, `trace.txt`, `state.txt`, `error.txt`, and `reproduce.py`, or `reproduce.txt` that says why there
+        is none. It appears whole or not at all, and twice is once.
+
+        Raises:
+            OSError: it cannot be written, as on a full disk. The crash is as it was, and can be saved elsewhere.
+        """
+        parent = Path(folder)
+        target = parent / f"{self.kind}-{hashlib.sha1(self.input, usedforsecurity=False).hexdigest()[:12]}"
+        if target.exists():
+            return target
+        files = self._files()
+        parent.mkdir(parents=True, exist_ok=True)
+        begun = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
+        try:
+            for name, content in files.items():
+                (begun / name).write_bytes(content)
+            os.chmod(begun, 0o755)  # as any folder; mkdtemp's are for their maker alone
+            os.rename(begun, target)
+        except BaseException:
+            shutil.rmtree(begun, ignore_errors=True)
+            if target.exists():  # another worker was first
+                return target
+            raise
+        return target
+
+    def _files(self) -> dict[str, bytes]:
+        """What is kept, by name of file."""
+        state = [f"{name}: {before} -> {after}" for name, (before, after) in self.state_difference.items()]
+        texts = {
+            "operations.txt": self.operations,
+            "trace.txt": self.trace,
+            "state.txt": state,
+            "error.txt": "".join(traceback.format_exception(self.error)).splitlines(),
+        }
+        files = {name: "".join(f"{line}\n" for line in lines).encode(errors="replace") for name, lines in texts.items()}
+        try:
+            files["reproduce.py"] = self.script().encode()
+        except FuzzError as error:
+            files["reproduce.txt"] = f"{error}\n".encode(errors="replace")
+        return {"input": self.input, **files}
+
     def __repr__(self) -> str:
-        return f"<crash: {self.kind}, {self.key.raised} at {', '.join(self.key.where) or '?'}>"
+        return f"<crash: {self.kind}, {self.key.raised or 'found'} at {', '.join(self.key.where) or '?'}>"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hyperpy import _hyperpy
+from hyperpy import _fuzz_lines, _hyperpy
 from hyperpy._fuzz_crash import Crash
 from hyperpy._fuzz_findings import Invariant, Key, is_refused, key_of
-from hyperpy._fuzz_host import MOST_LINES, Host
+from hyperpy._fuzz_folder import Folder
+from hyperpy._fuzz_host import MOST_GROWTH, MOST_LINES, Host
 from hyperpy._fuzz_report import Report
 from hyperpy._fuzz_shape import constants_of, targets_of
+from hyperpy._fuzz_watch import watched
 from hyperpy.memory import parse_size
 
 __all__ = ["DeviceFuzzer"]
@@ -24,6 +26,8 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _SLICE = 0.25
 _LONGEST_STEP = 10_000_000_000
 _ANY_NUMBER = 1 << 62
+# Inputs of a folder that are read at once.
+_BATCH = 256
 
 
 class DeviceFuzzer:
@@ -37,8 +41,12 @@ class DeviceFuzzer:
         double_fetch: what the device reads twice from guest memory it gets from the input twice, as from a guest that changes it meanwhile.
         corpus: a folder with inputs, one a file, that are tried first, and in which those are kept that cover something new. Files of
             cargo-fuzz and AFL++ will do.
+        crashes: a folder in which each crash is saved when it is found: see `Crash.save`.
         memory: size of the guest memory for its DMA, in bytes or "1M".
         size: length of its range, if it does not know its own.
+        time_limit: an operation that takes longer, in seconds, is a hang. One that runs more than 250,000 lines of the device's code is one
+            too, and is found sooner.
+        max_growth: an input that makes the process take so many bytes more is a finding; 0: it is none.
         allowed: exceptions that the device may raise; `DeviceError` of an access that its `access_rule` refuses always may be.
 
     Raises:
@@ -70,8 +78,11 @@ class DeviceFuzzer:
         max_ops: int = 1024,
         double_fetch: bool = False,
         corpus: str | Path | None = None,
+        crashes: str | Path | None = None,
         memory: int | str = "1M",
         size: int | str | None = None,
+        time_limit: float = 1.0,
+        max_growth: int | str = MOST_GROWTH,
         allowed: tuple[type[Exception], ...] = (),
     ) -> None:
         if not 1 <= max_ops <= 1 << 16:
@@ -82,14 +93,20 @@ class DeviceFuzzer:
             raise TypeError(
                 f"device is made already: {what}\n\nhint: give its class, {what}, or a function that makes one"
             )
-        self.factory, self.seed, self.corpus = factory, seed, None if corpus is None else Path(corpus)
-        self._allowed = allowed
+        if not 0 < time_limit < float("inf"):
+            raise ValueError(f"not a time: {time_limit}\n\nhint: seconds, more than 0")
+        self.factory, self.seed = factory, seed
+        self._allowed, self._time_limit = allowed, time_limit
+        self._memory, self._double_fetch = parse_size(memory), double_fetch
+        self._folder = None if corpus is None else Folder(corpus)
+        self._crash_folder = None if crashes is None else Path(crashes)
         self._host = Host(
             factory,
             size=None if size is None else parse_size(size),
-            memory=parse_size(memory),
+            memory=self._memory,
             double_fetch=double_fetch,
             max_lines=MOST_LINES,
+            max_growth=parse_size(max_growth),
         )
         texts, numbers = constants_of(self._host.cls)
         for word in dictionary:
@@ -110,6 +127,10 @@ class DeviceFuzzer:
         )
         self._crashes: dict[Key, Crash] = {}
         self._seconds = 0.0
+        self._given: Iterator[bytes] = iter(()) if self._folder is None else self._folder.look()
+        self._saved = 0  # inputs of the corpus that are in the folder
+        self._unsaved: dict[Key, Crash] = {}
+        self._problems: dict[str, None] = {}
 
     @property
     def device(self) -> Any:
@@ -134,7 +155,7 @@ class DeviceFuzzer:
     def run(self, *, seconds: float | None = None, executions: int | None = None) -> Report:
         """Execute inputs for so long, or so many; with both, what comes first. It goes on where the last run ended.
 
-        Ctrl-C ends it after the input that is executed; what was found is kept then too: see `report`.
+        Ctrl-C ends it after the input that is executed; what was found is kept then too, and saved: see `report`.
 
         Raises:
             ValueError: neither is given.
@@ -146,41 +167,89 @@ class DeviceFuzzer:
         until = began + (_ANY_NUMBER if seconds is None else seconds)
         left = _ANY_NUMBER if executions is None else executions
         try:
-            with self._traced():
-                while left > 0 and (now := time.monotonic()) < until:
-                    before = self._native.statistics()[0]
-                    found = self._native.run(self._host, left, min(_SLICE, until - now))
-                    left -= self._native.statistics()[0] - before
-                    if found is not None:
-                        self._found(*found)
+            while left > 0 and (now := time.monotonic()) < until:
+                left -= self._slice(left, min(_SLICE, until - now))
         finally:
             self._seconds += time.monotonic() - began
+            self._save()
         return self.report
+
+    def _slice(self, most: int, seconds: float) -> int:
+        """Run until something is found or the time is up, and return how many inputs were executed."""
+        # What is given is tried before anything is made of it, however long the slices are.
+        given = list(islice(self._given, min(most, _BATCH)))
+        self._native.give(given)
+        done, until = 0, time.monotonic() + (_ANY_NUMBER if given else seconds)
+        wanted = len(given) or most
+        while done < wanted and (now := time.monotonic()) < until:
+            before = self._native.statistics()[0]
+            with self._told():
+                found = self._native.run(self._host, wanted - done, until - now)
+            done += self._native.statistics()[0] - before
+            if found is not None:
+                self._found(*found)
+        self._save()
+        return done
+
+    def replay(self, input: bytes) -> BaseException | None:
+        """Execute one input, and return what it raises, or None; nothing is counted or kept.
+
+        Arguments:
+            input: `Crash.input`, or the bytes of a file.
+        """
+        with self._told():
+            error = self._native.replay(self._host, input)[2]
+        return None if error is None or self._is_allowed(error) else error
+
+    def minimize_corpus(self) -> int:
+        """Keep only the inputs that are needed to cover what all cover, in the folder too; return how many these are."""
+        self._native.minimize_corpus()
+        inputs = self._native.corpus(0)
+        self._saved = len(inputs)
+        if self._folder is not None:
+            self._folder.keep_only(inputs)
+        return len(inputs)
+
+    @property
+    def inputs(self) -> list[bytes]:
+        """The inputs that are kept, in the order in which they were found."""
+        return self._native.corpus(0)
 
     @property
     def report(self) -> Report:
         """How far it has come."""
         executions, operations, coverage, corpus = self._native.statistics()
-        crashes = tuple(self._crashes.values())
-        return Report(executions, operations, crashes, coverage, corpus, self._seconds)
+        crashes, problems = tuple(self._crashes.values()), tuple(self._problems)
+        return Report(executions, operations, crashes, coverage, corpus, self._seconds, problems)
 
     @contextmanager
-    def _traced(self) -> Iterator[None]:
-        """Have the lines of the device's code told."""
-        before = sys.gettrace()
-        sys.settrace(self._host.trail.frame)
-        try:
+    def _told(self) -> Iterator[None]:
+        """Have the lines of the device's code told, and hangs ended."""
+        if self._host.is_plain:
             yield
-        finally:
-            sys.settrace(before)
+            return
+        with watched(self._host.trail.begun, self._time_limit), _fuzz_lines.told(self._host.trail):
+            yield
 
     def _is_allowed(self, error: BaseException) -> bool:
         return is_refused(error) or isinstance(error, self._allowed)
 
     def _found(self, input: bytes, operations: int, error: BaseException) -> None:
-        sys.settrace(self._host.trail.frame)  # a hang has ended it
         if self._is_allowed(error):
             return
         key = key_of(error, self._host.files)
         if key not in self._crashes:
-            self._crashes[key] = Crash(self, input, key, error)
+            self._crashes[key] = self._unsaved[key] = Crash(self, input, key, error)
+
+    def _save(self) -> None:
+        """Put into folders what is not there; what fails is told, and tried again."""
+        try:
+            if self._folder is not None:
+                for input in self._native.corpus(self._saved):
+                    self._folder.put(input)
+                    self._saved += 1
+            for key, crash in list(self._unsaved.items()) if self._crash_folder is not None else ():
+                crash.save(self._crash_folder)  # type: ignore[arg-type] # it is none
+                del self._unsaved[key]
+        except OSError as error:
+            self._problems[f"not saved: {error.strerror or error}: {error.filename}"] = None

@@ -10,15 +10,19 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from hyperpy.errors import DeviceError
+from hyperpy.errors import DeviceError, HyperpyError
 
-__all__ = ["Growth", "Hang", "Invariant", "InvariantError", "Key", "Kind", "is_refused", "key_of", "kind_of"]
+__all__ = ["FuzzError", "Growth", "Hang", "Invariant", "InvariantError", "Key", "Kind", "is_refused", "key_of", "kind_of"]
 
 Kind: TypeAlias = Literal["invariant", "exception", "hang", "memory", "panic"]
 """What was found: an invariant does not hold; a method raises; an operation does not end; it takes too much memory; Rust panics."""
 
 # So many lines of the device's code tell findings apart.
 _LINES = 3
+
+
+class FuzzError(HyperpyError):
+    """What a fuzzer cannot do: write a script that names a device's class which has no name, find a target in a file."""
 
 
 class Hang(BaseException):  # noqa: N818 - what it is

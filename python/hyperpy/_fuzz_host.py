@@ -18,6 +18,7 @@ from hyperpy._fuzz_shape import Event, events_of, files_of
 from hyperpy._register_state import own_attributes
 from hyperpy.device import Device, _Stock
 from hyperpy.dma import DmaMemory, wants_dma
+from hyperpy.errors import SnapshotError
 
 if TYPE_CHECKING:
     from hyperpy._bench_memory import BenchMemory
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["FuzzBench", "Host"]
 
 # An operation that runs more lines of the device's code does not end.
-MOST_LINES = 1_000_000
+MOST_LINES = 250_000
+# An input that makes the process take so much more memory than before is a finding.
+MOST_GROWTH = 64 << 20
 # Attributes of a device that count by what they hold at an input's end.
 _SHOWN = 64
 _SHORT = 32
@@ -60,9 +63,16 @@ class Host:
     """A device, its bench, and what the core wants done to them."""
 
     def __init__(
-        self, factory: Callable[[], Any], *, size: int | None, memory: int, double_fetch: bool, max_lines: int
+        self,
+        factory: Callable[[], Any],
+        *,
+        size: int | None,
+        memory: int,
+        double_fetch: bool,
+        max_lines: int,
+        max_growth: int,
     ) -> None:
-        self._factory, self._size = factory, size
+        self._factory, self.asked_size, self.max_growth = factory, size, max_growth
         self.invariants: list[Invariant] = []
         device = factory()
         self.memory: _hyperpy.FuzzMemory | None = None
@@ -75,7 +85,7 @@ class Host:
         self.files = files_of(self.cls)
         self.events: list[Event] = events_of(self.cls)
         self.trail = _hyperpy.Trail(self.files, max_lines)
-        self._base = self._saved()
+        self.base = self._saved()
         self._attributes = len(getattr(device, "__dict__", ()))
 
     @property
@@ -102,7 +112,10 @@ class Host:
         """What puts the device back, if that is all of it."""
         device, cls = self.device, self.cls
         if self.is_stock:
-            return self.bench_of.snapshot()
+            try:
+                return self.bench_of.snapshot()
+            except SnapshotError:
+                return None
         if not isinstance(device, Device) or cls.save is not Device.save or cls.load is not Device.load:
             return None
         if getattr(device, "_blocks", None) or any("__slots__" in vars(base) for base in cls.__mro__[:-1]):
@@ -116,14 +129,14 @@ class Host:
     def begin(self) -> tuple[_hyperpy.Bench, _hyperpy.Clock]:
         """Put all back to what it was before every input."""
         bench = self.bench_of
-        if self._base is None or len(getattr(self.device, "__dict__", ())) != self._attributes:
-            self.bench_of = bench = FuzzBench(self._factory(), self.memory, self._size)
+        if self.base is None or len(getattr(self.device, "__dict__", ())) != self._attributes:
+            self.bench_of = bench = FuzzBench(self._factory(), self.memory, self.asked_size)
         else:
             for line in bench.lines.values():
                 line.history.clear()
             bench.messages.clear()
             bench.stopped = None
-            bench.restore(self._base)
+            bench.restore(self.base)
         return bench._plain, bench.clock._native
 
     def event(self, number: int, data: bytes) -> None:

@@ -22,6 +22,7 @@ class Report:
         coverage: features that were seen: places in the device's code one after the other, registers with values.
         corpus: inputs that are kept.
         seconds: how long it ran.
+        problems: what went wrong around it: a full disk, a worker that was killed.
     """
 
     executions: int
@@ -30,6 +31,7 @@ class Report:
     coverage: int
     corpus: int
     seconds: float
+    problems: tuple[str, ...] = ()
 
     @property
     def executions_per_s(self) -> float:

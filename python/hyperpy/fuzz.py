@@ -32,8 +32,8 @@ from __future__ import annotations
 
 from hyperpy._fuzz_crash import Crash
 from hyperpy._fuzz_device import DeviceFuzzer
-from hyperpy._fuzz_findings import Hang, InvariantError, Kind
+from hyperpy._fuzz_findings import FuzzError, Hang, InvariantError, Kind
 from hyperpy._fuzz_report import Report
 from hyperpy._fuzz_shape import event
 
-__all__ = ["Crash", "DeviceFuzzer", "Hang", "InvariantError", "Kind", "Report", "event"]
+__all__ = ["Crash", "DeviceFuzzer", "FuzzError", "Hang", "InvariantError", "Kind", "Report", "event"]

@@ -15,7 +15,7 @@ use hyperpy_core::fuzz::coverage::Counters;
 use hyperpy_core::fuzz::device::{DeviceLoop, Execution, OnBench, Subject, Trouble, execute};
 use hyperpy_core::fuzz::havoc::Words;
 use hyperpy_core::fuzz::minimize;
-use hyperpy_core::fuzz::ops::{Op, Ops};
+use hyperpy_core::fuzz::ops::{Op, Ops, Span};
 use hyperpy_core::fuzz::shape::{Need, Shape, Target, undeclared};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
@@ -23,7 +23,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 pub use self::dma::FuzzMemory;
-use self::subject::OnHost;
+use self::subject::{Growth, OnHost};
 pub use self::trail::{Trail, TrailOfCode};
 use crate::bench::Bench;
 use crate::errors;
@@ -278,8 +278,15 @@ fn simpler(shape: &Shape, op: &Op) -> Vec<Op> {
             let whole = whole.map(|it| Op::Read { offset: it.offset, size: it.width() });
             whole.into_iter().filter(|it| *it != Op::Read { offset, size }).collect()
         }
-        Op::Reset | Op::Event { .. } | Op::Feed { .. } => Vec::new(),
+        Op::Event { number, data } => shorter(data).map(|data| Op::Event { number, data }).collect(),
+        Op::Feed { data } => shorter(data).map(|data| Op::Feed { data }).collect(),
+        Op::Reset => Vec::new(),
     }
+}
+
+fn shorter(data: Span) -> impl Iterator<Item = Span> {
+    let lengths = [0, data.len() / 2, data.len() * 3 / 4, data.len().saturating_sub(1)];
+    lengths.into_iter().filter(move |&length| length < data.len()).map(move |length| data.first(length))
 }
 
 /// A device and what is around it.
@@ -299,7 +306,8 @@ impl Device {
         let trail = host.getattr(intern!(py, "trail"))?.extract()?;
         let memory = host.getattr(intern!(py, "memory"))?.extract()?;
         let checks_each = host.getattr(intern!(py, "checks_each"))?.is_truthy()?;
-        Ok(Self::Host(Box::new(OnHost::new(host.clone().unbind(), bench, trail, memory, checks_each))))
+        let growth = Growth::new(host.getattr(intern!(py, "max_growth"))?.extract()?);
+        Ok(Self::Host(Box::new(OnHost::new(host.clone().unbind(), bench, trail, memory, checks_each, growth))))
     }
 
     fn with<T>(&mut self, f: impl FnOnce(&mut (dyn Subject + Send)) -> T) -> T {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::coverage::{Counters, SLOTS};
+use super::coverage::{BUCKETS, Counters, SLOTS};
 use super::rng::Rng;
 
 /// An input that is kept.
@@ -97,6 +97,41 @@ impl Corpus {
         self.own(self.entries.len() - 1);
     }
 
+    /// Puts a shorter input in the place of the one that was added last.
+    pub fn replace_last(&mut self, input: &[u8], counters: &Counters, operations: u64) {
+        let Some(last) = self.entries.pop() else { return };
+        self.operations = self.operations.saturating_sub(last.operations);
+        self.add(input, counters, operations);
+        // What the longer one had and this one has not, nobody owns if it was the only one.
+        let (index, features) = (self.entries.len() - 1, &last.features);
+        let has = |feature: u32| self.entries.last().is_some_and(|it| it.features.binary_search(&feature).is_ok());
+        let lost: Vec<u32> = features.iter().copied().filter(|&feature| !has(feature)).collect();
+        for feature in lost {
+            self.disown(feature, index);
+        }
+    }
+
+    /// Finds another owner for what an entry has no more.
+    fn disown(&mut self, feature: u32, index: usize) {
+        let Some(&place) = self.places.get(&feature) else { return };
+        if self.owned.get(place).is_none_or(|&(_, owner)| owner != index) {
+            return;
+        }
+        let holders = self.entries.iter().enumerate().filter(|(_, it)| it.features.binary_search(&feature).is_ok());
+        let cheapest = holders.min_by_key(|(_, it)| it.cost()).map(|(at, _)| at);
+        match (cheapest, self.owned.get_mut(place)) {
+            (Some(cheapest), Some((_, owner))) => *owner = cheapest,
+            (None, Some(_)) => {
+                self.owned.swap_remove(place);
+                self.places.remove(&feature);
+                if let Some(&(moved, _)) = self.owned.get(place) {
+                    self.places.insert(moved, place);
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// Has an entry own what it has at less cost than the owner.
     fn own(&mut self, entry: usize) {
         let Some(new) = self.entries.get(entry) else { return };
@@ -135,7 +170,7 @@ impl Corpus {
     fn rare(&self, rng: &mut Rng) -> Option<usize> {
         let drawn: [_; DRAWN] = std::array::from_fn(|_| rng.pick(&self.owned).copied());
         let rarest = drawn.into_iter().flatten().min_by_key(|&(feature, _)| {
-            let slot = feature / 8;
+            let slot = feature / BUCKETS;
             self.frequencies.get(slot as usize).copied().unwrap_or_default()
         });
         rarest.map(|(_, owner)| owner)

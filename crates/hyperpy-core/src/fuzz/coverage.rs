@@ -10,7 +10,7 @@ use super::rng::mixed;
 /// Counters of a map.
 pub const SLOTS: usize = 1 << 17;
 /// Buckets of a count.
-const BUCKETS: u32 = 8;
+pub(super) const BUCKETS: u32 = 8;
 
 /// The counters of one execution.
 #[derive(Clone, Debug)]
@@ -79,6 +79,13 @@ impl Counters {
         self.touched.is_empty()
     }
 
+    /// Whether a feature is among them.
+    #[must_use]
+    pub fn has(&self, feature: u32) -> bool {
+        let count = self.count(feature / BUCKETS);
+        count != 0 && bucket(count) == feature % BUCKETS
+    }
+
     /// Each counter with its bucket, as one number.
     pub fn features(&self) -> impl Iterator<Item = u32> {
         self.touched.iter().map(|&slot| slot * BUCKETS + bucket(self.count(slot)))
@@ -143,15 +150,6 @@ pub struct Seen {
     slots: usize,
 }
 
-/// What is new of an execution.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Novelty {
-    /// Counters that were 0 in all executions before.
-    pub slots: usize,
-    /// Buckets of others.
-    pub buckets: usize,
-}
-
 impl Default for Seen {
     fn default() -> Self {
         Self { buckets: vec![0; SLOTS].into(), slots: 0 }
@@ -159,36 +157,24 @@ impl Default for Seen {
 }
 
 impl Seen {
-    /// Adds an execution, and says what is new of it.
-    pub fn add(&mut self, counters: &Counters) -> Novelty {
-        let mut novelty = Novelty::default();
+    /// Adds an execution, and says whether something is new of it; `fresh` gets the features that are.
+    pub fn add(&mut self, counters: &Counters, fresh: &mut Vec<u32>) -> bool {
+        fresh.clear();
         for &slot in &counters.touched {
-            let bit = 1 << bucket(counters.count(slot));
-            if let Some(seen) = self.buckets.get_mut(slot as usize).filter(|seen| **seen & bit == 0) {
-                if *seen == 0 {
-                    novelty.slots += 1
-                } else {
-                    novelty.buckets += 1
-                }
-                *seen |= bit;
+            let bucket = bucket(counters.count(slot));
+            if let Some(seen) = self.buckets.get_mut(slot as usize).filter(|seen| **seen & 1 << bucket == 0) {
+                self.slots += usize::from(*seen == 0);
+                *seen |= 1 << bucket;
+                fresh.push(slot * BUCKETS + bucket);
             }
         }
-        self.slots += novelty.slots;
-        novelty
+        !fresh.is_empty()
     }
 
     /// How many counters were not 0 in some execution.
     #[must_use]
     pub fn slots(&self) -> usize {
         self.slots
-    }
-}
-
-impl Novelty {
-    /// Whether there is something new.
-    #[must_use]
-    pub fn is_any(self) -> bool {
-        self.slots + self.buckets != 0
     }
 }
 

@@ -97,7 +97,7 @@ pub fn execute(
                 }
                 Op::Step { ns } => {
                     subject.step(ns)?;
-                    1 << 48 | coarse(ns)
+                    1 << 48
                 }
                 Op::Reset => {
                     subject.reset()?;

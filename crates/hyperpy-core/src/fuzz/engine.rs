@@ -50,6 +50,10 @@ pub trait Structure {
     fn fresh(&self, rng: &mut Rng, words: &Words, into: &mut Vec<u8>);
     /// Changes one; `other` is another input that covers something.
     fn change(&mut self, rng: &mut Rng, words: &Words, input: &mut Vec<u8>, other: &[u8]);
+    /// How many parts an input has.
+    fn parts(&mut self, input: &[u8]) -> usize;
+    /// Puts an input without some of its parts into a buffer.
+    fn without(&mut self, input: &[u8], start: usize, end: usize, into: &mut Vec<u8>);
 }
 
 /// Of inputs without a structure: bytes.
@@ -64,6 +68,12 @@ impl Structure for Plain {
     fn change(&mut self, rng: &mut Rng, words: &Words, input: &mut Vec<u8>, other: &[u8]) {
         havoc::change(rng, words, input, other);
     }
+    fn parts(&mut self, input: &[u8]) -> usize {
+        input.len()
+    }
+    fn without(&mut self, input: &[u8], start: usize, end: usize, into: &mut Vec<u8>) {
+        into.extend(input.iter().enumerate().filter(|(at, _)| !(start..end).contains(at)).map(|(_, byte)| byte));
+    }
 }
 
 /// So many inputs of nothing begin a campaign.
@@ -72,6 +82,34 @@ const FRESH: u64 = 64;
 const FRESH_EVERY: u64 = 64;
 /// Of the changes one in so many knows of no structure.
 const HAVOC_EVERY: u64 = 16;
+/// Executions in which it is tried to make a new input shorter.
+const TRIMS: u32 = 32;
+/// Of all executions at most one in so many is such a one.
+const TRIMS_EVERY: u64 = 4;
+
+/// An input that was kept is made shorter: parts are left out, large ones first, as long as what was new of it stays.
+#[derive(Debug)]
+struct Trim {
+    input: Vec<u8>,
+    parts: usize,
+    /// What must stay.
+    fresh: Vec<u32>,
+    size: usize,
+    end: usize,
+    left: u32,
+}
+
+impl Trim {
+    /// The next range to be left out, the last one first; `None`: there is nothing more to try.
+    fn range(&mut self) -> Option<(usize, usize)> {
+        if self.end == 0 {
+            self.size /= 2;
+            self.end = self.parts;
+        }
+        self.left = self.left.checked_sub(1)?;
+        (self.size != 0 && self.parts > 1).then(|| (self.end.saturating_sub(self.size), self.end))
+    }
+}
 
 /// Keeps the inputs that cover something new, and changes them.
 #[derive(Debug)]
@@ -85,6 +123,11 @@ pub struct Evolve<S> {
     given: Vec<Vec<u8>>,
     /// What is made now is of this one, so many times more.
     chosen: Option<(usize, u32)>,
+    trim: Option<Trim>,
+    /// What is executed now is one of these.
+    is_trimming: bool,
+    trims: u64,
+    fresh: Vec<u32>,
     statistics: Statistics,
 }
 
@@ -99,6 +142,10 @@ impl<S: Structure> Evolve<S> {
             seen: Seen::default(),
             given: Vec::new(),
             chosen: None,
+            trim: None,
+            is_trimming: false,
+            trims: 0,
+            fresh: Vec::new(),
             statistics: Statistics::default(),
         }
     }
@@ -117,7 +164,7 @@ impl<S: Structure> Evolve<S> {
     /// Keeps only the inputs that are needed to cover what all cover.
     pub fn minimize(&mut self) {
         self.corpus.minimize();
-        self.chosen = None;
+        (self.chosen, self.trim) = (None, None);
     }
 
     /// Numbers and texts that are put into inputs.
@@ -128,6 +175,32 @@ impl<S: Structure> Evolve<S> {
     /// The structure of inputs.
     pub fn structure(&self) -> &S {
         &self.structure
+    }
+
+    /// Whether there is a shorter form to try of the input that was kept last.
+    fn trimmed(&mut self, into: &mut Vec<u8>) -> bool {
+        let is_time = self.trims * TRIMS_EVERY <= self.statistics.executions;
+        let range = self.trim.as_mut().filter(|_| is_time).and_then(Trim::range);
+        let (Some((start, end)), Some(trim)) = (range, &self.trim) else {
+            self.trim = None;
+            return false;
+        };
+        self.trims += 1;
+        self.structure.without(&trim.input, start, end, into);
+        true
+    }
+
+    /// What came of a shorter form.
+    fn report_trimmed(&mut self, input: &[u8], outcome: &Outcome<'_>) {
+        let Some(trim) = &mut self.trim else { return };
+        let (start, end) = (trim.end.saturating_sub(trim.size), trim.end);
+        trim.end = start;
+        if !outcome.is_finding && trim.fresh.iter().all(|&feature| outcome.counters.has(feature)) {
+            trim.parts -= end - start;
+            trim.input.clear();
+            trim.input.extend_from_slice(input);
+            self.corpus.replace_last(input, outcome.counters, outcome.operations);
+        }
     }
 
     /// Which entry is changed now.
@@ -145,6 +218,10 @@ impl<S: Structure> Evolve<S> {
 impl<S: Structure> Engine for Evolve<S> {
     fn next(&mut self, into: &mut Vec<u8>) {
         into.clear();
+        self.is_trimming = self.trimmed(into);
+        if self.is_trimming {
+            return;
+        }
         if let Some(given) = self.given.pop() {
             into.extend_from_slice(&given);
             into.truncate(LONGEST);
@@ -173,13 +250,20 @@ impl<S: Structure> Engine for Evolve<S> {
         for &(there, wanted) in outcome.comparisons {
             self.words.compared(there, wanted);
         }
+        if self.is_trimming {
+            self.report_trimmed(input, outcome);
+            return false;
+        }
         if outcome.is_finding {
             return false;
         }
         self.corpus.count(outcome.counters);
-        let is_kept = self.seen.add(outcome.counters).is_any();
+        let is_kept = self.seen.add(outcome.counters, &mut self.fresh);
         if is_kept {
             self.corpus.add(input, outcome.counters, outcome.operations);
+            let (parts, fresh) = (self.structure.parts(input), self.fresh.clone());
+            let size = parts.div_ceil(2);
+            self.trim = Some(Trim { input: input.to_vec(), parts, fresh, size, end: parts, left: TRIMS });
         }
         is_kept
     }

@@ -17,6 +17,26 @@ pub struct Span {
     len: u32,
 }
 
+impl Span {
+    /// How many bytes.
+    #[must_use]
+    pub fn len(self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.len == 0
+    }
+
+    /// The first ones of them.
+    #[must_use]
+    pub fn first(self, bytes: usize) -> Self {
+        Self { len: u32::try_from(bytes).unwrap_or(u32::MAX).min(self.len), ..self }
+    }
+}
+
 /// Something that is done to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {

@@ -155,6 +155,18 @@ impl Structure for Reshape {
         self.ops.list_mut().truncate(shape.most);
         shape.encode(&self.ops, input);
     }
+
+    fn parts(&mut self, input: &[u8]) -> usize {
+        self.shape.decode(input, &mut self.ops);
+        self.ops.len()
+    }
+
+    fn without(&mut self, input: &[u8], start: usize, end: usize, into: &mut Vec<u8>) {
+        self.shape.decode(input, &mut self.ops);
+        let len = self.ops.len();
+        self.ops.list_mut().drain(start.min(len)..end.min(len));
+        self.shape.encode(&self.ops, into);
+    }
 }
 
 /// Where something is put in: at the end as often as anywhere else.

@@ -1,5 +1,8 @@
 //! A device with Python around it, as the core's loop sees it.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
 use hyperpy_core::bench::{Answer, Play};
 use hyperpy_core::fuzz::coverage::{Counters, coarse};
 use hyperpy_core::fuzz::device::{Subject, Trouble};
@@ -27,6 +30,7 @@ pub(super) struct OnHost {
     trail: Py<Trail>,
     memory: Option<Py<FuzzMemory>>,
     checks_each: bool,
+    growth: Growth,
     /// What was raised.
     pub(super) error: Option<PyErr>,
 }
@@ -38,8 +42,9 @@ impl OnHost {
         trail: Py<Trail>,
         memory: Option<Py<FuzzMemory>>,
         checks_each: bool,
+        growth: Growth,
     ) -> Self {
-        Self { host, bench, clock: None, trail, memory, checks_each, error: None }
+        Self { host, bench, clock: None, trail, memory, checks_each, growth, error: None }
     }
 
     fn kept<T>(&mut self, done: PyResult<T>) -> Result<T, Trouble> {
@@ -80,6 +85,7 @@ impl Subject for OnHost {
         let (bench, clock) = self.kept(made)?;
         let before = (std::mem::replace(&mut self.bench, bench), self.clock.replace(clock));
         attach(|_| drop(before));
+        self.growth.begin();
         Ok(())
     }
 
@@ -131,6 +137,8 @@ impl Subject for OnHost {
 
     fn end(&mut self, counters: &mut Counters) -> Result<(), Trouble> {
         self.trail.get().merge_into(counters);
+        let grown = self.growth.end();
+        self.kept(grown)?;
         let told = attach(|py| self.host.call_method0(py, intern!(py, "end"))?.extract::<Vec<u64>>(py));
         for feature in self.kept(told)? {
             counters.mark(feature);
@@ -144,3 +152,48 @@ impl Subject for OnHost {
         Ok(())
     }
 }
+
+/// How much memory the process has for its data, as one input after the other changes it.
+pub(super) struct Growth {
+    /// `/proc/self/statm`; none where there is no such file.
+    statm: Option<File>,
+    /// More than so many bytes of one input are a finding; 0: nothing is.
+    most: u64,
+    before: u64,
+}
+
+impl Growth {
+    pub(super) fn new(most: u64) -> Self {
+        let statm = if most == 0 { None } else { File::open("/proc/self/statm").ok() };
+        Self { statm, most, before: 0 }
+    }
+
+    fn begin(&mut self) {
+        self.before = self.bytes();
+    }
+
+    fn end(&self) -> PyResult<()> {
+        let grown = self.bytes().saturating_sub(self.before);
+        if self.statm.is_none() || grown <= self.most {
+            return Ok(());
+        }
+        let message = format!("one input makes the process grow by {} MiB", grown >> 20);
+        Err(attach(|py| {
+            let class =
+                py.import(intern!(py, "hyperpy._fuzz_findings")).and_then(|it| it.getattr(intern!(py, "Growth")));
+            class.and_then(|class| class.call1((message,))).map_or_else(|error| error, PyErr::from_value)
+        }))
+    }
+
+    /// Pages of data and stack (proc(5), statm): what is private and can be written, touched or not.
+    fn bytes(&self) -> u64 {
+        let mut text = [0; 128];
+        let read = self.statm.as_ref().and_then(|file| file.read_at(&mut text, 0).ok()).unwrap_or_default();
+        let text = std::str::from_utf8(text.get(..read).unwrap_or_default()).unwrap_or_default();
+        let pages: u64 = text.split_ascii_whitespace().nth(5).and_then(|it| it.parse().ok()).unwrap_or_default();
+        pages.saturating_mul(PAGE)
+    }
+}
+
+/// Bytes of a page, on every processor that has KVM for this.
+const PAGE: u64 = 4096;

@@ -3,6 +3,7 @@
 //! A feature is a line after another one. Code of other files is not looked at: it is told so when its frame begins.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hyperpy_core::fuzz::coverage::Counters;
@@ -57,6 +58,8 @@ pub struct Trail {
     lines: Shared,
     files: HashSet<String>,
     codes: Mutex<Codes>,
+    /// Inputs and operations that were begun: whoever watches sees whether it goes on.
+    begun: AtomicU64,
 }
 
 #[pymethods]
@@ -65,7 +68,7 @@ impl Trail {
     #[new]
     fn new(files: HashSet<String>, most: u64) -> Self {
         let lines = Lines { most, ..Lines::default() };
-        Self { lines: Arc::new(Mutex::new(lines)), files, codes: Mutex::default() }
+        Self { lines: Arc::new(Mutex::new(lines)), files, codes: Mutex::default(), begun: AtomicU64::new(0) }
     }
 
     /// What `sys.settrace` takes: it is told of each frame that begins.
@@ -88,9 +91,14 @@ impl Trail {
         Ok(true)
     }
 
-    /// Counters that were counted in the input that runs.
-    fn counted(&self) -> usize {
-        locked(&self.lines).counters.len()
+    /// Inputs and operations that were begun: a number that goes up while none hangs.
+    fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// An operation begins.
+    fn mark(&self) {
+        self.operation();
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -144,12 +152,14 @@ impl Trail {
         let mut lines = locked(&self.lines);
         lines.counters.clear();
         (lines.last, lines.count) = (0, 0);
+        self.begun.fetch_add(1, Ordering::Relaxed);
     }
 
     /// An operation begins.
     pub(super) fn operation(&self) {
         let mut lines = locked(&self.lines);
         (lines.last, lines.count) = (0, 0);
+        self.begun.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Adds what was counted.

@@ -1,0 +1,94 @@
+"""A folder of inputs: plain files, one input each, as cargo-fuzz and AFL++ have them, named by their hash.
+
+Whatever else is there is left alone: folders, pipes, files that cannot be read. Names are bytes here, and need be no text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["Folder"]
+
+# Most bytes of an input: what is beyond them nobody reads (crates/hyperpy-core/src/fuzz/mod.rs).
+_LONGEST = 1 << 16
+_HASH = re.compile(b"[0-9a-f]{40}")
+
+
+class Folder:
+    """The files of a corpus: those that were seen, and those that are still to be read."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._root = os.fsencode(self.path)
+        self._seen: set[bytes] = set()
+
+    def look(self) -> Iterator[bytes]:
+        """Yield the inputs that were not there at the last look, by the order of their names."""
+        try:
+            with os.scandir(self._root) as entries:
+                names = sorted(entry.name for entry in entries if entry.name not in self._seen)
+        except FileNotFoundError:
+            return
+        for name in names:
+            if name.startswith(b"."):
+                continue  # one that is being written
+            self._seen.add(name)
+            content = self._read(name)
+            if content is not None:
+                yield content
+
+    def _read(self, name: bytes) -> bytes | None:
+        """What a file has, as far as an input goes; None: it is no file, or cannot be read."""
+        try:
+            # A pipe would be waited for.
+            file = os.open(os.path.join(self._root, name), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        with open(file, "rb") as opened:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                return None
+            with contextlib.suppress(OSError):
+                return opened.read(_LONGEST)
+        return None
+
+    def put(self, input: bytes) -> None:
+        """Keep an input, unless it is there.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        name = _name(input)
+        if name in self._seen:
+            return
+        os.makedirs(self._root, exist_ok=True)
+        target = os.path.join(self._root, name)
+        begun = os.path.join(self._root, b".%d-%s" % (os.getpid(), name))
+        try:
+            Path(os.fsdecode(begun)).write_bytes(input)
+            os.rename(begun, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(begun)
+            raise
+        self._seen.add(name)
+
+    def keep_only(self, inputs: list[bytes]) -> None:
+        """Keep these, and take out all others that are named by their hash: files of other names are somebody's own."""
+        for input in inputs:
+            self.put(input)
+        wanted = {_name(input) for input in inputs}
+        for name in self._seen - wanted:
+            if _HASH.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(self._root, name))
+                self._seen.discard(name)
+
+
+def _name(input: bytes) -> bytes:
+    return hashlib.sha1(input, usedforsecurity=False).hexdigest().encode()

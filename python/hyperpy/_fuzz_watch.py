@@ -1,0 +1,50 @@
+"""Ends what hangs: a thread that sees whether the fuzzed device goes on, and raises `Hang` in it if it does not.
+
+Lines of the device's own code are counted, so most hangs end before (crates/hyperpy-python/src/fuzz/trail.rs), and at the same line
+each time. This is for the others: a loop in a module that the device calls. What never comes back to Python cannot be ended so.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from hyperpy._fuzz_findings import Hang
+
+__all__ = ["watched"]
+
+_LOOKS = 4
+
+
+@contextmanager
+def watched(begun: Callable[[], int], limit: float) -> Iterator[None]:
+    """Raise `Hang` on this thread if `begun` gives the same number for so many seconds."""
+    thread, done, lock = threading.get_ident(), threading.Event(), threading.Lock()
+
+    def watch() -> None:
+        last, since = begun(), time.monotonic()
+        while not done.wait(limit / _LOOKS):
+            now = begun()
+            if now != last:
+                last, since = now, time.monotonic()
+            elif time.monotonic() - since >= limit:
+                with lock:
+                    if not done.is_set():
+                        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                            ctypes.c_ulong(thread), ctypes.py_object(Hang)
+                        )
+                since = time.monotonic()
+
+    watcher = threading.Thread(target=watch, name="hyperpy fuzz watch", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        with lock:
+            done.set()
+        # One that comes late comes here: it is raised where Python looks for signals.
+        with suppress(Hang):
+            watcher.join()
