@@ -13,6 +13,7 @@ This module only gathers the public names; each lives in the module that its own
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 from hyperpy.boot import Firmware, Flat, Image, Linux, Multiboot, Pvh
@@ -50,6 +51,7 @@ from hyperpy.vcpu import DescriptorTable, Registers, Segment, SpecialRegisters, 
 from hyperpy.window import Window
 
 if TYPE_CHECKING:
+    from hyperpy import fuzz as fuzz
     from hyperpy.declare import Block, Counter, Field, Fifo, FifoLevel, Indexed, Ram, Register
     from hyperpy.disassembly import disassemble
     from hyperpy.spec import (
@@ -148,6 +150,8 @@ def __getattr__(name: str) -> object:
         from hyperpy.disassembly import disassemble  # noqa: PLC0415
 
         return disassemble
+    if name == "fuzz":
+        return importlib.import_module("hyperpy.fuzz")
     if name in _DECLARATIONS:
         from hyperpy import declare  # noqa: PLC0415
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hyperpy import _fuzz_lines, _hyperpy
 from hyperpy._fuzz_crash import Crash
-from hyperpy._fuzz_findings import Invariant, Key, is_refused, key_of
+from hyperpy._fuzz_findings import FuzzError, Invariant, Key, is_refused, key_of
 from hyperpy._fuzz_folder import Folder
 from hyperpy._fuzz_host import MOST_GROWTH, MOST_LINES, Host
 from hyperpy._fuzz_report import Report
@@ -108,22 +108,21 @@ class DeviceFuzzer:
             max_lines=MOST_LINES,
             max_growth=parse_size(max_growth),
         )
-        texts, numbers = constants_of(self._host.cls)
-        for word in dictionary:
-            if isinstance(word, int):
-                numbers.append(word % (1 << 64))
-            else:
-                texts.append(word.encode() if isinstance(word, str) else bytes(word))
+        self._words = _words(self._host.cls, dictionary)
+        self._max_ops = max_ops
+        self._begin()
+
+    def _begin(self) -> None:
+        host = self._host
         self._native = _hyperpy.DeviceFuzzer(
-            self._host.bench_of.size,
-            targets_of(self._host.cls, self._host.bench_of.size),
-            [event.most for event in self._host.events],
-            self._host.memory is not None,
-            max_ops,
+            host.bench_of.size,
+            targets_of(host.cls, host.bench_of.size),
+            [event.most for event in host.events],
+            host.memory is not None,
+            self._max_ops,
             _LONGEST_STEP,
-            seed % (1 << 64),
-            texts,
-            numbers,
+            self.seed % (1 << 64),
+            *self._words,
         )
         self._crashes: dict[Key, Crash] = {}
         self._seconds = 0.0
@@ -131,6 +130,24 @@ class DeviceFuzzer:
         self._saved = 0  # inputs of the corpus that are in the folder
         self._unsaved: dict[Key, Crash] = {}
         self._problems: dict[str, None] = {}
+
+    def configure(self, *, seed: int, corpus: str | Path | None, crashes: str | Path | None) -> None:
+        """Begin anew with another seed and other folders: what a campaign does with the fuzzer of its target.
+
+        Raises:
+            FuzzError: it has run.
+        """
+        if self._native.statistics()[0]:
+            raise FuzzError("fuzzer has run already", hint="in a target's file it is only made")
+        self.seed = seed
+        self._folder = None if corpus is None else Folder(corpus)
+        self._crash_folder = None if crashes is None else Path(crashes)
+        self._begin()
+
+    def sync(self) -> None:
+        """Take up inputs that others have put into the folder since: the next run tries them first."""
+        if self._folder is not None:
+            self._given = chain(self._given, self._folder.look())
 
     @property
     def device(self) -> Any:
@@ -253,3 +270,14 @@ class DeviceFuzzer:
                 del self._unsaved[key]
         except OSError as error:
             self._problems[f"not saved: {error.strerror or error}: {error.filename}"] = None
+
+
+def _words(cls: type, dictionary: Iterable[bytes | str | int]) -> tuple[list[bytes], list[int]]:
+    """Texts and numbers that the device knows."""
+    texts, numbers = constants_of(cls)
+    for word in dictionary:
+        if isinstance(word, int):
+            numbers.append(word % (1 << 64))
+        else:
+            texts.append(word.encode() if isinstance(word, str) else bytes(word))
+    return texts, numbers

@@ -1,4 +1,5 @@
-"""The command `hyperpy`: `run` a kernel, a spec or a script, `check` and `diff` specs, `snapshot`, `lab`, `doctor`, `bench`.
+"""The command `hyperpy`: `run` a kernel, a spec or a script, `check` and `diff` specs, `snapshot`, `lab`, `doctor`, `bench`,
+`fuzz`.
 
 Here is what each command does first; `hyperpy._run_args` reads the arguments of `run`, `hyperpy._run` makes the machine,
 and the lab and the doctor are modules of their own. Nothing native is imported before it is needed, so that
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_COMMANDS = ("run", "check", "diff", "snapshot", "lab", "doctor", "bench")
+_COMMANDS = ("run", "check", "diff", "snapshot", "lab", "doctor", "bench", "fuzz")
 _SPECS = (".toml", ".json")
 
 _MAIN_EPILOG = """\
@@ -35,6 +36,7 @@ commands:
   lab       run a command where a KVM exists that runs kernels
   doctor    say what this host can do, and what is missing
   bench     measure what every kind of exit costs, beside a C program
+  fuzz      look for inputs that break a device
 
 examples:
   hyperpy run --kernel vmlinuz --initrd initrd.img --append "console=ttyS0"
@@ -80,6 +82,8 @@ def _command(argv: Sequence[str]) -> int:
                 return lab.main(rest)
             case "bench":
                 return _bench(rest)
+            case "fuzz":
+                return _fuzz(rest)
             case "--version" | "-V":
                 from hyperpy import __version__
 
@@ -261,3 +265,14 @@ def _bench(argv: Sequence[str]) -> int:
         return _bench_args.main(argv)
     except HyperpyError as error:
         return complain("bench", error)
+
+
+# -- fuzz ------------------------------------------------------------------------------------------------------------
+
+
+def _fuzz(argv: Sequence[str]) -> int:
+    try:
+        from hyperpy import _fuzz_args
+    except ImportError as error:
+        return complain("fuzz", _no_native(error))
+    return _fuzz_args.main(argv)

@@ -24,16 +24,29 @@ crash can be made small (`minimize`), kept (`save`), and written as a script tha
     >>> crash.kind, type(crash.error).__name__, len(crash.operations)
     ('exception', 'IndexError', 2)
 
-The same seed gives the same executions, corpus and crashes, byte for byte. State machines of Hypothesis, made of the same declaration, are
+`hyperpy fuzz TARGET.py` runs a `Campaign` of several processes. The same seed gives the same executions, corpus and crashes, byte for byte. State machines of Hypothesis, made of the same declaration, are
 in `hyperpy.testing`: they compare a device with its twins, and need no long runs.
 """
 
 from __future__ import annotations
 
+from hyperpy._fuzz_campaign import Campaign, CampaignReport, Finding
 from hyperpy._fuzz_crash import Crash
 from hyperpy._fuzz_device import DeviceFuzzer
 from hyperpy._fuzz_findings import FuzzError, Hang, InvariantError, Kind
 from hyperpy._fuzz_report import Report
 from hyperpy._fuzz_shape import event
 
-__all__ = ["Crash", "DeviceFuzzer", "FuzzError", "Hang", "InvariantError", "Kind", "Report", "event"]
+__all__ = [
+    "Campaign",
+    "CampaignReport",
+    "Crash",
+    "DeviceFuzzer",
+    "Finding",
+    "FuzzError",
+    "Hang",
+    "InvariantError",
+    "Kind",
+    "Report",
+    "event",
+]

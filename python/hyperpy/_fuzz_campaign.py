@@ -1,0 +1,322 @@
+"""A campaign: several fresh processes that fuzz one target, and the folder by which they exchange what they find.
+
+Public as `hyperpy.fuzz.Campaign`. What a worker does is in `hyperpy._fuzz_worker`; they are told what to do by a line on their standard
+input, tell how far they are by lines on their standard output, and end when their input does: also when this process is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from hyperpy._fuzz_findings import FuzzError
+
+__all__ = ["Campaign", "CampaignReport", "Finding"]
+
+# Workers are looked at so often.
+_LOOK = 0.1
+# After they were asked to end, they have so long: they save when something is found, so there is little left to do.
+_ENDING = 2.0
+# A worker that dies so soon after its start, so many times in a row, will not live.
+_SOON, _TIMES = 2.0, 3
+_TAIL = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A crash that a worker of a campaign has found.
+
+    Arguments:
+        kind: as `Crash.kind`.
+        raised: the type that was raised.
+        where: the last lines of the device's code, or what does not hold.
+        operations: how many operations it takes, once it was made small.
+        folder: where it is kept; None: nowhere.
+    """
+
+    kind: str
+    raised: str
+    where: tuple[str, ...]
+    operations: int
+    folder: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignReport:
+    """How far a campaign has come, all workers together.
+
+    Arguments:
+        executions, operations: of all workers.
+        coverage, corpus: those of the worker that has most.
+        crashes: what was found, each once.
+        seconds: how long it has run.
+        workers: how many are running.
+        problems: workers that were killed, folders that could not be written.
+        reset_us: what a reset of the target takes, in microseconds, where that is known.
+    """
+
+    executions: int
+    operations: int
+    coverage: int
+    corpus: int
+    crashes: tuple[Finding, ...]
+    seconds: float
+    workers: int
+    problems: tuple[str, ...]
+    reset_us: float | None = None
+
+    @property
+    def executions_per_s(self) -> float:
+        """Inputs a second."""
+        return self.executions / self.seconds if self.seconds else 0.0
+
+    @property
+    def operations_per_s(self) -> float:
+        """Operations a second."""
+        return self.operations / self.seconds if self.seconds else 0.0
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A process that fuzzes."""
+
+    number: int
+    process: subprocess.Popen[bytes]
+    began: float
+    rest: bytes = b""
+    told: dict[str, Any] = field(default_factory=dict)
+    stderr: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Campaign:
+    """A campaign on a target in a file, plain data: it can be pickled, and run elsewhere.
+
+    Arguments:
+        target: a Python file that defines `fuzzer`, such as a `DeviceFuzzer`, or a function `target` that returns one; "FILE:NAME" for
+            another name.
+        workers: processes.
+        seed: each worker's is made of it.
+        corpus: the folder by which they exchange inputs; None: they exchange nothing.
+        crashes: the folder in which crashes are kept.
+        seconds: how long it runs; None: until it is interrupted.
+        executions: how many inputs each worker executes; None: no matter.
+
+    Example:
+        >>> import pickle
+        >>> campaign = Campaign(target="fuzz_nic.py", workers=2, seconds=60)
+        >>> pickle.loads(pickle.dumps(campaign)) == campaign
+        True
+    """
+
+    target: str
+    workers: int = 1
+    seed: int = 0
+    corpus: str | None = None
+    crashes: str | None = None
+    seconds: float | None = None
+    executions: int | None = None
+
+    def run(self, progress: Callable[[CampaignReport], object] | None = None) -> CampaignReport:
+        """Run it to its end; `progress` is told how far it is, several times a second.
+
+        A worker that is killed is replaced, and told of in `problems`. Ctrl-C has the workers end and save, and is raised then.
+
+        Raises:
+            FuzzError: the target cannot be used: a worker says why.
+            KeyboardInterrupt: Ctrl-C; `progress` was told the last state.
+        """
+        if self.workers < 1:
+            raise ValueError(f"campaign has no workers: {self.workers}\n\nhint: 1 or more")
+        return _Run(self, progress or (lambda report: None)).run()
+
+
+class _Run:
+    """A campaign that runs."""
+
+    def __init__(self, campaign: Campaign, progress: Callable[[CampaignReport], object]) -> None:
+        self._campaign, self._progress = campaign, progress
+        self._selector = selectors.DefaultSelector()
+        self._workers: list[_Worker] = []
+        self._generation = 0
+        self._deaths = 0
+        self._before = {"executions": 0, "operations": 0}
+        self._crashes: dict[tuple[Any, ...], Finding] = {}
+        self._problems: dict[str, None] = {}
+        self._most = {"coverage": 0, "corpus": 0}
+        self._began = time.monotonic()
+
+    def run(self) -> CampaignReport:
+        try:
+            for number in range(self._campaign.workers):
+                self._start(number)
+            until = None if self._campaign.seconds is None else self._began + self._campaign.seconds
+            while self._workers and (until is None or time.monotonic() < until):
+                self._look(_LOOK)
+                self._progress(self.report())
+        finally:
+            self._end()
+            report = self.report()
+            self._progress(report)
+            self._selector.close()
+        return report
+
+    def _start(self, number: int) -> None:
+        campaign = self._campaign
+        task = {
+            "target": campaign.target,
+            # Other numbers for a worker that replaces one: it would be killed again.
+            "seed": (campaign.seed + (number << 32) + (self._generation << 48)) % (1 << 64),
+            "corpus": campaign.corpus,
+            "crashes": campaign.crashes,
+            "executions": campaign.executions,
+        }
+        self._generation += len(self._workers) >= campaign.workers or self._deaths > 0
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hyperpy._fuzz_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C of a terminal is this process's alone
+        )
+        worker = _Worker(number, process, time.monotonic())
+        self._workers.append(worker)
+        for stream, keep in ((process.stdout, self._told), (process.stderr, self._said)):
+            os.set_blocking(stream.fileno(), False)  # type: ignore[union-attr] # they are pipes
+            self._selector.register(stream, selectors.EVENT_READ, (worker, keep))  # type: ignore[arg-type]
+        try:
+            process.stdin.write(json.dumps(task).encode() + b"\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+        except BrokenPipeError:
+            pass  # it has ended: that is seen later
+
+    def _look(self, timeout: float) -> None:
+        """Take what workers say, and see to those that have ended."""
+        for key, _ in self._selector.select(timeout):
+            worker, keep = key.data
+            try:
+                data = os.read(key.fd, 1 << 16)
+            except BlockingIOError:
+                continue
+            keep(worker, data)
+            if not data:
+                self._selector.unregister(key.fileobj)
+        for worker in [it for it in self._workers if it.process.poll() is not None]:
+            self._drain(worker)
+            self._ended(worker)
+
+    def _drain(self, worker: _Worker) -> None:
+        """Take the last that it has said."""
+        for stream, keep in ((worker.process.stdout, self._told), (worker.process.stderr, self._said)):
+            while stream is not None:
+                try:
+                    data = os.read(stream.fileno(), 1 << 16)
+                except BlockingIOError:
+                    break
+                if not data:
+                    break
+                keep(worker, data)
+
+    def _told(self, worker: _Worker, data: bytes) -> None:
+        *lines, worker.rest = (worker.rest + data).split(b"\n")
+        for line in lines:
+            try:
+                told = json.loads(line)
+            except ValueError:
+                continue
+            worker.told = told
+            for name in self._most:
+                self._most[name] = max(self._most[name], told[name])
+            for crash in told["crashes"]:
+                finding = Finding(**{**crash, "where": tuple(crash["where"])})
+                self._crashes[finding.kind, finding.raised, finding.where] = finding
+            self._problems |= dict.fromkeys(f"worker {worker.number}: {problem}" for problem in told["problems"])
+
+    def _said(self, worker: _Worker, data: bytes) -> None:
+        worker.stderr = (worker.stderr + data)[-_TAIL:]
+
+    def _forget(self, worker: _Worker) -> None:
+        for stream in (worker.process.stdout, worker.process.stderr):
+            if stream is not None and stream in [key.fileobj for key in self._selector.get_map().values()]:
+                self._selector.unregister(stream)
+        for pipe in (worker.process.stdin, worker.process.stdout, worker.process.stderr):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    pass
+        self._workers.remove(worker)
+        for name in self._before:
+            self._before[name] += worker.told.get(name, 0)
+
+    def _ended(self, worker: _Worker) -> None:
+        """A worker has ended: as it should, because its target cannot be used, or killed."""
+        status = worker.process.returncode
+        self._forget(worker)
+        if status == 0:
+            return
+        said = worker.stderr.decode(errors="replace").strip()
+        if status == 1:
+            raise FuzzError(said or "worker has ended, and does not say why", hint=None)
+        how = signal.Signals(-status).name if status < 0 else f"status {status}"
+        last = f": {said.splitlines()[-1]}" if said else ""
+        self._deaths = self._deaths + 1 if time.monotonic() - worker.began < _SOON else 1
+        self._generation += 1
+        self._problems[f"worker {worker.number} was killed and replaced: {how}, pid {worker.process.pid}{last}"] = None
+        if self._deaths > _TIMES * self._campaign.workers:
+            raise FuzzError(f"workers do not live: {how}{last}", hint="run the target's fuzzer in this process, to see why")
+        self._start(worker.number)
+
+    def _end(self) -> None:
+        """Have all workers end, and take what they say."""
+        for worker in self._workers:
+            if worker.process.stdin is not None:
+                try:
+                    worker.process.stdin.close()
+                except BrokenPipeError:
+                    pass
+        until = time.monotonic() + _ENDING
+        while self._workers and time.monotonic() < until:
+            for worker in [it for it in self._workers if it.process.poll() is not None]:
+                self._drain(worker)
+                self._forget(worker)
+            for key, _ in self._selector.select(0.01) if self._workers else ():
+                worker, keep = key.data
+                try:
+                    data = os.read(key.fd, 1 << 16)
+                except BlockingIOError:
+                    continue
+                keep(worker, data)
+                if not data:
+                    self._selector.unregister(key.fileobj)
+        for worker in list(self._workers):
+            worker.process.kill()
+            worker.process.wait()
+            self._problems[f"worker {worker.number} did not end, and was killed: an operation of the device does not return"] = None
+            self._drain(worker)
+            self._forget(worker)
+
+    def report(self) -> CampaignReport:
+        def total(name: str) -> int:
+            return self._before[name] + sum(worker.told.get(name, 0) for worker in self._workers)
+
+        resets = [worker.told["reset_us"] for worker in self._workers if worker.told.get("reset_us") is not None]
+        return CampaignReport(
+            total("executions"),
+            total("operations"),
+            self._most["coverage"],
+            self._most["corpus"],
+            tuple(self._crashes.values()),
+            time.monotonic() - self._began,
+            len(self._workers),
+            tuple(self._problems),
+            max(resets, default=None),
+        )

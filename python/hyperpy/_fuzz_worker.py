@@ -1,0 +1,165 @@
+"""One process of a campaign: `python -m hyperpy._fuzz_worker`, with a task as a line of JSON on standard input.
+
+It tells how far it is by lines of JSON on what was its standard output; the target's own output goes to standard error. It ends when its
+input does. A fuzzer is anything that has `configure`, `sync`, `run` and `report`, as `DeviceFuzzer` does.
+"""
+
+from __future__ import annotations
+
+import _thread
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hyperpy._fuzz_findings import FuzzError
+
+if TYPE_CHECKING:
+    from hyperpy._fuzz_crash import Crash
+    from hyperpy._fuzz_report import Report
+
+__all__ = ["Fuzzer", "fuzzer_of"]
+
+# So often it tells how far it is, and looks for what others have found.
+_SLICE = 0.25
+_NAMES = ("fuzzer", "target")
+
+
+class Fuzzer(Protocol):
+    """What a campaign wants of a fuzzer."""
+
+    def configure(self, *, seed: int, corpus: str | None, crashes: str | None) -> None:
+        """Begin anew, with these."""
+
+    def sync(self) -> None:
+        """Take up what others have put into the corpus."""
+
+    def run(self, *, seconds: float | None = None, executions: int | None = None) -> Report:
+        """Go on."""
+
+
+def fuzzer_of(target: str) -> Fuzzer:
+    """Load a target: "FILE.py", or "FILE.py:NAME".
+
+    Raises:
+        FuzzError: there is none.
+    """
+    file, colon, name = target.rpartition(":")
+    if not colon or "/" in name:
+        file, name = target, ""
+    module = _loaded(file)
+    for wanted in (name,) if name else _NAMES:
+        found = getattr(module, wanted, None)
+        if found is not None:
+            made = found() if callable(found) and not hasattr(found, "run") else found
+            if not all(callable(getattr(made, verb, None)) for verb in ("configure", "sync", "run")):
+                raise FuzzError(f"not a fuzzer: {wanted} in {file}", hint="fuzzer = hyperpy.fuzz.DeviceFuzzer(MyDevice)")
+            fuzzer: Fuzzer = made
+            return fuzzer
+    raise FuzzError(
+        f"file defines no fuzzer: {file}",
+        hint="at its top level: fuzzer = hyperpy.fuzz.DeviceFuzzer(MyDevice), or a function target() that returns one",
+    )
+
+
+def _loaded(file: str) -> ModuleType:
+    path = Path(file).resolve()
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise FuzzError(f"target cannot be read: {file}", hint="a Python file")
+    sys.path.insert(0, str(path.parent))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _main() -> int:
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    task = json.loads(sys.stdin.buffer.readline() or b"{}")
+    if not task:
+        return 0
+    try:
+        fuzzer = fuzzer_of(task["target"])
+        fuzzer.configure(seed=task["seed"], corpus=task["corpus"], crashes=task["crashes"])
+    except FuzzError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - its parent reads it
+        return 1
+    threading.Thread(target=_wait_for_end, daemon=True).start()
+    told = _Told(out, task["crashes"])
+    left = task["executions"]
+    try:
+        while left is None or left > 0:
+            before = told.executions
+            told.tell(fuzzer.run(seconds=_SLICE, executions=left))
+            if left is not None:
+                left -= told.executions - before
+            fuzzer.sync()
+    except KeyboardInterrupt:
+        told.tell(fuzzer.report)  # type: ignore[attr-defined] # as of all fuzzers
+    return 0
+
+
+def _wait_for_end() -> None:
+    """Have the main thread end when nobody is there any more who wants this process."""
+    while sys.stdin.buffer.read(1):
+        pass
+    _thread.interrupt_main()
+
+
+class _Told:
+    """What was told of a fuzzer."""
+
+    def __init__(self, out: Any, crashes: str | None) -> None:
+        self._out, self._crashes = out, crashes
+        self.executions = 0
+        self._small: dict[Any, dict[str, Any]] = {}
+
+    def tell(self, report: Report) -> None:
+        self.executions = report.executions
+        line = {
+            "executions": report.executions,
+            "operations": report.operations,
+            "coverage": report.coverage,
+            "corpus": report.corpus,
+            "crashes": [self._told(crash) for crash in report.crashes],
+            "problems": list(report.problems),
+            "reset_us": getattr(report, "reset_us", None),
+        }
+        self._out.write(json.dumps(line) + "\n")
+        self._out.flush()
+
+    def _told(self, crash: Crash) -> dict[str, Any]:
+        """What is known of a crash, which is made small once."""
+        if crash.key not in self._small:
+            folder = None
+            small = crash.minimize()
+            if self._crashes is not None:
+                try:
+                    folder = str(small.save(self._crashes))
+                    first = str(crash.save(self._crashes))
+                    if folder != first:
+                        shutil.rmtree(first, ignore_errors=True)
+                except OSError:
+                    pass  # the report tells it
+            self._small[crash.key] = {
+                "kind": crash.kind,
+                "raised": crash.key.raised,
+                "where": list(crash.key.where),
+                "operations": len(small.operations),
+                "folder": folder,
+            }
+        return self._small[crash.key]
+
+
+if __name__ == "__main__":
+    status = _main()
+    sys.stderr.flush()
+    # Without what an interpreter does at its end: a thread may still be reading.
+    os._exit(status)
