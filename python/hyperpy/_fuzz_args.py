@@ -69,11 +69,19 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("target", metavar="TARGET.py", help="the file that defines what is fuzzed")
     parser.add_argument("--workers", metavar="N", type=checked(_workers), default=1, help="processes (1)")
-    parser.add_argument("--time", metavar="TIME", type=checked(duration), help="such as 60s, 5m, 2h; until Ctrl-C")
+    parser.add_argument(
+        "--time", metavar="TIME", type=checked(duration), help="such as 60s, 5m, 2h; until Ctrl-C"
+    )
     parser.add_argument("--corpus", metavar="DIR", help="inputs to begin with, and where new ones are kept")
-    parser.add_argument("--crashes", metavar="DIR", default="crashes", help="where crashes are kept (crashes)")
-    parser.add_argument("--seed", metavar="N", type=checked(number), default=0, help="of all that is random (0)")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON at the end, and nothing else")
+    parser.add_argument(
+        "--crashes", metavar="DIR", default="crashes", help="where crashes are kept (crashes)"
+    )
+    parser.add_argument(
+        "--seed", metavar="N", type=checked(number), default=0, help="of all that is random (0)"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the report as JSON at the end, and nothing else"
+    )
     options = parse(parser, argv)
     campaign = Campaign(
         target=options.target,
@@ -110,7 +118,7 @@ class _Shown:
     def progress(self, report: CampaignReport) -> None:
         """Show how far it is."""
         self._report = report
-        if self._is_json:
+        if self._is_json or not report.executions:
             return
         now = time.monotonic()
         news = [*map(_crash, report.crashes), *report.problems]
@@ -158,10 +166,10 @@ def _columns() -> int:
 
 
 def page(report: CampaignReport) -> list[str]:
-    """The page that a terminal shows.
+    r"""The page that a terminal shows.
 
     Example:
-        >>> print(*page(CampaignReport(1000, 20000, 150, 12, (), 2.0, 1, ())), sep="\\n")
+        >>> print(*page(CampaignReport(1000, 20000, 150, 12, (), 2.0, 1, ())), sep="\n")
         time         2 s, 1 worker
         executions   1,000 (500/s)
         operations   20,000 (10,000/s)
@@ -183,7 +191,11 @@ def page(report: CampaignReport) -> list[str]:
     if report.reset_us is not None:
         rows["reset"] = f"{report.reset_us:.1f} us"
     lines = [f"{name:<12} {value}" for name, value in rows.items()]
-    return [*lines, *(f"  {_crash(crash)}" for crash in report.crashes), *(f"  {it}" for it in report.problems)]
+    return [
+        *lines,
+        *(f"  {_crash(crash)}" for crash in report.crashes),
+        *(f"  {it}" for it in report.problems),
+    ]
 
 
 def _line(report: CampaignReport) -> str:
@@ -197,4 +209,6 @@ def _crash(crash: Finding) -> str:
     where = ", ".join(crash.where)
     kept = f" in {crash.folder}" if crash.folder else ""
     plural = "operation" if crash.operations == 1 else "operations"
-    return f"crash: {crash.kind}, {crash.raised or 'found'} at {where or '?'}, {crash.operations} {plural}{kept}"
+    return (
+        f"crash: {crash.kind}, {crash.raised or 'found'} at {where or '?'}, {crash.operations} {plural}{kept}"
+    )

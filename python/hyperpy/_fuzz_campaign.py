@@ -6,6 +6,7 @@ input, tell how far they are by lines on their standard output, and end when the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -238,7 +239,9 @@ class _Run:
             for crash in told["crashes"]:
                 finding = Finding(**{**crash, "where": tuple(crash["where"])})
                 self._crashes[finding.kind, finding.raised, finding.where] = finding
-            self._problems |= dict.fromkeys(f"worker {worker.number}: {problem}" for problem in told["problems"])
+            self._problems |= dict.fromkeys(
+                f"worker {worker.number}: {problem}" for problem in told["problems"]
+            )
 
     def _said(self, worker: _Worker, data: bytes) -> None:
         worker.stderr = (worker.stderr + data)[-_TAIL:]
@@ -249,10 +252,8 @@ class _Run:
                 self._selector.unregister(stream)
         for pipe in (worker.process.stdin, worker.process.stdout, worker.process.stderr):
             if pipe is not None:
-                try:
+                with contextlib.suppress(BrokenPipeError):
                     pipe.close()
-                except BrokenPipeError:
-                    pass
         self._workers.remove(worker)
         for name in self._before:
             self._before[name] += worker.told.get(name, 0)
@@ -270,19 +271,22 @@ class _Run:
         last = f": {said.splitlines()[-1]}" if said else ""
         self._deaths = self._deaths + 1 if time.monotonic() - worker.began < _SOON else 1
         self._generation += 1
-        self._problems[f"worker {worker.number} was killed and replaced: {how}, pid {worker.process.pid}{last}"] = None
+        self._problems[
+            f"worker {worker.number} was killed and replaced: {how}, pid {worker.process.pid}{last}"
+        ] = None
         if self._deaths > _TIMES * self._campaign.workers:
-            raise FuzzError(f"workers do not live: {how}{last}", hint="run the target's fuzzer in this process, to see why")
+            raise FuzzError(
+                f"workers do not live: {how}{last}",
+                hint="run the target's fuzzer in this process, to see why",
+            )
         self._start(worker.number)
 
     def _end(self) -> None:
         """Have all workers end, and take what they say."""
         for worker in self._workers:
             if worker.process.stdin is not None:
-                try:
+                with contextlib.suppress(BrokenPipeError):
                     worker.process.stdin.close()
-                except BrokenPipeError:
-                    pass
         until = time.monotonic() + _ENDING
         while self._workers and time.monotonic() < until:
             for worker in [it for it in self._workers if it.process.poll() is not None]:
@@ -300,15 +304,20 @@ class _Run:
         for worker in list(self._workers):
             worker.process.kill()
             worker.process.wait()
-            self._problems[f"worker {worker.number} did not end, and was killed: an operation of the device does not return"] = None
+            self._problems[
+                f"worker {worker.number} did not end, and was killed: an operation of the device does not return"
+            ] = None
             self._drain(worker)
             self._forget(worker)
 
     def report(self) -> CampaignReport:
         def total(name: str) -> int:
-            return self._before[name] + sum(worker.told.get(name, 0) for worker in self._workers)
+            told: list[int] = [worker.told.get(name, 0) for worker in self._workers]
+            return self._before[name] + sum(told)
 
-        resets = [worker.told["reset_us"] for worker in self._workers if worker.told.get("reset_us") is not None]
+        resets = [
+            worker.told["reset_us"] for worker in self._workers if worker.told.get("reset_us") is not None
+        ]
         return CampaignReport(
             total("executions"),
             total("operations"),

@@ -31,8 +31,8 @@ class Crash:
     `error` is what was raised, with its traceback; `input` are the bytes, which `DeviceFuzzer.replay` and any corpus take.
     """
 
-    def __init__(self, fuzzer: DeviceFuzzer, input: bytes, key: Key, error: BaseException) -> None:
-        self._fuzzer, self.input, self.key, self.error = fuzzer, input, key, error
+    def __init__(self, fuzzer: DeviceFuzzer, data: bytes, key: Key, error: BaseException) -> None:
+        self._fuzzer, self.input, self.key, self.error = fuzzer, data, key, error
 
     @property
     def kind(self) -> Kind:
@@ -145,7 +145,10 @@ class Crash:
             "state.txt": state,
             "error.txt": "".join(traceback.format_exception(self.error)).splitlines(),
         }
-        files = {name: "".join(f"{line}\n" for line in lines).encode(errors="replace") for name, lines in texts.items()}
+        files = {
+            name: "".join(f"{line}\n" for line in lines).encode(errors="replace")
+            for name, lines in texts.items()
+        }
         try:
             files["reproduce.py"] = self.script().encode()
         except FuzzError as error:

@@ -188,7 +188,7 @@ class DeviceFuzzer:
                 left -= self._slice(left, min(_SLICE, until - now))
         finally:
             self._seconds += time.monotonic() - began
-            self._save()
+            self._save(is_last=True)
         return self.report
 
     def _slice(self, most: int, seconds: float) -> int:
@@ -208,14 +208,14 @@ class DeviceFuzzer:
         self._save()
         return done
 
-    def replay(self, input: bytes) -> BaseException | None:
+    def replay(self, data: bytes) -> BaseException | None:
         """Execute one input, and return what it raises, or None; nothing is counted or kept.
 
         Arguments:
-            input: `Crash.input`, or the bytes of a file.
+            data: `Crash.input`, or the bytes of a file.
         """
         with self._told():
-            error = self._native.replay(self._host, input)[2]
+            error = self._native.replay(self._host, data)[2]
         return None if error is None or self._is_allowed(error) else error
 
     def minimize_corpus(self) -> int:
@@ -251,19 +251,20 @@ class DeviceFuzzer:
     def _is_allowed(self, error: BaseException) -> bool:
         return is_refused(error) or isinstance(error, self._allowed)
 
-    def _found(self, input: bytes, operations: int, error: BaseException) -> None:
+    def _found(self, data: bytes, operations: int, error: BaseException) -> None:
         if self._is_allowed(error):
             return
         key = key_of(error, self._host.files)
         if key not in self._crashes:
-            self._crashes[key] = self._unsaved[key] = Crash(self, input, key, error)
+            self._crashes[key] = self._unsaved[key] = Crash(self, data, key, error)
 
-    def _save(self) -> None:
+    def _save(self, *, is_last: bool = False) -> None:
         """Put into folders what is not there; what fails is told, and tried again."""
+        count = self._native.statistics()[3] if is_last else self._native.settled()
         try:
             if self._folder is not None:
-                for input in self._native.corpus(self._saved):
-                    self._folder.put(input)
+                for data in self._native.corpus(self._saved)[: max(0, count - self._saved)]:
+                    self._folder.put(data)
                     self._saved += 1
             for key, crash in list(self._unsaved.items()) if self._crash_folder is not None else ():
                 crash.save(self._crash_folder)  # type: ignore[arg-type] # it is none

@@ -12,7 +12,18 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from hyperpy.errors import DeviceError, HyperpyError
 
-__all__ = ["FuzzError", "Growth", "Hang", "Invariant", "InvariantError", "Key", "Kind", "is_refused", "key_of", "kind_of"]
+__all__ = [
+    "FuzzError",
+    "Growth",
+    "Hang",
+    "Invariant",
+    "InvariantError",
+    "Key",
+    "Kind",
+    "is_refused",
+    "key_of",
+    "kind_of",
+]
 
 Kind: TypeAlias = Literal["invariant", "exception", "hang", "memory", "panic"]
 """What was found: an invariant does not hold; a method raises; an operation does not end; it takes too much memory; Rust panics."""
@@ -29,7 +40,7 @@ class Hang(BaseException):  # noqa: N818 - what it is
     """An operation does not end. Not an `Exception`, so that no device takes it for an error of its own."""
 
 
-class Growth(Exception):  # noqa: N818 - what it is
+class Growth(Exception):
     """An input makes the process take too much memory."""
 
 
@@ -89,16 +100,17 @@ def key_of(error: BaseException, files: set[str]) -> Key:
         return Key(kind, type(error).__name__, (str(error).partition("\n")[0],))
     if kind == "hang":
         # Where a loop is found to be endless is any of its lines.
-        return Key(kind, "", tuple(dict.fromkeys(name for name, _ in _frames(error.__traceback__, files)[-1:])))
+        return Key(
+            kind, "", tuple(dict.fromkeys(name for name, _ in _frames(error.__traceback__, files)[-1:]))
+        )
     lines = [f"{name}:{line}" for name, line in _frames(error.__traceback__, files)]
     return Key(kind, type(error).__name__, tuple(lines[-_LINES:]))
 
 
 def _frames(trace: TracebackType | None, files: set[str]) -> list[tuple[str, int]]:
     """Functions and lines of the device's code, the innermost last."""
-    found = [
+    return [
         (frame.f_code.co_qualname, line)
         for frame, line in traceback.walk_tb(trace)
         if frame.f_code.co_filename in files
     ]
-    return found

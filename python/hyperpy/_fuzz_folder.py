@@ -50,27 +50,28 @@ class Folder:
             file = os.open(os.path.join(self._root, name), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return None
-        with open(file, "rb") as opened:
-            if not stat.S_ISREG(os.fstat(file).st_mode):
-                return None
-            with contextlib.suppress(OSError):
-                return opened.read(_LONGEST)
-        return None
+        try:
+            is_file = stat.S_ISREG(os.fstat(file).st_mode)
+            return os.pread(file, _LONGEST, 0) if is_file else None
+        except OSError:
+            return None
+        finally:
+            os.close(file)
 
-    def put(self, input: bytes) -> None:
+    def put(self, data: bytes) -> None:
         """Keep an input, unless it is there.
 
         Raises:
             OSError: it cannot be written.
         """
-        name = _name(input)
+        name = _name(data)
         if name in self._seen:
             return
         os.makedirs(self._root, exist_ok=True)
         target = os.path.join(self._root, name)
         begun = os.path.join(self._root, b".%d-%s" % (os.getpid(), name))
         try:
-            Path(os.fsdecode(begun)).write_bytes(input)
+            Path(os.fsdecode(begun)).write_bytes(data)
             os.rename(begun, target)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -80,9 +81,9 @@ class Folder:
 
     def keep_only(self, inputs: list[bytes]) -> None:
         """Keep these, and take out all others that are named by their hash: files of other names are somebody's own."""
-        for input in inputs:
-            self.put(input)
-        wanted = {_name(input) for input in inputs}
+        for data in inputs:
+            self.put(data)
+        wanted = {_name(data) for data in inputs}
         for name in self._seen - wanted:
             if _HASH.fullmatch(name):
                 with contextlib.suppress(OSError):
@@ -90,5 +91,5 @@ class Folder:
                 self._seen.discard(name)
 
 
-def _name(input: bytes) -> bytes:
-    return hashlib.sha1(input, usedforsecurity=False).hexdigest().encode()
+def _name(data: bytes) -> bytes:
+    return hashlib.sha1(data, usedforsecurity=False).hexdigest().encode()

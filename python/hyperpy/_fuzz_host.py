@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import zlib
 from collections.abc import Callable, Sized
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hyperpy import _hyperpy
 from hyperpy._device_bench import BenchSnapshot, DeviceBench
@@ -55,8 +55,9 @@ class FuzzBench(DeviceBench[Any]):
     @property
     def memory(self) -> BenchMemory:
         """What a device's DMA reaches."""
-        lender: Any = _Lender(self._fuzzed, getattr(self.device, "dma_limit", 64 << 20))  # type: ignore[arg-type]
-        return lender
+        assert self._fuzzed is not None, "only a device with dma asks"
+        limit = getattr(self.device, "dma_limit", 64 << 20)
+        return cast("BenchMemory", _Lender(self._fuzzed, limit))
 
 
 class Host:
@@ -111,18 +112,21 @@ class Host:
     def _saved(self) -> BenchSnapshot | None:
         """What puts the device back, if that is all of it."""
         device, cls = self.device, self.cls
-        if self.is_stock:
-            try:
-                return self.bench_of.snapshot()
-            except SnapshotError:
-                return None
+        if not self.is_stock and not self._is_all_saved():
+            return None
+        try:
+            return self.bench_of.snapshot()
+        except SnapshotError:
+            return None
+
+    def _is_all_saved(self) -> bool:
+        """Whether a device of Python's has nothing that its state does not have."""
+        device, cls = self.device, self.cls
         if not isinstance(device, Device) or cls.save is not Device.save or cls.load is not Device.load:
-            return None
+            return False
         if getattr(device, "_blocks", None) or any("__slots__" in vars(base) for base in cls.__mro__[:-1]):
-            return None
-        if set(own_attributes(device, vars(device))) - set(cls.saved_attributes or ()):
-            return None
-        return self.bench_of.snapshot()
+            return False
+        return not set(own_attributes(device, vars(device))) - set(cls.saved_attributes or ())
 
     # -- what the core calls ---------------------------------------------------------------------------------------------
 

@@ -154,7 +154,10 @@ def _state(device: Any) -> dict[str, str]:
     file = getattr(device, "_register_file", None) if getattr(device, "_layout", None) is not None else None
     if isinstance(file, _hyperpy.RegisterFile):
         registers = file.save()
-        found |= {name: f"{held:#x}" if isinstance(held, int) else f"{held!r:.{_TEXT}}" for name, held in registers.items()}
+        found |= {
+            name: f"{held:#x}" if isinstance(held, int) else f"{held!r:.{_TEXT}}"
+            for name, held in registers.items()
+        }
     attributes = getattr(device, "__dict__", {})
     for name in own_attributes(device, attributes):
         try:

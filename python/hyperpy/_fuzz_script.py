@@ -64,13 +64,19 @@ def script(
     options += f", memory={memory:#x}" if host.memory is not None else ""
     lines += [f"bench = DeviceBench({_shown(made, modules)}{arguments}{options})", "device = bench.device"]
     lines += list(_memory(given, memory, double_fetch))
-    lines += [f"invariant_{number} = {_shown(source, modules)}" for number, (_, source) in enumerate(invariants)]
+    lines += [
+        f"invariant_{number} = {_shown(source, modules)}" for number, (_, source) in enumerate(invariants)
+    ]
     if key.kind == "hang":
         lines += ["", _HANG]
     if key.kind == "memory":
         lines += ["", _GROWTH.format(most=host.max_growth)]
     lines.append("")
-    after = [f"assert invariant_{number}(device) is not False" for number, (it, _) in enumerate(invariants) if it.each]
+    after = [
+        f"assert invariant_{number}(device) is not False"
+        for number, (it, _) in enumerate(invariants)
+        if it.each
+    ]
     for op in operations:
         line = code_of(op, host, Names(host))
         lines += [line, *after] if line else []

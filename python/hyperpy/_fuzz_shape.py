@@ -46,6 +46,7 @@ def event(method: Any = None, /, *, max_bytes: int = _DATA) -> Any:
     chooses, if it has such an argument. What it raises is a finding.
 
     Arguments:
+        method: what is marked.
         max_bytes: most bytes of `data`, 1 to 4096.
 
     Example:
@@ -72,11 +73,14 @@ def event(method: Any = None, /, *, max_bytes: int = _DATA) -> Any:
 
 def _mark(method: Any, max_bytes: int) -> Any:
     if not isinstance(method, FunctionType):
-        raise DeclarationError(f"not a method: {method!r}", hint="@hyperpy.fuzz.event above a `def` of a device")
+        raise DeclarationError(
+            f"not a method: {method!r}", hint="@hyperpy.fuzz.event above a `def` of a device"
+        )
     given = len(inspect.signature(method).parameters) - 1
     if given not in (0, 1):
         raise DeclarationError(
-            f"event takes other arguments than self and data: {method.__qualname__}", hint="def name(self, data)"
+            f"event takes other arguments than self and data: {method.__qualname__}",
+            hint="def name(self, data)",
         )
     method.__dict__["_fuzz_event"] = max_bytes if given else 0
     return method

@@ -62,7 +62,9 @@ def _text_of(function: FunctionType) -> str:
         if not isinstance(node, ast.Lambda) or node.lineno != code.co_firstlineno:
             continue
         inside = [
-            (node.body.lineno, node.body.col_offset) <= (line, column) <= (node.end_lineno, node.end_col_offset)
+            (node.body.lineno, node.body.col_offset)
+            <= (line, column)
+            <= (node.end_lineno, node.end_col_offset)
             for line, _, column, _ in bodies
             if line is not None and line >= node.body.lineno and (line, column) != (first + 1, 0)
         ]
@@ -83,7 +85,9 @@ def factory_source(factory: Any, device: Any) -> tuple[Source, str]:
         return source_of(factory), "()"
     except FuzzError:
         arguments, named = getattr(device, "_made_with", None) or ((), {})
-        shown = ", ".join([*map(_literal, arguments), *(f"{name}={_literal(value)}" for name, value in named.items())])
+        shown = ", ".join(
+            [*map(_literal, arguments), *(f"{name}={_literal(value)}" for name, value in named.items())]
+        )
         return source_of(type(device)), f"({shown})"
 
 
@@ -99,7 +103,7 @@ def _literal(value: object) -> str:
 
 def loading(sources: list[Source]) -> tuple[str, dict[str, str]]:
     """Return the lines of a script that import modules, and by module the name that it has there."""
-    lines, names = ["import sys"], {}
+    lines, names = ["import sys"], dict[str, str]()
     by_file = False
     for module, file in dict.fromkeys((source.module, source.file) for source in sources):
         path = Path(file)

@@ -58,7 +58,9 @@ def fuzzer_of(target: str) -> Fuzzer:
         if found is not None:
             made = found() if callable(found) and not hasattr(found, "run") else found
             if not all(callable(getattr(made, verb, None)) for verb in ("configure", "sync", "run")):
-                raise FuzzError(f"not a fuzzer: {wanted} in {file}", hint="fuzzer = hyperpy.fuzz.DeviceFuzzer(MyDevice)")
+                raise FuzzError(
+                    f"not a fuzzer: {wanted} in {file}", hint="fuzzer = hyperpy.fuzz.DeviceFuzzer(MyDevice)"
+                )
             fuzzer: Fuzzer = made
             return fuzzer
     raise FuzzError(

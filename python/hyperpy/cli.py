@@ -1,5 +1,4 @@
-"""The command `hyperpy`: `run` a kernel, a spec or a script, `check` and `diff` specs, `snapshot`, `lab`, `doctor`, `bench`,
-`fuzz`.
+"""The command `hyperpy`: `run` a kernel, a spec or a script; `check`, `diff`, `snapshot`, `lab`, `doctor`, `bench`, `fuzz`.
 
 Here is what each command does first; `hyperpy._run_args` reads the arguments of `run`, `hyperpy._run` makes the machine,
 and the lab and the doctor are modules of their own. Nothing native is imported before it is needed, so that

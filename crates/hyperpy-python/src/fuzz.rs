@@ -178,6 +178,11 @@ impl DeviceFuzzer {
         PyList::new(py, entries.iter().map(|entry| PyBytes::new(py, &entry.input)))
     }
 
+    /// How many of them stay as they are.
+    fn settled(&self) -> PyResult<usize> {
+        Ok(self.lock()?.engine().settled())
+    }
+
     /// Keeps only what covers all that is covered.
     fn minimize_corpus(&self) -> PyResult<()> {
         self.lock()?.engine().minimize();

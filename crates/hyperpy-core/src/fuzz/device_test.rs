@@ -1,1 +1,89 @@
-//! Tests.
+//! A campaign on devices in Rust: what it finds, and that a seed decides all of it.
+
+use super::*;
+use crate::bus::{Access, Action, DeviceMut, Exclusive};
+use crate::clock::Clock;
+use crate::fuzz::shape::undeclared;
+use crate::snapshot::{Saved, State, StateFault, Value};
+
+/// A queue of eight bytes behind a key, which panics when a ninth one comes.
+#[derive(Default)]
+struct Queue {
+    is_open: bool,
+    level: u64,
+}
+
+impl DeviceMut for Queue {
+    fn read(&mut self, at: Access) -> u64 {
+        if at.offset == 0 { self.level } else { 0xFF }
+    }
+    fn write(&mut self, at: Access, value: u64) -> Action {
+        match at.offset {
+            0 => self.is_open = value == 0x5A,
+            1 if self.is_open => self.level += 1,
+            _ => {}
+        }
+        assert!(self.level <= 8, "queue overflows");
+        Action::Continue
+    }
+    fn reset(&mut self) {
+        *self = Self::default();
+    }
+    fn save(&self) -> Result<State, StateFault> {
+        Ok(Arc::new(Value::List(vec![u64::from(self.is_open).into(), self.level.into()])))
+    }
+    fn load(&mut self, _: &dyn Saved) -> Result<(), StateFault> {
+        self.reset();
+        Ok(())
+    }
+}
+
+fn bench() -> Bench {
+    Bench::new(Arc::new(Exclusive::new(Queue::default())), "queue", 4, Arc::new(Clock::manual()))
+}
+
+fn campaign(seed: u64, executions: usize) -> (DeviceLoop, Vec<Vec<u8>>) {
+    let shape = Arc::new(Shape::new(4, undeclared(4)));
+    let mut looped = DeviceLoop::new(shape, seed, Words::new(Vec::new(), vec![0x5A]));
+    let (bench, mut found) = (bench(), Vec::new());
+    let mut subject = OnBench::new(&bench);
+    for _ in 0..executions {
+        looped.prepare();
+        if looped.run(&mut subject).0.trouble.is_some() {
+            assert!(matches!(subject.error, Some(RunError::Panic { .. })));
+            found.push(looped.input().to_vec());
+        }
+    }
+    (looped, found)
+}
+
+#[test]
+fn test_panic_behind_a_key_and_a_full_queue_is_found() {
+    let (looped, found) = campaign(1, 5000);
+    assert!(!found.is_empty(), "{:?}", looped.statistics());
+}
+
+#[test]
+fn test_same_seed_gives_the_same_findings_and_corpus() {
+    let [(mut one, found), (mut two, again)] = [campaign(2, 2000), campaign(2, 2000)];
+    assert_eq!(found, again);
+    assert_eq!(one.statistics(), two.statistics());
+    assert_eq!(one.engine().corpus().entries(), two.engine().corpus().entries());
+}
+
+#[test]
+fn test_every_input_begins_with_the_same_device_and_time() {
+    let shape = Shape::new(4, undeclared(4));
+    let bench = bench();
+    let (mut subject, mut counters, mut ops) = (OnBench::new(&bench), Counters::default(), Ops::default());
+    ops.push(Op::Write { offset: 0, size: 1, value: 0x5A });
+    ops.push(Op::Write { offset: 1, size: 1, value: 0 });
+    ops.push(Op::Step { ns: 500 });
+    ops.push(Op::Read { offset: 0, size: 1 });
+    for _ in 0..20 {
+        let mut levels = Vec::new();
+        let done = execute(&shape, &ops, &mut subject, &mut counters, |answer| levels.push(answer.clone()));
+        assert_eq!(done, Execution { operations: 4, trouble: None });
+        assert_eq!((levels, bench.clock().now()), (vec![Answer::Value(1)], 500));
+    }
+}

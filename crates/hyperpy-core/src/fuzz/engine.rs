@@ -167,6 +167,12 @@ impl<S: Structure> Evolve<S> {
         (self.chosen, self.trim) = (None, None);
     }
 
+    /// How many inputs of the corpus stay as they are: the last one may still be made shorter.
+    #[must_use]
+    pub fn settled(&self) -> usize {
+        self.corpus.len() - usize::from(self.trim.is_some() && !self.corpus.is_empty())
+    }
+
     /// Numbers and texts that are put into inputs.
     pub fn words(&mut self) -> &mut Words {
         &mut self.words
@@ -218,13 +224,14 @@ impl<S: Structure> Evolve<S> {
 impl<S: Structure> Engine for Evolve<S> {
     fn next(&mut self, into: &mut Vec<u8>) {
         into.clear();
-        self.is_trimming = self.trimmed(into);
-        if self.is_trimming {
-            return;
-        }
+        self.is_trimming = false;
         if let Some(given) = self.given.pop() {
             into.extend_from_slice(&given);
             into.truncate(LONGEST);
+            return;
+        }
+        self.is_trimming = self.trimmed(into);
+        if self.is_trimming {
             return;
         }
         let is_fresh = self.statistics.executions < FRESH || self.rng.one_in(FRESH_EVERY);

@@ -93,7 +93,7 @@ pub fn change(rng: &mut Rng, words: &Words, input: &mut Vec<u8>, other: &[u8]) {
 
 fn change_once(rng: &mut Rng, words: &Words, input: &mut Vec<u8>, other: &[u8]) {
     if input.is_empty() {
-        let byte = rng.next().to_le_bytes();
+        let byte = rng.number().to_le_bytes();
         input.extend_from_slice(byte.get(..1 + rng.index(8)).unwrap_or_default());
         return;
     }
@@ -102,7 +102,7 @@ fn change_once(rng: &mut Rng, words: &Words, input: &mut Vec<u8>, other: &[u8]) 
         1 | 2 => {
             let at = rng.index(input.len());
             if let Some(byte) = input.get_mut(at) {
-                *byte = rng.next().to_le_bytes()[0];
+                *byte = rng.number().to_le_bytes()[0];
             }
         }
         3 => add(rng, input),

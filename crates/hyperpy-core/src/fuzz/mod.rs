@@ -12,6 +12,7 @@
 pub mod corpus;
 pub mod coverage;
 pub mod device;
+mod encode;
 pub mod engine;
 pub mod havoc;
 pub mod memory;

@@ -1,8 +1,8 @@
-//! Operations on a device, and how bytes come to operations and back.
+//! Operations on a device, and how bytes come to operations; the way back is in `encode`.
 //!
 //! Every string of bytes is a list of operations, and every list that can come of one is written as bytes that give it again: a
 //! corpus is files of plain bytes, whoever made them. A record begins with a byte of which the upper five bits say what it is (`FORMS`) and the
-//! lower three how. Validity comes first: seven bytes of eight begin what a driver does, by the declaration; the others break one rule of it
+//! lower three how. Validity comes first: nine bytes of ten begin what a driver does, by the declaration; the others break one rule of it
 //! (another width, an offset beside a register, bits that are not there, any access at all). What is missing at the end
 //! is read as zeros.
 
@@ -154,7 +154,7 @@ impl Ops {
     }
 
     /// Whether two operations do the same.
-    fn is_same(&self, one: &Op, other: &Self, two: &Op) -> bool {
+    pub(super) fn is_same(&self, one: &Op, other: &Self, two: &Op) -> bool {
         match (*one, *two) {
             (Op::Event { number, data }, Op::Event { number: its, data: theirs }) => {
                 number == its && self.bytes(data) == other.bytes(theirs)
@@ -167,7 +167,7 @@ impl Ops {
 
 /// What a record is, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+pub(super) enum Form {
     Write,
     Read,
     Step,
@@ -183,36 +183,46 @@ enum Form {
     Raw,
 }
 
-/// By the upper five bits of a record's first byte.
-const FORMS: [Form; 32] = {
-    let mut forms = [Form::Write; 32];
-    let mut at = 12;
-    while at < 19 {
-        forms[at] = Form::Read;
-        at += 1;
+/// What a record is by the upper five bits of its first byte: for each form, how many of their values.
+const FORMS: [(Form, u8); 10] = [
+    (Form::Write, 12),
+    (Form::Read, 7),
+    (Form::Step, 1),
+    (Form::Reset, 1),
+    (Form::Event, 3),
+    (Form::Feed, 3),
+    (Form::Again, 2),
+    (Form::Near, 1),
+    (Form::Any, 1),
+    (Form::Raw, 1),
+];
+
+/// The form of a record, by its first byte.
+fn form_of(byte: u8) -> Form {
+    let mut rest = byte >> 3;
+    for (form, values) in FORMS {
+        match rest.checked_sub(values) {
+            None => return form,
+            Some(left) => rest = left,
+        }
     }
-    (forms[19], forms[20]) = (Form::Step, Form::Reset);
-    (forms[21], forms[22], forms[23]) = (Form::Event, Form::Event, Form::Event);
-    (forms[24], forms[25], forms[26]) = (Form::Feed, Form::Feed, Form::Feed);
-    (forms[27], forms[28]) = (Form::Again, Form::Again);
-    (forms[29], forms[30], forms[31]) = (Form::Near, Form::Any, Form::Raw);
-    forms
-};
+    Form::Raw
+}
 
 /// The first byte of a record.
-fn first(form: Form, how: u8) -> u8 {
-    let number = FORMS.iter().position(|&it| it == form).unwrap_or_default();
-    u8::try_from(number << 3).unwrap_or_default() | how & 7
+pub(super) fn first(form: Form, how: u8) -> u8 {
+    let before: u8 = FORMS.iter().take_while(|&&(it, _)| it != form).map(|&(_, values)| values).sum();
+    before << 3 | how & 7
 }
 
 /// What the declaration asks to be set before is left out.
-const BARE: u8 = 7;
+pub(super) const BARE: u8 = 7;
 /// From this on, a length has two bytes.
-const LONG: u8 = 6;
+pub(super) const LONG: u8 = 6;
 /// Most bytes of data of one operation.
 pub(super) const MOST_DATA: usize = 4096;
 /// So many operations can be done again.
-const PERIODS: usize = 4;
+pub(super) const PERIODS: usize = 4;
 
 /// Reads bytes; what is missing is 0.
 struct Reader<'a>(&'a [u8]);
@@ -243,7 +253,7 @@ impl<'a> Reader<'a> {
 }
 
 /// How many bytes a number below `end` takes.
-fn bytes_below(end: u64) -> u8 {
+pub(super) fn bytes_below(end: u64) -> u8 {
     let bits = 64 - end.saturating_sub(1).leading_zeros();
     u8::try_from(bits.div_ceil(8).max(1)).unwrap_or(8)
 }
@@ -255,12 +265,7 @@ impl Shape {
         let mut reader = Reader(bytes.get(..bytes.len().min(LONGEST)).unwrap_or_default());
         while !reader.0.is_empty() && into.len() < self.most {
             let byte = reader.byte();
-            self.decode_one(
-                FORMS.get(usize::from(byte >> 3)).copied().unwrap_or(Form::Write),
-                byte & 7,
-                &mut reader,
-                into,
-            );
+            self.decode_one(form_of(byte), byte & 7, &mut reader, into);
         }
         into.list.truncate(self.most);
     }
@@ -306,7 +311,7 @@ impl Shape {
     }
 
     /// How many bytes the number of one of several targets takes.
-    fn index_bytes(&self, targets: usize) -> u8 {
+    pub(super) fn index_bytes(&self, targets: usize) -> u8 {
         bytes_below(targets as u64)
     }
 
@@ -368,117 +373,6 @@ fn window_place(target: &Target, how: u8, reader: &mut Reader<'_>) -> (u64, u8) 
     let count = target.length / u64::from(size);
     let at = reader.number(bytes_below(count)).checked_rem(count).unwrap_or_default();
     (target.offset + at * u64::from(size), size)
-}
-
-impl Shape {
-    /// Bytes that come to a list again: as much of it as fits into an input.
-    pub fn encode(&self, ops: &Ops, into: &mut Vec<u8>) {
-        into.clear();
-        let (list, mut at) = (ops.list(), 0);
-        while at < list.len() && into.len() < LONGEST {
-            let before = into.len();
-            let (period, times) = repeats(ops, at);
-            if times != 0 {
-                let count = u8::try_from(times - 1).unwrap_or(u8::MAX);
-                into.extend([first(Form::Again, 0), u8::try_from(period - 1).unwrap_or_default(), count]);
-                at += period * (usize::from(count) + 1);
-            } else if let Some(op) = list.get(at) {
-                self.encode_one(ops, *op, into);
-                at += 1;
-            }
-            if into.len() > LONGEST {
-                into.truncate(before);
-                return;
-            }
-        }
-    }
-
-    fn encode_one(&self, ops: &Ops, op: Op, into: &mut Vec<u8>) {
-        match op {
-            Op::Read { offset, size } => self.encode_access(offset, size, None, into),
-            Op::Write { offset, size, value } => self.encode_access(offset, size, Some(value), into),
-            Op::Step { ns } => {
-                let size = bytes_below(ns.saturating_add(1));
-                into.push(first(Form::Step, size - 1));
-                put(into, ns, size);
-            }
-            Op::Reset => into.push(first(Form::Reset, 0)),
-            Op::Event { number, data } => {
-                let most = self.events.get(number as usize).copied().unwrap_or_default();
-                let data = ops.bytes(data);
-                let how = if data.len() > 0xFF { LONG } else { 0 };
-                into.extend([first(Form::Event, how), u8::try_from(number).unwrap_or_default()]);
-                if most != 0 {
-                    put(into, data.len() as u64, if how == 0 { 1 } else { 2 });
-                    into.extend_from_slice(data);
-                }
-            }
-            Op::Feed { data } => {
-                let data = ops.bytes(data);
-                let how = if data.len() > 0xFF { LONG } else { 0 };
-                into.push(first(Form::Feed, how));
-                put(into, data.len() as u64, if how == 0 { 1 } else { 2 });
-                into.extend_from_slice(data);
-            }
-        }
-    }
-
-    fn encode_access(&self, offset: u64, size: u8, value: Option<u64>, into: &mut Vec<u8>) {
-        let is_write = value.is_some();
-        let all = self.on(is_write);
-        let position = |number| all.iter().position(|&it| it == number).unwrap_or_default() as u64;
-        if let Some(number) = self.exact(offset, size, is_write)
-            && let Some(target) = self.target(number)
-        {
-            let is_raw = value.is_some_and(|value| target.legal(value) != value);
-            let form = if is_raw {
-                Form::Raw
-            } else if is_write {
-                Form::Write
-            } else {
-                Form::Read
-            };
-            into.push(first(form, BARE));
-            put(into, position(number), self.index_bytes(all.len()));
-        } else if let Some(number) = self.window(offset, size, is_write)
-            && let Some(target) = self.target(number)
-            && target.needs.is_empty()
-            && size.is_power_of_two()
-            && (offset - target.offset).is_multiple_of(size.into())
-        {
-            let form = if is_write { Form::Write } else { Form::Read };
-            into.push(first(form, u8::try_from(size.trailing_zeros()).unwrap_or_default()));
-            put(into, position(number), self.index_bytes(all.len()));
-            put(into, (offset - target.offset) / u64::from(size), bytes_below(target.length / u64::from(size)));
-        } else {
-            into.push(first(Form::Any, is_write.into()));
-            put(into, offset, bytes_below(self.size));
-            into.push(size - 1);
-        }
-        if let Some(value) = value {
-            put(into, value, size);
-        }
-    }
-}
-
-fn put(into: &mut Vec<u8>, number: u64, bytes: u8) {
-    into.extend_from_slice(number.to_le_bytes().get(..bytes.min(8).into()).unwrap_or_default());
-}
-
-/// Of how many operations before a place those from there on are repetitions, and of how many times; 0 if of none.
-fn repeats(ops: &Ops, at: usize) -> (usize, usize) {
-    let list = ops.list();
-    let mut best = (1, 0);
-    for period in 1..=PERIODS.min(at) {
-        let same = |&(one, two): &(&Op, &Op)| ops.is_same(one, ops, two);
-        let behind = list.get(at..).unwrap_or_default();
-        let before = list.get(at - period..).unwrap_or_default();
-        let run = before.iter().zip(behind).take_while(same).take(256 * period).count();
-        if run / period * period > best.0 * best.1 && run / period * period > 1 {
-            best = (period, run / period);
-        }
-    }
-    best
 }
 
 #[cfg(test)]

@@ -296,7 +296,7 @@ fn value(target: &Target, size: u8, rng: &mut Rng, words: &Words, before: &Ops) 
         _ => target.reset,
     };
     let low = field.trailing_zeros().min(63);
-    let in_field = if rng.one_in(4) { field & rng.next() } else { number << low & field };
+    let in_field = if rng.one_in(4) { field & rng.number() } else { number << low & field };
     target.legal(held & !field | in_field)
 }
 

@@ -25,7 +25,7 @@ impl Rng {
 
     /// Any number.
     #[inline]
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         let [a, b, c, d] = self.0;
         let number = a.wrapping_add(d).rotate_left(23).wrapping_add(a);
         let (c, d) = (c ^ a, d ^ b);
@@ -37,7 +37,7 @@ impl Rng {
     #[inline]
     pub fn below(&mut self, end: u64) -> u64 {
         // The high half of a product: a bias of at most `end` in 2^64.
-        u64::try_from((u128::from(self.next()) * u128::from(end)) >> 64).unwrap_or_default()
+        u64::try_from((u128::from(self.number()) * u128::from(end)) >> 64).unwrap_or_default()
     }
 
     /// The same for an index.
@@ -61,7 +61,7 @@ impl Rng {
 
     /// 1 half of the time, 2 half of the rest, and so on, up to `most`.
     pub fn few(&mut self, most: usize) -> usize {
-        let ones = self.next().trailing_ones() as usize;
+        let ones = self.number().trailing_ones() as usize;
         (1 + ones).min(most.max(1))
     }
 
@@ -69,7 +69,7 @@ impl Rng {
     pub fn by_length(&mut self, end: u64) -> u64 {
         let bits = 64 - end.leading_zeros();
         let length = self.below(u64::from(bits) + 1);
-        if length == 0 { 0 } else { (self.next() >> (64 - length)).min(end) }
+        if length == 0 { 0 } else { (self.number() >> (64 - length)).min(end) }
     }
 }
 

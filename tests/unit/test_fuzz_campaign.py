@@ -1,0 +1,151 @@
+"""Campaigns of several processes, and `hyperpy fuzz`."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hyperpy._fuzz_args import duration
+from hyperpy.fuzz import Campaign, CampaignReport, FuzzError
+
+TARGET = Path(__file__).parents[1] / "fuzzed.py"
+COMMAND = [sys.executable, "-m", "hyperpy", "fuzz"]
+
+
+def test_campaign_of_two_workers_finds_keeps_and_exchanges(tmp_path: Path) -> None:
+    campaign = Campaign(
+        target=f"{TARGET}:target",
+        workers=2,
+        corpus=str(tmp_path / "corpus"),
+        crashes=str(tmp_path / "crashes"),
+        executions=15_000,
+    )
+    assert pickle.loads(pickle.dumps(campaign)) == campaign
+    seen: list[CampaignReport] = []
+    report = campaign.run(seen.append)
+    assert report.executions == 30_000
+    assert max(each.workers for each in seen) == 2
+    assert {crash.kind for crash in report.crashes} >= {"invariant"}
+    for crash in report.crashes:
+        assert crash.folder is not None
+        assert (Path(crash.folder) / "reproduce.py").exists()
+    assert len(list((tmp_path / "corpus").iterdir())) >= report.corpus
+    assert report.problems == ()
+
+
+@pytest.mark.fault(49)
+def test_worker_that_is_killed_is_replaced_and_told_and_the_campaign_goes_on(tmp_path: Path) -> None:
+    killed: list[int] = []
+
+    def kill(report: CampaignReport) -> None:
+        if not killed and report.executions:
+            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+            workers = [
+                int(pid) for pid in children if b"_fuzz_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            ]
+            os.kill(workers[0], signal.SIGKILL)
+            killed.append(report.executions)
+
+    report = Campaign(target=str(TARGET), executions=3000, crashes=str(tmp_path)).run(kill)
+    assert report.executions >= killed[0] + 3000
+    assert [problem for problem in report.problems if "was killed and replaced: SIGKILL" in problem]
+    assert len(report.crashes) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("nothing = 1", "file defines no fuzzer"),
+        ("fuzzer = 1", "not a fuzzer: fuzzer"),
+        ("raise RuntimeError('why')", "RuntimeError: why"),
+    ],
+)
+def test_target_that_cannot_be_used_is_told(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "target.py").write_text(text)
+    with pytest.raises(FuzzError, match=said):
+        Campaign(target=str(tmp_path / "target.py"), seconds=60).run()
+    with pytest.raises(FuzzError, match="target cannot be read"):
+        Campaign(target=str(tmp_path / "none.py"), seconds=60).run()
+
+
+def test_command_prints_plain_lines_and_its_status_says_that_something_was_found(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [*COMMAND, TARGET, "--time", "3s", "--crashes", "kept"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert ran.returncode == 1, ran.stderr
+    assert re.search(
+        r"^crash: exception, IndexError at Mailbox\._letter:\d+, 2 operations in kept/", ran.stdout, re.M
+    )
+    assert "\x1b" not in ran.stdout
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+
+
+def test_command_gives_its_report_as_json(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [*COMMAND, TARGET, "--time", "2s", "--json", "--workers", "2"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    report = json.loads(ran.stdout)
+    assert (ran.returncode, report["crashes"][0]["raised"]) == (1, "IndexError")
+    assert report["executions"] > 0
+
+
+def test_command_on_a_terminal_draws_a_page_and_ctrl_c_ends_it_with_all_saved(tmp_path: Path) -> None:
+    controller, terminal = os.openpty()
+    with subprocess.Popen(
+        [*COMMAND, TARGET, "--corpus", "corpus"],
+        cwd=tmp_path, stdin=terminal, stdout=terminal, stderr=subprocess.PIPE, start_new_session=True,
+    ) as process:  # fmt: skip
+        os.close(terminal)
+        shown = b""
+        while b"crash: exception" not in shown:
+            shown += os.read(controller, 4096)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        while True:
+            try:
+                data = os.read(controller, 4096)
+            except OSError:  # nobody has the terminal any more
+                break
+            if not data:
+                break
+            shown += data
+        assert process.wait(timeout=30) == 130
+        took = time.monotonic() - began
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    os.close(controller)
+    assert took < 2
+    assert b"\x1b[J" in shown
+    assert b"executions" in shown
+    assert list((tmp_path / "crashes").iterdir())
+    assert list((tmp_path / "corpus").iterdir())
+
+
+def test_command_line_that_cannot_be_is_told(tmp_path: Path) -> None:
+    for arguments, said in [
+        (["none.py"], "target cannot be read: none.py"),
+        (["x.py", "--time", "soon"], "not a time: 'soon'"),
+        (["x.py", "--workers", "0"], "at least one worker"),
+    ]:
+        ran = subprocess.run(
+            [*COMMAND, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert (ran.returncode, said in ran.stderr, ran.stdout) == (1, True, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("1.5s", 1.5), ("2m", 120), ("1h", 3600), ("1d", 86400)]
+)
+def test_time_is_read_with_its_unit(text: str, seconds: float) -> None:
+    assert duration(text) == seconds
