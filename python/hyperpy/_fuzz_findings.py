@@ -30,17 +30,18 @@ Kind: TypeAlias = Literal["invariant", "exception", "hang", "memory", "panic"]
 
 # So many lines of the device's code tell findings apart.
 _LINES = 3
+_HOW = "`crash.trace` tells how it comes to that"
 
 
 class FuzzError(HyperpyError):
     """What a fuzzer cannot do: write a script that names a device's class which has no name, find a target in a file."""
 
 
-class Hang(BaseException):  # noqa: N818 - what it is
+class Hang(BaseException):
     """An operation does not end. Not an `Exception`, so that no device takes it for an error of its own."""
 
 
-class Growth(Exception):
+class Growth(Exception):  # noqa: N818 - what it is
     """An input makes the process take too much memory."""
 
 
@@ -61,8 +62,10 @@ class Invariant(NamedTuple):
             if self.holds(device) is not False:
                 return
         except Exception as error:
-            raise InvariantError(f"invariant {self.name} raises {type(error).__name__}: {error}") from error
-        raise InvariantError(f"invariant {self.name} does not hold")
+            raise InvariantError(
+                f"invariant {self.name} raises {type(error).__name__}: {error}\n\nhint: {_HOW}"
+            ) from error
+        raise InvariantError(f"invariant {self.name} does not hold\n\nhint: {_HOW}")
 
 
 class Key(NamedTuple):

@@ -111,7 +111,6 @@ class Host:
 
     def _saved(self) -> BenchSnapshot | None:
         """What puts the device back, if that is all of it."""
-        device, cls = self.device, self.cls
         if not self.is_stock and not self._is_all_saved():
             return None
         try:

@@ -84,7 +84,9 @@ def test_command_prints_plain_lines_and_its_status_says_that_something_was_found
     )  # fmt: skip
     assert ran.returncode == 1, ran.stderr
     assert re.search(
-        r"^crash: exception, IndexError at Mailbox\._letter:\d+, 2 operations in kept/", ran.stdout, re.M
+        r"^crash: exception, IndexError at Mailbox\._letter:\d+, 2 operations in kept/",
+        ran.stdout,
+        re.MULTILINE,
     )
     assert "\x1b" not in ran.stdout
     assert len(list((tmp_path / "kept").iterdir())) == 1

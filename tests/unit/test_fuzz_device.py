@@ -13,7 +13,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fuzzed import Copier, Hungry, Loop, Mailbox, Queue, Sticky, is_bounded
-
 from hyperpy import DebugExit, Device, Register, _hyperpy
 from hyperpy.device import _Stock
 from hyperpy.errors import DeclarationError

@@ -14,7 +14,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import fuzzed
 from fuzzed import Copier, Loop, Mailbox, Queue, is_bounded
-
 from hyperpy import Device
 from hyperpy.fuzz import DeviceFuzzer, FuzzError
 
@@ -32,7 +31,7 @@ def crash_of(factory: Any, executions: int = 5000, kind: str = "", **options: An
     ("factory", "options", "said"),
     [
         (Mailbox, {}, "IndexError: list assignment index out of range"),
-        (lambda: Mailbox(), {}, "IndexError: list assignment index out of range"),
+        (lambda: Mailbox(), {}, "IndexError: list assignment index out of range"),  # noqa: PLW0108 - the test is about its text
         (Copier, {}, "IndexError: bytearray index out of range"),
         (Copier, {"double_fetch": True}, "IndexError: bytearray index out of range"),
         (Queue, {"executions": 20_000, "kind": "invariant"}, "AssertionError"),

@@ -333,7 +333,11 @@ impl Device {
             Self::Plain(_, error) => error.take(),
             Self::Host(subject) => subject.error.take(),
         };
-        kept.unwrap_or_else(|| PyRuntimeError::new_err("a timer of a stock device failed"))
+        kept.unwrap_or_else(|| {
+            PyRuntimeError::new_err(
+                "a timer of a stock device failed\n\nhint: a stock device with timers cannot be fuzzed",
+            )
+        })
     }
 
     fn execute(&mut self, py: Python<'_>, shape: &Shape, ops: &Ops) -> (Vec<u64>, Execution) {

@@ -5,7 +5,6 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hyperpy_core::fuzz::memory::{Memory, Refused};
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -152,7 +151,7 @@ impl FuzzMemory {
 
     fn gathered<'py>(&self, py: Python<'py>, ranges: &[Range]) -> PyResult<Bound<'py, PyBytes>> {
         let total = self.total(ranges, false)?;
-        let total = usize::try_from(total).map_err(|_| PyValueError::new_err("too much"))?;
+        let total = usize::try_from(total).map_err(|_| refused(0, total, OUTSIDE))?;
         buffer::filled(py, total, |into| {
             let mut rest = into;
             for &(gpa, size) in ranges {
