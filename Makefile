@@ -48,6 +48,11 @@ build: $(VENV)/.built ## Build the native module into .venv, optimized
 guests: $(VENV)/.system ## Fetch the kernels that the demo and the tests boot
 	@$(PYTHON) scripts/fetch_guests.py $(GUESTS)
 
+.PHONY: fuzz-build
+fuzz-build: build ## Build the native module so that the fuzzer sees which code of stock devices runs; `make build` after it goes back
+	@rm -f python/hyperpy/*.so $(VENV)/.built
+	RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/scripts/rustc-with-counters $(BIN)/maturin develop --release --quiet --features fuzz-coverage
+
 ##@ Check
 .PHONY: test
 test: lint test-rust test-asan test-fuzz test-speed test-python test-wheel test-lab ## Run every check and test; fails on a skip with HYPERPY_NO_SKIPS=1

@@ -1,5 +1,5 @@
-//! The bindings' one file with unsafe code: the buffer protocol, descriptors that come as numbers, and an exception for
-//! another thread.
+//! The bindings' one file with unsafe code: the buffer protocol, descriptors that come as numbers, an exception for
+//! another thread, and in a build for fuzzing the counters of stock devices' code.
 //!
 //! A view exports guest memory itself: the guest may change it under the reader, as hardware would. Rust forms no
 //! reference into it; Python reads it through the pointer of the `Py_buffer`.
@@ -211,4 +211,48 @@ pub(crate) fn is_writable(file: &File) -> io::Result<bool> {
     // SAFETY: F_GETFL touches no memory, and the descriptor is open.
     let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
     if flags < 0 { Err(io::Error::last_os_error()) } else { Ok(flags & libc::O_ACCMODE != libc::O_RDONLY) }
+}
+
+/// Counters that the compiler puts into the code of stock devices (LLVM's SanitizerCoverage, inline 8-bit counters).
+#[cfg(feature = "fuzz-coverage")]
+pub(crate) mod sancov {
+    use std::sync::atomic::{AtomicU8, Ordering};
+    use std::sync::{Mutex, PoisonError};
+
+    use hyperpy_core::fuzz::coverage::{Counters, slot_of};
+
+    /// Address and number of those of each module.
+    static ALL: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
+
+    /// Called by each instrumented module when the library is loaded.
+    ///
+    /// # Safety
+    /// The compiler calls it with the ends of an array that is there for ever.
+    #[unsafe(no_mangle)]
+    pub unsafe extern "C" fn __sanitizer_cov_8bit_counters_init(start: *mut u8, stop: *mut u8) {
+        let (start, stop) = (start as usize, stop as usize);
+        let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        if start < stop && all.iter().all(|&(known, _)| known != start) {
+            all.push((start, stop - start));
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn count() -> usize {
+        ALL.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|&(_, len)| len).sum()
+    }
+
+    /// Counts what ran since the last time.
+    pub(crate) fn take(counters: &mut Counters) {
+        let all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        for (number, address) in all.iter().flat_map(|&(start, len)| start..start + len).enumerate() {
+            // SAFETY: within an array that its module gave; devices on other threads count with plain stores, of which one may be lost.
+            let counter = unsafe { AtomicU8::from_ptr(address as *mut u8) };
+            let times = counter.load(Ordering::Relaxed);
+            if times != 0 {
+                counter.store(0, Ordering::Relaxed);
+                counters.add(slot_of(7 << 56 | number as u64), times);
+            }
+        }
+    }
 }

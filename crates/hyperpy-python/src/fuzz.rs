@@ -31,6 +31,12 @@ use crate::errors;
 /// So often it is seen whether a signal wants the thread.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
+/// What tells which code of stock devices ran, in a build that has counters there.
+#[cfg(feature = "fuzz-coverage")]
+const COVERED: Option<fn(&mut Counters)> = Some(crate::buffer::sancov::take);
+#[cfg(not(feature = "fuzz-coverage"))]
+const COVERED: Option<fn(&mut Counters)> = None;
+
 /// A target as Python describes it.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
@@ -100,6 +106,15 @@ impl DeviceFuzzer {
         (shape.events, shape.has_memory, shape.most, shape.longest_step) = (events, has_memory, most, longest_step);
         let shape = Arc::new(shape);
         Self { inner: Mutex::new(DeviceLoop::new(shape.clone(), seed, Words::new(texts, numbers))), shape }
+    }
+
+    /// How many counters the code of stock devices has: some in a build for fuzzing.
+    #[staticmethod]
+    fn code_counters() -> usize {
+        #[cfg(feature = "fuzz-coverage")]
+        return crate::buffer::sancov::count();
+        #[cfg(not(feature = "fuzz-coverage"))]
+        0
     }
 
     /// Executes inputs until so many were, the time is up, or one fails: that one.
@@ -319,6 +334,7 @@ impl Device {
         match self {
             Self::Plain(bench, error) => {
                 let mut subject = OnBench::new(&bench.get().core);
+                subject.covered = COVERED;
                 let done = f(&mut subject);
                 *error = subject.error.map(|error| errors::run(&error));
                 done

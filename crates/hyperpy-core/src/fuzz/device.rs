@@ -148,6 +148,8 @@ fn tell(shape: &Shape, play: Play, value: u64, counters: &mut Counters) -> u64 {
 pub struct OnBench<'a> {
     bench: &'a Bench,
     base: Option<BenchState>,
+    /// Adds what else was covered since the last time: by counters in the devices' code, where it has some.
+    pub covered: Option<fn(&mut Counters)>,
     /// What it panicked with.
     pub error: Option<RunError>,
 }
@@ -157,7 +159,7 @@ impl<'a> OnBench<'a> {
     #[must_use]
     pub fn new(bench: &'a Bench) -> Self {
         let base = bench.save().ok().and_then(Result::ok);
-        Self { bench, base, error: None }
+        Self { bench, base, covered: None, error: None }
     }
 
     fn kept<T>(&mut self, done: Result<T, RunError>) -> Result<T, Trouble> {
@@ -203,7 +205,10 @@ impl Subject for OnBench<'_> {
 
     fn feed(&mut self, _: &[u8]) {}
 
-    fn end(&mut self, _: &mut Counters) -> Result<(), Trouble> {
+    fn end(&mut self, counters: &mut Counters) -> Result<(), Trouble> {
+        if let Some(covered) = self.covered {
+            covered(counters);
+        }
         Ok(())
     }
 }

@@ -324,9 +324,12 @@ fn broken(shape: &Shape, rng: &mut Rng, words: &Words) -> Option<Op> {
 fn changed(shape: &Shape, rng: &mut Rng, words: &Words, ops: &mut Ops, op: Op) -> Op {
     match op {
         Op::Write { offset, size, value: old } => {
-            let value = match rng.below(4) {
+            let value = match rng.below(5) {
                 0 => old ^ (1 << rng.below(u64::from(size) * 8)),
                 1 => old.wrapping_add(rng.below(17)).wrapping_sub(8),
+                // What grows with a register is found by doubling it.
+                2 if rng.one_in(4) => old >> 1,
+                2 => old << 1 | rng.below(2),
                 _ => words.number(rng),
             } & ones(size);
             let target = shape.exact(offset, size, true).and_then(|number| shape.target(number));

@@ -137,6 +137,9 @@ impl Subject for OnHost {
 
     fn end(&mut self, counters: &mut Counters) -> Result<(), Trouble> {
         self.trail.get().merge_into(counters);
+        if let Some(covered) = super::COVERED {
+            covered(counters);
+        }
         let grown = self.growth.end();
         self.kept(grown)?;
         let told = attach(|py| self.host.call_method0(py, intern!(py, "end"))?.extract::<Vec<u64>>(py));
