@@ -24,7 +24,7 @@ __all__ = ["load", "own_attributes", "save"]
 
 _BYTES = 8
 # What hyperpy puts into an instance.
-_OURS = {"_blocks", "_calls", "_made_with", "_register_file", "clock", "memory"}
+_OURS = {"_blocks", "_calls", "_made_with", "_register_file", "clock", "fuzz_input", "memory"}
 
 
 def own_attributes(device: object, names: dict[str, Any]) -> list[str]:

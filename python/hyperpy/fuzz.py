@@ -34,6 +34,9 @@ from hyperpy._fuzz_campaign import Campaign, CampaignReport, Finding
 from hyperpy._fuzz_crash import Crash
 from hyperpy._fuzz_device import DeviceFuzzer
 from hyperpy._fuzz_findings import FuzzError, Hang, InvariantError, Kind
+from hyperpy._fuzz_guest import GuestFuzzer
+from hyperpy._fuzz_guest_crash import GuestCrash
+from hyperpy._fuzz_input import InputDevice
 from hyperpy._fuzz_report import Report
 from hyperpy._fuzz_shape import event
 

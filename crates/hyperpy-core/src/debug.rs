@@ -3,6 +3,8 @@
 //! They are kept here and reach a vCPU where its next round begins (`run::step`). The guest's own debug registers have no
 //! effect while any of these is set: there is one set of them.
 
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +13,8 @@ use thiserror::Error;
 use crate::control::{Crew, Host, Outcome, Phase};
 use crate::error::{RunError, StateError};
 use crate::machine::Machine;
+use crate::run::Steps;
+use crate::vcpu::Vcpu;
 
 /// Debug registers that hold an address: DR0 to DR3.
 pub const REGISTERS: usize = 4;
@@ -53,6 +57,8 @@ pub struct DebugControl {
     pub step: bool,
     /// Until one of these.
     pub breakpoints: Breakpoints,
+    /// Until int3, which the guest does not see then.
+    pub int3: bool,
 }
 
 impl DebugControl {
@@ -112,11 +118,19 @@ type Slot = Option<(Breakpoint, Option<u32>)>;
 
 /// A machine's breakpoints.
 #[derive(Debug, Default)]
-pub(crate) struct DebugRegisters(Mutex<[Slot; REGISTERS]>);
+pub(crate) struct DebugRegisters {
+    slots: Mutex<[Slot; REGISTERS]>,
+    /// int3 is handed over.
+    int3: AtomicBool,
+}
 
 impl DebugRegisters {
     fn with<T>(&self, f: impl FnOnce(&mut [Slot; REGISTERS]) -> T) -> T {
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.slots.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn int3(&self) -> bool {
+        self.int3.load(Ordering::Relaxed)
     }
 
     /// What is set for a vCPU.
@@ -181,7 +195,26 @@ impl Machine {
         if vcpu >= self.config().vcpus {
             return Err(RunError::NoVcpu { vcpu });
         }
-        self.drive("step", vcpu, Crew::One(vcpu), timeout, host, Some(count.max(1)))
+        self.step_told(vcpu, count, timeout, host, None)
+    }
+
+    /// The same; `each` is told after each instruction, with the linear address of the next, and says whether to go on.
+    pub(crate) fn step_told(
+        self: &Arc<Self>,
+        vcpu: u32,
+        count: u64,
+        timeout: Option<Duration>,
+        host: &dyn Host,
+        each: Option<&dyn Fn(&mut Vcpu, u64) -> bool>,
+    ) -> Outcome {
+        let steps = Steps { left: Cell::new(count.max(1)), each };
+        self.drive("step", vcpu, Crew::One(vcpu), timeout, host, Some(steps))
+    }
+
+    /// Has int3 stop a vCPU with [`Exit::Debug`](crate::exit::Exit::Debug), at the instruction, in place of the guest's own exception; or
+    /// no longer. From the next run on.
+    pub(crate) fn take_int3(&self, on: bool) {
+        self.debug.int3.store(on, Ordering::Relaxed);
     }
 
     /// Runs the machine until a vCPU is about to execute the instruction at a linear address, by a breakpoint on that vCPU

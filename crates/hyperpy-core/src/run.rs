@@ -31,8 +31,15 @@ pub const TICK: Duration = Duration::from_millis(50);
 pub(crate) struct Watch<'a> {
     pub(crate) host: Option<&'a dyn Host>,
     pub(crate) deadline: Option<Instant>,
-    /// Instructions that are left to execute, where that is counted.
-    pub(crate) steps: Option<Cell<u64>>,
+    /// Instructions to execute one by one, where that is asked for.
+    pub(crate) steps: Option<Steps<'a>>,
+}
+
+/// Instructions that are executed one by one.
+pub(crate) struct Steps<'a> {
+    pub(crate) left: Cell<u64>,
+    /// Told after each, with the linear address of the next: whether to go on.
+    pub(crate) each: Option<&'a dyn Fn(&mut Vcpu, u64) -> bool>,
 }
 
 /// Drives a vCPU through one round.

@@ -16,6 +16,7 @@ mod device;
 mod dma;
 mod errors;
 mod fuzz;
+mod fuzz_guest;
 mod host;
 mod line;
 mod machine;
@@ -64,6 +65,8 @@ mod _hyperpy {
     use crate::dma::Dma;
     #[pymodule_export]
     use crate::fuzz::{DeviceFuzzer, FuzzMemory, Trail, TrailOfCode};
+    #[pymodule_export]
+    use crate::fuzz_guest::{FuzzInput, GuestFuzzer};
     #[pymodule_export]
     use crate::host::{BellThread, TimerThread, VcpuThread};
     #[pymodule_export]

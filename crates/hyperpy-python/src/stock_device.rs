@@ -36,6 +36,13 @@ pub struct StockDevice {
     size: u64,
 }
 
+impl StockDevice {
+    /// Any device of the core's.
+    pub(crate) fn of(device: Arc<dyn Device>, name: &'static str, size: u64) -> Self {
+        Self { device, name, size }
+    }
+}
+
 #[pymethods]
 impl StockDevice {
     /// The debug-exit port of test kernels: a write stops the machine with status `value << 1 | 1`.

@@ -14,6 +14,7 @@ pub mod coverage;
 pub mod device;
 mod encode;
 pub mod engine;
+pub mod guest;
 pub mod havoc;
 pub mod memory;
 pub mod minimize;

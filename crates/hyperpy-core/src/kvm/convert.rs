@@ -1,7 +1,7 @@
 //! Registers, events and breakpoints between KVM's structures and ours. What the fields mean is the SDM's; no call is made here.
 
 use kvm_bindings::{
-    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, kvm_dtable, kvm_guest_debug, kvm_regs,
+    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, KVM_GUESTDBG_USE_SW_BP, kvm_dtable, kvm_guest_debug, kvm_regs,
     kvm_segment, kvm_sregs, kvm_sregs2, kvm_vcpu_events,
 };
 
@@ -33,6 +33,9 @@ pub(super) fn kvm_from_debug(control: &DebugControl) -> kvm_guest_debug {
     }
     if control.step {
         raw.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+    }
+    if control.int3 {
+        raw.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP;
     }
     if control.breakpoints.iter().any(Option::is_some) {
         raw.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;

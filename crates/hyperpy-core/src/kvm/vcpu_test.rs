@@ -291,7 +291,7 @@ fn test_debug_registers_are_encoded_as_the_sdm_has_them() {
         one(0x3000, 4, On::ReadWrite),
         one(0x4000, 8, On::Write),
     ];
-    let raw = kvm_from_debug(&DebugControl { step: true, breakpoints });
+    let raw = kvm_from_debug(&DebugControl { step: true, breakpoints, int3: false });
     assert_eq!(raw.control, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_HW_BP);
     // Global enables 7, 5, 3, 1, then from bit 16 on: 00/00, 01/01, 11/11, 10/01 (length/kind; SDM vol. 3, 18.2.4).
     assert_eq!(raw.arch.debugreg, [0x1000, 0x2000, 0x3000, 0x4000, 0, 0, 0, 0x9f50_06aa]);

@@ -3,7 +3,6 @@
 //! `reset` has a file of its own. What they do in each state is in docs/concepts/states.md; how vCPUs start and stop
 //! together is in `control`.
 
-use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -14,7 +13,7 @@ use crate::control::{Control, Crew, Host, Leave, Outcome, Phase, Turn};
 use crate::error::RunError;
 use crate::exit::StopReason;
 use crate::kvm::thread::block_signals;
-use crate::run::{self, Watch};
+use crate::run::{self, Steps, Watch};
 use crate::vcpu::Inside;
 
 /// Where run and start begin from.
@@ -50,7 +49,7 @@ impl Machine {
         crew: Crew,
         timeout: Option<Duration>,
         host: &dyn Host,
-        steps: Option<u64>,
+        steps: Option<Steps<'_>>,
     ) -> Outcome {
         self.check(verb)?;
         let _inside = Inside::enter(self.id);
@@ -63,7 +62,7 @@ impl Machine {
                 break turn;
             }
         };
-        let watch = Watch { host: Some(host), deadline, steps: steps.map(Cell::new) };
+        let watch = Watch { host: Some(host), deadline, steps };
         let outcome = loop {
             let leave = self.round(id, turn, &watch);
             let interrupted = matches!(leave, Leave::Host);

@@ -5,7 +5,7 @@
 //! makes one step before they are set. KVM reports no step for an instruction whose write left the guest, so a
 //! step that makes an access ends where that access is complete.
 
-use super::{Entered, Watch, enter, interrupted, left, rest};
+use super::{Entered, Steps, Watch, enter, interrupted, left, rest};
 use crate::accel::{AccelError, AccelExit};
 use crate::control::Leave;
 use crate::debug::{Breakpoints, DR6_ONES, DR6_STEP, DebugControl, On, has_hit, hits_of_code};
@@ -32,14 +32,15 @@ impl From<AccelError> for Stepped {
 /// vCPU may run freely.
 pub(super) fn first(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitting<'_>, watch: &Watch<'_>) -> Option<Leave> {
     let breakpoints = machine.debug.of(vcpu.id());
-    if let Some(left) = &watch.steps {
+    if let Some(Steps { left, each }) = &watch.steps {
         while left.get() > 0 {
             let (pc, dr6) = match step(vcpu, machine, sitting, watch, &breakpoints) {
                 Stepped::Done { pc, dr6 } => (pc, dr6 | hits_of_code(&breakpoints, pc)),
                 Stepped::Left(leave) => return Some(leave),
             };
             left.set(left.get() - 1);
-            if left.get() == 0 || has_hit(dr6) {
+            let goes_on = each.is_none_or(|each| each(vcpu, pc));
+            if left.get() == 0 || has_hit(dr6) || !goes_on {
                 return Some(report(vcpu, machine, pc, dr6));
             }
         }
@@ -51,7 +52,7 @@ pub(super) fn first(vcpu: &mut Vcpu, machine: &Machine, sitting: &Sitting<'_>, w
     {
         return Some(leave);
     }
-    let control = DebugControl { step: false, breakpoints };
+    let control = DebugControl { step: false, breakpoints, int3: machine.debug.int3() };
     if vcpu.debug != control
         && let Err(error) = apply(vcpu, control)
     {
@@ -119,7 +120,7 @@ fn step(
     }
     let breakpoints = breakpoints.map(|slot| slot.filter(|it| it.on != On::Execute));
     // Each time: KVM arms a step for the instruction that is the next one now.
-    if let Err(error) = apply(vcpu, DebugControl { step: true, breakpoints }) {
+    if let Err(error) = apply(vcpu, DebugControl { step: true, breakpoints, int3: machine.debug.int3() }) {
         return error.into();
     }
     if vcpu.unfinished {

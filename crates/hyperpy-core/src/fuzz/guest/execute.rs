@@ -1,0 +1,191 @@
+//! One execution: from the base to where it ends, past the blocks that it covers.
+
+use std::cell::RefCell;
+use std::time::Instant;
+
+use super::patch::{Patch, Role, Trap};
+use super::triage::{ExitKind, Finding, What};
+use super::view::View;
+use super::{GuestError, GuestLoop};
+use crate::control::Host;
+use crate::exit::Exit;
+use crate::vcpu::Vcpu;
+
+/// How the guest is executed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Pace {
+    /// As fast as it goes.
+    Free,
+    /// Instruction by instruction, so many of them.
+    Steps {
+        /// How many.
+        most: u64,
+        /// Which follows which is counted.
+        edges: bool,
+        /// What is compared is told.
+        compares: bool,
+    },
+}
+
+/// How an execution ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Where an input is done with.
+    Stop,
+    /// Where it has crashed, at this linear address.
+    Crash(What),
+    /// It took too long, or too many instructions.
+    Hang,
+    /// By this exit.
+    Exit(Exit),
+}
+
+impl GuestLoop {
+    /// Puts the machine to the base, and an input into it.
+    pub(super) fn begin(&mut self, input: &[u8], host: &dyn Host) -> Result<(), GuestError> {
+        self.machine.restore(&self.base, &self.spared, host)?;
+        self.counters.clear();
+        for gva in self.hits.drain(..) {
+            self.patches.settle(gva);
+        }
+        self.steps.clear();
+        if let Some(window) = &mut self.window {
+            window.clear(&self.machine.memory)?;
+        }
+        self.placer.put(&self.machine, input, host)
+    }
+
+    /// Executes an input, and collects what it covers.
+    pub(super) fn execute(&mut self, input: &[u8], host: &dyn Host) -> Result<Ended, GuestError> {
+        self.begin(input, host)?;
+        let steps = Pace::Steps {
+            most: self.plan.instructions.unwrap_or(u64::MAX),
+            edges: self.plan.steps,
+            compares: self.plan.steps && self.plan.comparisons,
+        };
+        let mut ended = self.go(if self.plan.steps { steps } else { Pace::Free }, host)?;
+        if ended == Ended::Hang && !self.plan.steps && self.plan.instructions.is_some() {
+            // By the clock it took too long; by instructions is what counts, and comes out the same each time.
+            self.begin(input, host)?;
+            ended = self.go(steps, host)?;
+        }
+        if let Some(window) = &mut self.window {
+            window.collect(&self.machine.memory, &mut self.counters)?;
+        }
+        Ok(ended)
+    }
+
+    /// Runs the guest from where it stands to an end.
+    pub(super) fn go(&mut self, pace: Pace, host: &dyn Host) -> Result<Ended, GuestError> {
+        let began = Instant::now();
+        loop {
+            let left = self.plan.time.saturating_sub(began.elapsed());
+            let exit = match pace {
+                Pace::Free if left.is_zero() => return Ok(Ended::Hang),
+                Pace::Free => self.machine.run(Some(left), host)?,
+                Pace::Steps { most, edges, compares } => {
+                    if self.steps.count >= most {
+                        return Ok(Ended::Hang);
+                    }
+                    self.step(most - self.steps.count, edges, compares, host)?
+                }
+            };
+            let (gva, is_after) = match exit {
+                Exit::Halt { vcpu } => (self.linear(vcpu, host)?.wrapping_sub(1), true),
+                Exit::Debug { pc, .. } => (pc, false),
+                Exit::Timeout => return Ok(Ended::Hang),
+                Exit::InternalError { vcpu, .. } if self.patches.has_int3() => {
+                    let rip = self.linear(vcpu, host)?;
+                    if self.patches.at(rip).is_some_and(|patch| patch.trap == Trap::Int3 && patch.is_live()) {
+                        return Err(GuestError::NoBreakpoints { rip });
+                    }
+                    return Ok(Ended::Exit(exit));
+                }
+                _ => return Ok(Ended::Exit(exit)),
+            };
+            if let Some(ended) = self.hit(gva, is_after, &exit, pace, host)? {
+                return Ok(ended);
+            }
+        }
+    }
+
+    /// Instructions one by one, as many or up to a patch.
+    fn step(&mut self, most: u64, edges: bool, compares: bool, host: &dyn Host) -> Result<Exit, GuestError> {
+        let Self { machine, patches, steps, counters, .. } = self;
+        let seen = RefCell::new((steps, counters));
+        let each = |vcpu: &mut Vcpu, pc: u64| {
+            let mut seen = seen.borrow_mut();
+            let (steps, counters) = &mut *seen;
+            steps.count += 1;
+            if edges {
+                steps.edge(pc, counters);
+            }
+            if compares && let (Ok(sregs), Ok(regs)) = (vcpu.accel.sregs(), vcpu.accel.regs()) {
+                steps.compare(&machine.memory, &sregs, &regs, pc);
+            }
+            !patches.at(pc).is_some_and(Patch::is_live)
+        };
+        Ok(machine.step_told(0, most, Some(self.plan.time_of_steps()), host, Some(&each))?)
+    }
+
+    /// The guest was stopped at an address; `None`: it goes on.
+    fn hit(
+        &mut self,
+        gva: u64,
+        is_after: bool,
+        exit: &Exit,
+        pace: Pace,
+        host: &dyn Host,
+    ) -> Result<Option<Ended>, GuestError> {
+        let Some(patch) = self.patches.live(gva) else {
+            // Its own; or the end of as many steps as were asked for, which their number tells.
+            let goes_on = matches!((exit, pace), (Exit::Debug { .. }, Pace::Steps { .. }));
+            return Ok((!goes_on).then(|| Ended::Exit(exit.clone())));
+        };
+        if patch.is_block {
+            self.counters.mark(gva | 1 << 61);
+        }
+        let ended = match &patch.role {
+            Role::Block => {
+                patch.is_lifted = true;
+                self.machine.memory.write(patch.gpa, &[patch.original])?;
+                self.hits.push(gva);
+                None
+            }
+            Role::Stop => return Ok(Some(Ended::Stop)),
+            Role::Crash => Some(Ended::Crash(What::Address)),
+            Role::Handler(vectors) => Some(Ended::Crash(What::Exception(vectors.clone()))),
+        };
+        if is_after {
+            self.machine.set_regs(0, host, |regs| regs.rip = regs.rip.wrapping_sub(1))?;
+        }
+        Ok(ended)
+    }
+
+    /// Where a vCPU stands, as a linear address.
+    fn linear(&self, vcpu: u32, host: &dyn Host) -> Result<u64, GuestError> {
+        let rip = self.machine.regs(vcpu, host)?.rip;
+        // A guest that begins in 64-bit code is taken to stay there: to ask costs as much as an exit.
+        Ok(if self.is_64 { rip } else { self.machine.sregs(vcpu, host)?.linear_rip(rip) })
+    }
+
+    /// What of an end is a finding.
+    pub(super) fn finding(&self, ended: &Ended, host: &dyn Host) -> Result<Option<Finding>, GuestError> {
+        let (what, exit) = match ended {
+            Ended::Stop => return Ok(None),
+            Ended::Hang if !self.plan.hangs => return Ok(None),
+            Ended::Hang => (What::Hang, None),
+            Ended::Crash(what) => (what.clone(), None),
+            Ended::Exit(exit) => {
+                let kind = ExitKind::of(exit);
+                if !self.plan.exits.contains(&kind) {
+                    return Ok(None);
+                }
+                (What::Exit(kind), Some(exit))
+            }
+        };
+        let (regs, sregs) = (self.machine.regs(0, host)?, self.machine.sregs(0, host)?);
+        let view = View { memory: &self.machine.memory, sregs: &sregs };
+        Ok(Some(Finding::look(what, exit, &view, &regs)))
+    }
+}

@@ -1,0 +1,252 @@
+"""The guest fuzzer; public as `hyperpy.fuzz.GuestFuzzer`. The loop itself is in the core (crates/hyperpy-core/src/fuzz/guest.rs).
+
+What a fuzzer is told is in `_fuzz_plan`, what it finds in `_fuzz_guest_crash`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hyperpy import _hyperpy
+from hyperpy._fuzz_guest_crash import Found, GuestCrash
+from hyperpy._fuzz_plan import Plan, dictionary_of
+from hyperpy._fuzz_report import Report
+from hyperpy.errors import StateError
+from hyperpy.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from hyperpy.machine import Machine
+
+__all__ = ["GuestFuzzer"]
+
+# So long the core runs before it is seen what is to be saved.
+_SLICE = 0.25
+_ANY_NUMBER = 1 << 62
+_SEEDS = 1 << 64
+
+
+class GuestFuzzer:
+    """Looks for inputs that break a guest: puts one in, runs the guest, looks what it did, and puts all back.
+
+    Arguments:
+        machine: the machine that the guest runs in. Nobody else uses it meanwhile.
+        base: what every execution begins with: a snapshot of the machine where the guest is about to read its input.
+        seed: a number; the same one gives the same executions, corpus and crashes.
+        corpus: a folder with inputs, one a file, that are tried first, and in which those are kept that cover something new.
+        dictionary: bytes and numbers that the guest knows.
+
+    Raises:
+        SnapshotError: the machine is not made as that of the snapshot was.
+
+    Example:
+        >>> from hyperpy import Exit, Flat, Machine, fuzz
+        >>> # mov si, 0x8000; cmp byte [si], 'F'; jne end; cmp byte [si+1], 'U'; jne end; out 0x99, al; end: hlt
+        >>> code = bytes.fromhex("be0080 803c46 7508 807c0155 7502 e699 f4")
+        >>> with Machine(memory="1M") as m:
+        ...     m.load(Flat(code, at=0x1000, mode="real"))
+        ...     f = fuzz.GuestFuzzer(m, m.snapshot(), seed=1)
+        ...     f.input_at(gpa=0x8000, max_len=2)
+        ...     f.cover(breakpoints=[0x1008, 0x100E])
+        ...     f.crash_on(Exit.Pio)
+        ...     report = f.run(executions=5000)
+        >>> [(crash.kind, crash.exit, crash.input) for crash in report.crashes]
+        [('exit', 'Pio', b'FU')]
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        base: Snapshot,
+        *,
+        seed: int = 0,
+        corpus: str | Path | None = None,
+        dictionary: Iterable[bytes | str | int] = (),
+    ) -> None:
+        if not isinstance(base, Snapshot):
+            raise TypeError(f"not a snapshot: {base!r:.60}\n\nhint: GuestFuzzer(m, m.snapshot())")
+        self.machine, self.base, self.seed = machine, base, seed
+        self.corpus = None if corpus is None else Path(corpus)
+        self._dictionary = tuple(dictionary)
+        self._plan = Plan()
+        self._made: _hyperpy.GuestFuzzer | None = None
+        self._crashes: list[GuestCrash] = []
+        self._seconds = 0.0
+
+    # -- what it is told -----------------------------------------------------------------------------------------------
+
+    def input_at(
+        self,
+        *,
+        gpa: int | None = None,
+        gva: int | None = None,
+        max_len: int,
+        length_register: str | None = None,
+    ) -> None:
+        """Have inputs put into memory.
+
+        Of several places each takes of an input what it needs, in the order in which they were named.
+
+        Arguments:
+            gpa: the guest-physical address, or
+            gva: the linear one, by the page tables of the base.
+            max_len: bytes that are there for an input, 1 to 65536. A shorter one leaves the rest as it is in the base.
+            length_register: the register that tells how many bytes it is, such as "rsi".
+
+        Raises:
+            TypeError: not one address is given.
+            ValueError: a number is out of range, or there is no such register.
+        """
+        self._changes().input_at(gpa, gva, max_len, length_register)
+
+    def input_register(self, name: str) -> None:
+        """Have 8 bytes of an input put into a general register, such as "rdi"; those that it lacks are 0.
+
+        Raises:
+            ValueError: there is no such register.
+        """
+        self._changes().input_register(name)
+
+    def input_device(self, device: Any) -> None:
+        """Have a device answer the guest from the input: an `InputDevice`, or one of your own.
+
+        One of your own finds it as `self.fuzz_input`, from here on, whose `read(n)` gives the next bytes, fewer at the
+        input's end, and `left` how many there are. It is a hostile device to the driver that is fuzzed; and where it raises, that
+        ends `run`. What other places take of the input they take before all devices.
+
+        Raises:
+            TypeError: nobody can set its `fuzz_input`.
+        """
+        self._changes().input_device(device)
+
+    def stop_at(self, *gvas: int) -> None:
+        """Say where an input is done with: linear addresses of instructions. Else a guest ends by itself, or by its limit."""
+        self._changes().stops += [_address(gva) for gva in gvas]
+
+    def crash_on(self, *exits: Any, vectors: Iterable[int] = (), addresses: Iterable[int] = ()) -> None:
+        """Say what is a crash, besides `Exit.Shutdown`, `Exit.FailEntry` and `Exit.InternalError`, which always are.
+
+        Arguments:
+            exits: classes of `Exit`, such as `Exit.Mmio`: an access where nothing is. All others end an execution as `stop_at` does.
+            vectors: exceptions, 0 to 31, whose handler the guest comes to. Several that share a handler are one finding. Where the guest has
+                no handler, the exception ends in `Exit.Shutdown`.
+            addresses: linear addresses of instructions: a panic function, an assertion that fails.
+
+        Raises:
+            TypeError: it is no class of `Exit`.
+            ValueError: there is no such exception.
+        """
+        self._changes().crash_on(exits, vectors, [_address(gva) for gva in addresses])
+
+    def limit(
+        self, *, ms: float | None = None, instructions: int | None = None, hangs: bool | None = None
+    ) -> None:
+        """Say how long an execution may take.
+
+        A guest has no clock that counts instructions. So an execution that is still not over after `ms` is done once more, instruction by
+        instruction, up to `instructions`: whether it ends is the same on any host then, and where it stands. Each costs some microseconds.
+
+        Arguments:
+            ms: milliseconds. At first it is 1000.
+            instructions: how many of them count, if that takes too long. At first none do: what takes too long hangs.
+            hangs: whether what takes too long is a crash. At first it is.
+
+        Raises:
+            ValueError: a number is not above 0.
+        """
+        self._changes().limit(ms, instructions, hangs)
+
+    def cover(
+        self,
+        *,
+        breakpoints: Iterable[int] = (),
+        window: tuple[int, int] | None = None,
+        layout: Literal["counters", "kcov"] = "counters",
+        steps: bool | None = None,
+        comparisons: bool | None = None,
+        by: Literal["hlt", "int3"] | None = None,
+    ) -> None:
+        """Say how it is seen what an input covers. All of these can be had together.
+
+        Arguments:
+            breakpoints: linear addresses at which blocks of code begin. Each stops the guest once, the first time that any input gets there, and
+                costs nothing from then on. The guest must not change this code, nor read it as data.
+            window: (gpa, bytes) of whole pages in which the guest itself counts. It is cleared before each execution, and no
+                restore touches it.
+            layout: what is there: "counters" of a byte each, as compilers' `inline-8bit-counters`, or "kcov": how many, and so many
+                addresses of 8 bytes, as Linux's kcov.
+            steps: execute instruction by instruction; which comes after which is coverage. For short executions.
+            comparisons: see what each input that covers something new compares, by a run that steps through up to 2000 instructions, and put
+                that into others. At first it is so.
+            by: the instruction that breakpoints are made of. By itself it is "hlt", which needs no help from KVM, in kernel-mode code
+                of machines without interrupt controllers, and "int3" elsewhere, which not every KVM hands over.
+        """
+        self._changes().cover([_address(gva) for gva in breakpoints], window, layout, steps, comparisons, by)
+
+    def _changes(self) -> Plan:
+        if self._made is not None:
+            raise StateError("cannot change what is fuzzed: it has begun", hint="make another fuzzer")
+        return self._plan
+
+    # -- what it does --------------------------------------------------------------------------------------------------
+
+    @property
+    def _native(self) -> _hyperpy.GuestFuzzer:
+        if self._made is None:
+            texts, numbers = dictionary_of(self._dictionary)
+            self._made = self._plan.native(
+                self.machine._native, self.base._native, self.seed % _SEEDS, texts, numbers
+            )
+        return self._made
+
+    def run(self, *, seconds: float | None = None, executions: int | None = None) -> Report:
+        """Execute inputs for so long, or so many; with both, what comes first. It goes on where the last run ended.
+
+        Ctrl-C ends it; what was found is kept then too: see `report`.
+
+        Raises:
+            ValueError: neither is given; or the plan does not fit the guest, such as an address of a breakpoint where no memory is.
+            KvmUnavailable: this KVM does not hand breakpoints over in such a guest.
+            KeyboardInterrupt: Ctrl-C.
+            Exception: what a device raised.
+        """
+        if seconds is None and executions is None:
+            raise ValueError("run has no end\n\nhint: run(seconds=60), or run(executions=10_000)")
+        began = time.monotonic()
+        native = self._native
+        until = began + (_ANY_NUMBER if seconds is None else seconds)
+        left = _ANY_NUMBER if executions is None else executions
+        try:
+            while left > 0 and (now := time.monotonic()) < until:
+                before = native.statistics()[0]
+                found = native.run(left, min(_SLICE, until - now))
+                left -= native.statistics()[0] - before
+                if found is not None:
+                    self._crashes.append(GuestCrash(self, found[0], Found(*found[1])))
+        finally:
+            self._seconds += time.monotonic() - began
+        return self.report
+
+    def replay(self, input: bytes) -> GuestCrash | None:
+        """Execute one input, and return the crash that it is, if it is one. The machine stands where it ended."""
+        found = self._native.replay(input)
+        return None if found is None else GuestCrash(self, bytes(input), Found(*found))
+
+    @property
+    def report(self) -> Report:
+        """How far it has come."""
+        executions, coverage, corpus, _, _ = self._native.statistics()
+        return Report(executions, executions, tuple(self._crashes), coverage, corpus, self._seconds)
+
+    @property
+    def inputs(self) -> list[bytes]:
+        """The inputs that cover something, in the order in which they were found."""
+        return self._native.corpus(0)
+
+
+def _address(gva: int) -> int:
+    if not 0 <= gva < 1 << 64:
+        raise ValueError(f"address is out of range: {gva:#x}\n\nhint: a linear address of 64 bits")
+    return gva
