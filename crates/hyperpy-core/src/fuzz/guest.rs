@@ -56,7 +56,7 @@ pub struct Plan {
     pub exits: Vec<ExitKind>,
     /// An execution that does not end is one, too.
     pub hangs: bool,
-    /// How long an execution may take.
+    /// How long an execution may take of a processor; of the clock on the wall many times as much, which a busy host may take.
     pub time: Duration,
     /// How many instructions it may have, if it takes longer than that.
     pub instructions: Option<u64>,
@@ -66,13 +66,6 @@ pub struct Plan {
     pub steps: bool,
     /// What an input that covers something new compares is looked for.
     pub comparisons: bool,
-}
-
-impl Plan {
-    /// How long the steps of an execution may take: they are counted, and this is for a guest that waits in one of them.
-    fn time_of_steps(&self) -> Duration {
-        self.time.max(Duration::from_secs(10))
-    }
 }
 
 impl Default for Plan {
@@ -122,8 +115,6 @@ pub struct GuestLoop {
     /// What every execution begins with: with patches, and as it was given.
     base: Arc<Snapshot>,
     plain: Arc<Snapshot>,
-    /// The base is in 64-bit code, where no segment moves an instruction pointer.
-    is_64: bool,
     engine: Evolve<Bytes>,
     counters: Counters,
     steps: Steps,
@@ -173,7 +164,6 @@ impl GuestLoop {
         let engine = Evolve::new(seed, Bytes { longest: placer.longest() }, words);
         machine.take_int3(patches.has_int3());
         let mut made = Self {
-            is_64: sregs.code_bits() == 64,
             spared: window.iter().map(Window::spared).collect(),
             base: plain.clone(),
             machine,

@@ -343,6 +343,11 @@ pub(crate) fn monotonic_ns() -> u64 {
     read_clock(libc::CLOCK_MONOTONIC).unwrap_or(0)
 }
 
+/// Processor time of this thread, in nanoseconds.
+pub(crate) fn own_time() -> u64 {
+    read_clock(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or(0)
+}
+
 /// Processor time of a thread of this process, in nanoseconds; `None` once it is gone.
 fn thread_time(tid: libc::pid_t) -> Option<u64> {
     // clock_getcpuclockid(3) for threads: the complement of the thread id, shifted by 3, with CPUCLOCK_PERTHREAD (4)

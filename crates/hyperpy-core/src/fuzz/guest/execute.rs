@@ -1,15 +1,24 @@
 //! One execution: from the base to where it ends, past the blocks that it covers.
 
 use std::cell::RefCell;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::patch::{Patch, Role, Trap};
 use super::triage::{ExitKind, Finding, What};
 use super::view::View;
 use super::{GuestError, GuestLoop};
+use crate::accel::AccelError;
 use crate::control::Host;
+use crate::error::RunError;
 use crate::exit::Exit;
+use crate::kvm::thread::own_time;
 use crate::vcpu::Vcpu;
+
+/// So many times of the limit go by on a busy host before an execution is given up that has not used it; and so much more.
+const PATIENCE: u32 = 20;
+const SLACK: Duration = Duration::from_secs(1);
+/// HLT's one byte.
+const HLT: u64 = 0xf4;
 
 /// How the guest is executed.
 #[derive(Clone, Copy, Debug)]
@@ -77,12 +86,11 @@ impl GuestLoop {
 
     /// Runs the guest from where it stands to an end.
     pub(super) fn go(&mut self, pace: Pace, host: &dyn Host) -> Result<Ended, GuestError> {
-        let began = Instant::now();
+        let (began, used) = (Instant::now(), own_time());
         loop {
-            let left = self.plan.time.saturating_sub(began.elapsed());
             let exit = match pace {
-                Pace::Free if left.is_zero() => return Ok(Ended::Hang),
-                Pace::Free => self.machine.run(Some(left), host)?,
+                Pace::Free => self.machine.run(Some(self.plan.time), host)?,
+                Pace::Steps { .. } if std::mem::take(&mut self.steps.is_at_halt) => self.machine.run(None, host)?,
                 Pace::Steps { most, edges, compares } => {
                     if self.steps.count >= most {
                         return Ok(Ended::Hang);
@@ -93,7 +101,13 @@ impl GuestLoop {
             let (gva, is_after) = match exit {
                 Exit::Halt { vcpu } => (self.linear(vcpu, host)?.wrapping_sub(1), true),
                 Exit::Debug { pc, .. } => (pc, false),
-                Exit::Timeout => return Ok(Ended::Hang),
+                Exit::Timeout => {
+                    let used = Duration::from_nanos(own_time().saturating_sub(used));
+                    if used < self.plan.time && began.elapsed() < self.plan.time * PATIENCE + SLACK {
+                        continue;
+                    }
+                    return Ok(Ended::Hang);
+                }
                 Exit::InternalError { vcpu, .. } if self.patches.has_int3() => {
                     let rip = self.linear(vcpu, host)?;
                     if self.patches.at(rip).is_some_and(|patch| patch.trap == Trap::Int3 && patch.is_live()) {
@@ -113,19 +127,39 @@ impl GuestLoop {
     fn step(&mut self, most: u64, edges: bool, compares: bool, host: &dyn Host) -> Result<Exit, GuestError> {
         let Self { machine, patches, steps, counters, .. } = self;
         let seen = RefCell::new((steps, counters));
-        let each = |vcpu: &mut Vcpu, pc: u64| {
+        // Whether to go on: the instruction at `pc` comes next.
+        let look = |vcpu: &mut Vcpu, pc: u64, is_again: bool| {
             let mut seen = seen.borrow_mut();
             let (steps, counters) = &mut *seen;
-            steps.count += 1;
-            if edges {
-                steps.edge(pc, counters);
+            let (Ok(sregs), Ok(regs)) = (vcpu.accel.sregs(), vcpu.accel.regs()) else { return false };
+            let view = View { memory: &machine.memory, sregs: &sregs };
+            if !is_again {
+                steps.count(pc);
+                if edges {
+                    steps.edge(pc, counters);
+                }
+                if compares {
+                    steps.compare(view, &regs, pc);
+                }
             }
-            if compares && let (Ok(sregs), Ok(regs)) = (vcpu.accel.sregs(), vcpu.accel.regs()) {
-                steps.compare(&machine.memory, &sregs, &regs, pc);
+            if patches.at(pc).is_some_and(Patch::is_live) {
+                return false;
             }
-            !patches.at(pc).is_some_and(Patch::is_live)
+            // A KVM may make a step of HLT and go past it: it is not stepped over, but run.
+            steps.is_at_halt = view.number(pc, 1) == Some(HLT);
+            !steps.is_at_halt
         };
-        Ok(machine.step_told(0, most, Some(self.plan.time_of_steps()), host, Some(&each))?)
+        let each = |vcpu: &mut Vcpu, pc: u64| look(vcpu, pc, false);
+        let last = seen.borrow().0.last;
+        let goes_on = machine.with_vcpu(0, "step", true, host, |vcpu| {
+            let (regs, sregs) = (vcpu.accel.regs()?, vcpu.accel.sregs()?);
+            let pc = sregs.linear_rip(regs.rip);
+            Ok::<_, AccelError>(look(vcpu, pc, last == Some(pc)))
+        })?;
+        if !goes_on.map_err(RunError::from)? {
+            return Ok(Exit::Debug { vcpu: 0, pc: self.linear(0, host)?, dr6: 0 });
+        }
+        Ok(machine.step_told(0, most, None, host, Some(&each))?)
     }
 
     /// The guest was stopped at an address; `None`: it goes on.
@@ -165,8 +199,7 @@ impl GuestLoop {
     /// Where a vCPU stands, as a linear address.
     fn linear(&self, vcpu: u32, host: &dyn Host) -> Result<u64, GuestError> {
         let rip = self.machine.regs(vcpu, host)?.rip;
-        // A guest that begins in 64-bit code is taken to stay there: to ask costs as much as an exit.
-        Ok(if self.is_64 { rip } else { self.machine.sregs(vcpu, host)?.linear_rip(rip) })
+        Ok(self.machine.sregs(vcpu, host)?.linear_rip(rip))
     }
 
     /// What of an end is a finding.

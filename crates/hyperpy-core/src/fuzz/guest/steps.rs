@@ -9,7 +9,6 @@ use super::view::View;
 use crate::arch::x86_64::{Regs, Sregs};
 use crate::fuzz::coverage::Counters;
 use crate::fuzz::rng::mixed;
-use crate::memory::Memory;
 
 /// Comparisons of one execution that are told.
 const MOST: usize = 128;
@@ -19,10 +18,13 @@ const LONGEST_CODE: usize = 15;
 /// What was seen.
 #[derive(Debug, Default)]
 pub struct Steps {
-    /// Where the last instruction was.
-    last: Option<u64>,
+    /// The instruction that comes next, and the one before it.
+    pub last: Option<u64>,
+    before: u64,
     /// How many there were.
     pub count: u64,
+    /// The next one is HLT.
+    pub is_at_halt: bool,
     /// Numbers that were compared and are not equal.
     pub compared: Vec<(u64, u64)>,
 }
@@ -30,22 +32,27 @@ pub struct Steps {
 impl Steps {
     /// Begins an execution.
     pub fn clear(&mut self) {
-        (self.last, self.count) = (None, 0);
+        (self.last, self.before, self.count, self.is_at_halt) = (None, 0, 0, false);
         self.compared.clear();
     }
 
-    /// The instruction at a linear address comes next: counts it, after the one before.
-    pub fn edge(&mut self, pc: u64, counters: &mut Counters) {
-        let last = self.last.replace(pc).unwrap_or_default();
-        counters.hit(mixed(last.wrapping_add(1)) ^ pc);
+    /// The instruction at a linear address comes next.
+    pub fn count(&mut self, pc: u64) {
+        self.count += 1;
+        self.before = self.last.replace(pc).unwrap_or_default();
+    }
+
+    /// It is covered, after the one before.
+    pub fn edge(&self, pc: u64, counters: &mut Counters) {
+        counters.hit(mixed(self.before.wrapping_add(1)) ^ pc);
     }
 
     /// What the instruction at `pc` will compare.
-    pub fn compare(&mut self, memory: &Memory, sregs: &Sregs, regs: &Regs, pc: u64) {
+    pub fn compare(&mut self, view: View<'_>, regs: &Regs, pc: u64) {
         if self.compared.len() >= MOST {
             return;
         }
-        let view = View { memory, sregs };
+        let sregs = view.sregs;
         let mut code = [0; LONGEST_CODE];
         let read = view.read(pc, &mut code);
         let code = code.get(..read).unwrap_or_default();
