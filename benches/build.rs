@@ -7,10 +7,13 @@ fn main() {
     println!("cargo:rerun-if-changed=../python/hyperpy/_floor.h");
     println!("cargo:rerun-if-changed=src/state.c");
     cc::Build::new().file("src/state.c").opt_level(2).warnings(true).extra_warnings(true).compile("state");
-    println!("cargo:rerun-if-changed=floor/restore.c");
+    for floor in ["restore.h", "restore.c", "fuzz.c"] {
+        println!("cargo:rerun-if-changed=floor/{floor}");
+    }
     cc::Build::new()
         .file(file)
         .file("floor/restore.c")
+        .file("floor/fuzz.c")
         .opt_level(2)
         .warnings(true)
         .extra_warnings(true)

@@ -16,20 +16,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, ENTRIES = 2048 };
-
-struct restore {
-    int kvm, vm, vcpu, file, rings;
-    uint8_t *ram, *base;
-    size_t len, run_len;
-    struct kvm_run *run;
-    struct kvm_dirty_gfn *ring;
-    uint32_t next;
-    uint64_t *log;
-    /* Pages of a child's parent that are not the file's. */
-    uint32_t *written;
-    size_t count;
-};
+#include "restore.h"
 
 void restore_close(struct restore *r)
 {

@@ -9,6 +9,7 @@ pub mod declared;
 pub mod dispatch;
 pub mod exits;
 pub mod floor;
+pub mod fuzz;
 pub mod restore;
 pub mod snapshot_file;
 pub mod state;

@@ -10,14 +10,14 @@ use hyperpy_benches::create;
 use hyperpy_benches::declared::{self, DEVICES, Touch};
 use hyperpy_benches::dispatch::{self, CASES, Case, Order};
 use hyperpy_benches::exits::{self, GUESTS, Hyperpy};
-use hyperpy_benches::{Failure, pin, restore, snapshot_file, state};
+use hyperpy_benches::{Failure, fuzz, pin, restore, snapshot_file, state};
 use hyperpy_core::snapshot::file::Compress;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
 const USAGE: &str = "usage: hyperpy-bench dispatch ROUNDS EXITS | exits ROUNDS EXITS | create ROUNDS LIVES | \
-                     declared ROUNDS EXITS | declared-exits ROUNDS EXITS | state ROUNDS TIMES | restore ROUNDS RESTORES | \
+                     declared ROUNDS EXITS | fuzz-guest ROUNDS N | fuzz-loop SECONDS | declared-exits ROUNDS EXITS | state ROUNDS TIMES | restore ROUNDS RESTORES | \
                      fork ROUNDS FORKS | script REGIONS same|spread on|off EXITS | \
                      script declared REGISTERS read|write|fields EXITS | drive EXITS | snapshot-file ROUNDS MIB FOLDER";
 
@@ -40,6 +40,12 @@ fn command(words: &[&str]) -> Result<(), Failure> {
         ["create", rounds, lives] => measure_create(rounds.parse()?, lives.parse()?),
         ["restore", rounds, restores] => measure_restore(rounds.parse()?, restores.parse()?),
         ["fork", rounds, forks] => measure_fork(rounds.parse()?, forks.parse()?),
+        ["fuzz-guest", rounds, executions] => measure_fuzz_guest(rounds.parse()?, executions.parse()?),
+        ["fuzz-loop", seconds] => {
+            println!("{}", fuzz::floor_rate(seconds.parse()?)?);
+            Ok(())
+        }
+        ["fuzz-drive", executions] => fuzz::drive(executions.parse()?),
         ["declared", rounds, exits] => measure_declared(rounds.parse()?, exits.parse()?),
         ["declared-exits", rounds, exits] => measure_declared_exits(rounds.parse()?, exits.parse()?),
         ["snapshot-file", rounds, mib, folder] => {
@@ -184,6 +190,16 @@ fn measure_restore(rounds: usize, restores: usize) -> Result<(), Failure> {
         println!(
             r#"{{"mib": {mib}, "pages": {pages}, "rings": {rings}, "allocations": {allocations}, "hyperpy_us": {hyperpy:?}, "floor_us": {floor:?}, "hyperpy_turn_us": {turn:?}, "floor_turn_us": {floor_turn:?}}}"#
         );
+    }
+    Ok(())
+}
+
+fn measure_fuzz_guest(rounds: usize, executions: usize) -> Result<(), Failure> {
+    pin()?;
+    for guest in fuzz::GUESTS {
+        let (hyperpy, floor): (Vec<f64>, Vec<f64>) = fuzz::compare(guest, rounds, executions)?.into_iter().unzip();
+        let name = guest.name();
+        println!(r#"{{"guest": "{name}", "hyperpy_us": {hyperpy:?}, "floor_us": {floor:?}}}"#);
     }
     Ok(())
 }

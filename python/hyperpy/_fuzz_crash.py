@@ -127,6 +127,7 @@ class Crash:
         try:
             for name, content in files.items():
                 (begun / name).write_bytes(content)
+            self._fill(begun)
             os.chmod(begun, 0o755)  # as any folder; mkdtemp's are for their maker alone
             os.rename(begun, target)
         except BaseException:
@@ -135,6 +136,9 @@ class Crash:
                 return target
             raise
         return target
+
+    def _fill(self, folder: Path) -> None:
+        """Put more into the folder: what is too large to be kept in memory."""
 
     def _files(self) -> dict[str, bytes]:
         """What is kept, by name of file."""

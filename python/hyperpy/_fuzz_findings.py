@@ -25,7 +25,7 @@ __all__ = [
     "kind_of",
 ]
 
-Kind: TypeAlias = Literal["invariant", "exception", "hang", "memory", "panic"]
+Kind: TypeAlias = Literal["invariant", "exception", "hang", "memory", "panic", "exit", "address"]
 """What was found: an invariant does not hold; a method raises; an operation does not end; it takes too much memory; Rust panics."""
 
 # So many lines of the device's code tell findings apart.

@@ -1,17 +1,20 @@
 """The guest fuzzer; public as `hyperpy.fuzz.GuestFuzzer`. The loop itself is in the core (crates/hyperpy-core/src/fuzz/guest.rs).
 
-What a fuzzer is told is in `_fuzz_plan`, what it finds in `_fuzz_guest_crash`.
+What a fuzzer is told is in `_fuzz_plan`, what it finds in `_fuzz_guest_crash`, how several processes do it in `_fuzz_guest_workers`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hyperpy import _hyperpy
+from hyperpy._fuzz_folder import Folder
 from hyperpy._fuzz_guest_crash import Found, GuestCrash
+from hyperpy._fuzz_guest_workers import Workers
 from hyperpy._fuzz_plan import Plan, dictionary_of
 from hyperpy._fuzz_report import Report
 from hyperpy.errors import StateError
@@ -26,6 +29,9 @@ __all__ = ["GuestFuzzer"]
 _SLICE = 0.25
 _ANY_NUMBER = 1 << 62
 _SEEDS = 1 << 64
+# Inputs of a folder that are given at once.
+_BATCH = 256
+_MOST_WORKERS = 1024
 
 
 class GuestFuzzer:
@@ -34,12 +40,18 @@ class GuestFuzzer:
     Arguments:
         machine: the machine that the guest runs in. Nobody else uses it meanwhile.
         base: what every execution begins with: a snapshot of the machine where the guest is about to read its input.
-        seed: a number; the same one gives the same executions, corpus and crashes.
-        corpus: a folder with inputs, one a file, that are tried first, and in which those are kept that cover something new.
+        workers: how many processes execute inputs, each with a machine of its own, which is made by the machine's spec and the base.
+            They learn from each other by the corpus. With one, it is this process.
+        seed: a number; the same one gives the same executions, corpus and crashes, with one worker and a number of executions, if
+            the guest does the same each time.
+        corpus: a folder with inputs, one a file, that are tried first, and in which those are kept that cover something new. Files of
+            cargo-fuzz and AFL++ will do.
+        crashes: a folder in which each crash is saved when it is found: see `GuestCrash.save`.
         dictionary: bytes and numbers that the guest knows.
 
     Raises:
-        SnapshotError: the machine is not made as that of the snapshot was.
+        TypeError: the base is no snapshot.
+        ValueError: there are no workers, or too many.
 
     Example:
         >>> from hyperpy import Exit, Flat, Machine, fuzz
@@ -61,19 +73,61 @@ class GuestFuzzer:
         machine: Machine,
         base: Snapshot,
         *,
+        workers: int = 1,
         seed: int = 0,
         corpus: str | Path | None = None,
+        crashes: str | Path | None = None,
         dictionary: Iterable[bytes | str | int] = (),
     ) -> None:
         if not isinstance(base, Snapshot):
             raise TypeError(f"not a snapshot: {base!r:.60}\n\nhint: GuestFuzzer(m, m.snapshot())")
-        self.machine, self.base, self.seed = machine, base, seed
-        self.corpus = None if corpus is None else Path(corpus)
+        self.machine, self.base = machine, base
+        self.factory: Callable[[], GuestFuzzer] | None = None
         self._dictionary = tuple(dictionary)
         self._plan = Plan()
         self._made: _hyperpy.GuestFuzzer | None = None
-        self._crashes: list[GuestCrash] = []
+        self._found: dict[object, GuestCrash] = {}
         self._seconds = 0.0
+        self._problems: dict[str, None] = {}
+        self._set(workers, seed, corpus, crashes)
+
+    def _set(self, workers: int, seed: int, corpus: str | Path | None, crashes: str | Path | None) -> None:
+        if not 1 <= workers <= _MOST_WORKERS:
+            raise ValueError(f"number of workers is out of range: {workers}\n\nhint: 1 to {_MOST_WORKERS}")
+        self.workers, self.seed = workers, seed
+        self._folder = None if corpus is None else Folder(corpus)
+        self._crash_folder = None if crashes is None else Path(crashes)
+        self._given: Iterator[bytes] = iter(()) if self._folder is None else self._folder.look()
+        self._kept = 0  # inputs of the corpus that are in the folder
+        self._unsaved: dict[object, GuestCrash] = {}
+        self._workers: Workers | None = None
+
+    @classmethod
+    def of(
+        cls,
+        make: Callable[[], GuestFuzzer],
+        *,
+        workers: int = 1,
+        seed: int = 0,
+        corpus: str | Path | None = None,
+        crashes: str | Path | None = None,
+    ) -> GuestFuzzer:
+        """Return the fuzzer that a function makes, with its machine, so that workers and scripts can make it too.
+
+        Arguments:
+            make: defined in a file, and not inside of another function. It makes the machine, the base and the fuzzer, and tells that what
+                is to be fuzzed.
+            workers, seed, corpus, crashes: as for the class, in place of those that the function has given.
+
+        Raises:
+            TypeError: it makes no `GuestFuzzer`.
+        """
+        made = make()
+        if not isinstance(made, GuestFuzzer):
+            raise TypeError(f"not a guest fuzzer: {made!r:.60}\n\nhint: the function returns GuestFuzzer(m, base)")
+        made.factory = make
+        made._set(workers, seed, corpus, crashes)
+        return made
 
     # -- what it is told -----------------------------------------------------------------------------------------------
 
@@ -215,19 +269,60 @@ class GuestFuzzer:
         if seconds is None and executions is None:
             raise ValueError("run has no end\n\nhint: run(seconds=60), or run(executions=10_000)")
         began = time.monotonic()
-        native = self._native
         until = began + (_ANY_NUMBER if seconds is None else seconds)
         left = _ANY_NUMBER if executions is None else executions
         try:
-            while left > 0 and (now := time.monotonic()) < until:
-                before = native.statistics()[0]
-                found = native.run(left, min(_SLICE, until - now))
-                left -= native.statistics()[0] - before
-                if found is not None:
-                    self._crashes.append(GuestCrash(self, found[0], Found(*found[1])))
+            if self.workers > 1:
+                self._workers = self._workers or Workers(self)
+                self._workers.run(until, executions)
+            while self.workers == 1 and left > 0 and (now := time.monotonic()) < until:
+                left -= self._slice(left, min(_SLICE, until - now))
         finally:
             self._seconds += time.monotonic() - began
+            self._save()
         return self.report
+
+    def _slice(self, most: int, seconds: float) -> int:
+        """Run until the time is up, or something is found, and return how many inputs were executed."""
+        native = self._native
+        # What is given is tried before anything is made of it, however long the slices are.
+        given = list(islice(self._given, min(most, _BATCH)))
+        native.give(given)
+        done, until = 0, time.monotonic() + (_ANY_NUMBER if given else seconds)
+        wanted = len(given) or most
+        while done < wanted and (now := time.monotonic()) < until:
+            before = native.statistics()[0]
+            found = native.run(wanted - done, until - now)
+            done += native.statistics()[0] - before
+            if found is not None:
+                self._add(found[0], Found(*found[1]))
+        self._save()
+        return done
+
+    def _look(self) -> None:
+        """See what others have put into the folder since."""
+        if self._folder is not None:
+            self._given = iter([*self._given, *self._folder.look()])
+
+    def _add(self, input: bytes, found: Found) -> bool:
+        crash = GuestCrash(self, input, found)
+        if crash.key in self._found:
+            return False
+        self._found[crash.key] = self._unsaved[crash.key] = crash
+        return True
+
+    def _save(self) -> None:
+        """Put into folders what is not there; what fails is told, and tried again."""
+        try:
+            if self._folder is not None and self._made is not None:
+                for input in self._made.corpus(self._kept):
+                    self._folder.put(input)
+                    self._kept += 1
+            for key, crash in list(self._unsaved.items()) if self._crash_folder is not None else ():
+                crash.save(self._crash_folder)  # type: ignore[arg-type] # it is none
+                del self._unsaved[key]
+        except OSError as error:
+            self._problems[f"not saved: {error.strerror or error}: {error.filename}"] = None
 
     def replay(self, input: bytes) -> GuestCrash | None:
         """Execute one input, and return the crash that it is, if it is one. The machine stands where it ended."""
@@ -235,15 +330,35 @@ class GuestFuzzer:
         return None if found is None else GuestCrash(self, bytes(input), Found(*found))
 
     @property
+    def crashes(self) -> tuple[GuestCrash, ...]:
+        """What was found, each once."""
+        return tuple(self._found.values())
+
+    @property
     def report(self) -> Report:
-        """How far it has come."""
-        executions, coverage, corpus, _, _ = self._native.statistics()
-        return Report(executions, executions, tuple(self._crashes), coverage, corpus, self._seconds)
+        """How far it has come. With several workers coverage and corpus are those of the one that knows most."""
+        executions, coverage, corpus = (0, 0, 0) if self._made is None else self._made.statistics()[:3]
+        if self._workers is not None:
+            executions, coverage, corpus = self._workers.statistics()
+        problems = tuple(self._problems)
+        return Report(executions, executions, self.crashes, coverage, corpus, self._seconds, problems)
 
     @property
     def inputs(self) -> list[bytes]:
-        """The inputs that cover something, in the order in which they were found."""
+        """The inputs that cover something, in the order in which they were found; of one worker."""
         return self._native.corpus(0)
+
+    def minimize_corpus(self) -> int:
+        """Keep only the inputs that are needed to cover what all cover, in the folder too; return how many these are.
+
+        What only breakpoints cover is seen once, so each input that has found a block stays.
+        """
+        self._native.minimize_corpus()
+        inputs = self._native.corpus(0)
+        self._kept = len(inputs)
+        if self._folder is not None:
+            self._folder.keep_only(inputs)
+        return len(inputs)
 
 
 def _address(gva: int) -> int:

@@ -117,11 +117,37 @@ class Plan:
         self.comparisons = self.comparisons if comparisons is None else comparisons
         self.by = by or self.by
 
+    @property
+    def all_places(self) -> list[tuple[str, int, int, str]]:
+        """Who takes of an input, in order."""
+        return [*self.places, ("devices", 0, 0, "")] if self.has_devices else self.places
+
+    def calls(self) -> list[str]:
+        """The calls of a fuzzer's methods, as code, that tell it the same; devices are left out."""
+        calls = []
+        for kind, at, most, register in self.places:
+            if kind == "register":
+                calls.append(f"input_register({register!r})")
+            else:
+                length = f", length_register={register!r}" if register else ""
+                calls.append(f"input_at({kind}={at:#x}, max_len={most}{length})")
+        if self.stops:
+            calls.append(f"stop_at({', '.join(map(hex, self.stops))})")
+        exits = "".join(f"Exit.{name}, " for name in self.exits if name not in _ALWAYS)
+        calls += [
+            f"crash_on({exits}vectors={self.vectors}, addresses={self.crashes})",
+            f"limit(ms={self.ms}, instructions={self.instructions}, hangs={self.hangs})",
+            f"cover(breakpoints={self.blocks}, steps={self.steps}, comparisons={self.comparisons}, by={self.by!r})",
+        ]
+        if self.window is not None:
+            gpa, size, is_kcov = self.window
+            calls.append(f"cover(window=({gpa:#x}, {size:#x}), layout={'kcov' if is_kcov else 'counters'!r})")
+        return calls
+
     def native(
         self, machine: _hyperpy.Machine, base: _hyperpy.Snapshot, seed: int, texts: list[bytes], numbers: list[int]
     ) -> _hyperpy.GuestFuzzer:
         """The core's fuzzer of it."""
-        places = [*self.places, ("devices", 0, 0, "")] if self.has_devices else self.places
         return _hyperpy.GuestFuzzer(
             machine,
             base,
@@ -129,7 +155,7 @@ class Plan:
             texts,
             numbers,
             self.input,
-            places,
+            self.all_places,
             (self.blocks, self.stops, self.crashes),
             bytes(self.vectors),
             self.exits,

@@ -37,10 +37,12 @@ __all__ = ["spec_of"]
 _HINT = "a machine made by MachineSpec.make() has a spec of all that it was made of"
 
 
-def spec_of(machine: Machine) -> MachineSpec:
-    """See `Machine.spec`."""
+def spec_of(machine: Machine, *, has_image: bool = True) -> MachineSpec:
+    """See `Machine.spec`. Without its image it is the spec of a machine for a snapshot, in which all is that the image has brought."""
     base, base_image, base_devices = machine._made_from or (MachineSpec(), None, [])
-    image = base.image if machine._image is base_image else _image(machine._image)
+    image = None
+    if has_image:
+        image = base.image if machine._image is base_image else _image(machine._image)
     has_pc = machine._native.has_pc
     unclaimed: Any = machine.unclaimed
     if callable(unclaimed):

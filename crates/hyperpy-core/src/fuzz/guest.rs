@@ -29,7 +29,7 @@ use self::triage::{ExitKind, Finding, Key};
 use self::view::View;
 use self::window::{Layout, Window};
 use super::coverage::Counters;
-use super::engine::{Engine, Evolve, Outcome, Statistics, Structure};
+use super::engine::{Engine, Evolve, Outcome, Plain, Statistics, Structure};
 use super::havoc::{self, Words};
 use super::minimize;
 use super::rng::Rng;
@@ -90,6 +90,8 @@ impl Default for Plan {
 #[derive(Clone, Copy, Debug)]
 struct Bytes {
     longest: usize,
+    /// What an input covers a shorter one can be seen to cover, too: a block that was hit once is never hit again.
+    is_lasting: bool,
 }
 
 impl Structure for Bytes {
@@ -100,6 +102,12 @@ impl Structure for Bytes {
     fn change(&mut self, rng: &mut Rng, words: &Words, input: &mut Vec<u8>, other: &[u8]) {
         havoc::change(rng, words, input, other);
         input.truncate(self.longest);
+    }
+    fn parts(&mut self, input: &[u8]) -> usize {
+        if self.is_lasting { input.len() } else { 0 }
+    }
+    fn without(&mut self, input: &[u8], start: usize, end: usize, into: &mut Vec<u8>) {
+        Plain.without(input, start, end, into);
     }
 }
 
@@ -161,7 +169,7 @@ impl GuestLoop {
         let patches = Patches::find(&view, &plan.wanted, code, handlers)?;
         let window = plan.window.map(|(gpa, len, layout)| Window::new(&machine.memory, gpa, len, layout)).transpose()?;
         let plain = Arc::new(machine.snapshot(host)?);
-        let engine = Evolve::new(seed, Bytes { longest: placer.longest() }, words);
+        let engine = Evolve::new(seed, Bytes { longest: placer.longest(), is_lasting: window.is_some() || plan.steps }, words);
         machine.take_int3(patches.has_int3());
         let mut made = Self {
             spared: window.iter().map(Window::spared).collect(),
