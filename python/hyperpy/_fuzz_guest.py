@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -90,6 +90,11 @@ class GuestFuzzer:
         self._seconds = 0.0
         self._problems: dict[str, None] = {}
         self._set(workers, seed, corpus, crashes)
+
+    def configure(self, *, seed: int, corpus: str | Path | None, crashes: str | Path | None) -> None:
+        """Begin anew, in this process, with another seed and other folders: what a `Campaign` does in each of its workers."""
+        self._made, self._found, self._seconds, self._problems = None, {}, 0.0, {}
+        self._set(1, seed, corpus, crashes)
 
     def _set(self, workers: int, seed: int, corpus: str | Path | None, crashes: str | Path | None) -> None:
         if not 1 <= workers <= _MOST_WORKERS:
@@ -274,7 +279,7 @@ class GuestFuzzer:
         try:
             if self.workers > 1:
                 self._workers = self._workers or Workers(self)
-                self._workers.run(until, executions)
+                self._workers.run(seconds, executions)
             while self.workers == 1 and left > 0 and (now := time.monotonic()) < until:
                 left -= self._slice(left, min(_SLICE, until - now))
         finally:
@@ -299,17 +304,22 @@ class GuestFuzzer:
         self._save()
         return done
 
-    def _look(self) -> None:
-        """See what others have put into the folder since."""
+    def sync(self) -> None:
+        """Take up what others have put into the folder of the corpus since it was looked at."""
         if self._folder is not None:
-            self._given = iter([*self._given, *self._folder.look()])
+            self._given = chain(self._given, self._folder.look())
 
-    def _add(self, input: bytes, found: Found) -> bool:
+    def _add(self, input: bytes, found: Found) -> None:
         crash = GuestCrash(self, input, found)
-        if crash.key in self._found:
-            return False
-        self._found[crash.key] = self._unsaved[crash.key] = crash
-        return True
+        if crash.key not in self._found:
+            self._found[crash.key] = self._unsaved[crash.key] = crash
+
+    def _take(self, input: bytes) -> None:
+        """Know of a crash that a worker has saved."""
+        found = self._native.replay(input)
+        if found is not None:
+            crash = GuestCrash(self, input, Found(*found))
+            self._found.setdefault(crash.key, crash)
 
     def _save(self) -> None:
         """Put into folders what is not there; what fails is told, and tried again."""
@@ -337,11 +347,13 @@ class GuestFuzzer:
     @property
     def report(self) -> Report:
         """How far it has come. With several workers coverage and corpus are those of the one that knows most."""
-        executions, coverage, corpus = (0, 0, 0) if self._made is None else self._made.statistics()[:3]
-        if self._workers is not None:
-            executions, coverage, corpus = self._workers.statistics()
+        executions, coverage, corpus, reset_us = 0, 0, 0, None
+        if self._made is not None:
+            executions, coverage, corpus, _, _, reset_us = self._made.statistics()
+        if (workers := self._workers) is not None:
+            executions, coverage, corpus = workers.executions, workers.coverage, workers.corpus
         problems = tuple(self._problems)
-        return Report(executions, executions, self.crashes, coverage, corpus, self._seconds, problems)
+        return Report(executions, executions, self.crashes, coverage, corpus, self._seconds, problems, reset_us)
 
     @property
     def inputs(self) -> list[bytes]:

@@ -23,6 +23,7 @@ class Report:
         corpus: inputs that are kept.
         seconds: how long it ran.
         problems: what went wrong around it: a full disk, a worker that was killed.
+        reset_us: what it takes to put the target back, in microseconds; None where that is not known.
     """
 
     executions: int
@@ -32,6 +33,7 @@ class Report:
     corpus: int
     seconds: float
     problems: tuple[str, ...] = ()
+    reset_us: float | None = None
 
     @property
     def executions_per_s(self) -> float:

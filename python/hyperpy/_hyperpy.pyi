@@ -19,7 +19,9 @@ __all__ = [
     "Console",
     "DeviceFuzzer",
     "Dma",
+    "FuzzInput",
     "FuzzMemory",
+    "GuestFuzzer",
     "IrqLine",
     "Left",
     "Machine",
@@ -341,6 +343,44 @@ class StockDevice:
     def debug_console(console: Console) -> StockDevice: ...
     @staticmethod
     def fw_cfg(machine: Machine, files: list[tuple[str, bytes]]) -> StockDevice: ...
+
+@final
+class FuzzInput:
+    def __new__(cls) -> FuzzInput: ...
+    @property
+    def left(self) -> int: ...
+    def read(self, most: int) -> bytes: ...
+    def number(self, size: int, after: int) -> int: ...
+    def device(self, size: int, after: int) -> StockDevice: ...
+    def follow(self, other: FuzzInput) -> None: ...
+
+_Found: TypeAlias = tuple[str, bytes, int, int, int | None, int, int, list[int]]
+
+@final
+class GuestFuzzer:
+    def __new__(
+        cls,
+        machine: Machine,
+        base: Snapshot,
+        seed: int,
+        texts: list[bytes],
+        numbers: list[int],
+        input: FuzzInput,
+        places: list[tuple[str, int, int, str]],
+        stopped: tuple[list[int], list[int], list[int]],
+        vectors: Buffer,
+        exits: list[str],
+        window: tuple[int, int, bool] | None,
+        limits: tuple[float, int | None],
+        flags: tuple[bool, bool, bool, str | None],
+    ) -> GuestFuzzer: ...
+    def run(self, executions: int, seconds: float) -> tuple[bytes, _Found] | None: ...
+    def replay(self, input: bytes) -> _Found | None: ...
+    def minimize(self, input: bytes, budget: int) -> bytes: ...
+    def give(self, inputs: list[bytes]) -> None: ...
+    def statistics(self) -> tuple[int, int, int, int, int, float | None]: ...
+    def corpus(self, start: int) -> list[bytes]: ...
+    def minimize_corpus(self) -> None: ...
 
 @final
 class View: ...  # a Buffer; `__buffer__` is visible at run time from 3.12 on

@@ -130,6 +130,8 @@ pub struct GuestLoop {
     hits: Vec<u64>,
     input: Vec<u8>,
     found: BTreeSet<Key>,
+    /// How long restores took, and how many there were.
+    resets: (Duration, u32),
 }
 
 /// What came of one input.
@@ -186,6 +188,7 @@ impl GuestLoop {
             hits: Vec::new(),
             input: Vec::new(),
             found: BTreeSet::new(),
+            resets: (Duration::ZERO, 0),
         };
         made.renew_base(host)?;
         Ok(made)
@@ -222,6 +225,12 @@ impl GuestLoop {
     #[must_use]
     pub fn statistics(&self) -> Statistics {
         self.engine.statistics()
+    }
+
+    /// What it takes to put the machine back, on average.
+    #[must_use]
+    pub fn reset(&self) -> Option<Duration> {
+        self.resets.0.checked_div(self.resets.1)
     }
 
     /// Blocks that nobody has covered yet, and all.

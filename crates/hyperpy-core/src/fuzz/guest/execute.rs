@@ -52,7 +52,9 @@ pub(super) enum Ended {
 impl GuestLoop {
     /// Puts the machine to the base, and an input into it.
     pub(super) fn begin(&mut self, input: &[u8], host: &dyn Host) -> Result<(), GuestError> {
-        self.machine.restore(&self.base, &self.spared, host)?;
+        let restored = self.machine.restore(&self.base, &self.spared, host)?;
+        self.resets.0 += restored.vm + restored.vcpus + restored.memory + restored.devices;
+        self.resets.1 += 1;
         self.counters.clear();
         for gva in self.hits.drain(..) {
             self.patches.settle(gva);
