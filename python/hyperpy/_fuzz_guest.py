@@ -129,7 +129,9 @@ class GuestFuzzer:
         """
         made = make()
         if not isinstance(made, GuestFuzzer):
-            raise TypeError(f"not a guest fuzzer: {made!r:.60}\n\nhint: the function returns GuestFuzzer(m, base)")
+            raise TypeError(
+                f"not a guest fuzzer: {made!r:.60}\n\nhint: the function returns GuestFuzzer(m, base)"
+            )
         made.factory = make
         made._set(workers, seed, corpus, crashes)
         return made
@@ -353,7 +355,9 @@ class GuestFuzzer:
         if (workers := self._workers) is not None:
             executions, coverage, corpus = workers.executions, workers.coverage, workers.corpus
         problems = tuple(self._problems)
-        return Report(executions, executions, self.crashes, coverage, corpus, self._seconds, problems, reset_us)
+        return Report(
+            executions, executions, self.crashes, coverage, corpus, self._seconds, problems, reset_us
+        )
 
     @property
     def inputs(self) -> list[bytes]:

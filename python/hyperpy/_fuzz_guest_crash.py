@@ -146,10 +146,12 @@ class GuestCrash(Crash):
     def _ended(self) -> _Ended:
         guest, machine = self._guest, self._guest.machine
         if guest.replay(self.input) is None:
-            raise FuzzError("crash does not come again", hint="what else decides it: time, a device, another machine?")
+            raise FuzzError(
+                "crash does not come again", hint="what else decides it: time, a device, another machine?"
+            )
         after = machine.snapshot()
-        traced = machine.trace() if machine._traced else []
-        return _Ended(after, guest.base.diff(after), tuple(str(entry) for entry in traced))
+        traced = str(machine.trace()).splitlines() if machine._traced else []
+        return _Ended(after, guest.base.diff(after), tuple(traced))
 
     @property
     def state(self) -> Snapshot:
@@ -172,7 +174,9 @@ class GuestCrash(Crash):
         def shown(value: Any) -> str | None:
             return None if value is None else hex(value) if type(value) is int else f"{value!r:.80}"
 
-        return {change.path: (shown(change.old), shown(change.new)) for change in self._ended.difference.state}
+        return {
+            change.path: (shown(change.old), shown(change.new)) for change in self._ended.difference.state
+        }
 
     def minimize(self) -> GuestCrash:
         """Return the same finding with as few bytes as possible, of which as many as possible are 0."""

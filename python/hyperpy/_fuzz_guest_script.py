@@ -35,7 +35,9 @@ def making(fuzzer: GuestFuzzer, base: str) -> str:
         return f"{imports}\n\nfuzzer = {modules[source.module]}.{source.expression}()\n"
     plan = fuzzer._plan
     if plan.has_devices:
-        raise FuzzError("fuzzer cannot be made again: its input goes to a device that a script has made", hint=_HINT)
+        raise FuzzError(
+            "fuzzer cannot be made again: its input goes to a device that a script has made", hint=_HINT
+        )
     try:
         spec = spec_of(fuzzer.machine, has_image=False).to_json()
     except SpecError as error:

@@ -6,7 +6,9 @@ The file makes the machine and the fuzzer anew (`_fuzz_guest_script`); processes
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +26,8 @@ class Workers:
 
     def __init__(self, fuzzer: GuestFuzzer) -> None:
         self._fuzzer, self._runs = fuzzer, 0
-        self._scratch = tempfile.TemporaryDirectory(prefix="hyperpy-fuzz-")
-        folder = Path(self._scratch.name)
+        folder = Path(tempfile.mkdtemp(prefix="hyperpy-fuzz-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._target, base = folder / "target.py", folder / BASE
         self._target.write_text(making(fuzzer, repr(str(base))), encoding="utf-8")
         if fuzzer.factory is None:

@@ -13,7 +13,17 @@ from hyperpy.exits import Exit
 
 __all__ = ["REGISTERS", "Plan", "dictionary_of"]
 
-REGISTERS = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp", *(f"r{number}" for number in range(8, 16)))
+REGISTERS = (
+    "rax",
+    "rbx",
+    "rcx",
+    "rdx",
+    "rsi",
+    "rdi",
+    "rsp",
+    "rbp",
+    *(f"r{number}" for number in range(8, 16)),
+)
 # Most bytes of an input (crates/hyperpy-core/src/fuzz/mod.rs).
 LONGEST = 1 << 16
 _EXCEPTIONS = 32
@@ -145,7 +155,12 @@ class Plan:
         return calls
 
     def native(
-        self, machine: _hyperpy.Machine, base: _hyperpy.Snapshot, seed: int, texts: list[bytes], numbers: list[int]
+        self,
+        machine: _hyperpy.Machine,
+        base: _hyperpy.Snapshot,
+        seed: int,
+        texts: list[bytes],
+        numbers: list[int],
     ) -> _hyperpy.GuestFuzzer:
         """The core's fuzzer of it."""
         return _hyperpy.GuestFuzzer(
