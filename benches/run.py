@@ -58,6 +58,7 @@ def _host_figures(program: Path) -> Iterator[Figure]:
     yield from _life_figures(program)
     yield from _snapshot_figures(program)
     yield from _copy_figures()
+    yield from _fuzz_figures(program)
     yield from _state_figures(program)
     yield from _resource_figures()
     yield from _file_figures(program)
@@ -174,6 +175,21 @@ def _copy_figures() -> Iterator[Figure]:
     yield Figure(
         f"one of {children['children']} children before it writes", "KiB", [children["pss_kib"]], 300
     )
+
+
+def _fuzz_figures(program: Path) -> Iterator[Figure]:
+    for line in lines([str(program), "fuzz-guest", str(ROUNDS), str(STATES)]):
+        pairs = zip(line["floor_us"], line["hyperpy_us"], strict=True)
+        percent = [100 * floor / ours for floor, ours in pairs]
+        case = {"user": "a user's program", "kernel": "a kernel with breakpoints"}[line["guest"]]
+        yield Figure(
+            f"executions/s of a fuzzed guest, {case}, of C's run and restore", "%", percent, 80, at_least=True
+        )
+    (line,) = lines([sys.executable, "benches/python/fuzz_guest.py", str(program)])
+    pairs = zip(line["hyperpy_scaling"], line["floor_scaling"], strict=True)
+    scaling = [ours / floor for ours, floor in pairs]
+    yield Figure("two processes that fuzz a guest over one, of C's two", "", scaling, 0.9, at_least=True)
+    yield Figure("from a machine to the first execution", "s", line["first_execution_s"], 1)
 
 
 def _state_figures(program: Path) -> Iterator[Figure]:

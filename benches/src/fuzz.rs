@@ -33,8 +33,9 @@ const KVM_EXIT_HLT: u32 = 5;
 /// mov edi,0x100000; mov edx,INPUT; mov ebx,WINDOW; mov ecx,10; l: movzx eax,byte [rdx]; inc byte [rbx+rax]; mov [rdi],al;
 /// add rdi,0x1000; inc rdx; mov r8d,60; k: dec r8d; jnz k; dec ecx; jnz l
 const BODY: [u8; 0x35] = [
-    0xbf, 0, 0, 0x10, 0, 0xba, 0, 0, 2, 0, 0xbb, 0, 0, 3, 0, 0xb9, 10, 0, 0, 0, 0x0f, 0xb6, 0x02, 0xfe, 0x04, 0x03, 0x88, 0x07,
-    0x48, 0x81, 0xc7, 0, 0x10, 0, 0, 0x48, 0xff, 0xc2, 0x41, 0xb8, 60, 0, 0, 0, 0x41, 0xff, 0xc8, 0x75, 0xfb, 0xff, 0xc9, 0x75, 0xdf,
+    0xbf, 0, 0, 0x10, 0, 0xba, 0, 0, 2, 0, 0xbb, 0, 0, 3, 0, 0xb9, 10, 0, 0, 0, 0x0f, 0xb6, 0x02, 0xfe, 0x04, 0x03,
+    0x88, 0x07, 0x48, 0x81, 0xc7, 0, 0x10, 0, 0, 0x48, 0xff, 0xc2, 0x41, 0xb8, 60, 0, 0, 0, 0x41, 0xff, 0xc8, 0x75,
+    0xfb, 0xff, 0xc9, 0x75, 0xdf,
 ];
 /// Executions in a row before the other has its turn.
 const TURN: usize = 20;
@@ -96,9 +97,8 @@ impl Floor {
         let reason = if guest == Guest::User { KVM_EXIT_IO } else { KVM_EXIT_HLT };
         let (is_user, len) = ((guest == Guest::User).into(), usize::try_from(MEMORY)?);
         // SAFETY: both slices are valid for reads for the call, and only read.
-        let raw = unsafe {
-            fuzz_open(image.as_ptr(), image.len(), len, is_user, CODE, reason, msrs.as_ptr(), msrs.len())
-        };
+        let raw =
+            unsafe { fuzz_open(image.as_ptr(), image.len(), len, is_user, CODE, reason, msrs.as_ptr(), msrs.len()) };
         Ok(Self(NonNull::new(raw).ok_or_else(io::Error::last_os_error)?))
     }
 

@@ -122,7 +122,10 @@ class GuestFuzzer:
         Arguments:
             make: defined in a file, and not inside of another function. It makes the machine, the base and the fuzzer, and tells that what
                 is to be fuzzed.
-            workers, seed, corpus, crashes: as for the class, in place of those that the function has given.
+            workers: as for the class; those that the function has given do not count.
+            seed: as for the class.
+            corpus: as for the class.
+            crashes: as for the class.
 
         Raises:
             TypeError: it makes no `GuestFuzzer`.
@@ -311,24 +314,24 @@ class GuestFuzzer:
         if self._folder is not None:
             self._given = chain(self._given, self._folder.look())
 
-    def _add(self, input: bytes, found: Found) -> None:
-        crash = GuestCrash(self, input, found)
+    def _add(self, data: bytes, found: Found) -> None:
+        crash = GuestCrash(self, data, found)
         if crash.key not in self._found:
             self._found[crash.key] = self._unsaved[crash.key] = crash
 
-    def _take(self, input: bytes) -> None:
+    def _take(self, data: bytes) -> None:
         """Know of a crash that a worker has saved."""
-        found = self._native.replay(input)
+        found = self._native.replay(data)
         if found is not None:
-            crash = GuestCrash(self, input, Found(*found))
+            crash = GuestCrash(self, data, Found(*found))
             self._found.setdefault(crash.key, crash)
 
     def _save(self) -> None:
         """Put into folders what is not there; what fails is told, and tried again."""
         try:
             if self._folder is not None and self._made is not None:
-                for input in self._made.corpus(self._kept):
-                    self._folder.put(input)
+                for data in self._made.corpus(self._kept):
+                    self._folder.put(data)
                     self._kept += 1
             for key, crash in list(self._unsaved.items()) if self._crash_folder is not None else ():
                 crash.save(self._crash_folder)  # type: ignore[arg-type] # it is none
@@ -336,7 +339,7 @@ class GuestFuzzer:
         except OSError as error:
             self._problems[f"not saved: {error.strerror or error}: {error.filename}"] = None
 
-    def replay(self, input: bytes) -> GuestCrash | None:
+    def replay(self, input: bytes) -> GuestCrash | None:  # noqa: A002 - what `Crash.input` is
         """Execute one input, and return the crash that it is, if it is one. The machine stands where it ended."""
         found = self._native.replay(input)
         return None if found is None else GuestCrash(self, bytes(input), Found(*found))

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Found", "GuestCrash"]
 
-# Executions that a crash is made small with, at most.
-_BUDGET = 5000
+# Executions that a crash is made small with, at most, and seconds: what hangs takes long each time.
+_BUDGET, _SECONDS = 5000, 10.0
 _ROW = 16
 _PAGE_FAULT = 14
 
@@ -40,7 +40,7 @@ class Found(NamedTuple):
         """Its kind."""
         match self.what:
             case "exception" | "address" | "hang":
-                return self.what  # type: ignore[return-value] # these are
+                return self.what
             case _:
                 return "exit"
 
@@ -77,8 +77,8 @@ class GuestCrash(Crash):
     words; `input` are the bytes, which `GuestFuzzer.replay` and any corpus take.
     """
 
-    def __init__(self, fuzzer: GuestFuzzer, input: bytes, found: Found) -> None:
-        self._guest, self.input, self._found = fuzzer, input, found
+    def __init__(self, fuzzer: GuestFuzzer, data: bytes, found: Found) -> None:
+        self._guest, self.input, self._found = fuzzer, data, found
         # Where in its loop a guest is found that does not end is chance.
         where = (hex(found.rip),) if found.kind != "hang" else ()
         self.key = Key(found.kind, found.what, (*where, *map(hex, found.callers)))
@@ -180,7 +180,7 @@ class GuestCrash(Crash):
 
     def minimize(self) -> GuestCrash:
         """Return the same finding with as few bytes as possible, of which as many as possible are 0."""
-        small = self._guest._native.minimize(self.input, _BUDGET)
+        small = self._guest._native.minimize(self.input, _BUDGET, _SECONDS)
         return GuestCrash(self._guest, small, self._found)
 
     def script(self) -> str:

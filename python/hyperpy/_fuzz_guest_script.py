@@ -53,7 +53,7 @@ def making(fuzzer: GuestFuzzer, base: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def script(fuzzer: GuestFuzzer, input: bytes, what: str) -> str:
+def script(fuzzer: GuestFuzzer, data: bytes, what: str) -> str:
     """Return the text of a script that raises what the input comes to."""
     beside = f'Path(__file__).with_name("{BASE}")'
     lines = [
@@ -62,7 +62,7 @@ def script(fuzzer: GuestFuzzer, input: bytes, what: str) -> str:
         "from pathlib import Path",
         "",
         making(fuzzer, beside),
-        f"crash = fuzzer.replay(bytes.fromhex({input.hex()!r}))",
+        f"crash = fuzzer.replay(bytes.fromhex({data.hex()!r}))",
         "if crash is not None:",
         "    raise crash.error",
         'print("it does not crash")',

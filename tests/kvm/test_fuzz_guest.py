@@ -1,76 +1,16 @@
-"""The guest fuzzer on real guests: where inputs go, where executions end, what they cover, and what is found."""
+"""The guest fuzzer on real guests: where inputs go, where executions end, and what they cover."""
 
 from __future__ import annotations
 
-import importlib
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.guests import Mode, assemble
+from tests.parsers import DRIVER, INPUT, PARSER, guest, labels, parser_fuzzer
 
-from hyperpy import Device, Exit, Flat, Machine, StateError
+from hyperpy import Device, Exit
 from hyperpy.fuzz import GuestFuzzer, InputDevice
-
-CODE, INPUT = 0x1000, 0x8000
-
-# A parser: "FUZ" and then a length of more than 16 is copied over what comes after a buffer. `rsi` is the input's length.
-PARSER = """
-    mov ebx, 0x8000
-    cmp esi, 4
-    jb done
-    cmp byte ptr [rbx], 'F'
-    jne done
-first:
-    cmp byte ptr [rbx + 1], 'U'
-    jne done
-second:
-    cmp byte ptr [rbx + 2], 'Z'
-    jne done
-third:
-    movzx ecx, byte ptr [rbx + 3]
-    cmp ecx, 16
-    jbe done
-broken:
-    mov eax, [0x7000000]        # memory ends at 1 MiB
-done:
-    hlt
-"""
-
-
-def labels(source: str, mode: Mode = "long") -> dict[str, int]:
-    """Addresses of a guest's labels."""
-    code = assemble(source + "\n" + _table(source), mode)
-    names = re.findall(r"^(\w+):", source, re.MULTILINE)
-    size = 4 * len(names)
-    words = [int.from_bytes(code[at : at + 4], "little") for at in range(len(code) - size, len(code), 4)]
-    return dict(zip(names, words, strict=True))
-
-
-def _table(source: str) -> str:
-    return "\n".join(f".long {name}" for name in re.findall(r"^(\w+):", source, re.MULTILINE))
-
-
-@contextmanager
-def guest(source: str, mode: Mode = "long", *, trace: int = 0) -> Iterator[Machine]:
-    """A machine in which it is about to begin."""
-    with Machine(memory="1M", trace=trace) as machine:
-        machine.load(Flat(assemble(source, mode), at=CODE, mode=mode))
-        yield machine
-
-
-def parser_fuzzer(machine: Machine, *, seed: int = 1, corpus: Path | None = None) -> GuestFuzzer:
-    fuzzer = GuestFuzzer(machine, machine.snapshot(), seed=seed, corpus=corpus)
-    fuzzer.input_at(gpa=INPUT, max_len=64, length_register="rsi")
-    at = labels(PARSER)
-    fuzzer.stop_at(at["done"])
-    fuzzer.cover(breakpoints=[at[name] for name in ("first", "second", "third", "broken")])
-    fuzzer.crash_on(Exit.Mmio)
-    return fuzzer
 
 
 def test_parser_covered_by_breakpoints_is_broken() -> None:
@@ -136,20 +76,6 @@ def test_input_in_registers_and_memory_is_shared_out_in_order() -> None:
         assert machine.memory.read(0x18008, 16) == (4).to_bytes(8, "little") + b"mn" + bytes(6)
         fuzzer.replay(b"")
         assert machine.memory.read(0x18000, 24) == bytes(24)
-
-
-DRIVER = """
-    in al, 0x60
-    mov [0x18000], al
-    in eax, 0x60
-    mov [0x18004], eax
-    cmp al, 'X'
-    jne done
-wrong:
-    mov eax, [0x7000000]
-done:
-    hlt
-"""
 
 
 def test_driver_is_fuzzed_by_an_input_device() -> None:
@@ -388,117 +314,3 @@ def test_window_of_kcov_is_coverage() -> None:
         fuzzer.input_at(gpa=INPUT, max_len=1)
         fuzzer.cover(window=(0x10000, 0x1000), layout="kcov")
         assert fuzzer.run(executions=300).coverage == 4
-
-
-def test_crash_state_has_no_trace_of_breakpoints() -> None:
-    with guest(PARSER) as machine:
-        fuzzer = parser_fuzzer(machine)
-        with_patches = fuzzer.replay(b"FUZ\x20")
-        assert with_patches is not None
-        state = with_patches.state
-        code = assemble(PARSER, "long")
-        assert state.read(CODE, len(code)) == code
-    with guest(PARSER) as machine:
-        plain = GuestFuzzer(machine, machine.snapshot())
-        plain.input_at(gpa=INPUT, max_len=64, length_register="rsi")
-        plain.crash_on(Exit.Mmio)
-        without = plain.replay(b"FUZ\x20")
-        assert without is not None
-        assert without.state.hash() == state.hash()
-
-
-def test_fuzzer_that_has_begun_cannot_be_told_more() -> None:
-    with guest(PARSER) as machine:
-        fuzzer = parser_fuzzer(machine)
-        fuzzer.run(executions=1)
-        with pytest.raises(StateError, match="has begun"):
-            fuzzer.stop_at(0x1000)
-
-
-def test_plan_that_does_not_fit_is_refused() -> None:
-    with guest(PARSER) as machine:
-        base = machine.snapshot()
-
-        def refused(tell: str) -> str:
-            fuzzer = GuestFuzzer(machine, base)
-            with pytest.raises(ValueError, match=r"hint: ") as caught:
-                exec(tell, {"f": fuzzer})
-                fuzzer.run(executions=1)
-            return str(caught.value).partition("\n")[0]
-
-        assert refused("f.input_at(gpa=0, max_len=0)") == "length of an input is out of range: 0"
-        assert refused("f.input_at(gpa=0xFFFFC, max_len=8)") == "no memory for an input of 8 bytes at 0xffffc"
-        assert refused("f.input_register('eip')").startswith("no such general register: 'eip'")
-        assert refused("f.stop_at(0x7000000)") == "no memory behind the code at 0x7000000"
-        assert refused("f.cover(window=(0x10001, 0x1000))").startswith(
-            "window of counters at 0x10001 does not fit"
-        )
-        assert refused("f.limit(ms=0)") == "limit in milliseconds is out of range: 0"
-        assert refused("f.crash_on(vectors=[32])") == "no such exception: 32"
-
-
-def test_crash_folder_has_all_that_is_known_and_its_script_reproduces(tmp_path: Path) -> None:
-    with guest(PARSER, trace=64) as machine:
-        fuzzer = parser_fuzzer(machine)
-        crash = fuzzer.replay(b"FUZ\x20")
-        assert crash is not None
-        folder = crash.save(tmp_path)
-        names = {"base.hps", "error.txt", "input", "operations.txt", "reproduce.py", "state.txt", "trace.txt"}
-        assert {file.name for file in folder.iterdir()} == names
-        assert (folder / "input").read_bytes() == b"FUZ\x20"
-        assert "gpa 0x8000: 4 bytes, rsi = 4" in (folder / "operations.txt").read_text()
-        assert "mmio read  0x7000000" in (folder / "trace.txt").read_text()
-        assert "regs.rip" in (folder / "state.txt").read_text()
-        assert crash.save(tmp_path) == folder
-    done = _python(folder / "reproduce.py")
-    assert done.returncode == 1
-    assert "the guest ends by Exit.Mmio 0x7000000" in done.stderr
-
-
-def _python(script: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False
-    )
-
-
-TARGET = """
-from hyperpy import Exit, Flat, Machine
-from hyperpy.fuzz import GuestFuzzer, InputDevice
-
-def target() -> GuestFuzzer:
-    machine = Machine(memory="1M")
-    device = machine.attach(InputDevice(size=4), pio=0x60)
-    machine.load(Flat(bytes.fromhex("{code}"), at=0x1000, mode="long"))
-    fuzzer = GuestFuzzer(machine, machine.snapshot())
-    fuzzer.input_device(device)
-    fuzzer.crash_on(Exit.Mmio)
-    return fuzzer
-"""
-
-
-def test_fuzzer_of_a_function_has_a_script_that_calls_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "hostile_target.py"
-    file.write_text(TARGET.format(code=assemble(DRIVER, "long").hex()))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    module = importlib.import_module("hostile_target")
-    fuzzer = GuestFuzzer.of(module.target, seed=1)
-    with fuzzer.machine:
-        crash = fuzzer.replay(b"aXbcd")
-        assert crash is not None
-        crash.write_script(tmp_path / "again.py")
-    done = _python(tmp_path / "again.py")
-    assert done.returncode == 1
-    assert "GuestFault: the guest ends by Exit.Mmio" in done.stderr
-
-
-def test_several_workers_find_what_one_does(tmp_path: Path) -> None:
-    with guest(PARSER) as machine:
-        fuzzer = parser_fuzzer(machine, corpus=tmp_path / "corpus")
-        fuzzer.workers = 2
-        report = fuzzer.run(executions=20_000)
-        assert [crash.exit for crash in fuzzer.crashes] == ["Mmio"]
-        assert report.executions >= 20_000
-        assert not report.problems
-        assert any((tmp_path / "corpus").iterdir())

@@ -13,8 +13,7 @@ use thiserror::Error;
 use crate::control::{Crew, Host, Outcome, Phase};
 use crate::error::{RunError, StateError};
 use crate::machine::Machine;
-use crate::run::Steps;
-use crate::vcpu::Vcpu;
+use crate::run::{Each, Steps};
 
 /// Debug registers that hold an address: DR0 to DR3.
 pub const REGISTERS: usize = 4;
@@ -205,7 +204,7 @@ impl Machine {
         count: u64,
         timeout: Option<Duration>,
         host: &dyn Host,
-        each: Option<&dyn Fn(&mut Vcpu, u64) -> bool>,
+        each: Option<&Each<'_>>,
     ) -> Outcome {
         let steps = Steps { left: Cell::new(count.max(1)), each };
         self.drive("step", vcpu, Crew::One(vcpu), timeout, host, Some(steps))

@@ -35,11 +35,14 @@ pub(crate) struct Watch<'a> {
     pub(crate) steps: Option<Steps<'a>>,
 }
 
+/// Who is told of each instruction.
+pub(crate) type Each<'a> = dyn Fn(&mut Vcpu, u64) -> bool + 'a;
+
 /// Instructions that are executed one by one.
 pub(crate) struct Steps<'a> {
     pub(crate) left: Cell<u64>,
     /// Told after each, with the linear address of the next: whether to go on.
-    pub(crate) each: Option<&'a dyn Fn(&mut Vcpu, u64) -> bool>,
+    pub(crate) each: Option<&'a Each<'a>>,
 }
 
 /// Drives a vCPU through one round.

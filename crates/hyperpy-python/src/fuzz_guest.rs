@@ -24,9 +24,6 @@ use crate::host::PyHost;
 use crate::machine::Machine;
 use crate::snapshot::Snapshot;
 
-/// So often it is seen whether a signal wants the thread, beside the tick of a guest that runs.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
-
 /// What of an input devices get.
 #[pyclass(frozen, module = "hyperpy._hyperpy")]
 pub struct FuzzInput {
@@ -149,7 +146,7 @@ impl GuestFuzzer {
         let until = Duration::try_from_secs_f64(seconds).ok().and_then(|it| Instant::now().checked_add(it));
         let host = PyHost::new(inner.machine());
         let found = py.detach(|| turns(inner, &host, executions, until));
-        let found = found.map_err(|failed| failed.raised(self.machine.get(), &host))?;
+        let found = found.map_err(|error| raised(self.machine.get(), &host, &error))?;
         Ok(found.map(|finding| (PyBytes::new(py, inner.input()), told(&finding))))
     }
 
@@ -167,12 +164,19 @@ impl GuestFuzzer {
         Ok(found.as_ref().map(told))
     }
 
-    /// Fewer and simpler bytes that end in the same way.
-    fn minimize<'py>(&self, py: Python<'py>, input: &[u8], budget: usize) -> PyResult<Bound<'py, PyBytes>> {
+    /// Fewer and simpler bytes that end in the same way, as far as one comes in so many executions and seconds.
+    fn minimize<'py>(
+        &self,
+        py: Python<'py>,
+        input: &[u8],
+        budget: usize,
+        seconds: f64,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let most = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
         let mut guard = self.lock()?;
         let inner = &mut *guard;
         let host = PyHost::new(inner.machine());
-        let small = py.detach(|| inner.minimized(input, budget, &host));
+        let small = py.detach(|| inner.minimized(input, budget, most, &host));
         let small = small.map_err(|error| raised(self.machine.get(), &host, &error))?;
         Ok(PyBytes::new(py, &small))
     }
@@ -237,40 +241,20 @@ fn kind(name: &str) -> PyResult<ExitKind> {
         .ok_or_else(|| PyValueError::new_err(format!("no such exit: {name:.40}\n\nhint: a class of hyperpy.Exit")))
 }
 
-/// Why turns came to an end before their number and time.
-enum Failed {
-    Guest(GuestError),
-    Signal(PyErr),
-}
-
-impl Failed {
-    fn raised(self, machine: &Machine, host: &PyHost) -> PyErr {
-        match self {
-            Self::Guest(error) => raised(machine, host, &error),
-            Self::Signal(error) => error,
-        }
-    }
-}
-
+/// Signals are looked for by the host, each time that a guest begins to run and at its ticks.
 fn turns(
     inner: &mut GuestLoop,
     host: &PyHost,
     executions: u64,
     until: Option<Instant>,
-) -> Result<Option<Finding>, Failed> {
-    let mut looked = Instant::now();
+) -> Result<Option<Finding>, GuestError> {
     for _ in 0..executions {
-        let turn = inner.turn(host).map_err(Failed::Guest)?;
+        let turn = inner.turn(host)?;
         if turn.finding.is_some() {
             return Ok(turn.finding);
         }
-        let now = Instant::now();
-        if until.is_some_and(|until| now >= until) {
+        if until.is_some_and(|until| Instant::now() >= until) {
             break;
-        }
-        if now.duration_since(looked) >= LOOK_EVERY {
-            looked = now;
-            Python::attach(|py| py.check_signals()).map_err(Failed::Signal)?;
         }
     }
     Ok(None)

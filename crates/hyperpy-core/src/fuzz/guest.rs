@@ -17,7 +17,7 @@ pub mod window;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use self::error::GuestError;
 use self::execute::Pace;
@@ -34,12 +34,16 @@ use super::havoc::{self, Words};
 use super::minimize;
 use super::rng::Rng;
 use crate::control::Host;
+use crate::exit::Exit;
 use crate::machine::Machine;
 use crate::memory::Written;
 use crate::snapshot::Snapshot;
 
 /// Most instructions of an execution that is looked at for what it compares.
 const COMPARED: u64 = 2_000;
+
+/// So long a guest has to come to an int3 that is its next instruction.
+const PROBE: Duration = Duration::from_millis(200);
 
 /// What is done with inputs.
 #[derive(Clone, Debug)]
@@ -169,10 +173,15 @@ impl GuestLoop {
         let is_user = sregs.cr0 & 1 != 0 && sregs.cs.selector & 3 == 3;
         let code = plan.trap.unwrap_or(if is_user { Trap::Int3 } else { handlers });
         let patches = Patches::find(&view, &plan.wanted, code, handlers)?;
-        let window = plan.window.map(|(gpa, len, layout)| Window::new(&machine.memory, gpa, len, layout)).transpose()?;
+        let window =
+            plan.window.map(|(gpa, len, layout)| Window::new(&machine.memory, gpa, len, layout)).transpose()?;
         let plain = Arc::new(machine.snapshot(host)?);
-        let engine = Evolve::new(seed, Bytes { longest: placer.longest(), is_lasting: window.is_some() || plan.steps }, words);
+        let engine =
+            Evolve::new(seed, Bytes { longest: placer.longest(), is_lasting: window.is_some() || plan.steps }, words);
         machine.take_int3(patches.has_int3());
+        if patches.has_int3() {
+            try_int3(&machine, &plain, host)?;
+        }
         let mut made = Self {
             spared: window.iter().map(Window::spared).collect(),
             base: plain.clone(),
@@ -256,8 +265,7 @@ impl GuestLoop {
         let ended = self.execute(input, host)?;
         let finding = self.finding(&ended, host)?;
         let comparisons = if self.plan.steps { self.steps.compared.as_slice() } else { &[] };
-        let outcome =
-            Outcome { counters: &self.counters, operations: 1, comparisons, is_finding: finding.is_some() };
+        let outcome = Outcome { counters: &self.counters, operations: 1, comparisons, is_finding: finding.is_some() };
         let is_kept = self.engine.report(input, &outcome);
         if finding.is_none() && !self.hits.is_empty() {
             for &gva in &self.hits {
@@ -282,15 +290,23 @@ impl GuestLoop {
         self.finding(&ended, host)
     }
 
-    /// Fewer and simpler bytes that end in the same way: each part is tried to be left out, and each byte to be 0.
+    /// Fewer and simpler bytes that end in the same way: each part is tried to be left out, and each byte to be 0, as far as one comes in
+    /// so many executions and so much time.
     ///
     /// # Errors
     /// As for [`Self::turn`].
-    pub fn minimized(&mut self, input: &[u8], mut budget: usize, host: &dyn Host) -> Result<Vec<u8>, GuestError> {
+    pub fn minimized(
+        &mut self,
+        input: &[u8],
+        mut budget: usize,
+        most: Duration,
+        host: &dyn Host,
+    ) -> Result<Vec<u8>, GuestError> {
+        let began = Instant::now();
         let Some(key) = self.replay(input, host)?.map(|finding| finding.key()) else { return Ok(input.to_vec()) };
         let mut failed = None;
         let mut still = |bytes: &[u8]| {
-            if failed.is_some() {
+            if failed.is_some() || began.elapsed() >= most {
                 return false;
             }
             match self.replay(bytes, host) {
@@ -335,6 +351,20 @@ impl GuestLoop {
         self.patches.write(&self.machine.memory)?;
         self.base = Arc::new(self.machine.snapshot(host)?);
         Ok(())
+    }
+}
+
+/// Sees whether KVM hands int3 over where the base stands: one that does not may interpret it, or give the guest its own exception.
+fn try_int3(machine: &Arc<Machine>, plain: &Snapshot, host: &dyn Host) -> Result<(), GuestError> {
+    let (regs, sregs) = (machine.regs(0, host)?, machine.sregs(0, host)?);
+    let rip = sregs.linear_rip(regs.rip);
+    let (gpa, _) = View { memory: &machine.memory, sregs: &sregs }.gpa(rip).ok_or(GuestError::NoCode { gva: rip })?;
+    machine.memory.write(gpa, &[Trap::Int3.byte()])?;
+    let exit = machine.run(Some(PROBE), host)?;
+    machine.restore(plain, &[], host)?;
+    match exit {
+        Exit::Debug { pc, .. } if pc == rip => Ok(()),
+        _ => Err(GuestError::NoBreakpoints { rip }),
     }
 }
 

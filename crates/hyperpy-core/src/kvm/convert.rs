@@ -1,8 +1,8 @@
 //! Registers, events and breakpoints between KVM's structures and ours. What the fields mean is the SDM's; no call is made here.
 
 use kvm_bindings::{
-    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, KVM_GUESTDBG_USE_SW_BP, kvm_dtable, kvm_guest_debug, kvm_regs,
-    kvm_segment, kvm_sregs, kvm_sregs2, kvm_vcpu_events,
+    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, KVM_GUESTDBG_USE_SW_BP, kvm_dtable,
+    kvm_guest_debug, kvm_regs, kvm_segment, kvm_sregs, kvm_sregs2, kvm_vcpu_events,
 };
 
 use crate::accel::state::Events;

@@ -47,7 +47,7 @@ pub enum GuestError {
         len: u64,
     },
     /// KVM does not know the instruction by which the guest is to be stopped.
-    #[error("this kvm hands no breakpoint of this guest over: it stumbled over int3 at {rip:#x}")]
+    #[error("this kvm hands no int3 of this guest over: at {rip:#x}")]
     NoBreakpoints {
         /// Where.
         rip: u64,
@@ -69,11 +69,13 @@ impl GuestError {
             Self::Snapshot(error) => error.hint(),
             Self::Memory(_) => "look at `m.map` for what is where",
             Self::NoCode { .. } => "addresses are linear ones, by the page tables that the guest has in the base",
-            Self::NoPlace { .. } => "look at `m.map` for what is where; `gva=` goes by the guest's page tables in the base",
+            Self::NoPlace { .. } => {
+                "look at `m.map` for what is where; `gva=` goes by the guest's page tables in the base"
+            }
             Self::TooLong { .. } => "all that takes of an input may come to 65536 bytes",
             Self::Window { .. } => "whole pages of 4 KiB, at least one and at most 16 MiB",
             Self::NoBreakpoints { .. } => {
-                "use a machine without interrupt controllers, in which HLT stops kernel-mode code; or cover by a window or by steps"
+                "HLT stops kernel-mode code of a machine without interrupt controllers; else cover by a window or by steps, and end inputs by a write to a port that nobody claims"
             }
             Self::ManyVcpus { .. } => "use breakpoints or a window, and limit(ms=...)",
         }

@@ -120,7 +120,10 @@ impl Patches {
             let (gpa, _) = view.gpa(gva).ok_or_else(missing)?;
             let mut byte = [0];
             view.memory.read(gpa, &mut byte).map_err(|_| missing())?;
-            all.0.insert(gva, Patch { gva, gpa, original: byte[0], trap, role, is_block, is_set: true, is_lifted: false });
+            all.0.insert(
+                gva,
+                Patch { gva, gpa, original: byte[0], trap, role, is_block, is_set: true, is_lifted: false },
+            );
         }
         Ok(all)
     }

@@ -45,7 +45,9 @@ fn test_comparison_tells_registers_immediates_and_memory_both_ways() {
 fn test_comparison_of_what_is_equal_or_not_there_or_no_comparison_tells_nothing() {
     let memory = Memory::with_ram(1 << 20).unwrap();
     // cmp eax, eax; cmp byte [0x7fffffff], 1; mov eax, 1; what is no instruction; add eax, 5
-    for code in [&[0x39, 0xc0][..], &[0x80, 0x3d, 0xff, 0xff, 0xff, 0x7f, 1], &[0xb8, 1], &[0x0f, 0x0b], &[0x83, 0xc0, 5]] {
+    for code in
+        [&[0x39, 0xc0][..], &[0x80, 0x3d, 0xff, 0xff, 0xff, 0x7f, 1], &[0xb8, 1], &[0x0f, 0x0b], &[0x83, 0xc0, 5]]
+    {
         assert_eq!(compared(code, &memory), []);
     }
 }

@@ -102,11 +102,8 @@ impl Finding {
     pub fn look(what: What, exit: Option<&Exit>, view: &View<'_>, regs: &Regs) -> Self {
         let is_exception = matches!(what, What::Exception(_));
         let frame = if is_exception { vectors::frame(view, regs) } else { None };
-        let here = || Frame {
-            rip: view.sregs.linear_rip(regs.rip),
-            error_code: None,
-            stack: vectors::stack_of(view, regs),
-        };
+        let here =
+            || Frame { rip: view.sregs.linear_rip(regs.rip), error_code: None, stack: vectors::stack_of(view, regs) };
         let Frame { rip, error_code, stack } = frame.unwrap_or_else(here);
         let detail = match exit {
             Some(Exit::Mmio(io) | Exit::Pio(io)) => io.address,
