@@ -382,5 +382,5 @@ class GuestFuzzer:
 
 def _address(gva: int) -> int:
     if not 0 <= gva < 1 << 64:
-        raise ValueError(f"address is out of range: {gva:#x}\n\nhint: a linear address of 64 bits")
+        raise ValueError(f"address of code is out of range: {gva:#x}\n\nhint: a linear address of 64 bits")
     return gva

@@ -4,6 +4,7 @@
 //! what is coverage (`guest/patch`, `guest/window`, `guest/steps`). Which ends are one finding says `guest/triage`. One execution is in
 //! `guest/execute`.
 
+mod bytes;
 mod error;
 mod execute;
 pub mod input;
@@ -19,6 +20,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::bytes::Bytes;
 pub use self::error::GuestError;
 use self::execute::Pace;
 use self::input::FuzzInput;
@@ -29,10 +31,9 @@ use self::triage::{ExitKind, Finding, Key};
 use self::view::View;
 use self::window::{Layout, Window};
 use super::coverage::Counters;
-use super::engine::{Engine, Evolve, Outcome, Plain, Statistics, Structure};
-use super::havoc::{self, Words};
+use super::engine::{Engine, Evolve, Outcome, Statistics};
+use super::havoc::Words;
 use super::minimize;
-use super::rng::Rng;
 use crate::control::Host;
 use crate::exit::Exit;
 use crate::machine::Machine;
@@ -87,31 +88,6 @@ impl Default for Plan {
             steps: false,
             comparisons: true,
         }
-    }
-}
-
-/// Inputs of so many bytes at most.
-#[derive(Clone, Copy, Debug)]
-struct Bytes {
-    longest: usize,
-    /// What an input covers a shorter one can be seen to cover, too: a block that was hit once is never hit again.
-    is_lasting: bool,
-}
-
-impl Structure for Bytes {
-    fn fresh(&self, rng: &mut Rng, _: &Words, into: &mut Vec<u8>) {
-        let length = rng.by_length(self.longest as u64);
-        into.extend((0..length).map(|_| u8::try_from(rng.below(256)).unwrap_or_default()));
-    }
-    fn change(&mut self, rng: &mut Rng, words: &Words, input: &mut Vec<u8>, other: &[u8]) {
-        havoc::change(rng, words, input, other);
-        input.truncate(self.longest);
-    }
-    fn parts(&mut self, input: &[u8]) -> usize {
-        if self.is_lasting { input.len() } else { 0 }
-    }
-    fn without(&mut self, input: &[u8], start: usize, end: usize, into: &mut Vec<u8>) {
-        Plain.without(input, start, end, into);
     }
 }
 

@@ -66,6 +66,11 @@ impl Words {
         })
     }
 
+    /// What something was compared with, if anything was.
+    pub fn wanted(&self, rng: &mut Rng) -> Option<u64> {
+        nth(rng, &self.compared).map(|(_, wanted)| wanted)
+    }
+
     /// A text of the dictionary, if there is one.
     pub fn text(&self, rng: &mut Rng) -> Option<&[u8]> {
         rng.pick(&self.texts).map(|text| &**text)
