@@ -18,11 +18,11 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-use crate::stock_device::StockDevice;
 use crate::errors;
 use crate::host::PyHost;
 use crate::machine::Machine;
 use crate::snapshot::Snapshot;
+use crate::stock_device::StockDevice;
 
 /// What of an input devices get.
 #[pyclass(frozen, module = "hyperpy._hyperpy")]

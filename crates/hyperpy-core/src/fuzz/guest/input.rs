@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::bus::{Access, Action, Device};
-use crate::snapshot::{Saved, State, StateFault, Stateless, with};
+use crate::snapshot::{Saved, State, StateFault, Stateless, check};
 
 /// What of an input is for devices, and how much of it was taken. Several may have one in common.
 #[derive(Debug, Default)]
@@ -88,8 +88,11 @@ impl Device for InputDevice {
     fn save(&self) -> Result<State, StateFault> {
         Ok(Arc::new(Stateless))
     }
+    fn check(&self, state: &dyn Saved) -> Result<(), StateFault> {
+        check::<Stateless>(state)
+    }
     fn load(&self, state: &dyn Saved) -> Result<(), StateFault> {
-        with(state, |_: &Stateless| Ok(()))
+        self.check(state)
     }
 }
 

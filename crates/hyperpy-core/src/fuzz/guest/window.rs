@@ -27,8 +27,10 @@ pub struct Window {
     gpa: u64,
     layout: Layout,
     bytes: Vec<u8>,
-    /// Pages that are not zeros.
+    /// Pages that were not zeros when it was collected.
     used: Vec<bool>,
+    /// Nothing has run since.
+    is_collected: bool,
 }
 
 impl Window {
@@ -45,7 +47,7 @@ impl Window {
         let mut bytes = vec![0; size];
         memory.read(gpa, &mut bytes)?;
         // Whatever is in it now goes before the first execution.
-        Ok(Self { gpa, layout, bytes, used: vec![true; size / PAGE] })
+        Ok(Self { gpa, layout, bytes, used: vec![false; size / PAGE], is_collected: false })
     }
 
     /// What a restore is to leave alone.
@@ -62,8 +64,9 @@ impl Window {
         if self.layout == Layout::Kcov {
             return Ok(memory.write(self.gpa, &[0; WORD])?); // what follows is not looked at without its number
         }
-        for (page, is_used) in (0_u64..).zip(&mut self.used) {
-            if std::mem::take(is_used) {
+        let is_collected = std::mem::take(&mut self.is_collected);
+        for (page, &is_used) in (0_u64..).zip(&self.used) {
+            if is_used || !is_collected {
                 memory.write(self.gpa + page * PAGE_SIZE, &[0; PAGE])?;
             }
         }
@@ -78,8 +81,10 @@ impl Window {
         match self.layout {
             Layout::Counters => {
                 memory.read(self.gpa, &mut self.bytes)?;
+                self.is_collected = true;
                 let pages = self.bytes.chunks_exact(PAGE).zip(&mut self.used);
                 for (page, (bytes, is_used)) in (0_u64..).zip(pages) {
+                    *is_used = false;
                     for (word, eight) in (0_u64..).zip(bytes.chunks_exact(WORD)) {
                         if eight.iter().all(|&byte| byte == 0) {
                             continue;

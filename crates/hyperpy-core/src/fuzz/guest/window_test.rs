@@ -29,6 +29,20 @@ fn test_window_of_counters_is_counted_by_place_and_cleared() {
 }
 
 #[test]
+fn test_window_that_was_not_collected_is_cleared_whole() {
+    let memory = memory();
+    let mut window = Window::new(&memory, GPA, 0x2000, Layout::Counters).unwrap();
+    window.clear(&memory).unwrap();
+    let mut counters = Counters::default();
+    window.collect(&memory, &mut counters).unwrap();
+    window.clear(&memory).unwrap();
+    memory.write(GPA + 0x1000, &[1]).unwrap();
+    window.clear(&memory).unwrap();
+    window.collect(&memory, &mut counters).unwrap();
+    assert!(counters.is_empty());
+}
+
+#[test]
 fn test_window_of_kcov_is_counted_by_which_place_follows_which() {
     let memory = memory();
     let covered = |places: &[u64]| {
