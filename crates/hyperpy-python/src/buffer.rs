@@ -228,6 +228,7 @@ pub(crate) mod sancov {
     ///
     /// # Safety
     /// The compiler calls it with the ends of an array that is there for ever.
+    // SAFETY: the name is the compiler's own for this, and nothing else in the library has it.
     #[unsafe(no_mangle)]
     pub unsafe extern "C" fn __sanitizer_cov_8bit_counters_init(start: *mut u8, stop: *mut u8) {
         let (start, stop) = (start as usize, stop as usize);
