@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -261,6 +262,8 @@ class DeviceFuzzer:
     def _save(self, *, is_last: bool = False) -> None:
         """Put into folders what is not there; what fails is told, and tried again."""
         count = self._native.statistics()[3] if is_last else self._native.settled()
+        # Ctrl-C comes after it: no file is left half written.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             if self._folder is not None:
                 for data in self._native.corpus(self._saved)[: max(0, count - self._saved)]:
@@ -271,6 +274,8 @@ class DeviceFuzzer:
                 del self._unsaved[key]
         except OSError as error:
             self._problems[f"not saved: {error.strerror or error}: {error.filename}"] = None
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _words(cls: type, dictionary: Iterable[bytes | str | int]) -> tuple[list[bytes], list[int]]:
