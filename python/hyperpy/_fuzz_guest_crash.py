@@ -82,7 +82,8 @@ class GuestCrash(Crash):
         # Where in its loop a guest is found that does not end is chance.
         where = (hex(found.rip),) if found.kind != "hang" else ()
         self.key = Key(found.kind, found.what, (*where, *map(hex, found.callers)))
-        self.error = GuestFault(f"the guest ends by {found.text()}")
+        hint = "minimize() makes the input small, write_script(path) reproduces it"
+        self.error = GuestFault(f"the guest ends by {found.text()}", hint=hint)
 
     @property
     def kind(self) -> Kind:
