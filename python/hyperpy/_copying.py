@@ -65,10 +65,17 @@ def individual(
     """Make a copy of a machine, with its devices as (parent, copy), somebody else, before it runs."""
     if clock is not None:
         clock._apply(child.clock)
-    child._native.renew_generation(int.from_bytes(identity.derive("VM generation", 16), "little"))
+    child._native.renew_generation(child._generation)
     for parent, copy in devices:
         if isinstance(copy, Device):
-            copy.forked(cast("Any", parent), identity._told(_place_of(copy, child)))
+            place = _place_of(copy, child)
+            try:
+                copy.forked(cast("Any", parent), identity._told(place))
+            except Exception as error:
+                error.add_note(
+                    f"in `forked` of {type(copy).__name__} at {place}, called of a copy of the machine"
+                )
+                raise
 
 
 def _place_of(device: object, machine: Machine) -> str:

@@ -40,6 +40,7 @@ class Snapshotting:
 
     _native: _hyperpy.Machine
     _forked: Forked | None = None
+    _generation: int = 0  # the VM generation id that it was given last; 0 for none
     _identity: Identity | None = None
     _restored: RestoreStats | None = None
     _share: Share
@@ -89,6 +90,8 @@ class Snapshotting:
             renew: tell its operating system, as `fork` does, that it is not the only one that goes on from here, by a new VM generation
                 id: Linux makes new random numbers. Else all are as they were.
 
+        Beside another thread's `snapshot` it waits for its turn: so a device whose `save` waits for this thread would wait for good.
+
         Raises:
             MemoryAccessError: there is no memory in a spared range.
             KvmError: KVM refuses a value, such as a register's in a file; the machine is stopped then, too.
@@ -109,7 +112,8 @@ class Snapshotting:
         if undelivered:
             cast("Machine", self)._keep(undelivered)
         if renew:
-            self._native.renew_generation(_random())
+            self.__dict__["_generation"] = _random()
+            self._native.renew_generation(self._generation)
         done = RestoreStats(pages, vm * _MICRO, vcpus * _MICRO, memory * _MICRO, devices * _MICRO)
         self.__dict__["_restored"] = done  # past what looks for names that a machine has not
         return done
@@ -138,7 +142,7 @@ class Snapshotting:
             SnapshotError: a device cannot be copied, and which. Nothing has changed.
             BudgetError: the copy asks for more than `hyperpy.budget` has left.
             StateError: as for `snapshot`.
-            ValueError: the seed is out of range, or the clock's time would go back.
+            ValueError: the seed is out of range.
             Exception: what a device's `forked` raises. There is no copy then.
 
         Example:
@@ -157,7 +161,8 @@ class Snapshotting:
         machine: Machine = cast("Machine", self)
         if not isinstance(clock, ClockSetting | None):
             raise TypeError(f"not a setting of a clock: {clock!r}\n\nhint: clock=ClockSetting(scale=2.0)")
-        identity = Identity(name_for(machine, name), _random() if seed is None else operator.index(seed))
+        identity = Identity(name or "", _random() if seed is None else operator.index(seed))
+        identity = Identity(name_for(machine, name), identity.seed)
         child = cast("Machine", object.__new__(type(self)))
         child._closed = True
         child._begin(Share(self._share.memory, self._share.cpu))
@@ -170,6 +175,7 @@ class Snapshotting:
 
         try:
             is_running, pages, left = _hyperpy.fork(self._native, child.console._native, parents, build)
+            child._generation = identity._generation(self._generation)
             individual(child, list(zip(parents, copies, strict=True)), identity, clock)
         except BaseException:
             if hasattr(child, "_native"):
@@ -189,13 +195,11 @@ class Snapshotting:
 
     @property
     def identity(self) -> Identity | None:
-        """Who a copy is, made of the name and the seed that `fork` gave it; None for a machine that is no copy."""
-        return self._identity
+        """Who a copy is, made of the name and the seed that `fork` gave it; None for a machine that is no copy.
 
-    @property
-    def seed(self) -> int | None:
-        """What a copy's identity is derived from: `fork(seed=child.seed)` makes another that is the same; None for a machine that is no copy."""
-        return None if self._identity is None else self._identity.seed
+        `fork(seed=child.identity.seed)` makes another that is the same.
+        """
+        return self._identity
 
     def copy_of(self, device: _D) -> _D:
         """Return the device that stands here for one of the machine that this one was copied from.

@@ -6,6 +6,7 @@ thread that fires them are in Rust (`clock.rs` and `clock/timers.rs` of the core
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -188,30 +189,27 @@ class ClockSetting(Value):
     """How the clock of a copy of a machine is to go on: `m.fork(clock=ClockSetting(scale=2.0))`.
 
     Attributes:
-        now: nanoseconds from the machine's start, not before what they are: what is due by then fires when the copy runs.
-            None goes on from the parent's time.
-        scale: nanoseconds of the clock for one of the host's; None for the parent's.
+        ahead: nanoseconds by which it is ahead of the parent's, from 0: what is due by then fires when the copy runs.
+        scale: nanoseconds of the clock for one of the host's, from 0; None for the parent's.
     """
 
-    now: int | None = None
+    ahead: int = 0
     scale: float | None = None
 
-    def _apply(self, clock: Clock) -> None:
-        """Set a clock that stands still.
+    def __init__(self, *values: Any, **more: Any) -> None:
+        super().__init__(*values, **more)
+        _ns(self.ahead)
+        if self.scale is not None and not 0 <= self.scale < math.inf:
+            raise ValueError(
+                f"scale of a clock is out of range: {self.scale}\n\nhint: a number from 0 up, such as 0.5"
+            )
 
-        Raises:
-            ValueError: its time would go back, or the scale is no number from 0.
-        """
+    def _apply(self, clock: Clock) -> None:
+        """Set a clock that stands still."""
         if self.scale is not None:
             clock.scale = self.scale
-        if self.now is not None:
-            before = clock.now
-            if _ns(self.now) < before:
-                hint = "time does not go back: from the parent's `clock.now` on"
-                raise ValueError(
-                    f"time of a copy is before its parent's: {self.now} of {before} ns\n\nhint: {hint}"
-                )
-            clock.step(self.now - before)
+        if self.ahead:
+            clock.step(self.ahead)
 
 
 def _ns(value: int) -> int:

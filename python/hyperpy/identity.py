@@ -68,13 +68,9 @@ class Identity(Value):
             >>> me.derive("serial number", 4) == me.derive("serial number", 4), len(me.derive("key", 32))
             (True, 32)
         """
-        import hashlib  # noqa: PLC0415 - few programs derive anything
-
         if operator.index(size) < 0:
             raise ValueError(f"number of bytes is below 0: {size}\n\nhint: from 0")
-        # `ascii` tells where one part ends, whatever is in it.
-        text = ascii((operator.index(self.seed), self.device, purpose))
-        return hashlib.shake_256(text.encode()).digest(size)
+        return self._bytes("bytes", f"{operator.index(size)} {purpose}", size)
 
     def mac(self, number: int = 0) -> bytes:
         """Return a MAC address of one's own: 6 bytes, locally administered, of no group.
@@ -84,9 +80,9 @@ class Identity(Value):
         Example:
             >>> from hyperpy import Identity
             >>> Identity("worker", seed=7).mac().hex(":")
-            '56:94:ae:2b:e6:4f'
+            '3a:b4:14:99:b2:6d'
         """
-        first, *rest = self.derive(f"mac {operator.index(number)}", _MAC_BYTES)
+        first, *rest = self._bytes("mac", str(operator.index(number)), _MAC_BYTES)
         return bytes([first & 0xFC | 0x02, *rest])
 
     def random(self, purpose: str = "") -> Random:
@@ -100,9 +96,21 @@ class Identity(Value):
             >>> me.random().random() == other.random().random()
             True
         """
-        from random import Random  # noqa: PLC0415 - as above
+        from random import Random  # noqa: PLC0415 - few programs derive anything
 
-        return Random(self.derive(f"random {purpose}", _SEED_BITS // 8))
+        return Random(self._bytes("random", purpose, _SEED_BITS // 8))
+
+    def _generation(self, parent: int) -> int:
+        """The VM generation id, of a copy of a machine that has this one: never the same, whatever the seed is."""
+        return int.from_bytes(self._bytes("VM generation", str(parent), 16), "little")
+
+    def _bytes(self, kind: str, purpose: str, size: int) -> bytes:
+        """What no other kind or purpose has."""
+        import hashlib  # noqa: PLC0415 - as above
+
+        # `ascii` tells where one part ends, whatever is in it.
+        text = ascii((operator.index(self.seed), self.device, kind, purpose))
+        return hashlib.shake_256(text.encode()).digest(size)
 
     def _told(self, device: str) -> Identity:
         """The same, for a device."""
