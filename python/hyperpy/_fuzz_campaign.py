@@ -268,7 +268,8 @@ class _Run:
         if status == 1:
             raise FuzzError(said or "worker has ended, and does not say why", hint=None)
         how = signal.Signals(-status).name if status < 0 else f"status {status}"
-        last = f": {said.splitlines()[-1]}" if said else ""
+        lines = [line for line in said.splitlines() if line and not line.startswith((" ", "hint: "))]
+        last = f": {lines[-1]}" if lines else ""
         self._deaths = self._deaths + 1 if time.monotonic() - worker.began < _SOON else 1
         self._generation += 1
         self._problems[

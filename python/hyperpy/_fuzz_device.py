@@ -45,7 +45,7 @@ class DeviceFuzzer:
         crashes: a folder in which each crash is saved when it is found: see `Crash.save`.
         memory: size of the guest memory for its DMA, in bytes or "1M".
         size: length of its range, if it does not know its own.
-        time_limit: an operation that takes longer, in seconds, is a hang. One that runs more than 250,000 lines of the device's code is one
+        time_limit: an operation that takes longer, in seconds of a processor, is a hang; or 20 times as long by the clock. One that runs more than 250,000 lines of the device's code is one
             too, and is found sooner.
         max_growth: an input that makes the process take so many bytes more is a finding; 0: it is none.
         allowed: exceptions that the device may raise; `DeviceError` of an access that its `access_rule` refuses always may be.

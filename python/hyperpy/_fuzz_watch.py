@@ -17,26 +17,29 @@ from hyperpy._fuzz_findings import Hang
 __all__ = ["watched"]
 
 _LOOKS = 4
+# So many times of the limit go by on the clock before one is given up that has not used it: on a busy host, or where it waits.
+_PATIENCE = 20
 
 
 @contextmanager
 def watched(begun: Callable[[], int], limit: float) -> Iterator[None]:
-    """Raise `Hang` on this thread if `begun` gives the same number for so many seconds."""
+    """Raise `Hang` on this thread if `begun` gives the same number for so many seconds of a processor, or many times that of the clock."""
     thread, done, lock = threading.get_ident(), threading.Event(), threading.Lock()
+    clock = time.pthread_getcpuclockid(thread)
 
     def watch() -> None:
-        last, since = begun(), time.monotonic()
+        last, since, used = begun(), time.monotonic(), time.clock_gettime(clock)
         while not done.wait(limit / _LOOKS):
             now = begun()
             if now != last:
-                last, since = now, time.monotonic()
-            elif time.monotonic() - since >= limit:
+                last, since, used = now, time.monotonic(), time.clock_gettime(clock)
+            elif time.clock_gettime(clock) - used >= limit or time.monotonic() - since >= limit * _PATIENCE:
                 with lock:
                     if not done.is_set():
                         ctypes.pythonapi.PyThreadState_SetAsyncExc(
                             ctypes.c_ulong(thread), ctypes.py_object(Hang)
                         )
-                since = time.monotonic()
+                since, used = time.monotonic(), time.clock_gettime(clock)
 
     watcher = threading.Thread(target=watch, name="hyperpy fuzz watch", daemon=True)
     watcher.start()

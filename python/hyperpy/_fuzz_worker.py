@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import threading
+import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,6 +28,8 @@ __all__ = ["Fuzzer", "fuzzer_of"]
 
 # So often it tells how far it is, and looks for what others have found.
 _SLICE = 0.25
+# Of a worker in which something else was raised than what a device may: not its target alone, so that another one may live.
+_FAILED = 3
 _NAMES = ("fuzzer", "target")
 
 
@@ -161,7 +164,11 @@ class _Told:
 
 
 if __name__ == "__main__":
-    status = _main()
+    try:
+        status = _main()
+    except BaseException:  # also SystemExit, which the device's code may raise: whoever reads this is told
+        traceback.print_exc()
+        status = _FAILED
     sys.stderr.flush()
     # Without what an interpreter does at its end: a thread may still be reading.
     os._exit(status)

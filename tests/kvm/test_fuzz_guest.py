@@ -10,7 +10,7 @@ import pytest
 from tests.parsers import DRIVER, INPUT, PARSER, guest, labels, parser_fuzzer
 
 from hyperpy import Device, Exit
-from hyperpy.fuzz import GuestFuzzer, InputDevice
+from hyperpy.fuzz import GuestCrash, GuestFuzzer, InputDevice
 
 
 def test_parser_covered_by_breakpoints_is_broken() -> None:
@@ -184,6 +184,41 @@ def test_exceptions_are_found_where_they_were_raised() -> None:
         assert crash is not None
         assert (crash.vectors, crash.rip) == ((6,), at["undefined"])
         assert fuzzer.replay(b"\x03") is None
+
+
+# A breakpoint may lie on the call that led to where the base is.
+CALLED = """
+    call broken
+after:
+    hlt
+broken:
+    mov ebx, 0x8000
+    cmp byte ptr [rbx], 0x41
+    jne done
+    mov eax, [0x7000000]
+done:
+    ret
+"""
+
+
+@pytest.mark.parametrize("are_covered", [False, True])
+def test_breakpoints_are_no_part_of_what_is_told_nor_left_in_memory(are_covered: bool) -> None:
+    at = labels(CALLED, "long")
+    with guest(CALLED, "long") as machine:
+        code = machine.memory.read(0x1000, 64)
+        machine.vcpus[0].run_until(at["broken"], timeout=10.0)
+        fuzzer = GuestFuzzer(machine, machine.snapshot(), seed=1, dictionary=[b"A"])
+        fuzzer.input_at(gpa=0x8000, max_len=4)
+        fuzzer.crash_on(Exit.Mmio)
+        fuzzer.stop_at(at["after"])
+        if are_covered:
+            fuzzer.cover(breakpoints=[0x1000, at["broken"]])
+        (crash,) = fuzzer.run(executions=2000).crashes
+        assert isinstance(crash, GuestCrash)
+        assert crash.callers == (at["after"],)
+        assert machine.memory.read(0x1000, 64) == code
+        crash.minimize()
+        assert machine.memory.read(0x1000, 64) == code
 
 
 def test_vectors_that_share_a_handler_are_told_together() -> None:

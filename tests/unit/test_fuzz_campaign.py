@@ -77,6 +77,13 @@ def test_target_that_cannot_be_used_is_told(tmp_path: Path, text: str, said: str
         Campaign(target=str(tmp_path / "none.py"), seconds=60).run()
 
 
+def test_target_that_fails_while_it_is_fuzzed_is_told_with_what_it_raised(tmp_path: Path) -> None:
+    text = "from hyperpy import Device, fuzz\nclass Odd(Device):\n    size = 4\n    def write(self, *_): raise SystemExit('enough')\n"
+    (tmp_path / "target.py").write_text(text + "fuzzer = fuzz.DeviceFuzzer(Odd)\n")
+    with pytest.raises(FuzzError, match="workers do not live: status 3: SystemExit: enough"):
+        Campaign(target=str(tmp_path / "target.py"), seconds=60).run()
+
+
 def test_command_prints_plain_lines_and_its_status_says_that_something_was_found(tmp_path: Path) -> None:
     ran = subprocess.run(
         [*COMMAND, TARGET, "--time", "3s", "--crashes", "kept"],

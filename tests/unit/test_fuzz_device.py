@@ -13,7 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fuzzed import Copier, Hungry, Loop, Mailbox, Queue, Sticky, is_bounded
-from hyperpy import DebugExit, Device, Register, _hyperpy
+from hyperpy import DebugExit, Device, Machine, Register, _hyperpy
 from hyperpy.device import _Stock
 from hyperpy.errors import DeclarationError
 from hyperpy.fuzz import DeviceFuzzer, FuzzError, event
@@ -22,6 +22,11 @@ from hyperpy.fuzz import DeviceFuzzer, FuzzError, event
 class Panicking(_Stock):
     def __init__(self) -> None:
         super().__init__(_hyperpy.StockDevice.panicking())
+
+
+class Firmware(_Stock):
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(_hyperpy.StockDevice.fw_cfg(machine._native, [("opt/x", bytes(range(16)))]))
 
 
 def test_bug_behind_an_index_is_found_and_minimised_to_its_two_operations() -> None:
@@ -108,6 +113,19 @@ def test_input_that_makes_the_process_grow_is_found() -> None:
     assert [crash.kind for crash in report.crashes] == ["memory"]
     small = report.crashes[0].minimize()
     assert len(small.operations) == 1
+
+
+def test_device_in_rust_begins_each_input_as_the_first_whatever_ran_before() -> None:
+    """One run of many inputs, and many of one: the same corpus. fw_cfg remembers what was selected."""
+    corpora = []
+    with Machine(memory="1M") as m:
+        for slices in ([300], [1] * 300):
+            fuzzer = DeviceFuzzer(lambda: Firmware(m), seed=3)
+            for count in slices:
+                fuzzer.run(executions=count)
+            corpora.append(fuzzer.inputs)
+    assert corpora[0] == corpora[1]
+    assert len(corpora[0]) > 1
 
 
 def test_panic_of_a_device_in_rust_is_found() -> None:

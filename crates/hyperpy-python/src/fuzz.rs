@@ -7,10 +7,10 @@ mod dma;
 mod subject;
 mod trail;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use hyperpy_core::bench::Answer;
+use hyperpy_core::bench::{Answer, BenchState};
 use hyperpy_core::fuzz::coverage::Counters;
 use hyperpy_core::fuzz::device::{DeviceLoop, Execution, OnBench, Subject, Trouble, execute};
 use hyperpy_core::fuzz::havoc::Words;
@@ -79,6 +79,8 @@ type Plain = (String, u64, u64, u64, Vec<u8>);
 pub struct DeviceFuzzer {
     inner: Mutex<DeviceLoop>,
     shape: Arc<Shape>,
+    /// What a device in Rust was when it was first looked at.
+    base: OnceLock<Option<Arc<BenchState>>>,
 }
 
 /// What was found: the input, operations that were begun, and what was raised.
@@ -105,7 +107,7 @@ impl DeviceFuzzer {
         let mut shape = Shape::new(size, if targets.is_empty() { undeclared(size) } else { targets });
         (shape.events, shape.has_memory, shape.most, shape.longest_step) = (events, has_memory, most, longest_step);
         let shape = Arc::new(shape);
-        Self { inner: Mutex::new(DeviceLoop::new(shape.clone(), seed, Words::new(texts, numbers))), shape }
+        Self { inner: Mutex::new(DeviceLoop::new(shape.clone(), seed, Words::new(texts, numbers))), shape, base: OnceLock::new() }
     }
 
     /// How many counters the code of stock devices has: some in a build for fuzzing.
@@ -122,7 +124,7 @@ impl DeviceFuzzer {
         let mut guard = self.lock()?;
         let inner = &mut *guard;
         let until = Duration::try_from_secs_f64(seconds).ok().and_then(|it| Instant::now().checked_add(it));
-        let mut device = Device::of(host)?;
+        let mut device = Device::of(host, &self.base)?;
         let turn = device.with(|subject| py.detach(|| turns(inner, subject, executions, until)));
         let Some((operations, trouble)) = turn? else { return Ok(None) };
         let error = device.error();
@@ -141,7 +143,7 @@ impl DeviceFuzzer {
     ) -> PyResult<(Vec<u64>, usize, Option<PyErr>)> {
         let mut ops = Ops::default();
         self.shape.decode(input, &mut ops);
-        let mut device = Device::of(host)?;
+        let mut device = Device::of(host, &self.base)?;
         let (reads, execution) = device.execute(py, &self.shape, &ops);
         match execution.trouble {
             Some(Trouble::Ended) => Err(device.error()),
@@ -162,7 +164,7 @@ impl DeviceFuzzer {
         let (mut ops, mut bytes) = (Ops::default(), Vec::new());
         self.shape.decode(input, &mut ops);
         let mut trial =
-            Trial { py, shape: &self.shape, device: Device::of(host)?, same, ops: ops.clone(), failed: None };
+            Trial { py, shape: &self.shape, device: Device::of(host, &self.base)?, same, ops: ops.clone(), failed: None };
         let mut list = minimize::fewest(ops.list(), &mut budget, |list| trial.fails(list));
         minimize::simplest(&mut list, &mut budget, |op| simpler(&self.shape, op), |list| trial.fails(list));
         if let Some(failed) = trial.failed {
@@ -312,16 +314,17 @@ fn shorter(data: Span) -> impl Iterator<Item = Span> {
 /// A device and what is around it.
 enum Device {
     /// In Rust, and nobody in Python wants to know.
-    Plain(Py<Bench>, Option<PyErr>),
+    Plain(Py<Bench>, Option<Arc<BenchState>>, Option<PyErr>),
     Host(Box<OnHost>),
 }
 
 impl Device {
-    fn of(host: &Bound<'_, PyAny>) -> PyResult<Self> {
+    fn of(host: &Bound<'_, PyAny>, base: &OnceLock<Option<Arc<BenchState>>>) -> PyResult<Self> {
         let py = host.py();
         let bench: Py<Bench> = host.getattr(intern!(py, "bench"))?.extract()?;
         if host.getattr(intern!(py, "is_plain"))?.is_truthy()? {
-            return Ok(Self::Plain(bench, None));
+            let base = base.get_or_init(|| bench.get().core.save().ok().and_then(Result::ok).map(Arc::new)).clone();
+            return Ok(Self::Plain(bench, base, None));
         }
         let trail = host.getattr(intern!(py, "trail"))?.extract()?;
         let memory = host.getattr(intern!(py, "memory"))?.extract()?;
@@ -332,8 +335,8 @@ impl Device {
 
     fn with<T>(&mut self, f: impl FnOnce(&mut (dyn Subject + Send)) -> T) -> T {
         match self {
-            Self::Plain(bench, error) => {
-                let mut subject = OnBench::new(&bench.get().core);
+            Self::Plain(bench, base, error) => {
+                let mut subject = OnBench::new(&bench.get().core, base.as_deref());
                 subject.covered = COVERED;
                 let done = f(&mut subject);
                 *error = subject.error.map(|error| errors::run(&error));
@@ -346,7 +349,7 @@ impl Device {
     /// Why it ended.
     fn error(&mut self) -> PyErr {
         let kept = match self {
-            Self::Plain(_, error) => error.take(),
+            Self::Plain(_, _, error) => error.take(),
             Self::Host(subject) => subject.error.take(),
         };
         kept.unwrap_or_else(|| {

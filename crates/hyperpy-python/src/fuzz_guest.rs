@@ -145,7 +145,11 @@ impl GuestFuzzer {
         let inner = &mut *guard;
         let until = Duration::try_from_secs_f64(seconds).ok().and_then(|it| Instant::now().checked_add(it));
         let host = PyHost::new(inner.machine());
-        let found = py.detach(|| turns(inner, &host, executions, until));
+        let found = py.detach(|| {
+            let found = turns(inner, &host, executions, until);
+            inner.take_patches_out()?;
+            found
+        });
         let found = found.map_err(|error| raised(self.machine.get(), &host, &error))?;
         Ok(found.map(|finding| (PyBytes::new(py, inner.input()), told(&finding))))
     }
@@ -156,9 +160,9 @@ impl GuestFuzzer {
         let inner = &mut *guard;
         let host = PyHost::new(inner.machine());
         let found = py.detach(|| {
-            let found = inner.replay(input, &host)?;
+            let found = inner.replay(input, &host);
             inner.take_patches_out()?;
-            Ok(found)
+            found
         });
         let found = found.map_err(|error| raised(self.machine.get(), &host, &error))?;
         Ok(found.as_ref().map(told))
@@ -176,7 +180,11 @@ impl GuestFuzzer {
         let mut guard = self.lock()?;
         let inner = &mut *guard;
         let host = PyHost::new(inner.machine());
-        let small = py.detach(|| inner.minimized(input, budget, most, &host));
+        let small = py.detach(|| {
+            let small = inner.minimized(input, budget, most, &host);
+            inner.take_patches_out()?;
+            small
+        });
         let small = small.map_err(|error| raised(self.machine.get(), &host, &error))?;
         Ok(PyBytes::new(py, &small))
     }

@@ -147,7 +147,7 @@ fn tell(shape: &Shape, play: Play, value: u64, counters: &mut Counters) -> u64 {
 /// A device in Rust on a bench, put back by its state, or by its reset where it cannot be saved.
 pub struct OnBench<'a> {
     bench: &'a Bench,
-    base: Option<BenchState>,
+    base: Option<&'a BenchState>,
     /// Adds what else was covered since the last time: by counters in the devices' code, where it has some.
     pub covered: Option<fn(&mut Counters)>,
     /// What it panicked with.
@@ -155,10 +155,9 @@ pub struct OnBench<'a> {
 }
 
 impl<'a> OnBench<'a> {
-    /// The device as it is now is what every input begins with.
+    /// `base` is what every input begins with; none, where the device cannot be saved.
     #[must_use]
-    pub fn new(bench: &'a Bench) -> Self {
-        let base = bench.save().ok().and_then(Result::ok);
+    pub fn new(bench: &'a Bench, base: Option<&'a BenchState>) -> Self {
         Self { bench, base, covered: None, error: None }
     }
 
@@ -172,7 +171,7 @@ impl<'a> OnBench<'a> {
 
 impl Subject for OnBench<'_> {
     fn begin(&mut self) -> Result<(), Trouble> {
-        let done = match &self.base {
+        let done = match self.base {
             Some(base) => {
                 self.bench.clock().load(&base.kept);
                 self.bench.load(base).map(drop)

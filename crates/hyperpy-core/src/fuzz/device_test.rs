@@ -46,7 +46,7 @@ fn campaign(seed: u64, executions: usize) -> (DeviceLoop, Vec<Vec<u8>>) {
     let shape = Arc::new(Shape::new(4, undeclared(4)));
     let mut looped = DeviceLoop::new(shape, seed, Words::new(Vec::new(), vec![0x5A]));
     let (bench, mut found) = (bench(), Vec::new());
-    let mut subject = OnBench::new(&bench);
+    let mut subject = OnBench::new(&bench, None);
     for _ in 0..executions {
         looped.prepare();
         if looped.run(&mut subject).0.trouble.is_some() {
@@ -75,7 +75,7 @@ fn test_same_seed_gives_the_same_findings_and_corpus() {
 fn test_every_input_begins_with_the_same_device_and_time() {
     let shape = Shape::new(4, undeclared(4));
     let bench = bench();
-    let (mut subject, mut counters, mut ops) = (OnBench::new(&bench), Counters::default(), Ops::default());
+    let (mut subject, mut counters, mut ops) = (OnBench::new(&bench, None), Counters::default(), Ops::default());
     ops.push(Op::Write { offset: 0, size: 1, value: 0x5A });
     ops.push(Op::Write { offset: 1, size: 1, value: 0 });
     ops.push(Op::Step { ns: 500 });

@@ -92,7 +92,10 @@ impl GuestLoop {
         loop {
             let exit = match pace {
                 Pace::Free => self.machine.run(Some(self.plan.time), host)?,
-                Pace::Steps { .. } if std::mem::take(&mut self.steps.is_at_halt) => self.machine.run(None, host)?,
+                Pace::Steps { .. } if std::mem::take(&mut self.steps.is_at_halt) => {
+                    // One that waits there with interrupts on is told by no exit.
+                    self.machine.run(Some(self.plan.time), host)?
+                }
                 Pace::Steps { most, edges, compares } => {
                     if self.steps.count >= most {
                         return Ok(Ended::Hang);
@@ -103,6 +106,7 @@ impl GuestLoop {
             let (gva, is_after) = match exit {
                 Exit::Halt { vcpu } => (self.linear(vcpu, host)?.wrapping_sub(1), true),
                 Exit::Debug { pc, .. } => (pc, false),
+                Exit::Timeout if matches!(pace, Pace::Steps { .. }) => return Ok(Ended::Hang),
                 Exit::Timeout => {
                     let used = Duration::from_nanos(own_time().saturating_sub(used));
                     if used < self.plan.time && began.elapsed() < self.plan.time * PATIENCE + SLACK {
@@ -219,6 +223,8 @@ impl GuestLoop {
                 (What::Exit(kind), Some(exit))
             }
         };
+        // What is told of it is the guest's code, not what was put into it; the next execution begins with the base in any case.
+        self.take_patches_out()?;
         let (regs, sregs) = (self.machine.regs(0, host)?, self.machine.sregs(0, host)?);
         let view = View { memory: &self.machine.memory, sregs: &sregs };
         Ok(Some(Finding::look(what, exit, &view, &regs)))
