@@ -1,4 +1,4 @@
-"""What a restore makes of the processor's own matters: an INIT or SIPI that is under way, page-directory pointers that are no longer
+"""What a restore makes of the processor's own matters: an INIT, SIPI or NMI that is under way, page-directory pointers that are no longer
 those in memory, another frequency of the time-stamp counter, and memory of huge pages.
 """
 
@@ -14,7 +14,7 @@ from tests.guests import assemble
 from tests.kvm.conftest import Boot
 from tests.kvm.test_snapshots_edited import edited
 
-from hyperpy import Exit, Flat, Machine
+from hyperpy import Device, Exit, Flat, Machine, Msi
 from hyperpy.doctor import flavour
 from hyperpy.errors import SnapshotError
 
@@ -29,6 +29,43 @@ def out(machine: Machine) -> tuple[int, int]:
     assert isinstance(stop, Exit.Pio), stop
     assert stop.value is not None
     return stop.address, stop.value
+
+
+class Sender(Device):
+    """Has a line."""
+
+    size = 1
+    stateless = True
+
+
+@pytest.mark.parametrize("vcpus", [1, 2])
+def test_nmi_that_a_device_sends_beside_a_restore_comes_if_it_is_sent_after_it(boot: Boot, vcpus: int) -> None:
+    m = boot("again: out 0x80, al\n jmp again", vcpus=vcpus, irqchip=True)
+    m.memory.write(4 * 2, bytes([0, 0x20, 0, 0]))  # the vector of an NMI: 0x2000
+    m.memory.write(0x2000, bytes.fromhex("fe060070 cf"))  # inc byte ptr [0x7000]; iret
+    m.route(24, Msi(0xFEE00000, 0x402))  # an NMI for APIC id 0 (SDM vol. 3, 11.11)
+    sender = m.attach(Sender(), mmio=0xFE000000, irq=24)
+    for _ in range(2):
+        assert out(m)[0] == 0x80
+    base = m.snapshot()
+
+    def taken() -> int:
+        for _ in range(2):
+            assert out(m)[0] == 0x80
+        return m.memory.read(0x7000, 1)[0]
+
+    for _ in range(2):
+        m.restore(base)
+        sender.irq.pulse()
+        sent = m.snapshot()
+        assert taken() == 1
+        m.restore(base)
+        assert taken() == 0
+        m.restore(sent)
+        assert taken() == 1
+        sender.irq.pulse()
+        m.restore(base)
+        assert taken() == 0
 
 
 def test_sipi_that_is_under_way_at_a_restore_starts_nobody_after_it(boot: Boot) -> None:

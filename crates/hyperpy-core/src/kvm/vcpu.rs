@@ -228,7 +228,7 @@ impl Vcpu for KvmVcpu {
     }
 
     fn activity(&mut self) -> Result<Activity, AccelError> {
-        self.settle_for_others()?;
+        self.settle_for_sent()?;
         Ok(match raw::mp_state(&self.fd)?.mp_state {
             KVM_MP_STATE_HALTED => Activity::Halted { interruptible: self.page.interruptible() },
             KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED => Activity::NotStarted,

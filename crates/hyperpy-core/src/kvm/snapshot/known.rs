@@ -25,9 +25,8 @@ const LAST_EXCEPTION: u8 = 31;
 
 #[derive(Debug)]
 pub(in crate::kvm) struct Known {
+    /// So a vCPU can be sent an INIT, a SIPI, an NMI or an SMI: by others, and by devices' messages.
     pub(super) irqchip: bool,
-    /// Other vCPUs can send one an INIT, a SIPI, an NMI or an SMI.
-    pub(in crate::kvm) others: bool,
     pub(super) sregs2: bool,
     /// What can wait in the shared page (`KVM_SYNC_X86_*`).
     pub(super) sync: u32,
@@ -82,7 +81,6 @@ impl Known {
         let xcr0 = if plain(Cap::Xcrs)? { Some(offered_xcr0(offered)) } else { None };
         Ok(Self {
             irqchip: config.irqchip,
-            others: config.irqchip && config.vcpus > 1,
             sregs2: raw(KVM_CAP_SREGS2)?,
             sync: if sync.unsigned_abs() & KVM_SYNC_X86_EVENTS != 0 { sync.unsigned_abs() } else { 0 },
             xsave,

@@ -8,7 +8,7 @@
 //! it comes after it. Registers and events go last and together, since KVM drops a pending exception when registers are
 //! set: they wait in the shared page for the next entry where KVM has that (KVM_SYNC_X86_EVENTS), and cost no ioctl. Sregs wait
 //! there too if nothing depends on their being there earlier ([`KvmVcpu::ways`]): taken over at the entry they cost a fifteenth of
-//! what the ioctl does. What other vCPUs can send one in between does not wait there: it would be overwritten.
+//! what the ioctl does. What a vCPU with a local APIC can be sent in between does not wait there: it would be overwritten.
 //!
 //! | part | ioctls of `save` | of `load` |
 //! |---|---|---|
@@ -18,10 +18,11 @@
 //! | debug registers | 1 | 1 |
 //! | sregs with the PDPTRs | 1, 0 if they wait in the page | 0 or 1 |
 //! | XCR0, where there is one | 1 | 1 |
-//! | events | 1, 0 if they wait in the page | 0, 1 if there are others to send some |
+//! | events | 1, 0 if they wait in the page | 0, 1 with a local APIC |
 //! | general registers | 0, but 1 with a local APIC or before the first run | 0 |
 //! | local APIC, where it is in the kernel | 1 | 1, and 1 for an armed deadline |
-//! | activity, with a local APIC | 1 | 2 |
+//! | activity, with a local APIC | 1 | 1, 2 unless it runs and is to run |
+//! | what waits in the page, with a local APIC | 3 | |
 //! | registers and events of a vCPU that waits to be started | | 2 |
 //! | CPUID, frequency of the time-stamp counter | 0 | 0 if they are the same |
 
@@ -52,7 +53,7 @@ use crate::arch::x86_64::msrs::{IA32_TSC, IA32_TSC_DEADLINE};
 
 /// RFLAGS.IF.
 const INTERRUPTS: u64 = 1 << 9;
-/// Of events, what others send.
+/// Of events, what others and devices send.
 const SENT: u32 = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR | KVM_VCPUEVENT_VALID_SMM;
 
 impl KvmVcpu {
@@ -61,7 +62,7 @@ impl KvmVcpu {
             return Err(unfit("exit", "is not handed over yet"));
         }
         let known = self.known.clone();
-        self.settle_for_others()?;
+        self.settle_for_sent()?;
         let mp_state = if known.irqchip { raw::mp_state(&self.fd)?.mp_state } else { KVM_MP_STATE_RUNNABLE };
         let events = if self.in_page & KVM_SYNC_X86_EVENTS != 0 { self.page.events() } else { raw::events(&self.fd)? };
         let regs = self.regs_now()?;
@@ -114,9 +115,7 @@ impl KvmVcpu {
         // From here on KVM's half is no longer what it was, and neither is ours.
         self.held = None;
         self.leave_in_page(0);
-        if known.irqchip {
-            raw::mp_state(&self.fd)?;
-        }
+        let runs = known.irqchip && raw::mp_state(&self.fd)?.mp_state == KVM_MP_STATE_RUNNABLE;
         let in_page = known.sync & self.ways(state);
         if in_page & KVM_SYNC_X86_SREGS == 0 {
             self.taken = None;
@@ -136,7 +135,10 @@ impl KvmVcpu {
             if state.tsc_deadline() != 0 {
                 raw::set_msrs(&self.fd, [(IA32_TSC_DEADLINE, state.tsc_deadline())].into_iter())?;
             }
-            raw::set_mp_state(&self.fd, &kvm_mp_state { mp_state: state.mp_state })?;
+            // One that runs is halted by nothing of the above.
+            if !runs || state.mp_state != KVM_MP_STATE_RUNNABLE {
+                raw::set_mp_state(&self.fd, &kvm_mp_state { mp_state: state.mp_state })?;
+            }
         }
         self.load_rest(state, in_page)
     }
@@ -182,7 +184,7 @@ impl KvmVcpu {
             self.page.set_sregs(&sregs);
         }
         if in_page & KVM_SYNC_X86_EVENTS != 0 {
-            if self.known.others {
+            if self.known.irqchip {
                 raw::set_events(&self.fd, &events)?;
                 events.flags &= !SENT;
             }
@@ -217,10 +219,10 @@ impl KvmVcpu {
         Ok(())
     }
 
-    /// Before KVM takes a pending INIT or SIPI, which changes what else would come too late.
-    pub(super) fn settle_for_others(&mut self) -> Result<(), AccelError> {
+    /// Before KVM takes a pending INIT or SIPI, which changes what else would come too late, or is asked for an NMI or SMI.
+    pub(super) fn settle_for_sent(&mut self) -> Result<(), AccelError> {
         let all = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
-        if self.known.others { self.settle(all) } else { Ok(()) }
+        if self.known.irqchip { self.settle(all) } else { Ok(()) }
     }
 
     /// IA32_APIC_BASE may be set by something else than the guest: where KVM left it at the last exit says nothing any more.
