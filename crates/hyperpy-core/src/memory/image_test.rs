@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::*;
 use crate::accel::{Accelerator, VmConfig};
 use crate::memory::file::{Behind, Place};
+use crate::memory::table::{Content, STORE};
 use crate::memory::{Kind, Restored};
 use crate::scripted::Scripted;
 
@@ -86,6 +87,40 @@ fn test_bytes_of_an_image_are_its_own_when_nobody_else_has_them() {
     drop(base);
     drop(memory);
     assert_eq!(two.own_bytes(), 0xc000);
+}
+
+#[test]
+fn test_own_bytes_of_an_image_have_no_room_that_zeros_left() {
+    let memory = Memory::with_ram(4 * MIB).unwrap();
+    memory.write(0, &[1; 100 * PAGE]).unwrap();
+    let base = memory.image().unwrap();
+    memory.write(0, &[0; 99 * PAGE]).unwrap();
+    memory.write(99 * PAGE_SIZE, &[2]).unwrap();
+    let one = memory.image().unwrap();
+    memory.restore(&base, &[]).unwrap();
+    assert_eq!(one.own_bytes(), PAGE_SIZE);
+}
+
+#[test]
+fn test_last_of_many_images_of_which_each_shares_a_page_keeps_little_beside_what_it_has() {
+    let memory = Memory::with_ram(4 * MIB).unwrap();
+    let mut last = memory.image().unwrap();
+    for n in 0..8_u64 {
+        // Of each image one page stays in those after it: the first.
+        memory.write(n * PAGE_SIZE, &vec![1; 256 * PAGE]).unwrap();
+        last = memory.image().unwrap();
+    }
+    let mut held = std::collections::HashMap::new();
+    for word in 0..16 {
+        for content in last.nodes[0].table.leaf(word).into_iter().flatten() {
+            if let Content::Stored { store, .. } = content {
+                held.insert(Arc::as_ptr(store), store.bytes());
+            }
+        }
+    }
+    let held: u64 = held.into_values().sum();
+    assert_eq!(last.bytes(), (7 + 256) * PAGE_SIZE);
+    assert!(held <= last.bytes() + 7 * STORE as u64 * PAGE_SIZE, "{held:#x}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::block::{Backing, Mapping, Pages};
 use super::file::{self, Behind, Place};
 use super::layout::RegionInfo;
 use super::marks::{BITS, Bits, PAGE};
-use super::table::{Content, Store, Table};
+use super::table::{Content, Copies, Table};
 
 /// Fewer pages than this are copied for a child, however small the block is: a file costs more.
 const FEW: usize = 64;
@@ -134,20 +134,22 @@ impl Mapping {
         }
         let mut copied = Vec::new();
         copied.try_reserve_exact(count).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
-        let store = Store::filled(count, |places| {
-            let mut used = 0;
-            self.since.words(false, |index, bits| {
-                each_page(index, bits, |page| {
-                    let Some(place) = places.get_mut(used).filter(|_| copied.len() < count) else { return };
-                    let is_zero = !self.read(page * PAGE, place) || *place == [0; PAGE];
-                    copied.push((page, (!is_zero).then_some(used)));
-                    used += usize::from(!is_zero);
-                });
+        let (mut copies, mut result, mut bytes) = (Copies::default(), Ok(()), [0; PAGE]);
+        self.since.words(false, |index, bits| {
+            each_page(index, bits, |page| {
+                if copied.len() == count || result.is_err() {
+                    return;
+                }
+                let is_zero = !self.read(page * PAGE, &mut bytes) || bytes == [0; PAGE];
+                let number = (!is_zero).then(|| copies.take(&bytes, count - copied.len() - 1)).transpose();
+                result = number.map(|number| copied.push((page, number)));
             });
-        })?;
-        for (page, at) in copied {
-            let content = match at.and_then(|at| u32::try_from(at).ok()) {
-                Some(at) => Content::Stored { store: store.clone(), at },
+        });
+        result?;
+        let stores = copies.stores();
+        for (page, number) in copied {
+            let content = match number.and_then(|number| stores.content(number)) {
+                Some(content) => content,
                 None if node.base.page(page).is_none() => Content::Base,
                 None => Content::Zero,
             };

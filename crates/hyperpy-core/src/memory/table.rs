@@ -34,40 +34,72 @@ impl Content {
     }
 }
 
+/// Most pages of a store, for all of it stays while one of them is shared.
+pub(super) const STORE: usize = 64;
+
 /// Copies of pages that were taken together.
 #[derive(Debug)]
-pub(super) struct Store(Box<[u8]>);
+pub(super) struct Store(Box<[[u8; PAGE]]>);
 
 impl Store {
-    /// Room for so many pages, which `fill` fills from the first on. What it leaves out costs nothing.
-    pub(super) fn filled(pages: usize, fill: impl FnOnce(&mut [[u8; PAGE]])) -> io::Result<Arc<Self>> {
-        let bytes = pages.checked_mul(PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
-        let mut buffer = zeroed(bytes)?;
-        let (pages, _) = buffer.as_chunks_mut::<PAGE>();
-        fill(pages);
-        Ok(Arc::new(Self(buffer)))
-    }
-
     /// The page of this number.
     pub(super) fn page(&self, at: u32) -> Option<&[u8; PAGE]> {
-        self.0.as_chunks().0.get(at as usize)
+        self.0.get(at as usize)
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.as_flattened().len() as u64
     }
 }
 
-/// Bytes that are zero and cost no memory before they are touched.
-fn zeroed(len: usize) -> io::Result<Box<[u8]>> {
-    use std::alloc::{Layout, alloc_zeroed};
-    if len == 0 {
-        return Ok(Box::default());
+/// Copies that are being taken, in as many stores as they need: all are full but the last.
+#[derive(Debug, Default)]
+pub(super) struct Copies {
+    full: Vec<Arc<Store>>,
+    open: Vec<[u8; PAGE]>,
+    taken: usize,
+}
+
+impl Copies {
+    /// Takes one, after which there come `more` at most. Its number is what [`Stores::content`] wants.
+    ///
+    /// # Errors
+    /// The host has no memory.
+    pub(super) fn take(&mut self, page: &[u8; PAGE], more: usize) -> io::Result<usize> {
+        if self.open.is_empty() {
+            let room = more.saturating_add(1).min(STORE);
+            self.open.try_reserve_exact(room).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        }
+        self.open.extend_from_slice(std::slice::from_ref(page));
+        if self.open.len() == STORE {
+            self.close();
+        }
+        self.taken += 1;
+        Ok(self.taken - 1)
     }
-    let layout = Layout::array::<u8>(len).map_err(io::Error::other)?;
-    // SAFETY: the layout is not of zero bytes.
-    let start = unsafe { alloc_zeroed(layout) };
-    if start.is_null() {
-        return Err(io::Error::from_raw_os_error(libc::ENOMEM));
+
+    fn close(&mut self) {
+        self.full.push(Arc::new(Store(std::mem::take(&mut self.open).into())));
     }
-    // SAFETY: as many bytes from the global allocator with the layout of the boxed slice.
-    Ok(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(start, len)) })
+
+    pub(super) fn stores(mut self) -> Stores {
+        if !self.open.is_empty() {
+            self.close();
+        }
+        Stores(self.full)
+    }
+}
+
+/// Copies that were taken.
+#[derive(Debug)]
+pub(super) struct Stores(Vec<Arc<Store>>);
+
+impl Stores {
+    /// That of a page by the number of its copy.
+    pub(super) fn content(&self, number: usize) -> Option<Content> {
+        let store = self.0.get(number / STORE)?.clone();
+        Some(Content::Stored { store, at: u32::try_from(number % STORE).ok()? })
+    }
 }
 
 type Leaf = [Content; BITS];
@@ -166,7 +198,7 @@ impl Table {
         let mut held: HashMap<_, (&Arc<Store>, usize)> = HashMap::new();
         each_own(self.root.as_ref(), &mut |store| held.entry(Arc::as_ptr(store)).or_insert((store, 0)).1 += 1);
         let own = held.into_values().filter(|&(store, times)| Arc::strong_count(store) == times);
-        own.map(|(store, _)| store.0.len() as u64).sum()
+        own.map(|(store, _)| store.bytes()).sum()
     }
 
     /// Calls `f` with each word of 64 pages of which some are not the base's, as (number, one bit each).
