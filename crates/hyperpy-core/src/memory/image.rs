@@ -72,9 +72,7 @@ impl Image {
     /// Bytes of its pages that are not known to be zeros, whoever else has them too.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        let mut pages = 0;
-        self.nodes.iter().for_each(|node| node.data(|_, bits| pages += u64::from(bits.count_ones())));
-        pages * PAGE_SIZE
+        self.nodes.iter().map(Node::bytes).sum()
     }
 
     /// Bytes that the host gets back if it goes now: what no memory and no other image has.

@@ -90,7 +90,7 @@ fn test_bytes_of_an_image_are_its_own_when_nobody_else_has_them() {
 }
 
 #[test]
-fn test_own_bytes_of_an_image_have_no_room_that_zeros_left() {
+fn test_bytes_of_an_image_are_without_pages_that_became_zeros() {
     let memory = Memory::with_ram(4 * MIB).unwrap();
     memory.write(0, &[1; 100 * PAGE]).unwrap();
     let base = memory.image().unwrap();
@@ -98,7 +98,7 @@ fn test_own_bytes_of_an_image_have_no_room_that_zeros_left() {
     memory.write(99 * PAGE_SIZE, &[2]).unwrap();
     let one = memory.image().unwrap();
     memory.restore(&base, &[]).unwrap();
-    assert_eq!(one.own_bytes(), PAGE_SIZE);
+    assert_eq!((base.bytes(), one.bytes(), one.own_bytes()), (100 * PAGE_SIZE, PAGE_SIZE, PAGE_SIZE));
 }
 
 #[test]

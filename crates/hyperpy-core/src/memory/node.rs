@@ -32,6 +32,18 @@ impl Node {
         Self { base, table }
     }
 
+    /// Bytes of pages that are not known to be zeros.
+    pub(super) fn bytes(&self) -> u64 {
+        let (mut pages, mut gone) = (0, 0);
+        self.base.data().words(false, |_, bits| pages += u64::from(bits.count_ones()));
+        self.table.words(|index, bits| {
+            gone += u64::from((self.base.data().word(index) & bits).count_ones());
+            let copies = self.table.leaf(index).into_iter().flatten();
+            pages += copies.filter(|content| matches!(content, Content::Stored { .. })).count() as u64;
+        });
+        (pages - gone) * PAGE as u64
+    }
+
     /// Bytes of the base, if nobody else has it, and of the copies that nobody else has.
     pub(super) fn own_bytes(&self) -> u64 {
         let mut pages = 0;
