@@ -124,7 +124,7 @@ const APIC_TPR: usize = 0x08;
 const APIC_PPR: usize = 0x0a;
 const APIC_ISR: usize = 0x10;
 
-/// How KVM gives vector state, and how much of it.
+/// How KVM gives vector state, and how much of it: what a VM has told, and for its vCPUs alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::kvm) enum Area {
     /// KVM_GET_FPU alone.
@@ -183,7 +183,8 @@ pub(in crate::kvm) fn xsave(fd: &VcpuFd, area: Area) -> Result<Box<[u8]>, AccelE
         Area::Standard => (READ | AREA | 0xa4, "KVM_GET_XSAVE"),
         Area::Long(_) => (READ | AREA | 0xcf, "KVM_GET_XSAVE2"),
     };
-    // SAFETY: the call writes one `struct kvm_xsave`, or as many bytes as KVM_CAP_XSAVE2 has told: `bytes` is as long.
+    // SAFETY: the call writes one `struct kvm_xsave`, or as many bytes as KVM_CAP_XSAVE2 has told: that is `area`, which callers
+    // have from `Known::xsave` of the vCPU's VM, and `bytes` is as long.
     unsafe { ioctl(fd, name, number, bytes.as_mut_ptr()) }?;
     Ok(bytes)
 }
@@ -195,7 +196,9 @@ pub(in crate::kvm) fn set_xsave(fd: &VcpuFd, bytes: &[u8], area: Area) -> Result
     if area == Area::Legacy {
         return state::set_fpu(fd, &Fpu::from_area(bytes, None), false, None);
     }
-    // SAFETY: the call reads one `struct kvm_xsave`, or as many bytes as KVM_CAP_XSAVE2 has told: `bytes` is as long.
+    // SAFETY: the call reads as many bytes as KVM_CAP_XSAVE2 has told, one `struct kvm_xsave` where there is none: that is `area`,
+    // which callers have from `Known::xsave` of the vCPU's VM, and `bytes` is as long. With `Standard` where KVM has more it
+    // would read beyond: who passes it has asked [`Known::has_small_xsave`](super::Known::has_small_xsave).
     unsafe { ioctl(fd, "KVM_SET_XSAVE", WRITE | AREA | 0xa5, bytes.as_ptr().cast_mut()) }?;
     Ok(())
 }
