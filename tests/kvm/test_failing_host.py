@@ -88,6 +88,28 @@ def test_sweeps_reach_every_call_that_hyperpy_makes_and_the_shim_knows_no_other(
 
 
 @pytest.mark.fault(37)
+def test_save_without_a_thread_for_the_disk_has_its_file_and_without_the_others_says_so(
+    shim: Path, tmp_path: Path
+) -> None:
+    said = script(
+        shim,
+        f"""
+        with Machine(memory="1M") as m:
+            m.memory.write(0x1000, b"x")
+            base = m.snapshot()
+            for nth in 1, 2:
+                arm(nth, errno.EAGAIN, only="pthread_create")
+                try:
+                    base.save(f"{tmp_path}/{{nth}}.hps")
+                    print(hyperpy.Snapshot.open(f"{tmp_path}/{{nth}}.hps") == base)
+                except OSError as raised:
+                    print(raised.errno == errno.EAGAIN, os.listdir("{tmp_path}"))
+        """,
+    )
+    assert said == ["True", "True ['1.hps']"]
+
+
+@pytest.mark.fault(37)
 def test_msr_whose_trap_fails_stays_with_kvm(shim: Path) -> None:
     """A filter without the exits that it asks for would be a fault in the guest."""
     said = script(

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -141,6 +142,13 @@ int ftruncate64(int fd, off64_t size) {
 int timer_create(clockid_t clock, struct sigevent *event, timer_t *timer) {
     REAL(timer_create);
     return fails("timer_create", -1) ? -1 : real(clock, event, timer);
+}
+
+// Counted by itself alone: who makes threads is the interpreter, too.
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *arg) {
+    REAL(pthread_create);
+    int fail = strcmp(only, "pthread_create") == 0 && fails("pthread_create", -1);
+    return fail ? error : real(thread, attributes, start, arg);
 }
 
 void shim_arm(const char *only_, long argument_, long nth, int error_, int result_) {

@@ -61,9 +61,8 @@ fn pages(contents: &Contents<'_>, output: &mut Output<'_>, file: &File) -> Resul
     }
     let (progress, reached) = progress();
     thread::scope(|scope| {
-        let following =
-            thread::Builder::new().name("hyperpy-sync".into()).spawn_scoped(scope, move || follow(file, &reached));
-        following.map_err(host("begin a thread"))?;
+        // Where the host has no thread for it, the disk begins later.
+        let _ = thread::Builder::new().name("hyperpy-sync".into()).spawn_scoped(scope, move || follow(file, &reached));
         let writing = move || output.blocks(&full, &to_fill, progress);
         let writing = thread::Builder::new().name("hyperpy-save".into()).spawn_scoped(scope, writing);
         let writing = writing.map_err(host("begin a thread"))?;
