@@ -30,7 +30,7 @@ pub struct Shape {
 
 /// A frequency within this is the same: 250 parts per million, as KVM has it.
 const TSC_TOLERANCE_PPM: u64 = 250;
-/// KVM scales to less than this, in kHz.
+/// No KVM scales to this, in kHz, or more; one may to less, by how much its processor can multiply (256 times on AMD), and refuses then.
 const TSC_MOST_KHZ: u64 = 0x7fff_ffff;
 
 /// What differs between a state and the machine that it is to be put back into, a line each; none if it fits.
