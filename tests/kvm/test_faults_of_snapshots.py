@@ -243,6 +243,7 @@ def test_restore_and_reset_beside_another_threads_snapshot_wait_for_their_turn(b
         slow.go_on.set()
         for thread in (snapshot, waits):
             thread.join(RUN)
+            assert not thread.is_alive()
         assert sorted(done) == ["other", "snapshot"]
         assert m.state == "created"
 
@@ -267,6 +268,7 @@ def test_restores_and_snapshots_on_two_threads_come_one_after_the_other(boot: Bo
         thread.start()
     for thread in threads:
         thread.join(RUN)
+        assert not thread.is_alive()
     assert (raised, m.state, m.snapshot() == base) == ([], "created", True)
     # One that runs is not put back, however it stands still.
     m.start()
@@ -278,6 +280,7 @@ def test_restores_and_snapshots_on_two_threads_come_one_after_the_other(boot: Bo
             m.restore(base)
     for thread in threads:
         thread.join(RUN)
+        assert not thread.is_alive()
     assert (raised, m.state) == ([], "running")
 
 
