@@ -39,7 +39,9 @@ class Sender(Device):
 
 
 @pytest.mark.parametrize("vcpus", [1, 2])
-def test_nmi_that_a_device_sends_beside_a_restore_comes_if_it_is_sent_after_it(boot: Boot, vcpus: int) -> None:
+def test_nmi_that_a_device_sends_beside_a_restore_comes_if_it_is_sent_after_it(
+    boot: Boot, vcpus: int
+) -> None:
     m = boot("again: out 0x80, al\n jmp again", vcpus=vcpus, irqchip=True)
     m.memory.write(4 * 2, bytes([0, 0x20, 0, 0]))  # the vector of an NMI: 0x2000
     m.memory.write(0x2000, bytes.fromhex("fe060070 cf"))  # inc byte ptr [0x7000]; iret
