@@ -94,6 +94,7 @@ def test_save_without_a_thread_for_the_disk_has_its_file_and_without_the_others_
     said = script(
         shim,
         f"""
+        from hyperpy import Snapshot
         with Machine(memory="1M") as m:
             m.memory.write(0x1000, b"x")
             base = m.snapshot()
@@ -101,7 +102,7 @@ def test_save_without_a_thread_for_the_disk_has_its_file_and_without_the_others_
                 arm(nth, errno.EAGAIN, only="pthread_create")
                 try:
                     base.save(f"{tmp_path}/{{nth}}.hps")
-                    print(hyperpy.Snapshot.open(f"{tmp_path}/{{nth}}.hps") == base)
+                    print(Snapshot.open(f"{tmp_path}/{{nth}}.hps") == base)
                 except OSError as raised:
                     print(raised.errno == errno.EAGAIN, os.listdir("{tmp_path}"))
         """,
