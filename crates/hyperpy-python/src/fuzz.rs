@@ -107,7 +107,11 @@ impl DeviceFuzzer {
         let mut shape = Shape::new(size, if targets.is_empty() { undeclared(size) } else { targets });
         (shape.events, shape.has_memory, shape.most, shape.longest_step) = (events, has_memory, most, longest_step);
         let shape = Arc::new(shape);
-        Self { inner: Mutex::new(DeviceLoop::new(shape.clone(), seed, Words::new(texts, numbers))), shape, base: OnceLock::new() }
+        Self {
+            inner: Mutex::new(DeviceLoop::new(shape.clone(), seed, Words::new(texts, numbers))),
+            shape,
+            base: OnceLock::new(),
+        }
     }
 
     /// How many counters the code of stock devices has: some in a build for fuzzing.
@@ -163,8 +167,14 @@ impl DeviceFuzzer {
     ) -> PyResult<Bound<'py, PyBytes>> {
         let (mut ops, mut bytes) = (Ops::default(), Vec::new());
         self.shape.decode(input, &mut ops);
-        let mut trial =
-            Trial { py, shape: &self.shape, device: Device::of(host, &self.base)?, same, ops: ops.clone(), failed: None };
+        let mut trial = Trial {
+            py,
+            shape: &self.shape,
+            device: Device::of(host, &self.base)?,
+            same,
+            ops: ops.clone(),
+            failed: None,
+        };
         let mut list = minimize::fewest(ops.list(), &mut budget, |list| trial.fails(list));
         minimize::simplest(&mut list, &mut budget, |op| simpler(&self.shape, op), |list| trial.fails(list));
         if let Some(failed) = trial.failed {
