@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -95,6 +97,16 @@ def test_operation_that_does_not_end_is_a_hang_and_the_search_goes_on() -> None:
     assert len(report.crashes[0].minimize().operations) == 1
 
 
+@pytest.fixture
+def no_gc_callbacks() -> Iterator[None]:
+    """Hypothesis has one: a `Hang` that comes in it is told as unraisable, and comes again."""
+    before = gc.callbacks[:]
+    gc.callbacks.clear()
+    yield
+    gc.callbacks[:] = before
+
+
+@pytest.mark.usefixtures("no_gc_callbacks")
 def test_loop_outside_of_the_devices_code_is_ended_by_the_time_limit() -> None:
     class Counts(Device):
         size = 4
