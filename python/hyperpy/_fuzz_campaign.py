@@ -201,6 +201,12 @@ class _Run:
 
     def _look(self, timeout: float) -> None:
         """Take what workers say, and see to those that have ended."""
+        self._hear(timeout)
+        for worker in [it for it in self._workers if it.process.poll() is not None]:
+            self._drain(worker)
+            self._ended(worker)
+
+    def _hear(self, timeout: float) -> None:
         for key, _ in self._selector.select(timeout):
             worker, keep = key.data
             try:
@@ -210,9 +216,6 @@ class _Run:
             keep(worker, data)
             if not data:
                 self._selector.unregister(key.fileobj)
-        for worker in [it for it in self._workers if it.process.poll() is not None]:
-            self._drain(worker)
-            self._ended(worker)
 
     def _drain(self, worker: _Worker) -> None:
         """Take the last that it has said."""
@@ -293,15 +296,8 @@ class _Run:
             for worker in [it for it in self._workers if it.process.poll() is not None]:
                 self._drain(worker)
                 self._forget(worker)
-            for key, _ in self._selector.select(0.01) if self._workers else ():
-                worker, keep = key.data
-                try:
-                    data = os.read(key.fd, 1 << 16)
-                except BlockingIOError:
-                    continue
-                keep(worker, data)
-                if not data:
-                    self._selector.unregister(key.fileobj)
+            if self._workers:
+                self._hear(0.01)
         for worker in list(self._workers):
             worker.process.kill()
             worker.process.wait()

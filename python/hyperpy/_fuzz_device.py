@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hyperpy import _fuzz_lines, _hyperpy
 from hyperpy._fuzz_crash import Crash
 from hyperpy._fuzz_findings import FuzzError, Invariant, Key, is_refused, key_of
-from hyperpy._fuzz_folder import Folder
 from hyperpy._fuzz_host import MOST_GROWTH, MOST_LINES, Host
+from hyperpy._fuzz_kept import Kept
 from hyperpy._fuzz_report import Report
-from hyperpy._fuzz_shape import constants_of, targets_of
+from hyperpy._fuzz_shape import constants_of, dictionary_of, targets_of
 from hyperpy._fuzz_watch import watched
 from hyperpy.memory import parse_size
 
@@ -99,8 +97,6 @@ class DeviceFuzzer:
         self.factory, self.seed = factory, seed
         self._allowed, self._time_limit = allowed, time_limit
         self._memory, self._double_fetch = parse_size(memory), double_fetch
-        self._folder = None if corpus is None else Folder(corpus)
-        self._crash_folder = None if crashes is None else Path(crashes)
         self._host = Host(
             factory,
             size=None if size is None else parse_size(size),
@@ -109,11 +105,12 @@ class DeviceFuzzer:
             max_lines=MOST_LINES,
             max_growth=parse_size(max_growth),
         )
-        self._words = _words(self._host.cls, dictionary)
+        known, given = constants_of(self._host.cls), dictionary_of(dictionary)
+        self._words = known[0] + given[0], known[1] + given[1]
         self._max_ops = max_ops
-        self._begin()
+        self._begin(corpus, crashes)
 
-    def _begin(self) -> None:
+    def _begin(self, corpus: str | Path | None, crashes: str | Path | None) -> None:
         host = self._host
         self._native = _hyperpy.DeviceFuzzer(
             host.bench_of.size,
@@ -127,10 +124,7 @@ class DeviceFuzzer:
         )
         self._crashes: dict[Key, Crash] = {}
         self._seconds = 0.0
-        self._given: Iterator[bytes] = iter(()) if self._folder is None else self._folder.look()
-        self._saved = 0  # inputs of the corpus that are in the folder
-        self._unsaved: dict[Key, Crash] = {}
-        self._problems: dict[str, None] = {}
+        self._kept: Kept[Crash] = Kept(corpus, crashes)
 
     def configure(self, *, seed: int, corpus: str | Path | None, crashes: str | Path | None) -> None:
         """Begin anew with another seed and other folders: what a campaign does with the fuzzer of its target.
@@ -141,14 +135,11 @@ class DeviceFuzzer:
         if self._native.statistics()[0]:
             raise FuzzError("fuzzer has run already", hint="in a target's file it is only made")
         self.seed = seed
-        self._folder = None if corpus is None else Folder(corpus)
-        self._crash_folder = None if crashes is None else Path(crashes)
-        self._begin()
+        self._begin(corpus, crashes)
 
     def sync(self) -> None:
         """Take up inputs that others have put into the folder since: the next run tries them first."""
-        if self._folder is not None:
-            self._given = chain(self._given, self._folder.look())
+        self._kept.sync()
 
     @property
     def device(self) -> Any:
@@ -195,7 +186,7 @@ class DeviceFuzzer:
     def _slice(self, most: int, seconds: float) -> int:
         """Run until something is found or the time is up, and return how many inputs were executed."""
         # What is given is tried before anything is made of it, however long the slices are.
-        given = list(islice(self._given, min(most, _BATCH)))
+        given = self._kept.given(most)
         self._native.give(given)
         done, until = 0, time.monotonic() + (_ANY_NUMBER if given else seconds)
         wanted = len(given) or most
@@ -223,9 +214,7 @@ class DeviceFuzzer:
         """Keep only the inputs that are needed to cover what all cover, in the folder too; return how many these are."""
         self._native.minimize_corpus()
         inputs = self._native.corpus(0)
-        self._saved = len(inputs)
-        if self._folder is not None:
-            self._folder.keep_only(inputs)
+        self._kept.keep_only(inputs)
         return len(inputs)
 
     @property
@@ -237,7 +226,7 @@ class DeviceFuzzer:
     def report(self) -> Report:
         """How far it has come."""
         executions, operations, coverage, corpus = self._native.statistics()
-        crashes, problems = tuple(self._crashes.values()), tuple(self._problems)
+        crashes, problems = tuple(self._crashes.values()), tuple(self._kept.problems)
         return Report(executions, operations, crashes, coverage, corpus, self._seconds, problems)
 
     @contextmanager
@@ -257,33 +246,8 @@ class DeviceFuzzer:
             return
         key = key_of(error, self._host.files)
         if key not in self._crashes:
-            self._crashes[key] = self._unsaved[key] = Crash(self, data, key, error)
+            self._crashes[key] = self._kept.unsaved[key] = Crash(self, data, key, error)
 
     def _save(self, *, is_last: bool = False) -> None:
-        """Put into folders what is not there; what fails is told, and tried again."""
         count = self._native.statistics()[3] if is_last else self._native.settled()
-        # Ctrl-C comes after it: no file is left half written.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            if self._folder is not None:
-                for data in self._native.corpus(self._saved)[: max(0, count - self._saved)]:
-                    self._folder.put(data)
-                    self._saved += 1
-            for key, crash in list(self._unsaved.items()) if self._crash_folder is not None else ():
-                crash.save(self._crash_folder)  # type: ignore[arg-type] # it is none
-                del self._unsaved[key]
-        except OSError as error:
-            self._problems[f"not saved: {error.strerror or error}: {error.filename}"] = None
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _words(cls: type, dictionary: Iterable[bytes | str | int]) -> tuple[list[bytes], list[int]]:
-    """Texts and numbers that the device knows."""
-    texts, numbers = constants_of(cls)
-    for word in dictionary:
-        if isinstance(word, int):
-            numbers.append(word % (1 << 64))
-        else:
-            texts.append(word.encode() if isinstance(word, str) else bytes(word))
-    return texts, numbers
+        self._kept.save(self._native.corpus, count)

@@ -6,17 +6,17 @@ What a fuzzer is told is in `_fuzz_plan`, what it finds in `_fuzz_guest_crash`, 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hyperpy import _hyperpy
-from hyperpy._fuzz_folder import Folder
 from hyperpy._fuzz_guest_crash import Found, GuestCrash
 from hyperpy._fuzz_guest_workers import Workers
-from hyperpy._fuzz_plan import Plan, dictionary_of
+from hyperpy._fuzz_kept import Kept
+from hyperpy._fuzz_plan import Plan
 from hyperpy._fuzz_report import Report
+from hyperpy._fuzz_shape import dictionary_of
 from hyperpy.errors import StateError
 from hyperpy.snapshot import Snapshot
 
@@ -29,8 +29,6 @@ __all__ = ["GuestFuzzer"]
 _SLICE = 0.25
 _ANY_NUMBER = 1 << 62
 _SEEDS = 1 << 64
-# Inputs of a folder that are given at once.
-_BATCH = 256
 _MOST_WORKERS = 1024
 
 
@@ -88,23 +86,18 @@ class GuestFuzzer:
         self._made: _hyperpy.GuestFuzzer | None = None
         self._found: dict[object, GuestCrash] = {}
         self._seconds = 0.0
-        self._problems: dict[str, None] = {}
         self._set(workers, seed, corpus, crashes)
 
     def configure(self, *, seed: int, corpus: str | Path | None, crashes: str | Path | None) -> None:
         """Begin anew, in this process, with another seed and other folders: what a `Campaign` does in each of its workers."""
-        self._made, self._found, self._seconds, self._problems = None, {}, 0.0, {}
+        self._made, self._found, self._seconds = None, {}, 0.0
         self._set(1, seed, corpus, crashes)
 
     def _set(self, workers: int, seed: int, corpus: str | Path | None, crashes: str | Path | None) -> None:
         if not 1 <= workers <= _MOST_WORKERS:
             raise ValueError(f"number of workers is out of range: {workers}\n\nhint: 1 to {_MOST_WORKERS}")
         self.workers, self.seed = workers, seed
-        self._folder = None if corpus is None else Folder(corpus)
-        self._crash_folder = None if crashes is None else Path(crashes)
-        self._given: Iterator[bytes] = iter(()) if self._folder is None else self._folder.look()
-        self._kept = 0  # inputs of the corpus that are in the folder
-        self._unsaved: dict[object, GuestCrash] = {}
+        self._kept: Kept[GuestCrash] = Kept(corpus, crashes)
         self._workers: Workers | None = None
 
     @classmethod
@@ -296,7 +289,7 @@ class GuestFuzzer:
         """Run until the time is up, or something is found, and return how many inputs were executed."""
         native = self._native
         # What is given is tried before anything is made of it, however long the slices are.
-        given = list(islice(self._given, min(most, _BATCH)))
+        given = self._kept.given(most)
         native.give(given)
         done, until = 0, time.monotonic() + (_ANY_NUMBER if given else seconds)
         wanted = len(given) or most
@@ -311,13 +304,12 @@ class GuestFuzzer:
 
     def sync(self) -> None:
         """Take up what others have put into the folder of the corpus since it was looked at."""
-        if self._folder is not None:
-            self._given = chain(self._given, self._folder.look())
+        self._kept.sync()
 
     def _add(self, data: bytes, found: Found) -> None:
         crash = GuestCrash(self, data, found)
         if crash.key not in self._found:
-            self._found[crash.key] = self._unsaved[crash.key] = crash
+            self._found[crash.key] = self._kept.unsaved[crash.key] = crash
 
     def _take(self, data: bytes) -> None:
         """Know of a crash that a worker has saved."""
@@ -327,17 +319,7 @@ class GuestFuzzer:
             self._found.setdefault(crash.key, crash)
 
     def _save(self) -> None:
-        """Put into folders what is not there; what fails is told, and tried again."""
-        try:
-            if self._folder is not None and self._made is not None:
-                for data in self._made.corpus(self._kept):
-                    self._folder.put(data)
-                    self._kept += 1
-            for key, crash in list(self._unsaved.items()) if self._crash_folder is not None else ():
-                crash.save(self._crash_folder)  # type: ignore[arg-type] # it is none
-                del self._unsaved[key]
-        except OSError as error:
-            self._problems[f"not saved: {error.strerror or error}: {error.filename}"] = None
+        self._kept.save(None if self._made is None else self._made.corpus)
 
     def replay(self, input: bytes) -> GuestCrash | None:  # noqa: A002 - what `Crash.input` is
         """Execute one input, and return the crash that it is, if it is one. The machine stands where it ended."""
@@ -357,7 +339,7 @@ class GuestFuzzer:
             executions, coverage, corpus, _, _, reset_us = self._made.statistics()
         if (workers := self._workers) is not None:
             executions, coverage, corpus = workers.executions, workers.coverage, workers.corpus
-        problems = tuple(self._problems)
+        problems = tuple(self._kept.problems)
         return Report(
             executions, executions, self.crashes, coverage, corpus, self._seconds, problems, reset_us
         )
@@ -374,9 +356,7 @@ class GuestFuzzer:
         """
         self._native.minimize_corpus()
         inputs = self._native.corpus(0)
-        self._kept = len(inputs)
-        if self._folder is not None:
-            self._folder.keep_only(inputs)
+        self._kept.keep_only(inputs)
         return len(inputs)
 
 

@@ -32,8 +32,8 @@ class Workers:
         self._target.write_text(making(fuzzer, repr(str(base))), encoding="utf-8")
         if fuzzer.factory is None:
             fuzzer.base.save(base, compress=None)
-        self._corpus = folder / "corpus" if fuzzer._folder is None else fuzzer._folder.path
-        self._crashes = fuzzer._crash_folder or folder / "crashes"
+        self._corpus = folder / "corpus" if fuzzer._kept.corpus is None else fuzzer._kept.corpus.path
+        self._crashes = fuzzer._kept.crashes or folder / "crashes"
         self.executions = self.coverage = self.corpus = 0
 
     def run(self, seconds: float | None, executions: int | None) -> None:
@@ -63,7 +63,7 @@ class Workers:
     def _take(self, report: CampaignReport) -> None:
         self.executions += report.executions
         self.coverage, self.corpus = max(self.coverage, report.coverage), max(self.corpus, report.corpus)
-        self._fuzzer._problems |= dict.fromkeys(report.problems)
+        self._fuzzer._kept.problems |= dict.fromkeys(report.problems)
         for finding in report.crashes:
             with contextlib.suppress(OSError):
                 if finding.folder is not None:

@@ -11,7 +11,7 @@ from hyperpy import _hyperpy
 from hyperpy._fuzz_input import InputDevice
 from hyperpy.exits import Exit
 
-__all__ = ["REGISTERS", "Plan", "dictionary_of"]
+__all__ = ["REGISTERS", "Plan"]
 
 REGISTERS = (
     "rax",
@@ -183,14 +183,3 @@ class Plan:
 def _check_register(name: str) -> None:
     if name not in REGISTERS:
         raise ValueError(f"no such general register: {name!r:.40}\n\nhint: one of {', '.join(REGISTERS)}")
-
-
-def dictionary_of(words: Iterable[bytes | str | int]) -> tuple[list[bytes], list[int]]:
-    """Return the texts and the numbers of a dictionary."""
-    texts, numbers = [], []
-    for word in words:
-        if isinstance(word, int):
-            numbers.append(word % (1 << 64))
-        else:
-            texts.append(word.encode() if isinstance(word, str) else bytes(word))
-    return texts, numbers

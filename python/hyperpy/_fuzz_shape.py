@@ -6,7 +6,7 @@ The core reads inputs by it (`fuzz/shape.rs`). What drivers do is in `hyperpy._l
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple, TypeVar, overload
 
@@ -15,7 +15,7 @@ from hyperpy._legal import Need, Reach, Target, as_written, writable
 from hyperpy.declare import Indexed, Ram
 from hyperpy.errors import DeclarationError
 
-__all__ = ["Event", "constants_of", "event", "events_of", "files_of", "targets_of"]
+__all__ = ["Event", "constants_of", "dictionary_of", "event", "events_of", "files_of", "targets_of"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 # Most bytes of an event's data: what the core keeps of one.
@@ -173,3 +173,14 @@ def constants_of(cls: type) -> tuple[list[bytes], list[int]]:
                 case _:
                     pass
     return sorted(texts), sorted(numbers)
+
+
+def dictionary_of(words: Iterable[bytes | str | int]) -> tuple[list[bytes], list[int]]:
+    """Return the texts and the numbers of a dictionary."""
+    texts, numbers = [], []
+    for word in words:
+        if isinstance(word, int):
+            numbers.append(word % (1 << 64))
+        else:
+            texts.append(word.encode() if isinstance(word, str) else bytes(word))
+    return texts, numbers
