@@ -184,25 +184,26 @@ impl LineHub {
     }
 
     /// KVM is told under the lock: of two that change levels at once the last one decides, there as here.
-    fn set(&self, gsi: u32, line: u64, high: bool) {
+    fn set(&self, gsi: u32, line: u64, levels: &[bool]) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = state.drive(gsi, line, high);
         let vm = state.vm.as_ref().and_then(Weak::upgrade);
-        if let (Some(vm), Some(level)) = (&vm, told) {
-            let _ = vm.set_line(gsi, level);
+        for &high in levels {
+            let told = state.drive(gsi, line, high);
+            if let (Some(vm), Some(level)) = (&vm, told) {
+                let _ = vm.set_line(gsi, level);
+            }
         }
         drop(state); // before the VM, which may be the last reference
     }
 
-    /// One rising edge, by the gsi's eventfd if it has one.
+    /// One rising edge, by the gsi's eventfd if it has one; no snapshot comes between it and the falling one.
     fn pulse(&self, gsi: u32, line: u64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let vm = state.vm.as_ref().and_then(Weak::upgrade);
         let is_done = vm.as_ref().is_some_and(|vm| state.pulses.pulse(&**vm, gsi));
         drop(state); // before the VM, which may be the last reference
         if !is_done {
-            self.set(gsi, line, true);
-            self.set(gsi, line, false);
+            self.set(gsi, line, &[true, false]);
         }
     }
 
@@ -214,7 +215,7 @@ impl LineHub {
     /// The line is gone, and low.
     fn let_go(&self, gsi: u32, line: u64) {
         if self.is_high(line) && gsi != Wire::MESSAGE {
-            self.set(gsi, line, false);
+            self.set(gsi, line, &[false]);
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = state.find(line) {
@@ -240,7 +241,7 @@ struct HubLine {
 
 impl Line for HubLine {
     fn set(&self, high: bool) {
-        self.hub.set(self.gsi, self.id, high);
+        self.hub.set(self.gsi, self.id, &[high]);
     }
 
     fn pulse(&self) {

@@ -102,13 +102,20 @@ impl Plain for Route {
 }
 
 impl LineHub {
+    /// What a snapshot has of the lines and routes, and what `take` takes of the controllers: no line changes in between. One
+    /// that rose for the one and not for the other would stay high without an interrupt.
+    pub fn save_with<T>(self: &Arc<Self>, take: impl FnOnce() -> T) -> (LineLevels, T) {
+        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = take();
+        let lines = state.wires.iter().map(|wire| (wire.id, Level { gsi: wire.gsi, high: wire.high }));
+        (LineLevels { hub: Arc::downgrade(self), lines: lines.collect(), routes: routes.clone() }, taken)
+    }
+
     /// What a snapshot has of the lines and routes.
     #[must_use]
     pub fn save(self: &Arc<Self>) -> LineLevels {
-        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let lines = state.wires.iter().map(|wire| (wire.id, Level { gsi: wire.gsi, high: wire.high }));
-        LineLevels { hub: Arc::downgrade(self), lines: lines.collect(), routes }
+        self.save_with(|| ()).0
     }
 
     /// Drives lines to what they were and leads gsis to where they led, here and in KVM. Lines that came since are low. Of another

@@ -51,6 +51,24 @@ fn test_lines_put_back_are_told_to_kvm_where_a_gsi_has_changed() {
 }
 
 #[test]
+fn test_snapshot_beside_pulses_has_the_line_low_and_every_pulse_whole() {
+    let rig = Rig::new();
+    let line = rig.hub.line(5);
+    std::thread::scope(|scope| {
+        scope.spawn(|| (0..20_000).for_each(|_| line.pulse()));
+        loop {
+            // What KVM has been told when the levels are taken belongs to them.
+            let (kept, told) = rig.hub.save_with(|| rig.script.log().lines.len());
+            assert!(kept.lines.iter().all(|(_, level)| !level.high));
+            assert_eq!(told % 2, 0);
+            if told == 40_000 {
+                break;
+            }
+        }
+    });
+}
+
+#[test]
 fn test_lines_of_a_copy_are_taken_by_gsi_and_order() {
     let (parent, child) = (Rig::new(), Rig::new());
     let gone = parent.hub.line(5);

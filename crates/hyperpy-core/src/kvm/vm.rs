@@ -1,6 +1,7 @@
 //! A KVM virtual machine: memory slots, interrupt controllers, vCPUs.
 
 use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use kvm_bindings::{
@@ -126,7 +127,9 @@ impl Vm for KvmVm {
             call: "KVM_SET_GSI_ROUTING",
             source: std::io::Error::from_raw_os_error(libc::E2BIG),
         })?;
-        self.fd.set_gsi_routing(&table).map_err(call("KVM_SET_GSI_ROUTING"))
+        self.fd.set_gsi_routing(&table).map_err(call("KVM_SET_GSI_ROUTING"))?;
+        self.known.ticks.store(snapshot::ticks(routes), Ordering::Relaxed);
+        Ok(())
     }
 
     fn pulse_by(&self, gsi: u32) -> Result<EventFd, AccelError> {

@@ -138,7 +138,8 @@ impl Machine {
         let places = self.places();
         let devices = self.save_devices(&places)?;
         // Before the vcpus, whose time-stamp counters are of the moment that this sets (`kvm/snapshot/known.rs`).
-        let vm = objects.vm.save().map_err(RunError::from)?;
+        let (lines, vm) = self.lines.save_with(|| objects.vm.save());
+        let vm = vm.map_err(RunError::from)?;
         let mut vcpus = Vec::new();
         for id in 0..self.config().vcpus {
             let taken = borrow(
@@ -159,7 +160,7 @@ impl Machine {
             vm,
             has_generation: self.has_generation.load(Ordering::SeqCst),
             devices,
-            lines: self.lines.save(),
+            lines,
             console: self.console.get().map(|console| console.save()),
             clock: self.clock.save(),
         })

@@ -8,6 +8,12 @@
 //! They come before the vCPUs' (`Known::moment`); and what the I/O APIC sends when it is put back goes to local APICs
 //! that are overwritten. The PIT is stopped first and put back last, after these: a tick meanwhile would wait at an 8259 that was put back
 //! already, or be lost with a local APIC, and KVM waits for the end of the last one. The clock is set as it was, not as it would be by now: KVM_CLOCK_REALTIME is not asked for.
+//!
+//! A tick is a pulse that a thread of the kernel's makes, whether the vCPUs stand still or not. A state that is taken between its two
+//! edges would have the PIT's inputs high: put back there would be no rising edge at the next tick, and no other after it, since KVM
+//! waits for the end of that one. So the pulse ends in what is taken ([`end_pulse`]).
+
+use std::sync::atomic::Ordering;
 
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_clock_data, kvm_ioapic_state, kvm_irqchip,
@@ -16,17 +22,27 @@ use kvm_bindings::{
 use kvm_ioctls::VmFd;
 
 use super::{Known, raw, unfit};
-use crate::accel::AccelError;
 use crate::accel::state::{IoApic, Irqchip, Pic, Pit, PitChannel, VmState};
+use crate::accel::{AccelError, Route};
 
 /// The mode of a channel that has none yet, in KVM's words.
 const UNPROGRAMMED: u8 = 0xff;
+/// Where the in-kernel PIT's channel 0 leads.
+const PIT_GSI: u32 = 0;
+/// Where the 8259s' inputs begin in [`ticks`].
+const PIC_SHIFT: u32 = 32;
 const PICS: [u32; 2] = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE];
 
 pub(in crate::kvm) fn save(fd: &VmFd, known: &Known) -> Result<VmState, AccelError> {
     known.begin();
     let clock = if known.clock { Some(raw::clock(fd)?.clock) } else { None };
-    let irqchip = if known.irqchip { Some(Box::new(irqchip(fd)?)) } else { None };
+    let irqchip = if known.irqchip {
+        let mut chips = irqchip(fd)?;
+        end_pulse(&mut chips, known.ticks.load(Ordering::Relaxed));
+        Some(Box::new(chips))
+    } else {
+        None
+    };
     Ok(VmState { irqchip, clock_ns: clock })
 }
 
@@ -61,6 +77,31 @@ pub(in crate::kvm) fn load_timers(fd: &VmFd, state: &VmState) -> Result<(), Acce
 fn stopped() -> kvm_pit_state2 {
     let channel = kvm_pit_channel_state { mode: UNPROGRAMMED, ..Default::default() };
     kvm_pit_state2 { channels: [channel; 3], ..Default::default() }
+}
+
+/// The inputs that the PIT's gsi leads to: those of the I/O APIC in the lower half, those of the two 8259s in the upper one.
+pub(in crate::kvm) fn ticks(routes: &[Route]) -> u64 {
+    let input = |route: &Route| match *route {
+        Route::IoApic { gsi: PIT_GSI, pin } => 1_u64.checked_shl(pin),
+        Route::Pic { gsi: PIT_GSI, input } => 1_u64.checked_shl(input.saturating_add(PIC_SHIFT)),
+        _ => None,
+    };
+    routes.iter().filter_map(input).fold(0, |all, one| all | one)
+}
+
+/// As it is when the tick that may be under way has ended: its inputs low again, what an edge has brought kept. While nobody has
+/// programmed the PIT the inputs are others' to drive.
+fn end_pulse(chips: &mut Irqchip, ticks: u64) {
+    if chips.pit.channels[0].mode == UNPROGRAMMED {
+        return;
+    }
+    #[allow(clippy::cast_possible_truncation)] // the two halves, of which each 8259 has a byte
+    let (pins, [master, slave, ..]) = (ticks as u32, ((ticks >> PIC_SHIFT) as u32).to_le_bytes());
+    chips.ioapic.irr &= !pins;
+    for (pic, inputs) in chips.pics.iter_mut().zip([master, slave]) {
+        pic.last_irr &= !inputs;
+        pic.irr &= !(inputs & pic.elcr);
+    }
 }
 
 fn irqchip(fd: &VmFd) -> Result<Irqchip, AccelError> {

@@ -55,6 +55,37 @@ fn test_timer_of_the_pit_ticks_on_after_each_load() {
     }
 }
 
+#[test]
+fn test_state_that_is_taken_within_a_tick_of_the_pit_has_its_end() {
+    let mut guest = Guest::waiting(TIMER);
+    assert_eq!(guest.out(), (0x80, 1));
+    guest.complete();
+    let mut state = guest.save();
+    // Between the two edges KVM has the inputs high.
+    let chips = state.0.irqchip.as_mut().unwrap();
+    (chips.pics[0].last_irr, chips.ioapic.irr) = (1, 1);
+    for _ in 0..2 {
+        guest.load(&state);
+        let within = guest.save();
+        let chips = within.0.irqchip.as_ref().unwrap();
+        assert_eq!((chips.pics[0].last_irr & 1, chips.ioapic.irr & 1), (0, 0));
+        guest.load(&within);
+        awake(&mut guest, |guest| assert_eq!((guest.out(), guest.out()), ((0x80, 2), (0x80, 3))));
+        guest.complete();
+    }
+    // Where the PIT's gsi leads, and nowhere else.
+    guest.vm.set_routes(&[Route::Pic { gsi: 0, input: 9 }, Route::IoApic { gsi: 0, pin: 23 }]).unwrap();
+    let chips = state.0.irqchip.as_mut().unwrap();
+    (chips.pics[0].last_irr, chips.pics[1].last_irr, chips.ioapic.irr) = (0xff, 0xff, 0xff_ffff);
+    guest.load(&state);
+    let chips = guest.save().0.irqchip.unwrap();
+    assert_eq!((chips.pics[0].last_irr, chips.pics[1].last_irr, chips.ioapic.irr), (0xff, 0xfd, 0x7f_ffff));
+    // Before anybody has programmed the PIT, they are what others drive.
+    let mut fresh = Guest::new(&COUNTER, 1, true);
+    fresh.vm.set_line(0, true).unwrap();
+    assert_eq!(fresh.save().0.irqchip.unwrap().pics[0].last_irr, 1);
+}
+
 /// The local APIC switched on, everything else as it was.
 fn lapic(state: &mut State) -> &mut [u32; 64] {
     let lapic = state.1[0].lapic.as_mut().unwrap();

@@ -13,10 +13,12 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm as KvmFd, VcpuFd, VmFd};
 
+use super::chips::ticks;
 use super::raw::{self, Area};
 use super::unfit;
 use crate::accel::state::{Events, LEAVES_MAX, VcpuState};
 use crate::accel::{AccelError, VmConfig};
+use crate::irq::default_routes;
 use crate::kvm::{call, has};
 
 /// The vector of an NMI, which is no exception for KVM, and the last one of an exception (SDM vol. 3, 6.3).
@@ -43,6 +45,8 @@ pub(in crate::kvm) struct Known {
     /// The host's time-stamp counter when the VM's half of the state was taken or put back: the vCPUs' counters are of that
     /// moment, so that they stay as far from each other as they are.
     pub(super) moment: AtomicU64,
+    /// Where the PIT's ticks lead ([`ticks`]).
+    pub(in crate::kvm) ticks: AtomicU64,
     events: u32,
     smm: bool,
     tsc_offset: OnceLock<bool>,
@@ -91,6 +95,7 @@ impl Known {
             candidates: super::msrs::candidates(kvm)?,
             msrs: OnceLock::new(),
             moment: AtomicU64::new(0),
+            ticks: AtomicU64::new(ticks(&default_routes())),
             events,
             smm: raw(KVM_CAP_X86_SMM)?,
             tsc_offset: OnceLock::new(),

@@ -40,7 +40,7 @@ use kvm_bindings::{
     kvm_mp_state, kvm_sregs,
 };
 
-pub(super) use self::chips::{load, load_timers, save};
+pub(super) use self::chips::{load, load_timers, save, ticks};
 pub(super) use self::known::Known;
 use super::convert::{events_from_kvm, kvm_from_events, kvm_from_regs, kvm_from_sregs, regs_from_kvm, sregs_from_kvm};
 use super::vcpu::KvmVcpu;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::accel::state::{VmState, differences};
-use crate::accel::{AccelExit, Activity, Interruption, Vm, VmConfig};
+use crate::accel::{AccelExit, Activity, Interruption, Route, Vm, VmConfig};
 use crate::arch::x86_64::cpuid::Leaf;
 use crate::arch::x86_64::fpu::Wide;
 use crate::debug::DebugControl;
