@@ -98,3 +98,28 @@ def test_bench_restores_its_snapshots_alone(what: Any) -> None:
 
     with pytest.raises(TypeError, match=r"not a snapshot of a bench: .*\n\nhint: bench.snapshot\(\)"):
         DeviceBench(Lamp()).restore(what)
+
+
+@pytest.mark.parametrize("state", [None, {}, {"": {}}, {"": {"": None}}, {"": 1, "a": 2}, [], 0, False, ""])
+def test_what_a_device_saves_is_the_same_from_a_file(state: Any, tmp_path: Path) -> None:
+    loaded = []
+
+    class Keeps(Device):
+        size = 4
+
+        def save(self) -> Any:
+            return state
+
+        def load(self, state: Any) -> None:
+            loaded.append(state)
+
+    with ScriptedMachine((), memory="1M") as m:
+        m.attach(Keeps(), mmio=0xD000_0000)
+        base = m.snapshot()
+        m.restore(base)
+        base.save(tmp_path / "base.hps")
+        opened = Snapshot.open(tmp_path / "base.hps")
+        m.restore(opened)
+        assert opened.hash() == base.hash()
+        assert not opened.diff(base)
+    assert repr(loaded) == repr([state, state])

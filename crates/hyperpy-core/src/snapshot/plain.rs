@@ -23,11 +23,7 @@ impl Parts {
         let Shape { config, places } = &self.shape;
         let vcpu = |part: &VcpuPart| Value::map([("parked", part.parked.into()), ("state", part.state.value())]);
         let device = |(place, state): (&Place, &Option<State>)| {
-            // What has nothing to be saved has been saved all the same.
-            let state = state.as_ref().map_or(Value::Nothing, |state| match state.value() {
-                Value::Nothing => Value::Map(Vec::new()),
-                value => value,
-            });
+            let state = state.as_ref().map_or(Value::Nothing, |state| saved(state.value()));
             Value::map([
                 ("name", (&*place.name).into()),
                 ("bus", place.space.name().into()),
@@ -105,10 +101,26 @@ fn device_of(value: &Value) -> Result<(Place, Option<State>), StateFault> {
     let name = name.text().ok_or_else(|| misfit("a device has no name"))?.into();
     let place = Place { space, base: fields.get("base")?, len: fields.get("size")?, name };
     let state = match fields.get::<Value>("state")? {
-        Value::Map(entries) if entries.is_empty() => Some(Arc::new(Stateless) as State),
+        Value::Map(entries) => match &entries[..] {
+            [] => Some(Arc::new(Stateless) as State),
+            [(name, inner)] if name.is_empty() => Some(Arc::new(inner.clone()) as State),
+            _ => Some(Arc::new(Value::Map(entries)) as State),
+        },
         state => state_of(&state),
     };
     Ok((place, state))
+}
+
+/// The state of a device that has one, so that it can be told from that of a device that has none: nothing to be saved has been saved
+/// all the same, and is an empty map; a map that could be taken for that is in another, without a name.
+fn saved(state: Value) -> Value {
+    match state {
+        Value::Nothing => Value::Map(Vec::new()),
+        Value::Map(entries) if entries.iter().all(|(name, _)| name.is_empty()) => {
+            Value::map([("", Value::Map(entries))])
+        }
+        state => state,
+    }
 }
 
 fn state_of(value: &Value) -> Option<State> {
