@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 TESTS = Path(__file__).parents[2] / "build/core-tests"  # by `make build/core-tests`
-LIMIT_S = 120  # they take 5: beyond it a guest waits for good
+LIMIT_S = 100  # they take 5: beyond it a guest waits for good
 
 
 def test_states_of_vcpus_and_vms_are_taken_and_put_back_on_real_hardware() -> None:
