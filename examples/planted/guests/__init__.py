@@ -97,7 +97,7 @@ def run(machine: Machine, data: bytes) -> AnyExit:
 GUESTS = (
     PlantedGuest("records", "parser overrun", bytes([1, 24]) + b"a" * 24),
     PlantedGuest("calls", "unchecked call table", bytes([4])),
-    PlantedGuest("average", "divide error", b"\xff"),
+    PlantedGuest("average", "divide error", b"\xff\xff"),
     PlantedGuest("brackets", "stack overflow by recursion", b"[" * 128),
     PlantedGuest("monitor", "missing bounds in a command loop", b"a\x00\x00\x00\x01p\x00\x00\x00\x00\x00"),
     PlantedGuest("jobs", "race of two vcpus", b"p1p2p3psp4s", mode="real", vcpus=2, counters=0xA000),
