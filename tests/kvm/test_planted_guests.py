@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from examples.planted.guests import GUESTS, LONGEST, PlantedGuest, machine_with, run
+from examples.planted.guests import GUESTS, LONGEST, PlantedGuest, fuzzer_of, machine_with, run
 
 from hyperpy import Exit
 
@@ -47,6 +47,17 @@ def test_fixed_guest_given_any_bytes_ends(guest: PlantedGuest) -> None:
             for data in (drawn, few):
                 assert guest.is_end(run(machine, data))
                 machine.restore(base)
+
+
+@each
+def test_fuzzer_finds_the_bug_of_a_guest_and_not_in_the_fixed_one(guest: PlantedGuest) -> None:
+    with machine_with(guest) as machine, machine_with(guest, fixed=True) as fixed:
+        fuzzer = fuzzer_of(guest, machine, seed=1)
+        while not fuzzer.run(executions=50).crashes:
+            assert fuzzer.report.executions < 50_000
+        found = fuzzer.crashes[0].input
+        assert fuzzer.replay(found) is not None
+        assert guest.is_end(run(fixed, found))
 
 
 def test_race_of_two_vcpus_comes_out_the_same_each_time() -> None:

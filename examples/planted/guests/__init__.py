@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from hyperpy import AnyExit, Exit, Flat, Machine
+from hyperpy.fuzz import GuestFuzzer
 
-__all__ = ["GUESTS", "INPUT", "LONGEST", "PlantedGuest", "machine_with", "run"]
+__all__ = ["GUESTS", "INPUT", "LONGEST", "PlantedGuest", "fuzzer_of", "machine_with", "run"]
 
 INPUT, LONGEST = 0x20000, 512
 _AT = 0x1000
@@ -44,7 +45,12 @@ class PlantedGuest:
 
     def code(self, *, fixed: bool = False) -> bytes:
         """Its bytes, with the bug or without."""
-        return _assembled(self.name, self.mode, fixed)
+        return _assembled(self.name, self.mode, fixed)[0]
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Where blocks of its code begin: its labels."""
+        return _assembled(self.name, self.mode, False)[1]
 
     def is_end(self, exit_: AnyExit) -> bool:
         """Whether it has ended as it should."""
@@ -54,7 +60,8 @@ class PlantedGuest:
 
 
 @functools.cache
-def _assembled(name: str, mode: str, fixed: bool) -> bytes:
+def _assembled(name: str, mode: str, fixed: bool) -> tuple[bytes, tuple[int, ...]]:
+    """Code, and where its labels are."""
     bits, code, emulation = (
         ("--64", ".code64", "elf_x86_64") if mode == "long" else ("--32", ".code16", "elf_i386")
     )
@@ -75,7 +82,9 @@ def _assembled(name: str, mode: str, fixed: bool) -> bytes:
             str(object_file),
         ]
         subprocess.run(link, check=True)
-        return flat.read_bytes()
+        names = subprocess.run(["nm", str(object_file)], capture_output=True, text=True, check=True).stdout
+        labels = (line.split() for line in names.splitlines())
+        return flat.read_bytes(), tuple(_AT + int(at, 16) for at, kind, _ in labels if kind in "tT")
 
 
 def machine_with(guest: PlantedGuest, *, fixed: bool = False) -> Machine:
@@ -92,6 +101,18 @@ def run(machine: Machine, data: bytes) -> AnyExit:
     machine.memory.write(INPUT, data)
     machine.vcpus[0].regs.rsi = len(data)
     return machine.run(timeout=5.0)
+
+
+def fuzzer_of(guest: PlantedGuest, machine: Machine, *, seed: int) -> GuestFuzzer:
+    """What looks for its bug, from where the machine stands."""
+    fuzzer = GuestFuzzer(machine, machine.snapshot(), seed=seed)
+    fuzzer.input_at(gpa=INPUT, max_len=LONGEST, length_register="rsi")
+    if guest.counters is None:
+        fuzzer.cover(breakpoints=guest.blocks)
+    else:
+        fuzzer.cover(window=(guest.counters, 0x1000))
+    fuzzer.crash_on(Exit.Mmio)
+    return fuzzer
 
 
 GUESTS = (
