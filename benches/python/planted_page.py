@@ -41,24 +41,25 @@ def targets(data: dict[str, Any]) -> list[tuple[str, bool | None]]:
             f"every bug is found within {limit:g} s, by the median of {SEEDS} seeds: {len(looked) - len(late)} of "
             + _of(looked, bugs)
             + f"; not {', '.join(late)}" * bool(late),
-            _held(not late, all(_is_whole(bug["fuzzer"]) for bug in bugs.values())),
+            False
+            if any(_is_whole(bugs[name]["fuzzer"]) for name in late)
+            else _known(not late, all(_is_whole(bug["fuzzer"]) for bug in bugs.values())),
         ),
         (
             f"{VENOM}, which is VENOM, within {VENOM_SECONDS:g} s: {times(venom)}",
-            _held(not venom or _median(venom) < VENOM_SECONDS, _is_whole(venom)),
+            _known(bool(venom) and _median(venom) < VENOM_SECONDS, _is_whole(venom)),
         ),
         (f"at least {DEEP_BUGS} devices need {DEEP} operations: {deep} do", deep >= DEEP_BUGS),
         (
             f"chance finds at most {BY_CHANCE} within {limit:g} s: {len(lucky)} of {_of(tried, bugs)}"
             + f" ({', '.join(lucky)})" * bool(lucky),
-            _held(len(lucky) <= BY_CHANCE, len(tried) == len(bugs)),
+            _known(len(lucky) <= BY_CHANCE, len(tried) == len(bugs) or len(lucky) > BY_CHANCE),
         ),
     ]
 
 
-def _held(holds: bool, is_whole: bool) -> bool | None:
-    """What does not hold cannot be mended by what is still to be measured."""
-    return None if holds and not is_whole else holds
+def _known(holds: bool, is_measured: bool) -> bool | None:
+    return holds if is_measured else None
 
 
 def _is_whole(told: Sequence[Bug]) -> bool:

@@ -199,7 +199,7 @@ def test_targets_of_planted_bugs_hold_or_not_by_medians() -> None:
     assert holds([1.0] * 6 + [None] * 4, 8) == [True, True, True, True]
     assert holds([11.0] * 10, 9) == [True, False, True, False]
     assert holds([1.0] + [None] * 5, 0) == [False, False, True, True]
-    assert holds([1.0] * 2, 0) == [None, None, True, True]
+    assert holds([1.0, None], 0) == [None, None, True, True]
     assert holds([], 0) == [None, None, True, True]
 
 
