@@ -13,6 +13,7 @@ from hyperpy import Exit
 
 LIST = Path(__file__).parents[2] / "docs/reference/planted-bugs.md"
 
+(RACE,) = (guest for guest in GUESTS if guest.vcpus > 1)
 each = pytest.mark.parametrize("guest", GUESTS, ids=lambda guest: guest.name)
 
 
@@ -61,14 +62,23 @@ def test_fuzzer_finds_the_bug_of_a_guest_and_not_in_the_fixed_one(guest: Planted
 
 
 def test_race_of_two_vcpus_comes_out_the_same_each_time() -> None:
-    (race,) = [guest for guest in GUESTS if guest.vcpus > 1]
-    with machine_with(race) as machine:
+    with machine_with(RACE) as machine:
         base, ends = machine.snapshot(), set()
         for _ in range(20):
-            exit_ = run(machine, race.proof)
+            exit_ = run(machine, RACE.proof)
             ends.add((exit_, machine.vcpus[0].regs.rip, machine.memory.read(0xA000, 8)))
             machine.restore(base)
         assert len(ends) == 1
+
+
+def test_campaign_on_two_vcpus_is_the_same_for_one_seed() -> None:
+    def campaign(seed: int) -> list[bytes]:
+        with machine_with(RACE) as machine:
+            fuzzer = fuzzer_of(RACE, machine, seed=seed)
+            fuzzer.run(executions=400)
+            return [*fuzzer.inputs, *(crash.input for crash in fuzzer.crashes)]
+
+    assert campaign(1) == campaign(1) != campaign(2)
 
 
 def test_list_of_planted_bugs_says_what_guests_there_are() -> None:

@@ -92,6 +92,7 @@ def machine_with(guest: PlantedGuest, *, fixed: bool = False) -> Machine:
     machine = Machine(memory="1M", vcpus=guest.vcpus)
     machine.load(Flat(guest.code(fixed=fixed), at=_AT, mode=guest.mode))
     if guest.vcpus > 1 and not guest.is_end(exit_ := machine.run(timeout=5.0)):
+        machine.close()
         raise RuntimeError(f"the vcpus do not begin: {exit_}")
     return machine
 
