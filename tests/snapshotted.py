@@ -23,7 +23,7 @@ class Takes(Device):
 
     def read(self, offset: int, size: int, /) -> int:
         self.reads += 1
-        return self.reads
+        return self.reads & (1 << 8 * size) - 1
 
     def write(self, offset: int, size: int, value: int, /) -> Stop | None:
         self.taken.append(value)
