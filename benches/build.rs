@@ -5,14 +5,13 @@ fn main() {
     let file = "../python/hyperpy/_floor.c";
     println!("cargo:rerun-if-changed={file}");
     println!("cargo:rerun-if-changed=../python/hyperpy/_floor.h");
-    println!("cargo:rerun-if-changed=src/state.c");
-    cc::Build::new().file("src/state.c").opt_level(2).warnings(true).extra_warnings(true).compile("state");
-    for floor in ["restore.h", "restore.c", "fuzz.c"] {
+    for floor in ["restore.h", "restore.c", "state.h", "state.c", "fuzz.c"] {
         println!("cargo:rerun-if-changed=floor/{floor}");
     }
     cc::Build::new()
         .file(file)
         .file("floor/restore.c")
+        .file("floor/state.c")
         .file("floor/fuzz.c")
         .opt_level(2)
         .warnings(true)

@@ -7,6 +7,7 @@ the verdict says so: run it again on a quieter machine. Status 1 when a target i
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
@@ -190,6 +191,36 @@ def _fuzz_figures(program: Path) -> Iterator[Figure]:
     scaling = [ours / floor for ours, floor in pairs]
     yield Figure("two processes that fuzz a guest over one, of C's two", "", scaling, 0.9, at_least=True)
     yield Figure("from a machine to the first execution", "s", line["first_execution_s"], 1)
+    for line, bound in zip(lines([sys.executable, "benches/python/fuzz_device.py"]), (0.1, 2), strict=True):
+        millions = [each / 1e6 for each in line["operations_per_s"]]
+        yield Figure(f"fuzzed device {line['device']}", "million/s", millions, bound, at_least=True)
+    yield from _planted_figures()
+
+
+def _planted_figures() -> Iterator[Figure]:
+    """The planted bugs with one seed, in place of the ten of `planted.py`, and nothing by chance."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "planted.json")
+        output(
+            [
+                sys.executable,
+                "benches/python/planted.py",
+                "--how",
+                "fuzzer",
+                "--seeds",
+                "1",
+                "--json",
+                str(file),
+            ]
+        )
+        data = json.loads(file.read_text())
+    seconds = {name: bug["fuzzer"][0]["seconds"] or math.inf for name, bug in data["bugs"].items()}
+    late = sum(each > data["limit"] for each in seconds.values())
+    yield Figure(
+        f"planted bugs, of {len(seconds)}: not found in {data['limit']:g} s by one seed", "", [late], 0
+    )
+    yield Figure("planted bugs, the slowest one by one seed", "s", [max(seconds.values())], data["limit"])
+    yield Figure("planted bugs, VENOM's by one seed", "s", [seconds["floppy"]], 10)
 
 
 def _state_figures(program: Path) -> Iterator[Figure]:

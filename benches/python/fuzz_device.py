@@ -1,19 +1,18 @@
 """Operations a second of the device fuzzer with coverage on: a device of declared registers with one Python method, and one in Rust.
 
-A round is a campaign of its own from nothing; seeds go on from round to round. The figures are medians of rounds.
+A round is a campaign of its own from nothing; seeds go on from round to round. Prints one JSON object for each device, for `benches/run.py`.
+
+Usage: fuzz_device.py [ROUNDS [SECONDS]]
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-from collections.abc import Callable
+import json
+import sys
 from typing import Any
 
 from hyperpy import DebugExit, Device, Field, Register
 from hyperpy.fuzz import DeviceFuzzer
-
-TARGETS = {"declared registers, one Python method": 100_000, "a device in Rust": 2_000_000}
 
 
 class Timer(Device):
@@ -36,27 +35,13 @@ class Timer(Device):
             self.status = 1
 
 
-def round_of(factory: Callable[[], Any], seed: int, seconds: float) -> tuple[float, str]:
-    """Return operations a second of one campaign, and how it ended."""
-    report = DeviceFuzzer(factory, seed=seed).run(seconds=seconds)
-    return report.operations_per_s, str(report)
-
-
 def main() -> None:
-    """Print both figures."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each round")
-    options = parser.parse_args()
-    factories: dict[str, Callable[[], Any]] = dict(zip(TARGETS, (Timer, DebugExit), strict=True))
-    for name, factory in factories.items():
-        rounds = [round_of(factory, seed, options.seconds) for seed in range(options.rounds)]
-        figures = [figure for figure, _ in rounds]
-        print(
-            f"{name}: {statistics.median(figures):,.0f} operations/s "
-            f"({min(figures):,.0f} to {max(figures):,.0f}; target {TARGETS[name]:,})"
-        )
-        print(f"  the last round: {rounds[-1][1]}")
+    """Measure, and print."""
+    rounds, seconds = int((sys.argv[1:] or ["7"])[0]), float((sys.argv[2:] or ["2"])[0])
+    factories: dict[str, Any] = {"of declared registers, one Python method": Timer, "in Rust": DebugExit}
+    for device, factory in factories.items():
+        reports = [DeviceFuzzer(factory, seed=seed).run(seconds=seconds) for seed in range(rounds)]
+        print(json.dumps({"device": device, "operations_per_s": [each.operations_per_s for each in reports]}))
 
 
 if __name__ == "__main__":

@@ -88,12 +88,12 @@ struct Raw {
     _private: [u8; 0],
 }
 
-// SAFETY: the functions have these signatures in state.c, which build.rs compiles into this crate.
+// SAFETY: the functions have these signatures in floor/state.c, which build.rs compiles into this crate.
 unsafe extern "C" {
-    fn state_open(irqchip: c_int, msrs: *const u32, count: usize) -> *mut Raw;
-    fn state_save(state: *mut Raw) -> c_int;
-    fn state_load(state: *mut Raw) -> c_int;
-    fn state_close(state: *mut Raw);
+    fn states_open(irqchip: c_int, msrs: *const u32, count: usize) -> *mut Raw;
+    fn states_save(state: *mut Raw) -> c_int;
+    fn states_load(state: *mut Raw) -> c_int;
+    fn states_close(state: *mut Raw);
 }
 
 struct Floor(NonNull<Raw>);
@@ -102,7 +102,7 @@ impl Floor {
     /// The same by C, with the same model-specific registers.
     fn open(irqchip: bool, msrs: &[u32]) -> Result<Self, Failure> {
         // SAFETY: `msrs` is valid for reads for the call, and only read.
-        let raw = unsafe { state_open(irqchip.into(), msrs.as_ptr(), msrs.len()) };
+        let raw = unsafe { states_open(irqchip.into(), msrs.as_ptr(), msrs.len()) };
         let floor = Self(NonNull::new(raw).ok_or_else(io::Error::last_os_error)?);
         floor.act(Act::Save)?;
         Ok(floor)
@@ -110,10 +110,10 @@ impl Floor {
 
     fn act(&self, act: Act) -> Result<(), Failure> {
         let result = match act {
-            // SAFETY: the pointer came from state_open and is closed only in drop; this thread alone has it.
-            Act::Save => unsafe { state_save(self.0.as_ptr()) },
+            // SAFETY: the pointer came from states_open and is closed only in drop; this thread alone has it.
+            Act::Save => unsafe { states_save(self.0.as_ptr()) },
             // SAFETY: as above.
-            Act::Load => unsafe { state_load(self.0.as_ptr()) },
+            Act::Load => unsafe { states_load(self.0.as_ptr()) },
         };
         if result == 0 { Ok(()) } else { Err("KVM refuses C a part of the state".into()) }
     }
@@ -122,7 +122,7 @@ impl Floor {
 impl Drop for Floor {
     fn drop(&mut self) {
         // SAFETY: opened once, closed once, here.
-        unsafe { state_close(self.0.as_ptr()) }
+        unsafe { states_close(self.0.as_ptr()) }
     }
 }
 

@@ -2,7 +2,8 @@
 
 An execution is up to 200 operations from power-on. Each is, with the same probability, a read, a write, a step of the clock up to
 10 ms, or one of the device's events; the offset is anywhere in the device's range, the size 1 to 8, the value anything of that size.
-Guest memory is random bytes: the same at each read of one execution, or others each time where the bug is in that.
+Guest memory is random bytes: the same at each read of one execution, or others each time where the bug is in that. A guest with a
+bug is given random bytes, of any length that it takes.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from typing import Any, NamedTuple
 
 from hyperpy.testing import Access, DeviceBench, Step
 
+from . import guests
+from .guests import PlantedGuest
 from .playing import MEMORY, play
 from .table import Event, Operation, Planted
 
-__all__ = ["LONGEST", "Found", "events", "find"]
+__all__ = ["LONGEST", "Found", "events", "find", "find_in_guest"]
 
 LONGEST = 200
 _PAGE = 4096
@@ -63,6 +66,23 @@ def find(
         done, operations = done + 1, operations + len(drawn)
         if shows is not None:
             return Found(shows, time.process_time() - began, done, operations)
+    return None
+
+
+def find_in_guest(
+    guest: PlantedGuest, seed: int, seconds: float, executions: int | None = None
+) -> Found | None:
+    """The same for a guest with a bug; each execution begins where it is about to read its input."""
+    rng = random.Random(seed)
+    began, done = time.process_time(), 0
+    with guests.machine_with(guest) as machine:
+        base = machine.snapshot()
+        while done != executions and time.process_time() - began < seconds:
+            exit_ = guests.run(machine, rng.randbytes(rng.randint(0, guests.LONGEST)))
+            done += 1
+            if not guest.is_end(exit_):
+                return Found(type(exit_).__name__, time.process_time() - began, done, done)
+            machine.restore(base)
     return None
 
 

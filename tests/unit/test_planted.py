@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from benches.python import planted_page
 from examples.planted import PLANTED, Planted, lockbox, ne2000, sdslot, uniform, watchdog
 from examples.planted.guests import GUESTS
 from examples.planted.playing import MEMORY, play, prepare
@@ -146,17 +147,60 @@ def test_events_of_a_device_are_those_that_it_marks() -> None:
     assert (ejected, inserted) == (Event("eject"), Event("insert"))
 
 
-def test_bench_of_planted_bugs_prints_a_line_for_each_seed_and_a_table() -> None:
-    script = ROOT / "benches/python/planted.py"
-    command = [sys.executable, str(script), "lockbox", "--how", "uniform", "--seeds", "2", "--seconds", "20"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [(line["bug"], line["seed"], line["shows"]) for line in lines] == [
-        ("lockbox", 1, "invariant"),
-        ("lockbox", 2, "invariant"),
-    ]
-    assert re.search(r"^lockbox +2 of 2, 0\.\d+ s$", done.stderr, re.MULTILINE)
+def test_bench_of_planted_bugs_goes_on_where_it_ended_and_tells_which_targets_hold(tmp_path: Path) -> None:
+    file = tmp_path / "planted.json"
+
+    def run(*more: str) -> str:
+        script = str(ROOT / "benches/python/planted.py")
+        command = [sys.executable, script, "--only", "lockbox", "--seconds", "20", "--json", str(file), *more]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def seeds(how: str) -> list[int]:
+        told = json.loads(file.read_text())["bugs"]["lockbox"][how]
+        assert {each["shows"] for each in told} == {"invariant"}
+        return [each["seed"] for each in told]
+
+    assert re.search(r"^lockbox +uniform +1 of 1, \S+ s$", run("--how", "uniform"), re.MULTILINE)
+    said = run("--seeds", "2")
+    assert (seeds("uniform"), seeds("fuzzer")) == ([1, 2], [1, 2])
+    assert re.search(r"^lockbox +wrong mask on a narrow write +2 +\S+ s +2 of 2 ", said, re.MULTILINE)
+    every = "every bug is found within 20 s, by the median of 10 seeds: 1 of 1 that were looked for"
+    assert f"open: {every}, of {len(PLANTED) + len(GUESTS)}\n" in said
+    assert re.search(r"^holds: at least 15 devices need 3 operations: \d+ do$", said, re.MULTILINE)
+    assert "open: chance finds at most 8 within 20 s: 1 of 1" in said
+    assert not re.search("^lockbox +(uniform|fuzzer)", run("--seeds", "2"), re.MULTILINE)
+
+
+def test_page_of_times_is_what_was_measured_of_every_planted_bug() -> None:
+    data = json.loads(planted_page.DATA.read_text())
+    assert {name: (bug["class"], bug["needs"]) for name, bug in data["bugs"].items()} == {
+        bug.name: (bug.kind, len(bug.proof)) for bug in (*PLANTED, *GUESTS)
+    }
+    assert all(bug["fuzzer"] for bug in data["bugs"].values())
+    assert planted_page.PAGE.read_text() == planted_page.page(data)
+    assert planted_page.PLOT.read_text() == planted_page.plot(data)
+
+
+def told(*seconds: float | None) -> list[dict[str, float | None]]:
+    return [{"seed": seed, "seconds": each} for seed, each in enumerate(seconds, 1)]
+
+
+def test_targets_of_planted_bugs_hold_or_not_by_medians() -> None:
+    def holds(found: list[float | None], chance: int) -> list[bool | None]:
+        bug = {"of": "device", "needs": 3, "class": "any"}
+        bugs = {
+            name: bug | {"fuzzer": told(*found), "uniform": told(1.0 if number < chance else None)}
+            for number, name in enumerate(["floppy", *map(str, range(14))])
+        }
+        return [held for _, held in planted_page.targets({"limit": 60.0, "bugs": bugs})]
+
+    assert holds([1.0] * 6 + [None] * 4, 8) == [True, True, True, True]
+    assert holds([11.0] * 10, 9) == [True, False, True, False]
+    assert holds([1.0] + [None] * 5, 0) == [False, False, True, True]
+    assert holds([1.0, None], 0) == [None, None, True, True]
+    assert holds([], 0) == [None, None, True, True]
 
 
 def test_play_of_operations_that_never_end_tells_of_a_hang_and_leaves_no_timer() -> None:

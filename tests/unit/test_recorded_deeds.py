@@ -1,15 +1,15 @@
-"""What a recorded device does itself: its lines, its messages, and guest memory, which a replay feeds it and compares."""
+"""What a recorded device does itself, which a replay feeds it and compares. Ways to guest memory: test_recorded_memory."""
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.recorded import drove
+from tests.recorded_disk import MMIO, NOWHERE, RUN, SENT, Disk, asked, header, moved, recorded
 
-from hyperpy import Device, Line, MemoryAccessError, Messages, Msi, Register
+from hyperpy import Device, Line, MemoryAccessError, Msi, Register
 from hyperpy.exits import Exit
 from hyperpy.testing import (
     Deed,
@@ -22,90 +22,6 @@ from hyperpy.testing import (
     record,
     replay,
 )
-
-RUN = 10.0
-MMIO = 0xFE00_0000
-NOWHERE = 0x8000_0000
-
-
-class Disk(Device):
-    """Copies what a request says, tells how it went where that says, and drives a line and sends a message."""
-
-    dma = True
-    irq_level = True
-    done = Line()
-    msi = Messages()
-    request = Register(0x0)
-    ack = Register(0x4, access="wo")
-    later = Register(0x8, access="wo")
-    failed = Register(0xC, access="ro")
-    lost = Register(0x10, access="ro")
-
-    @request.on_write
-    def _request(self, at: int) -> None:
-        try:
-            source, target, length = (self.memory.read_int(at + 4 * index, 4) for index in range(3))
-            self.memory.write(target, self.memory.read(source, length))
-            self.memory.write_int(at + 12, 2, 1, "big")
-        except MemoryAccessError as error:
-            self.failed = error.size
-        self.irq.set(True)
-        self.done.pulse()
-        self.lost = int(not self.msi.send(0xFEE0_0000, 0x41))
-
-    @ack.on_write
-    def _ack(self, value: int) -> None:
-        self.irq.set(False)
-
-    @later.on_write
-    def _later(self, value: int) -> None:
-        self.clock.after(value, self.expire)  # type: ignore[union-attr]
-
-    def expire(self) -> None:
-        self.memory.write_int(0x40, 8, self.clock.now)  # type: ignore[union-attr]
-        self.done.pulse()
-
-    def reset(self) -> None:
-        super().reset()
-        if self.memory:
-            self.memory.write(0x50, b"reset")
-
-
-def asked(memory: Any, at: int, source: int, target: int, length: int) -> None:
-    for index, number in enumerate((source, target, length)):
-        memory.write(at + 4 * index, number.to_bytes(4, "little"))
-
-
-def moved(kind: Any, gpa: int, data: bytes) -> Deed:
-    return Deed(kind, ranges=((gpa, len(data)),), data=data)
-
-
-def recorded() -> Recording:
-    """Of three requests, the second one of which is wrong, an acknowledgement, a timer and a reset."""
-    bench = DeviceBench(Disk())
-    asked(bench.memory, 0x100, 0x1000, 0x2000, 4)
-    asked(bench.memory, 0x200, 0x1000, NOWHERE, 2)
-    asked(bench.memory, 0x300, 0x1000, 0x3000, 256)
-    bench.memory.write(0x1000, bytes(range(256)))
-    with bench.record() as recording:
-        bench.write32(0x0, 0x100)
-        bench.write32(0x4, 0)
-        bench.write32(0x0, 0x200)
-        assert bench.read32(0xC) == 2
-        bench.write32(0x8, 7)
-        bench.clock.step(10)
-        bench.write32(0x0, 0x300)
-        bench.reset()
-    return recording
-
-
-def header(at: int, *numbers: int) -> tuple[Deed, ...]:
-    return tuple(
-        moved("read", at + 4 * index, number.to_bytes(4, "little")) for index, number in enumerate(numbers)
-    )
-
-
-SENT = Deed("message", "msi", 0x41, 0xFEE0_0000)
 
 
 def test_bench_keeps_what_a_device_does_in_its_order() -> None:
@@ -388,141 +304,3 @@ def test_lines_that_were_not_connected_are_not_in_the_replay_and_undeclared_ones
         assert bench.read8(0) == 3
     assert other.lines == {"irq": False, "sent": False}
     assert replay(other, Odd()) is None
-
-
-def test_every_way_to_memory_is_recorded_and_fed() -> None:
-    class Ways(Device):
-        size, dma = 4, True
-        got: Any = ()
-
-        def read(self, offset: int, size: int, /) -> int:
-            memory, into = self.memory, bytearray(3)
-            assert memory is not None
-            self.got = [
-                memory.read(0x10, 2), memory.read_into(0x20, into), bytes(into), memory.read_int(0x30, 4),
-                memory.read_int(0x40, 2, "big"), memory.gather([(0x50, 1), (0x60, 2)]), memory.gather([]),
-            ]  # fmt: skip
-            memory.write(0x70, memoryview(bytearray(b"abcd"))[1:3])
-            memory.write_int(0x80, 4, 0x1234)
-            memory.write_int(0x90, 4, 0x1234, "big")
-            self.got.append(memory.scatter([(0xA0, 1), (0xB0, 5)], b"xyz"))
-            for wrong in (
-                lambda: memory.read(-1, 1), lambda: memory.read_int(0, 9), lambda: memory.read_into(0, b"abc"),
-                lambda: memory.write(0, memoryview(b"abcd")[::2]), lambda: memory.write(1 << 64, b""),
-                lambda: memory.read_into(1 << 40, into), lambda: memory.scatter([(0, 1)], b"ab"),
-                lambda: memory.read(0, 1 << 40), lambda: memory.write_int(1 << 40, 1, 0),
-                lambda: memory.read_int(1 << 40, 1), lambda: memory.write(0, 5),  # type: ignore[arg-type]
-            ):  # fmt: skip
-                try:
-                    wrong()
-                except Exception as error:
-                    self.got.append(
-                        (type(error), getattr(error, "address", 0), str(error).partition("\n")[0])
-                    )
-            return len(self.got)
-
-    bench = DeviceBench(Ways())
-    bench.memory.write(0, bytes(range(256)))
-    with bench.record() as recording:
-        bench.read8(0)
-    got = bench.device.got
-    assert len(got) == 8 + 11
-    assert [(deed.kind, deed.data) for deed in recording.events[0].did if deed.refused is None] == [
-        ("read", b"\x10\x11"), ("read", b"\x20\x21\x22"), ("read", b"\x30\x31\x32\x33"), ("read", b"\x40\x41"),
-        ("read", b"\x50\x60\x61"), ("read", b""), ("write", b"bc"), ("write", b"\x34\x12\0\0"), ("write", b"\0\0\x12\x34"),
-        ("write", b"xyz"),
-    ]  # fmt: skip
-    ways = Ways()
-    assert replay(recording, ways) is None
-    assert ways.got == got
-    # It is itself again.
-    before = bench.memory.read(0, 256)
-    bench.read8(0)
-    assert (len(recording), bench.memory.read(0, 256)) == (1, before)
-
-
-def test_memory_that_another_thread_reaches_stands_alone_and_is_not_replayed() -> None:
-    class Threaded(Disk):
-        start = Register(0x20, access="wo")
-
-        @start.on_write
-        def _start(self, value: int) -> None:
-            for work in (
-                lambda: self.memory.write(0x100, b"x"),
-                self.done.pulse,
-                lambda: self.msi.send(1, 2),
-            ):
-                thread = threading.Thread(target=work)
-                thread.start()
-                thread.join(RUN)
-            self.memory.read(0x100, 1)
-
-    bench = DeviceBench(Threaded())
-    with bench.record() as recording:
-        bench.write32(0x20, 1)
-        bench.device.memory.write(0x200, b"script")  # type: ignore[union-attr]
-    assert [event.kind for event in recording.events] == [
-        "write", "memory", "line", "line", "message", "memory",
-    ]  # fmt: skip
-    assert recording.events[0].did == (moved("read", 0x100, b"x"),)
-    assert replay(recording, Threaded()) is None
-
-    class Alone(Threaded):
-        @Threaded.start.on_write
-        def _start(self, value: int) -> None:
-            self.memory.read(0x100, 1)
-
-    assert replay(recording, Alone()) is None
-
-
-def test_limit_counts_bytes_of_memory_and_says_when_it_was_reached() -> None:
-    bench = DeviceBench(Disk())
-    asked(bench.memory, 0x100, 0x1000, 0x2000, 640)
-    with bench.record(limit=60) as recording:
-        bench.write32(
-            0x0, 0x100
-        )  # an event, 3 numbers, 640 bytes twice, a result, 3 changes of lines, a message: 31
-        assert (len(recording), recording.dropped) == (1, 0)
-        bench.write32(0x0, 0x100)  # 30, since the line is high, of which 29 fit
-        bench.write32(0x4, 0)
-    # The message, the event without it, the access after it and what that did.
-    assert (len(recording), recording.dropped) == (1, 4)
-    assert replay(recording, Disk()) is None
-
-
-def test_device_without_memory_in_the_recording_has_that_of_the_bench() -> None:
-    recording = Recording(
-        device="a.B",
-        size=0x14,
-        schema=1,
-        messages={},
-        events=(Event(0, "write", 0x0, 4, 0x100), Event(0, "read", 0xC, 4, 9)),
-    )
-
-    class Quiet(Disk):
-        @Disk.request.on_write
-        def _request(self, at: int) -> None:
-            self.failed = self.memory.read_int(at, 1) + 9
-
-    assert replay(recording, Quiet()) is None
-
-
-def test_memory_is_the_devices_own_again_when_the_recording_ends_and_goes_when_it_is_detached() -> None:
-    with ScriptedMachine([Write(0x100, mmio=MMIO)]) as m:
-        disk = m.attach(Disk(), mmio=MMIO, irq={"irq": 5, "done": 6})
-        asked(m.memory, 0x100, 0x1000, 0x2000, 4)
-        plain = disk.memory._native  # type: ignore[union-attr]
-        recording = record(disk)
-        assert disk.memory._native is not plain  # type: ignore[union-attr]
-        recording.stop()
-        assert disk.memory._native is plain  # type: ignore[union-attr]
-        recording, memory = record(disk), disk.memory
-        assert memory is not None
-        m.run(RUN)
-        m.detach(disk)
-        with pytest.raises(Exception, match="detached"):
-            memory.read(0, 1)
-        assert "detached" in repr(memory)
-        recording.stop()
-    assert [event.kind for event in recording.events] == ["write", "line"]  # which detaching takes down
-    assert recording.events[0].did[0] == header(0x100, 0x1000)[0]

@@ -19,8 +19,8 @@ end:
     test ecx, ecx
     jz done
 .else
-    cmp rsi, 0x20000            # no input at all is thought of
-    je done
+    cmp rsi, 0x20001            # no value at all is thought of, and one, which has no mean
+    jbe done
 .endif
     xor edx, edx
     div ecx

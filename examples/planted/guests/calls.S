@@ -29,6 +29,7 @@ forget:
     xor r8d, r8d
     ret
 
+    .section .rodata
     .balign 8
 functions:
     .quad nothing, upward, recede, forget

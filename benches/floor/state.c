@@ -7,8 +7,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/kvm.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -16,47 +14,53 @@
 #include <unistd.h>
 #include <x86intrin.h>
 
-enum { MSRS = 256, CPUID_ENTRIES = 256, TSC = 0x10, PARTS = 3 };
+#include "state.h"
 
-struct msrs {
-    struct kvm_msrs head;
-    struct kvm_msr_entry entries[MSRS];
-};
+enum { CPUID_ENTRIES = 256, TSC = 0x10 };
 
-struct state {
-    int kvm, vm, vcpu, irqchip;
+/* A VM for its state alone. */
+struct states {
+    int kvm;
     size_t run_len;
-    struct kvm_run *run;
-    /* The state. */
-    uint64_t tsc;
-    struct kvm_regs regs;
-    struct kvm_sregs sregs;
-    struct kvm_xsave xsave;
-    struct kvm_xcrs xcrs;
-    struct msrs msrs;
-    struct kvm_vcpu_events events;
-    struct kvm_debugregs debug;
-    struct kvm_lapic_state lapic;
-    struct kvm_mp_state mp_state;
-    struct kvm_irqchip chips[PARTS];
-    struct kvm_pit_state2 pit;
-    struct kvm_clock_data clock;
+    struct state of;
 };
 
-void state_close(struct state *state)
+int state_has(struct state *state, const uint32_t *msrs, size_t count)
 {
-    if (state->run)
-        munmap(state->run, state->run_len);
-    const int descriptors[] = { state->vcpu, state->vm, state->kvm };
+    if (count > MSRS)
+        return -1;
+    state->msrs.head.nmsrs = (uint32_t)count;
+    for (size_t i = 0; i < count; i++)
+        state->msrs.entries[i].index = msrs[i];
+    return 0;
+}
+
+int state_cpuid(int kvm, int vcpu)
+{
+    struct kvm_cpuid2 *cpuid = calloc(1, sizeof *cpuid + CPUID_ENTRIES * sizeof cpuid->entries[0]);
+    if (!cpuid)
+        return -1;
+    cpuid->nent = CPUID_ENTRIES;
+    int failed = ioctl(kvm, KVM_GET_SUPPORTED_CPUID, cpuid) != 0 || ioctl(vcpu, KVM_SET_CPUID2, cpuid) != 0;
+    free(cpuid);
+    return failed ? -1 : 0;
+}
+
+void states_close(struct states *states)
+{
+    if (states->of.run)
+        munmap(states->of.run, states->run_len);
+    const int descriptors[] = { states->of.vcpu, states->of.vm, states->kvm };
     for (size_t i = 0; i < sizeof descriptors / sizeof descriptors[0]; i++)
         if (descriptors[i] >= 0)
             close(descriptors[i]);
-    free(state);
+    free(states);
 }
 
-static int open_all(struct state *state)
+static int open_all(struct states *states)
 {
-    if ((state->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC)) < 0 || (state->vm = ioctl(state->kvm, KVM_CREATE_VM, 0)) < 0)
+    struct state *state = &states->of;
+    if ((states->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC)) < 0 || (state->vm = ioctl(states->kvm, KVM_CREATE_VM, 0)) < 0)
         return -1;
     struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
     if (state->irqchip && (ioctl(state->vm, KVM_CREATE_IRQCHIP, 0) != 0 || ioctl(state->vm, KVM_CREATE_PIT2, &pit) != 0))
@@ -64,17 +68,11 @@ static int open_all(struct state *state)
     struct kvm_enable_cap payload = { .cap = KVM_CAP_EXCEPTION_PAYLOAD, .args = { 1 } };
     if (ioctl(state->vm, KVM_ENABLE_CAP, &payload) != 0 || (state->vcpu = ioctl(state->vm, KVM_CREATE_VCPU, 0)) < 0)
         return -1;
-    struct kvm_cpuid2 *cpuid = calloc(1, sizeof *cpuid + CPUID_ENTRIES * sizeof cpuid->entries[0]);
-    if (!cpuid)
+    int run_len = ioctl(states->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+    if (state_cpuid(states->kvm, state->vcpu) != 0 || run_len < 0)
         return -1;
-    cpuid->nent = CPUID_ENTRIES;
-    int failed = ioctl(state->kvm, KVM_GET_SUPPORTED_CPUID, cpuid) != 0 || ioctl(state->vcpu, KVM_SET_CPUID2, cpuid) != 0;
-    free(cpuid);
-    int run_len = ioctl(state->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-    if (failed || run_len < 0)
-        return -1;
-    state->run_len = (size_t)run_len;
-    void *run = mmap(NULL, state->run_len, PROT_READ | PROT_WRITE, MAP_SHARED, state->vcpu, 0);
+    states->run_len = (size_t)run_len;
+    void *run = mmap(NULL, states->run_len, PROT_READ | PROT_WRITE, MAP_SHARED, state->vcpu, 0);
     if (run == MAP_FAILED)
         return -1;
     state->run = run;
@@ -85,23 +83,30 @@ static int open_all(struct state *state)
 }
 
 /* A VM with a vCPU, whose state has these MSRs. NULL with errno on failure. */
-struct state *state_open(int irqchip, const uint32_t *msrs, size_t count)
+struct states *states_open(int irqchip, const uint32_t *msrs, size_t count)
 {
-    struct state *state = calloc(1, sizeof *state);
-    if (!state)
+    struct states *states = calloc(1, sizeof *states);
+    if (!states)
         return NULL;
-    state->kvm = state->vm = state->vcpu = -1;
-    state->irqchip = irqchip;
-    state->msrs.head.nmsrs = (uint32_t)count;
-    for (size_t i = 0; i < count && i < MSRS; i++)
-        state->msrs.entries[i].index = msrs[i];
-    if (count > MSRS || open_all(state) != 0) {
+    states->kvm = states->of.vm = states->of.vcpu = -1;
+    states->of.irqchip = irqchip;
+    if (state_has(&states->of, msrs, count) != 0 || open_all(states) != 0) {
         int error = errno;
-        state_close(state);
+        states_close(states);
         errno = error;
         return NULL;
     }
-    return state;
+    return states;
+}
+
+int states_save(struct states *states)
+{
+    return state_save(&states->of);
+}
+
+int states_load(struct states *states)
+{
+    return state_load(&states->of);
 }
 
 static int offset(struct state *state, unsigned long request, uint64_t *value)
