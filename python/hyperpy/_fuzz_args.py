@@ -211,4 +211,5 @@ def _crash(crash: Finding) -> str:
     plural = "operation" if crash.operations == 1 else "operations"
     return (
         f"crash: {crash.kind}, {crash.raised or 'found'} at {where or '?'}, {crash.operations} {plural}{kept}"
+        + ("" if crash.reproduces else ", does not come again")
     )

@@ -41,6 +41,7 @@ class Finding:
         where: the last lines of the device's code, or what does not hold.
         operations: how many operations it takes, once it was made small.
         folder: where it is kept; None: nowhere.
+        reproduces: whether the input does it again.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Finding:
     where: tuple[str, ...]
     operations: int
     folder: str | None
+    reproduces: bool = True
 
 
 @dataclass(frozen=True, slots=True)

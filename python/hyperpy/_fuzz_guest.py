@@ -307,24 +307,27 @@ class GuestFuzzer:
         self._kept.sync()
 
     def _add(self, data: bytes, found: Found) -> None:
-        crash = GuestCrash(self, data, found)
-        if crash.key not in self._found:
+        if found.key not in self._found:
+            crash = GuestCrash(self, data, found, is_here=True)
             self._found[crash.key] = self._kept.unsaved[crash.key] = crash
+            # Asked now, and not by Ctrl-C's last save, which would wait for a hang.
+            _ = crash.reproduces
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, data: bytes, found: Found) -> None:
         """Know of a crash that a worker has saved."""
-        found = self._native.replay(data)
-        if found is not None:
-            crash = GuestCrash(self, data, Found(*found))
-            self._found.setdefault(crash.key, crash)
+        self._found.setdefault(found.key, GuestCrash(self, data, found))
 
     def _save(self) -> None:
         self._kept.save(None if self._made is None else self._made.corpus)
 
     def replay(self, input: bytes) -> GuestCrash | None:  # noqa: A002 - what `Crash.input` is
         """Execute one input, and return the crash that it is, if it is one. The machine stands where it ended."""
-        found = self._native.replay(input)
-        return None if found is None else GuestCrash(self, bytes(input), Found(*found))
+        found = self._replayed(input)
+        return None if found is None else GuestCrash(self, bytes(input), found, is_here=True)
+
+    def _replayed(self, data: bytes) -> Found | None:
+        found = self._native.replay(data)
+        return None if found is None else Found(*found)
 
     @property
     def crashes(self) -> tuple[GuestCrash, ...]:

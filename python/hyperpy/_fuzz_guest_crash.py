@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +20,8 @@ __all__ = ["Found", "GuestCrash"]
 
 # Executions that a crash is made small with, at most, and seconds: what hangs takes long each time.
 _BUDGET, _SECONDS = 5000, 10.0
+# So often a crash is tried again before it is said that it does not come again.
+TRIES = 5
 _ROW = 16
 _PAGE_FAULT = 14
 
@@ -44,11 +47,41 @@ class Found(NamedTuple):
             case _:
                 return "exit"
 
+    @property
+    def key(self) -> Key:
+        """What tells it from others. Where in its loop a guest is found that does not end is chance."""
+        where = (hex(self.rip),) if self.kind != "hang" else ()
+        what = self.text_of_vectors() if self.kind == "exception" else self.what
+        return Key(self.kind, what, (*where, *map(hex, self.callers)))
+
+    def text_of_vectors(self) -> str:
+        """The exceptions that it may be."""
+        return "exception " + " or ".join(map(str, self.vectors))
+
+    def to_json(self) -> str:
+        """All of it as text, so that another process knows it too."""
+        return json.dumps({**self._asdict(), "vectors": list(self.vectors)}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Found:
+        """What `to_json` has written.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            fields = json.loads(text)
+            return cls(**{**fields, "vectors": bytes(fields["vectors"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError(
+                f"no finding of a guest: {error}\n\nhint: finding.json of a crash's folder"
+            ) from error
+
     def text(self) -> str:
         """It in words."""
         match self.kind:
             case "exception":
-                what = "exception " + " or ".join(map(str, self.vectors))
+                what = self.text_of_vectors()
                 if self.error_code is not None:
                     what += f", error code {self.error_code:#x}"
                 if _PAGE_FAULT in self.vectors:
@@ -63,7 +96,7 @@ class Found(NamedTuple):
 
 
 class _Ended(NamedTuple):
-    """What was there when the input had been executed again."""
+    """What was there when the input had been executed."""
 
     after: Snapshot
     difference: SnapshotDiff
@@ -77,11 +110,10 @@ class GuestCrash(Crash):
     words; `input` are the bytes, which `GuestFuzzer.replay` and any corpus take.
     """
 
-    def __init__(self, fuzzer: GuestFuzzer, data: bytes, found: Found) -> None:
-        self._guest, self.input, self._found = fuzzer, data, found
-        # Where in its loop a guest is found that does not end is chance.
-        where = (hex(found.rip),) if found.kind != "hang" else ()
-        self.key = Key(found.kind, found.what, (*where, *map(hex, found.callers)))
+    def __init__(self, fuzzer: GuestFuzzer, data: bytes, found: Found, *, is_here: bool = False) -> None:
+        """`is_here`: the machine stands where it crashed, so that its state need not come again."""
+        self._guest, self.input, self._found, self.key = fuzzer, data, found, found.key
+        self._seen = self._look() if is_here else None
         hint = "minimize() makes the input small, write_script(path) reproduces it"
         self.error = GuestFault(f"the guest ends by {found.text()}", hint=hint)
 
@@ -143,30 +175,53 @@ class GuestCrash(Crash):
                     lines += [f"{kind} {at:#x}: {len(mine)} bytes{length}", *_dump(mine, at)]
         return tuple(lines)
 
-    @cached_property
-    def _ended(self) -> _Ended:
+    def _look(self) -> _Ended:
+        """Keep how the machine stands."""
         guest, machine = self._guest, self._guest.machine
-        if guest.replay(self.input) is None:
-            raise FuzzError(
-                "crash does not come again", hint="what else decides it: time, a device, another machine?"
-            )
         after = machine.snapshot()
         traced = str(machine.trace()).splitlines() if machine._traced else []
         return _Ended(after, guest.base.diff(after), tuple(traced))
+
+    @property
+    def reproduces(self) -> bool:
+        """Whether the input does it again: if not, something else decides too, such as a clock. It is tried a few times when asked first.
+
+        `GuestFuzzer.run` asks when it has found one.
+        """
+        return self._comes_again
+
+    @cached_property
+    def _comes_again(self) -> bool:
+        for _ in range(TRIES):
+            found = self._guest._replayed(self.input)
+            if found is not None and found.key == self.key:
+                self._seen = self._seen or self._look()
+                return True
+        return False
+
+    @property
+    def _ended(self) -> _Ended | None:
+        """None: nobody has seen it, and it does not come again."""
+        if self._seen is None and not self.reproduces:
+            return None
+        return self._seen
 
     @property
     def state(self) -> Snapshot:
         """The machine as it has crashed, without a trace of breakpoints.
 
         Raises:
-            FuzzError: the input does not crash it again.
+            FuzzError: it was found by another process, and the input does not crash it again.
         """
-        return self._ended.after
+        if (ended := self._ended) is None:
+            hint = "what else decides it: time, a device, another machine?"
+            raise FuzzError("crash does not come again", hint=hint)
+        return ended.after
 
     @property
     def trace(self) -> tuple[str, ...]:
         """The machine's last exits, if it is made with `trace=`; the last ones of them are this input's."""
-        return self._ended.trace
+        return () if (ended := self._ended) is None else ended.trace
 
     @property
     def state_difference(self) -> dict[str, tuple[str | None, str | None]]:
@@ -175,14 +230,22 @@ class GuestCrash(Crash):
         def shown(value: Any) -> str | None:
             return None if value is None else hex(value) if type(value) is int else f"{value!r:.80}"
 
-        return {
-            change.path: (shown(change.old), shown(change.new)) for change in self._ended.difference.state
-        }
+        if (ended := self._ended) is None:
+            return {}
+        return {change.path: (shown(change.old), shown(change.new)) for change in ended.difference.state}
 
     def minimize(self) -> GuestCrash:
-        """Return the same finding with as few bytes as possible, of which as many as possible are 0."""
+        """Return the same finding with as few bytes as possible, of which as many as possible are 0.
+
+        One that does not come again is returned as it is.
+        """
+        if not self.reproduces:
+            return self
         small = self._guest._native.minimize(self.input, _BUDGET, _SECONDS)
-        return GuestCrash(self._guest, small, self._found)
+        if small == self.input:
+            return self
+        fewer = GuestCrash(self._guest, small, self._found)
+        return fewer if fewer.reproduces else self
 
     def script(self) -> str:
         """Return the text of a script that reproduces it: it raises `error`.
@@ -207,9 +270,24 @@ class GuestCrash(Crash):
 
     def _files(self) -> dict[str, bytes]:
         files = super()._files()
-        pages = [f"{part.region} {part.gpa:#x}: {part.pages} pages" for part in self._ended.difference.pages]
-        files["state.txt"] += "".join(f"{line}\n" for line in pages).encode()
+        if (ended := self._ended) is not None:
+            pages = [f"{part.region} {part.gpa:#x}: {part.pages} pages" for part in ended.difference.pages]
+            files["state.txt"] += "".join(f"{line}\n" for line in pages).encode()
+        if not self._is_known_to_reproduce:
+            files["error.txt"] += f"it did not come again in {TRIES} tries\n".encode()
+        files["finding.json"] = self._found.to_json().encode()
         return files
+
+    @property
+    def _identity(self) -> bytes:
+        # What does not come again may come to something else the next time.
+        return self.input if self._is_known_to_reproduce else self.input + repr(self.key).encode()
+
+    @property
+    def _is_known_to_reproduce(self) -> bool:
+        """Or nobody has asked yet: what is saved at Ctrl-C is saved at once."""
+        known: bool = self.__dict__.get("_comes_again", True)
+        return known
 
     def _fill(self, folder: Path) -> None:
         """Put what is no text beside the files."""
@@ -217,7 +295,8 @@ class GuestCrash(Crash):
             self._guest.base.save(folder / BASE)
 
     def __repr__(self) -> str:
-        return f"<crash: {self._found.text()}>"
+        again = "" if self._is_known_to_reproduce else ", which does not come again"
+        return f"<crash: {self._found.text()}{again}>"
 
 
 def _dump(data: bytes, at: int) -> list[str]:

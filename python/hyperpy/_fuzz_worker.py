@@ -159,6 +159,7 @@ class _Told:
                 "where": list(crash.key.where),
                 "operations": len(small.operations),
                 "folder": folder,
+                "reproduces": small.reproduces,
             }
         return self._small[crash.key]
 

@@ -113,7 +113,8 @@ def test_crash_folder_has_all_that_is_known_and_its_script_reproduces(tmp_path: 
         crash = fuzzer.replay(b"FUZ\x20")
         assert crash is not None
         folder = crash.save(tmp_path)
-        names = {"base.hps", "error.txt", "input", "operations.txt", "reproduce.py", "state.txt", "trace.txt"}
+        names = {"base.hps", "error.txt", "finding.json", "input", "operations.txt", "reproduce.py"}
+        names |= {"state.txt", "trace.txt"}
         assert {file.name for file in folder.iterdir()} == names
         assert (folder / "input").read_bytes() == b"FUZ\x20"
         assert "gpa 0x8000: 4 bytes, rsi = 4" in (folder / "operations.txt").read_text()
