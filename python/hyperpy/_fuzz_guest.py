@@ -323,7 +323,7 @@ class GuestFuzzer:
     def replay(self, input: bytes) -> GuestCrash | None:  # noqa: A002 - what `Crash.input` is
         """Execute one input, and return the crash that it is, if it is one. The machine stands where it ended."""
         found = self._replayed(input)
-        return None if found is None else GuestCrash(self, bytes(input), found, is_here=True)
+        return None if found is None else GuestCrash(self, bytes(input), found)
 
     def _replayed(self, data: bytes) -> Found | None:
         found = self._native.replay(data)

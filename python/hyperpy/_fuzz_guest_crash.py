@@ -37,6 +37,7 @@ class Found(NamedTuple):
     cr2: int
     stack_hash: int
     callers: list[int]
+    vcpu: int
 
     @property
     def kind(self) -> Kind:
@@ -77,8 +78,8 @@ class Found(NamedTuple):
                 f"no finding of a guest: {error}\n\nhint: finding.json of a crash's folder"
             ) from error
 
-    def text(self) -> str:
-        """It in words."""
+    def text(self, vcpus: int = 1) -> str:
+        """It in words, of a machine with so many vcpus."""
         match self.kind:
             case "exception":
                 what = self.text_of_vectors()
@@ -91,7 +92,7 @@ class Found(NamedTuple):
                 what = f"Exit.{self.what}{told}"
             case other:
                 what = other
-        where = f" at {self.rip:#x}"
+        where = f" at {self.rip:#x}" + (f" on vcpu {self.vcpu}" if vcpus > 1 else "")
         return what + where + (f", called from {', '.join(map(hex, self.callers))}" if self.callers else "")
 
 
@@ -115,7 +116,8 @@ class GuestCrash(Crash):
         self._guest, self.input, self._found, self.key = fuzzer, data, found, found.key
         self._seen = self._look() if is_here else None
         hint = "minimize() makes the input small, write_script(path) reproduces it"
-        self.error = GuestFault(f"the guest ends by {found.text()}", hint=hint)
+        self._text = found.text(len(fuzzer.machine.vcpus))
+        self.error = GuestFault(f"the guest ends by {self._text}", hint=hint)
 
     @property
     def kind(self) -> Kind:
@@ -136,6 +138,11 @@ class GuestCrash(Crash):
     def rip(self) -> int:
         """Linear address of the instruction: of an exception the one that raised it."""
         return self._found.rip
+
+    @property
+    def vcpu(self) -> int:
+        """The vcpu that it happened on; of a hang the first that does not wait behind an HLT."""
+        return self._found.vcpu
 
     @property
     def error_code(self) -> int | None:
@@ -255,7 +262,7 @@ class GuestCrash(Crash):
         Raises:
             FuzzError: there is neither a function that makes the fuzzer, nor a spec of the machine.
         """
-        return script(self._guest, self.input, self._found.text())
+        return script(self._guest, self.input, self._text)
 
     def write_script(self, path: str | Path) -> None:
         """Write `script` to a file, and the snapshot that it needs beside it.
@@ -296,7 +303,7 @@ class GuestCrash(Crash):
 
     def __repr__(self) -> str:
         again = "" if self._is_known_to_reproduce else ", which does not come again"
-        return f"<crash: {self._found.text()}{again}>"
+        return f"<crash: {self._text}{again}>"
 
 
 def _dump(data: bytes, at: int) -> list[str]:

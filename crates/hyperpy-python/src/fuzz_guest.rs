@@ -67,8 +67,8 @@ impl FuzzInput {
 /// A place as Python describes it: its kind, an address, most bytes, a register or "".
 type Described = (String, u64, u64, String);
 
-/// What was found: how, which exceptions, further detail, rip, error code, cr2, hash of the stack, callers.
-type Told = (String, Vec<u8>, u64, u64, Option<u64>, u64, u64, Vec<u64>);
+/// What was found: how, which exceptions, further detail, rip, error code, cr2, hash of the stack, callers, vcpu.
+type Told = (String, Vec<u8>, u64, u64, Option<u64>, u64, u64, Vec<u64>, u32);
 
 fn told(finding: &Finding) -> Told {
     let (what, vectors) = match &finding.what {
@@ -77,8 +77,8 @@ fn told(finding: &Finding) -> Told {
         What::Hang => ("hang", Vec::new()),
         What::Exit(kind) => (kind.name(), Vec::new()),
     };
-    let Finding { detail, rip, error_code, cr2, ref callers, .. } = *finding;
-    (what.to_owned(), vectors, detail, rip, error_code, cr2, finding.stack_hash(), callers.clone())
+    let Finding { vcpu, detail, rip, error_code, cr2, ref callers, .. } = *finding;
+    (what.to_owned(), vectors, detail, rip, error_code, cr2, finding.stack_hash(), callers.clone(), vcpu)
 }
 
 /// A campaign on one guest.
@@ -208,6 +208,11 @@ impl GuestFuzzer {
         let inner = self.lock()?;
         let entries: Vec<_> = inner.corpus(start).map(|entry| PyBytes::new(py, entry)).collect();
         PyList::new(py, entries)
+    }
+
+    /// How many of them stay as they are.
+    fn settled(&self) -> PyResult<usize> {
+        Ok(self.lock()?.settled())
     }
 
     /// Keeps only what covers all that is covered.

@@ -43,9 +43,6 @@ use crate::snapshot::Snapshot;
 /// Most instructions of an execution that is looked at for what it compares.
 const COMPARED: u64 = 2_000;
 
-/// So long a guest has to come to an int3 that is its next instruction.
-const PROBE: Duration = Duration::from_millis(200);
-
 /// What is done with inputs.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -195,6 +192,12 @@ impl GuestLoop {
         self.engine.corpus().entries().iter().skip(start).map(|entry| &*entry.input)
     }
 
+    /// How many inputs of the corpus stay as they are: the last one may still be made shorter.
+    #[must_use]
+    pub fn settled(&self) -> usize {
+        self.engine.settled()
+    }
+
     /// Keeps only what covers all that is covered.
     pub fn minimize_corpus(&mut self) {
         self.engine.minimize();
@@ -311,7 +314,7 @@ impl GuestLoop {
     fn compare(&mut self, input: &[u8], host: &dyn Host) -> Result<(), GuestError> {
         let most = self.plan.instructions.unwrap_or(COMPARED).min(COMPARED);
         self.begin(input, host)?;
-        self.go(Pace::Steps { most, edges: false, compares: true }, host)?;
+        self.go(Pace::Steps { most, edges: false, compares: true, time: None }, host)?;
         for &(there, wanted) in &self.steps.compared {
             self.engine.words().compared(there, wanted);
         }
@@ -336,7 +339,8 @@ fn try_int3(machine: &Arc<Machine>, plain: &Snapshot, host: &dyn Host) -> Result
     let rip = sregs.linear_rip(regs.rip);
     let (gpa, _) = View { memory: &machine.memory, sregs: &sregs }.gpa(rip).ok_or(GuestError::NoCode { gva: rip })?;
     machine.memory.write(gpa, &[Trap::Int3.byte()])?;
-    let exit = machine.run(Some(PROBE), host)?;
+    // One step: it ends whatever KVM makes of it.
+    let exit = machine.step_told(0, 1, None, host, None)?;
     machine.restore(plain, &[], host)?;
     match exit {
         Exit::Debug { pc, .. } if pc == rip => Ok(()),
