@@ -252,6 +252,7 @@ class GuestFuzzer:
     @property
     def _native(self) -> _hyperpy.GuestFuzzer:
         if self._made is None:
+            self._plan.check()
             texts, numbers = dictionary_of(self._dictionary)
             self._made = self._plan.native(
                 self.machine._native, self.base._native, self.seed % _SEEDS, texts, numbers
@@ -264,6 +265,7 @@ class GuestFuzzer:
         Ctrl-C ends it; what was found is kept then too: see `report`.
 
         Raises:
+            FuzzError: nobody was told where inputs go.
             ValueError: neither is given; or the plan does not fit the guest, such as an address of a breakpoint where no memory is.
             KvmUnavailable: this KVM does not hand breakpoints over in such a guest.
             KeyboardInterrupt: Ctrl-C.
@@ -271,6 +273,7 @@ class GuestFuzzer:
         """
         if seconds is None and executions is None:
             raise ValueError("run has no end\n\nhint: run(seconds=60), or run(executions=10_000)")
+        self._plan.check()
         began = time.monotonic()
         until = began + (_ANY_NUMBER if seconds is None else seconds)
         left = _ANY_NUMBER if executions is None else executions
@@ -282,7 +285,7 @@ class GuestFuzzer:
                 left -= self._slice(left, min(_SLICE, until - now))
         finally:
             self._seconds += time.monotonic() - began
-            self._save()
+            self._save(is_last=True)
         return self.report
 
     def _slice(self, most: int, seconds: float) -> int:
@@ -317,8 +320,12 @@ class GuestFuzzer:
         """Know of a crash that a worker has saved."""
         self._found.setdefault(found.key, GuestCrash(self, data, found))
 
-    def _save(self) -> None:
-        self._kept.save(None if self._made is None else self._made.corpus)
+    def _save(self, *, is_last: bool = False) -> None:
+        made = self._made
+        if made is None:
+            self._kept.save(lambda start: [], 0)
+        else:
+            self._kept.save(made.corpus, made.settled(), is_last=is_last)
 
     def replay(self, input: bytes) -> GuestCrash | None:  # noqa: A002 - what `Crash.input` is
         """Execute one input, and return the crash that it is, if it is one. The machine stands where it ended."""

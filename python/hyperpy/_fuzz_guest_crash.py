@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,9 +13,11 @@ from hyperpy._fuzz_findings import FuzzError, Key, Kind
 from hyperpy._fuzz_guest_script import BASE, script
 from hyperpy.errors import GuestFault
 from hyperpy.snapshot import Snapshot, SnapshotDiff
+from hyperpy.stats import table
 
 if TYPE_CHECKING:
     from hyperpy._fuzz_guest import GuestFuzzer
+    from hyperpy.trace import Trace
 
 __all__ = ["Found", "GuestCrash"]
 
@@ -24,6 +27,8 @@ _BUDGET, _SECONDS = 5000, 10.0
 TRIES = 5
 _ROW = 16
 _PAGE_FAULT = 14
+# What time alone moves: it is other each time, whatever the input does (crates/hyperpy-core/src/snapshot/hash.rs).
+_TIMED = re.compile(r"^clock\b|^vm\.clock_ns$|\.IA32_TSC$|\.time_ns$|\.lapic\.current_count$")
 
 
 class Found(NamedTuple):
@@ -186,7 +191,7 @@ class GuestCrash(Crash):
         """Keep how the machine stands."""
         guest, machine = self._guest, self._guest.machine
         after = machine.snapshot()
-        traced = str(machine.trace()).splitlines() if machine._traced else []
+        traced = _told(machine.trace()) if machine._traced else []
         return _Ended(after, guest.base.diff(after), tuple(traced))
 
     @property
@@ -227,19 +232,20 @@ class GuestCrash(Crash):
 
     @property
     def trace(self) -> tuple[str, ...]:
-        """The machine's last exits, if it is made with `trace=`; the last ones of them are this input's."""
+        """The machine's last exits, if it is made with `trace=`, without their times; the last ones of them are this input's."""
         return () if (ended := self._ended) is None else ended.trace
 
     @property
     def state_difference(self) -> dict[str, tuple[str | None, str | None]]:
-        """Values of the state that differ from the base, as text: before, and after."""
+        """Values of the state that differ from the base, as text: before, and after; but for what time alone moves, such as a counter of it."""
 
         def shown(value: Any) -> str | None:
             return None if value is None else hex(value) if type(value) is int else f"{value!r:.80}"
 
         if (ended := self._ended) is None:
             return {}
-        return {change.path: (shown(change.old), shown(change.new)) for change in ended.difference.state}
+        changes = [change for change in ended.difference.state if not _TIMED.search(change.path)]
+        return {change.path: (shown(change.old), shown(change.new)) for change in changes}
 
     def minimize(self) -> GuestCrash:
         """Return the same finding with as few bytes as possible, of which as many as possible are 0.
@@ -304,6 +310,22 @@ class GuestCrash(Crash):
     def __repr__(self) -> str:
         again = "" if self._is_known_to_reproduce else ", which does not come again"
         return f"<crash: {self._text}{again}>"
+
+
+def _told(trace: Trace) -> list[str]:
+    rows = [
+        [
+            str(it.vcpu),
+            it.what,
+            f"{it.address:#x}",
+            it.where,
+            str(it.size or ""),
+            f"{it.value:#x}",
+            f"{it.rip:#x}",
+        ]
+        for it in trace
+    ]
+    return table(["vcpu", "exit", "address", "device", "size", "value", "rip"], rows).splitlines()
 
 
 def _dump(data: bytes, at: int) -> list[str]:

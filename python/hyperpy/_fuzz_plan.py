@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hyperpy import _hyperpy
+from hyperpy._fuzz_findings import FuzzError
 from hyperpy._fuzz_input import InputDevice
 from hyperpy.exits import Exit
 
@@ -126,6 +127,12 @@ class Plan:
         self.steps = self.steps if steps is None else steps
         self.comparisons = self.comparisons if comparisons is None else comparisons
         self.by = by or self.by
+
+    def check(self) -> None:
+        """Raise a `FuzzError` if nobody takes anything of an input."""
+        if not self.all_places:
+            hint = "say where inputs go: input_at(gpa=..., max_len=...), input_register(name) or input_device(device)"
+            raise FuzzError("guest gets no input", hint=hint)
 
     @property
     def all_places(self) -> list[tuple[str, int, int, str]]:

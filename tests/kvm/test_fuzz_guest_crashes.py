@@ -17,7 +17,7 @@ from tests.parsers import CODE, DRIVER, INPUT, PARSER, guest, labels, parser_fuz
 
 from hyperpy import Exit, Flat, KvmUnavailable, Machine, StateError
 from hyperpy.doctor import flavour
-from hyperpy.fuzz import GuestFuzzer
+from hyperpy.fuzz import FuzzError, GuestFuzzer
 
 
 def test_crash_state_has_no_trace_of_breakpoints() -> None:
@@ -57,9 +57,23 @@ def test_breakpoints_that_kvm_does_not_hand_over_are_refused() -> None:
             assert fuzzer.replay(b"FUZ\x01") is None
 
 
+def test_fuzzer_that_was_not_told_where_inputs_go_is_refused() -> None:
+    with guest(PARSER) as machine:
+        for workers in (1, 2):
+            fuzzer = GuestFuzzer(machine, machine.snapshot(), workers=workers)
+            with pytest.raises(FuzzError, match="guest gets no input") as caught:
+                fuzzer.run(executions=1)
+            assert "input_at(gpa=" in (caught.value.hint or "")
+            with pytest.raises(FuzzError, match="guest gets no input"):
+                fuzzer.replay(b"")
+            # It can be told still.
+            fuzzer.input_register("rsi")
+
+
 def test_interrupt_ends_a_run_whose_guest_spins() -> None:
     with guest("again: jmp again") as machine:
         fuzzer = GuestFuzzer(machine, machine.snapshot())
+        fuzzer.input_register("rdi")
         fuzzer.limit(ms=60_000)
         sent: list[float] = []
 
@@ -91,6 +105,7 @@ def test_plan_that_does_not_fit_is_refused() -> None:
 
         def refused(tell: str) -> str:
             fuzzer = GuestFuzzer(machine, base)
+            fuzzer.input_register("rdi")
             code = compile(f"{tell}\nf.run(executions=1)", "plan", "exec")
             with pytest.raises(ValueError, match=r"hint: ") as caught:
                 exec(code, {"f": fuzzer})
