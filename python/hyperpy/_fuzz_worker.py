@@ -6,11 +6,11 @@ input does. A fuzzer is anything that has `configure`, `sync`, `run` and `report
 
 from __future__ import annotations
 
-import _thread
 import importlib.util
 import json
 import os
 import shutil
+import signal
 import sys
 import threading
 import traceback
@@ -115,7 +115,8 @@ def _wait_for_end() -> None:
     """Have the main thread end when nobody is there any more who wants this process."""
     while sys.stdin.buffer.read(1):
         pass
-    _thread.interrupt_main()
+    # A signal, so that a device that waits is waked too.
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 class _Told:
