@@ -110,6 +110,17 @@ def test_command_gives_its_report_as_json(tmp_path: Path) -> None:
 
 
 def test_command_on_a_terminal_draws_a_page_and_ctrl_c_ends_it_with_all_saved(tmp_path: Path) -> None:
+    """Within a tenth of a second, with what the interpreter does at its end; a busy host may take longer, but not each time."""
+    took: list[float] = []
+    while not took or took[-1] > 0.1:
+        assert len(took) < 6, took
+        folder = tmp_path / str(len(took))
+        folder.mkdir()
+        took.append(_interrupted(folder))
+        assert took[-1] < 2, took
+
+
+def _interrupted(tmp_path: Path) -> float:
     controller, terminal = os.openpty()
     with subprocess.Popen(
         [*COMMAND, TARGET, "--corpus", "corpus"],
@@ -134,11 +145,11 @@ def test_command_on_a_terminal_draws_a_page_and_ctrl_c_ends_it_with_all_saved(tm
         assert process.stderr is not None
         assert process.stderr.read() == b""
     os.close(controller)
-    assert took < 2
     assert b"\x1b[J" in shown
     assert b"executions" in shown
     assert list((tmp_path / "crashes").iterdir())
     assert list((tmp_path / "corpus").iterdir())
+    return took
 
 
 def test_command_line_that_cannot_be_is_told(tmp_path: Path) -> None:
