@@ -208,6 +208,10 @@ def _line(report: CampaignReport) -> str:
 def _crash(crash: Finding) -> str:
     where = ", ".join(crash.where)
     kept = f" in {crash.folder}" if crash.folder else ""
+    if crash.kind == "killed":
+        return f"crash: killed its worker, {crash.raised}{kept}" + (
+            "" if crash.reproduces else ", does not come again"
+        )
     plural = "operation" if crash.operations == 1 else "operations"
     return (
         f"crash: {crash.kind}, {crash.raised or 'found'} at {where or '?'}, {crash.operations} {plural}{kept}"

@@ -309,6 +309,19 @@ class GuestFuzzer:
         """Take up what others have put into the folder of the corpus since it was looked at."""
         self._kept.sync()
 
+    def news(self) -> list[tuple[bytes, list[int]]]:
+        """Return inputs that were the first to come to a breakpoint since it was asked last, with these: what other fuzzers of the guest can `learn`."""
+        return self._native.news()
+
+    def learn(self, news: list[tuple[bytes, list[int]]]) -> None:
+        """Take over what another fuzzer of the same guest tells by `news`: these breakpoints stop the guest no more, and the inputs are kept."""
+        self._native.learn(news)
+
+    @property
+    def stops(self) -> int:
+        """How often a breakpoint that covers has stopped the guest: each does once, unless somebody else has told of it before."""
+        return 0 if self._made is None else self._made.stops()
+
     def _add(self, data: bytes, found: Found) -> None:
         if found.key not in self._found:
             crash = GuestCrash(self, data, found, is_here=True)
@@ -316,9 +329,9 @@ class GuestFuzzer:
             # Asked now, and not by Ctrl-C's last save, which would wait for a hang.
             _ = crash.reproduces
 
-    def _take(self, data: bytes, found: Found) -> None:
+    def _take(self, crash: GuestCrash) -> None:
         """Know of a crash that a worker has saved."""
-        self._found.setdefault(found.key, GuestCrash(self, data, found))
+        self._found.setdefault(crash.key, crash)
 
     def _save(self, *, is_last: bool = False) -> None:
         made = self._made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from functools import cached_property
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from hyperpy._fuzz_guest import GuestFuzzer
     from hyperpy.trace import Trace
 
-__all__ = ["Found", "GuestCrash"]
+__all__ = ["Found", "GuestCrash", "KilledCrash"]
 
 # Executions that a crash is made small with, at most, and seconds: what hangs takes long each time.
 _BUDGET, _SECONDS = 5000, 10.0
@@ -48,7 +49,7 @@ class Found(NamedTuple):
     def kind(self) -> Kind:
         """Its kind."""
         match self.what:
-            case "exception" | "address" | "hang":
+            case "exception" | "address" | "hang" | "killed":
                 return self.what
             case _:
                 return "exit"
@@ -310,6 +311,24 @@ class GuestCrash(Crash):
     def __repr__(self) -> str:
         again = "" if self._is_known_to_reproduce else ", which does not come again"
         return f"<crash: {self._text}{again}>"
+
+
+class KilledCrash(GuestCrash):
+    """An input that a worker has died of: it is never executed in this process, so nothing is known of the guest."""
+
+    def __init__(self, fuzzer: GuestFuzzer, data: bytes, how: str, reproduces: bool) -> None:
+        super().__init__(fuzzer, data, Found("killed", b"", 0, 0, None, 0, 0, [], 0))
+        self.key = Key("killed", how, (hashlib.sha1(data, usedforsecurity=False).hexdigest()[:12],))
+        self._text, self._comes_again = f"the end of its worker: {how}", reproduces
+        self.error = GuestFault(f"the guest ends by {self._text}", hint="its folder has the input")
+
+    @property
+    def _ended(self) -> None:
+        return None
+
+    def minimize(self) -> KilledCrash:
+        """Return it as it is."""
+        return self
 
 
 def _told(trace: Trace) -> list[str]:

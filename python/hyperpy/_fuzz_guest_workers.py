@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperpy._fuzz_campaign import Campaign, CampaignReport
-from hyperpy._fuzz_guest_crash import Found
+from hyperpy._fuzz_guest_crash import Found, GuestCrash, KilledCrash
 from hyperpy._fuzz_guest_script import BASE, making
 
 if TYPE_CHECKING:
@@ -70,5 +70,12 @@ class Workers:
             with contextlib.suppress(OSError, ValueError):
                 if finding.folder is not None:
                     folder = Path(finding.folder)
-                    found = Found.from_json((folder / "finding.json").read_text(encoding="utf-8"))
-                    self._fuzzer._take((folder / "input").read_bytes(), found)
+                    data = (folder / "input").read_bytes()
+                    if finding.kind == "killed":
+                        crash: GuestCrash = KilledCrash(
+                            self._fuzzer, data, finding.raised, finding.reproduces
+                        )
+                    else:
+                        text = (folder / "finding.json").read_text(encoding="utf-8")
+                        crash = GuestCrash(self._fuzzer, data, Found.from_json(text))
+                    self._fuzzer._take(crash)

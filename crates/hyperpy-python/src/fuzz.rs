@@ -17,6 +17,7 @@ use hyperpy_core::fuzz::havoc::Words;
 use hyperpy_core::fuzz::minimize;
 use hyperpy_core::fuzz::ops::{Op, Ops, Span};
 use hyperpy_core::fuzz::shape::{Need, Shape, Target, undeclared};
+use hyperpy_core::fuzz::slot::Noted;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -145,6 +146,7 @@ impl DeviceFuzzer {
         host: &Bound<'_, PyAny>,
         input: &[u8],
     ) -> PyResult<(Vec<u64>, usize, Option<PyErr>)> {
+        let _noted = Noted::new(input);
         let mut ops = Ops::default();
         self.shape.decode(input, &mut ops);
         let mut device = Device::of(host, &self.base)?;
@@ -165,6 +167,7 @@ impl DeviceFuzzer {
         same: &Bound<'py, PyAny>,
         mut budget: usize,
     ) -> PyResult<Bound<'py, PyBytes>> {
+        let _noted = Noted::new(input);
         let (mut ops, mut bytes) = (Ops::default(), Vec::new());
         self.shape.decode(input, &mut ops);
         let mut trial = Trial {

@@ -2,6 +2,8 @@
 //!
 //! Python is not entered while inputs are executed, but for signals, and for the methods of a device in Python that the guest uses.
 
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -11,8 +13,9 @@ use hyperpy_core::fuzz::guest::patch::{Trap, Wanted};
 use hyperpy_core::fuzz::guest::place::{Place, Register};
 use hyperpy_core::fuzz::guest::triage::{ExitKind, Finding, What};
 use hyperpy_core::fuzz::guest::window::Layout;
-use hyperpy_core::fuzz::guest::{GuestError, GuestLoop, Plan};
+use hyperpy_core::fuzz::guest::{GuestError, GuestLoop, News, Plan};
 use hyperpy_core::fuzz::havoc::Words;
+use hyperpy_core::fuzz::slot;
 use hyperpy_core::snapshot::{SnapshotError, StateFault};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -62,6 +65,13 @@ impl FuzzInput {
     fn follow(&self, other: &Self) {
         self.inner.follow(&other.inner);
     }
+}
+
+/// Notes each input that this process executes in a file, for whoever finds the process dead.
+#[pyfunction]
+pub fn note_inputs(path: PathBuf) -> PyResult<()> {
+    slot::open(File::options().read(true).write(true).open(path)?)?;
+    Ok(())
 }
 
 /// A place as Python describes it: its kind, an address, most bytes, a register or "".
@@ -194,6 +204,30 @@ impl GuestFuzzer {
         inputs.reverse();
         self.lock()?.give(inputs);
         Ok(())
+    }
+
+    /// Inputs that have hit blocks since it was asked last, with these blocks.
+    fn news<'py>(&self, py: Python<'py>) -> PyResult<Vec<(Bound<'py, PyBytes>, Vec<u64>)>> {
+        let news = self.lock()?.news();
+        Ok(news.into_iter().map(|(input, gvas)| (PyBytes::new(py, &input), gvas)).collect())
+    }
+
+    /// Takes over what others tell so.
+    fn learn(&self, py: Python<'_>, news: Vec<News>) -> PyResult<()> {
+        let mut guard = self.lock()?;
+        let inner = &mut *guard;
+        let host = PyHost::new(inner.machine());
+        let done = py.detach(|| {
+            let done = inner.learn(&news, &host);
+            inner.take_patches_out()?;
+            done
+        });
+        done.map_err(|error| raised(self.machine.get(), &host, &error))
+    }
+
+    /// How often a block has stopped the guest.
+    fn stops(&self) -> PyResult<u64> {
+        Ok(self.lock()?.stops())
     }
 
     /// Executions, counters that were counted, inputs in the corpus; blocks that were not covered, and all; what a reset takes, in µs.

@@ -11,6 +11,7 @@ use super::havoc::Words;
 use super::ops::{Op, Ops};
 use super::reshape::Reshape;
 use super::shape::Shape;
+use super::slot::Noted;
 use crate::bench::{Answer, Bench, BenchState, Play};
 use crate::error::RunError;
 
@@ -262,6 +263,7 @@ impl DeviceLoop {
 
     /// Executes it, and says what came of it and whether it is kept. One that the host ended counts for nothing.
     pub fn run(&mut self, subject: &mut dyn Subject) -> (Execution, bool) {
+        let _noted = Noted::new(&self.input);
         let words = self.engine.words();
         let mut answered = 0;
         let execution = execute(&self.shape, &self.ops, subject, &mut self.counters, |answer| {

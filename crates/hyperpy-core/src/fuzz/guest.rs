@@ -105,11 +105,18 @@ pub struct GuestLoop {
     steps: Steps,
     /// Blocks that this execution has hit.
     hits: Vec<u64>,
+    /// How often a block has stopped the guest.
+    stops: u64,
+    /// What others may learn; `None`: nobody wants to.
+    news: Option<Vec<News>>,
     input: Vec<u8>,
     found: BTreeSet<Key>,
     /// How long restores took, and how many there were.
     resets: (Duration, u32),
 }
+
+/// An input, and the blocks that it was the first to hit.
+pub type News = (Vec<u8>, Vec<u64>);
 
 /// What came of one input.
 #[derive(Debug)]
@@ -168,6 +175,8 @@ impl GuestLoop {
             counters: Counters::default(),
             steps: Steps::default(),
             hits: Vec::new(),
+            stops: 0,
+            news: None,
             input: Vec::new(),
             found: BTreeSet::new(),
             resets: (Duration::ZERO, 0),
@@ -227,6 +236,38 @@ impl GuestLoop {
         self.patches.blocks()
     }
 
+    /// How often a block has stopped the guest.
+    #[must_use]
+    pub fn stops(&self) -> u64 {
+        self.stops
+    }
+
+    /// Inputs that have hit blocks since it was asked last; from the first time on they are kept for that.
+    pub fn news(&mut self) -> Vec<News> {
+        self.news.replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// Takes the blocks out that others have hit, all at once, and has their inputs in the corpus as if they had been executed here.
+    ///
+    /// # Errors
+    /// The machine cannot be put back.
+    pub fn learn(&mut self, news: &[News], host: &dyn Host) -> Result<(), GuestError> {
+        let mut is_new = false;
+        for (input, gvas) in news {
+            self.counters.clear();
+            for &gva in gvas {
+                if self.patches.clear(gva) {
+                    self.counters.mark(execute::covered(gva));
+                }
+            }
+            if !self.counters.is_empty() {
+                is_new = true;
+                self.engine.learn(input.get(..self.placer.longest()).unwrap_or(input), &self.counters);
+            }
+        }
+        if is_new { self.renew_base(host) } else { Ok(()) }
+    }
+
     /// Executes the next input.
     ///
     /// # Errors
@@ -249,6 +290,9 @@ impl GuestLoop {
         if finding.is_none() && !self.hits.is_empty() {
             for &gva in &self.hits {
                 self.patches.clear(gva);
+            }
+            if let Some(news) = &mut self.news {
+                news.push((input.to_vec(), self.hits.clone()));
             }
             self.renew_base(host)?;
         }

@@ -11,6 +11,7 @@ use crate::accel::AccelError;
 use crate::control::Host;
 use crate::error::RunError;
 use crate::exit::Exit;
+use crate::fuzz::slot::Noted;
 use crate::kvm::thread::own_time;
 use crate::vcpu::Vcpu;
 
@@ -55,6 +56,11 @@ pub(super) enum Ended {
     Exit(Exit),
 }
 
+/// The feature that a block is.
+pub(super) fn covered(gva: u64) -> u64 {
+    gva | 1 << 61
+}
+
 /// Processor time of this thread since it was at a number.
 fn since(used: u64) -> Duration {
     Duration::from_nanos(own_time().saturating_sub(used))
@@ -79,6 +85,7 @@ impl GuestLoop {
 
     /// Executes an input, and collects what it covers.
     pub(super) fn execute(&mut self, input: &[u8], host: &dyn Host) -> Result<Ended, GuestError> {
+        let _noted = Noted::new(input);
         self.begin(input, host)?;
         let steps = Pace::Steps {
             most: self.plan.instructions.unwrap_or(u64::MAX),
@@ -209,11 +216,12 @@ impl GuestLoop {
             return Ok((!goes_on).then(|| Ended::Exit(exit.clone())));
         };
         if patch.is_block {
-            self.counters.mark(gva | 1 << 61);
+            self.counters.mark(covered(gva));
         }
         let ended = match &patch.role {
             Role::Block => {
                 patch.is_lifted = true;
+                self.stops += 1;
                 self.machine.memory.write(patch.gpa, &[patch.original])?;
                 self.hits.push(gva);
                 None

@@ -169,11 +169,10 @@ impl Patches {
         Ok(())
     }
 
-    /// Takes a block out of the base.
-    pub fn clear(&mut self, gva: u64) {
-        if let Some(patch) = self.0.get_mut(&gva) {
-            patch.is_set = false;
-        }
+    /// Takes a block out of the base; whether it was there.
+    pub fn clear(&mut self, gva: u64) -> bool {
+        let block = self.0.get_mut(&gva).filter(|patch| patch.role == Role::Block);
+        block.is_some_and(|patch| std::mem::take(&mut patch.is_set))
     }
 
     /// Puts every byte back that is still a patch, so that memory is what the guest has made of it.
