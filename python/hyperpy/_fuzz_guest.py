@@ -48,7 +48,7 @@ class GuestFuzzer:
         dictionary: bytes and numbers that the guest knows.
 
     Raises:
-        TypeError: the base is no snapshot.
+        TypeError: it is no machine, or the base is no snapshot.
         ValueError: there are no workers, or too many.
 
     Example:
@@ -77,6 +77,8 @@ class GuestFuzzer:
         crashes: str | Path | None = None,
         dictionary: Iterable[bytes | str | int] = (),
     ) -> None:
+        if not hasattr(machine, "snapshot"):
+            raise TypeError(f"not a machine: {machine!r:.60}\n\nhint: GuestFuzzer(m, m.snapshot())")
         if not isinstance(base, Snapshot):
             raise TypeError(f"not a snapshot: {base!r:.60}\n\nhint: GuestFuzzer(m, m.snapshot())")
         self.machine, self.base = machine, base
@@ -174,7 +176,7 @@ class GuestFuzzer:
         ends `run`. What other places take of the input they take before all devices.
 
         Raises:
-            TypeError: nobody can set its `fuzz_input`.
+            TypeError: nobody can set its `fuzz_input`; or it is a class.
         """
         self._changes().input_device(device)
 
@@ -193,7 +195,7 @@ class GuestFuzzer:
 
         Raises:
             TypeError: it is no class of `Exit`.
-            ValueError: there is no such exception.
+            ValueError: there is no such exception; or it is `Exit.Timeout`, which is a hang: see `limit`.
         """
         self._changes().crash_on(exits, vectors, [_address(gva) for gva in addresses])
 
@@ -266,13 +268,16 @@ class GuestFuzzer:
 
         Raises:
             FuzzError: nobody was told where inputs go.
-            ValueError: neither is given; or the plan does not fit the guest, such as an address of a breakpoint where no memory is.
+            ValueError: neither is given, or one is below 0; or the plan does not fit the guest, such as an address of a breakpoint where no memory is.
             KvmUnavailable: this KVM does not hand breakpoints over in such a guest.
             KeyboardInterrupt: Ctrl-C.
             Exception: what a device raised.
         """
         if seconds is None and executions is None:
             raise ValueError("run has no end\n\nhint: run(seconds=60), or run(executions=10_000)")
+        for name, value in (("seconds", seconds), ("executions", executions)):
+            if value is not None and not value >= 0:
+                raise ValueError(f"run cannot end: {name}={value}\n\nhint: 0 or more")
         self._plan.check()
         began = time.monotonic()
         until = began + (_ANY_NUMBER if seconds is None else seconds)

@@ -269,18 +269,19 @@ class GuestCrash(Crash):
         Raises:
             FuzzError: there is neither a function that makes the fuzzer, nor a spec of the machine.
         """
-        return script(self._guest, self.input, self._text)
+        return script(self._guest, self.input, self._text, BASE)
 
     def write_script(self, path: str | Path) -> None:
-        """Write `script` to a file, and the snapshot that it needs beside it.
+        """Write `script` to a file, and the snapshot that it needs beside it, by the same name with ".hps" at its end.
 
         Raises:
             FuzzError: as for `script`.
             OSError: a file cannot be written.
         """
-        super().write_script(path)
+        base = Path(path).with_suffix(".hps")
+        Path(path).write_text(script(self._guest, self.input, self._text, base.name), encoding="utf-8")
         if self._guest.factory is None:
-            self._guest.base.save(Path(path).with_name(BASE))
+            self._guest.base.save(base)
 
     def _files(self) -> dict[str, bytes]:
         files = super()._files()

@@ -72,6 +72,9 @@ class Plan:
 
     def input_device(self, device: Any) -> None:
         """See `GuestFuzzer.input_device`."""
+        if isinstance(device, type):
+            hint = "the object that was attached"
+            raise TypeError(f"not a device, but a class: {device.__name__}\n\nhint: {hint}")
         if isinstance(device, InputDevice):
             device.fuzz_input.follow(self.input)
         else:
@@ -85,6 +88,9 @@ class Plan:
             if getattr(Exit, name, None) is not kind:
                 hint = "a class, such as Exit.Mmio"
                 raise TypeError(f"no class of Exit: {kind!r:.60}\n\nhint: {hint}")
+            if name == "Timeout":
+                hint = "limit(ms=..., hangs=True): what does not end is a hang"
+                raise ValueError(f"no end of an execution: Exit.{name}\n\nhint: {hint}")
             if name not in self.exits:
                 self.exits.append(name)
         for vector in vectors:

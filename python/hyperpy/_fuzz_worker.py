@@ -174,6 +174,7 @@ class _Told:
         self._out, self._crashes, self._others = out, crashes, others
         self.executions = 0
         self._small: dict[Any, dict[str, Any]] = {}
+        self._minimized: dict[Any, Crash] = {}
 
     def tell(self, report: Report) -> None:
         self.executions = report.executions
@@ -194,8 +195,10 @@ class _Told:
     def _told(self, crash: Crash) -> dict[str, Any]:
         """What is known of a crash, which is made small once."""
         if crash.key not in self._small:
-            folder = None
-            small = crash.minimize()
+            folder, is_saved = None, True
+            small = self._minimized.setdefault(crash.key, crash)
+            if small is crash:
+                small = self._minimized[crash.key] = crash.minimize()
             if self._crashes is not None:
                 try:
                     folder = str(small.save(self._crashes))
@@ -203,8 +206,8 @@ class _Told:
                     if folder != first:
                         shutil.rmtree(first, ignore_errors=True)
                 except OSError:
-                    pass  # the report tells it
-            self._small[crash.key] = {
+                    is_saved = False  # the report tells it; it is tried again
+            told = {
                 "kind": crash.kind,
                 "raised": crash.key.raised,
                 "where": list(crash.key.where),
@@ -212,6 +215,9 @@ class _Told:
                 "folder": folder,
                 "reproduces": small.reproduces,
             }
+            if not is_saved:
+                return told
+            self._small[crash.key] = told
         return self._small[crash.key]
 
 

@@ -17,7 +17,7 @@ from tests.parsers import CODE, DRIVER, INPUT, PARSER, guest, labels, parser_fuz
 
 from hyperpy import Exit, Flat, KvmUnavailable, Machine, StateError
 from hyperpy.doctor import flavour
-from hyperpy.fuzz import FuzzError, GuestFuzzer
+from hyperpy.fuzz import FuzzError, GuestFuzzer, InputDevice
 
 
 def test_crash_state_has_no_trace_of_breakpoints() -> None:
@@ -119,7 +119,22 @@ def test_plan_that_does_not_fit_is_refused() -> None:
             "window of counters at 0x10001 does not fit"
         )
         assert refused("f.limit(ms=0)") == "limit in milliseconds is out of range: 0"
+        assert refused("from hyperpy import Exit; f.crash_on(Exit.Timeout)") == (
+            "no end of an execution: Exit.Timeout"
+        )
         assert refused("f.crash_on(vectors=[32])") == "no such exception: 32"
+
+
+def test_what_is_no_machine_device_or_end_is_refused() -> None:
+    with guest(PARSER) as machine:
+        with pytest.raises(TypeError, match="not a machine: None"):
+            GuestFuzzer(None, machine.snapshot())  # type: ignore[arg-type] # on purpose
+        fuzzer = parser_fuzzer(machine)
+        with pytest.raises(TypeError, match="not a device, but a class: InputDevice"):
+            fuzzer.input_device(InputDevice)
+        for seconds, executions in ((-1.0, None), (float("nan"), None), (None, -5)):
+            with pytest.raises(ValueError, match="run cannot end"):
+                fuzzer.run(seconds=seconds, executions=executions)
 
 
 def test_crash_folder_has_all_that_is_known_and_its_script_reproduces(tmp_path: Path) -> None:
@@ -139,6 +154,17 @@ def test_crash_folder_has_all_that_is_known_and_its_script_reproduces(tmp_path: 
     done = _python(folder / "reproduce.py")
     assert done.returncode == 1
     assert "the guest ends by Exit.Mmio 0x7000000" in done.stderr
+
+
+def test_scripts_of_two_machines_in_one_folder_have_a_snapshot_each(tmp_path: Path) -> None:
+    for name, address in (("one", 0x7000000), ("two", 0x7100000)):
+        with guest(PARSER.replace("0x7000000", hex(address))) as machine:
+            crash = parser_fuzzer(machine).replay(b"FUZ\x20")
+            assert crash is not None
+            crash.write_script(tmp_path / f"{name}.py")
+    assert {file.name for file in tmp_path.iterdir()} == {"one.py", "one.hps", "two.py", "two.hps"}
+    assert "Exit.Mmio 0x7000000" in _python(tmp_path / "one.py").stderr
+    assert "Exit.Mmio 0x7100000" in _python(tmp_path / "two.py").stderr
 
 
 def _python(script: Path) -> subprocess.CompletedProcess[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -10,12 +11,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.fuzzed import Mailbox
 
-from hyperpy._fuzz_args import duration
-from hyperpy.fuzz import Campaign, CampaignReport, FuzzError
+from hyperpy._fuzz_args import duration, main
+from hyperpy._fuzz_worker import _Others, _Told
+from hyperpy.fuzz import Campaign, CampaignReport, DeviceFuzzer, Finding, FuzzError
 
 TARGET = Path(__file__).parents[1] / "fuzzed.py"
 COMMAND = [sys.executable, "-m", "hyperpy", "fuzz"]
@@ -150,6 +154,42 @@ def _interrupted(tmp_path: Path) -> float:
     assert list((tmp_path / "crashes").iterdir())
     assert list((tmp_path / "corpus").iterdir())
     return took
+
+
+def test_command_whose_campaign_fails_shows_what_was_found_before(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finding = Finding("exception", "IndexError", ("f:1",), 2, None)
+    report = CampaignReport(100, 200, 3, 4, (finding,), 1.0, 0, ())
+
+    def run(self: Campaign, progress: Callable[[CampaignReport], object]) -> CampaignReport:
+        progress(report)
+        raise FuzzError("workers do not live: SIGSEGV", hint=None)
+
+    monkeypatch.setattr(Campaign, "run", run)
+    assert main(["x.py", "--json"]) == 1
+    said = capsys.readouterr()
+    assert json.loads(said.out)["crashes"][0]["raised"] == "IndexError"
+    assert "workers do not live" in said.err
+    assert main(["x.py"]) == 1
+    assert "crash: exception, IndexError at f:1" in capsys.readouterr().out
+
+
+def test_crash_that_a_worker_could_not_save_is_saved_later(tmp_path: Path) -> None:
+    fuzzer = DeviceFuzzer(Mailbox, seed=1)
+    report = fuzzer.run(executions=500)
+    crashes = tmp_path / "crashes"
+    crashes.write_text("in the way")
+    out = io.StringIO()
+    told = _Told(out, str(crashes), _Others(fuzzer, shares=False))
+    told.tell(report)
+    crashes.unlink()
+    told.tell(report)
+    told.tell(report)
+    first, *others = [json.loads(line)["crashes"][0] for line in out.getvalue().splitlines()]
+    assert first["folder"] is None
+    assert len(list(crashes.iterdir())) == 1
+    assert {crash["folder"] for crash in others} == {str(next(crashes.iterdir()))}
 
 
 def test_command_line_that_cannot_be_is_told(tmp_path: Path) -> None:
