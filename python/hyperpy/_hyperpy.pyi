@@ -63,6 +63,7 @@ __all__ = [
     "load_pvh",
     "message_line",
     "message_sender",
+    "note_inputs",
     "msr_indices",
     "msrs",
     "plain",
