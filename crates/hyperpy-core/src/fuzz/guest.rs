@@ -35,7 +35,6 @@ use super::engine::{Engine, Evolve, Outcome, Statistics};
 use super::havoc::Words;
 use super::minimize;
 use crate::control::Host;
-use crate::exit::Exit;
 use crate::machine::Machine;
 use crate::memory::Written;
 use crate::snapshot::Snapshot;
@@ -160,7 +159,7 @@ impl GuestLoop {
             Evolve::new(seed, Bytes { longest: placer.longest(), is_lasting: window.is_some() || plan.steps }, words);
         machine.take_int3(patches.has_int3());
         if patches.has_int3() {
-            try_int3(&machine, &plain, host)?;
+            patch::try_int3(&machine, &plain, host)?;
         }
         let mut made = Self {
             spared: window.iter().map(Window::spared).collect(),
@@ -374,21 +373,6 @@ impl GuestLoop {
         self.patches.write(&self.machine.memory)?;
         self.base = Arc::new(self.machine.snapshot(host)?);
         Ok(())
-    }
-}
-
-/// Sees whether KVM hands int3 over where the base stands: one that does not may interpret it, or give the guest its own exception.
-fn try_int3(machine: &Arc<Machine>, plain: &Snapshot, host: &dyn Host) -> Result<(), GuestError> {
-    let (regs, sregs) = (machine.regs(0, host)?, machine.sregs(0, host)?);
-    let rip = sregs.linear_rip(regs.rip);
-    let (gpa, _) = View { memory: &machine.memory, sregs: &sregs }.gpa(rip).ok_or(GuestError::NoCode { gva: rip })?;
-    machine.memory.write(gpa, &[Trap::Int3.byte()])?;
-    // One step: it ends whatever KVM makes of it.
-    let exit = machine.step_told(0, 1, None, host, None)?;
-    machine.restore(plain, &[], host)?;
-    match exit {
-        Exit::Debug { pc, .. } if pc == rip => Ok(()),
-        _ => Err(GuestError::NoBreakpoints { rip }),
     }
 }
 
