@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from hyperpy._fuzz_findings import FuzzError
+from hyperpy._fuzz_findings import FuzzError, Key
 
 __all__ = ["Campaign", "CampaignReport", "Finding"]
 
@@ -241,7 +241,8 @@ class _Run:
                 self._most[name] = max(self._most[name], told[name])
             for crash in told["crashes"]:
                 finding = Finding(**{**crash, "where": tuple(crash["where"])})
-                self._crashes[finding.kind, finding.raised, finding.where] = finding
+                key = Key(crash["kind"], finding.raised, finding.where).same
+                self._crashes.setdefault(key, finding)  # whichever worker tells it first
             self._problems |= dict.fromkeys(
                 f"worker {worker.number}: {problem}" for problem in told["problems"]
             )

@@ -75,7 +75,7 @@ class Crash:
 
         def is_same(error: BaseException) -> bool:
             _fuzz_lines.again(fuzzer._host.trail)
-            return key_of(error, fuzzer._host.files) == self.key
+            return key_of(error, fuzzer._host.files).same == self.key.same
 
         with fuzzer._told():
             small = fuzzer._native.minimize(fuzzer._host, self.input, is_same, _BUDGET)

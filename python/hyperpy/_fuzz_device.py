@@ -245,8 +245,8 @@ class DeviceFuzzer:
         if self._is_allowed(error):
             return
         key = key_of(error, self._host.files)
-        if key not in self._crashes:
-            self._crashes[key] = self._kept.unsaved[key] = Crash(self, data, key, error)
+        if key.same not in self._crashes:
+            self._crashes[key.same] = self._kept.unsaved[key.same] = Crash(self, data, key, error)
 
     def _save(self, *, is_last: bool = False) -> None:
         count = self._native.statistics()[3] if is_last else self._native.settled()
