@@ -62,6 +62,7 @@ class CampaignReport:
         workers: how many are running.
         problems: workers that were killed, folders that could not be written.
         reset_us: what a reset of the target takes, in microseconds, where that is known.
+        minimizing: how far crashes are that workers are making small.
     """
 
     executions: int
@@ -73,6 +74,7 @@ class CampaignReport:
     workers: int
     problems: tuple[str, ...]
     reset_us: float | None = None
+    minimizing: tuple[str, ...] = ()
 
     @property
     def executions_per_s(self) -> float:
@@ -326,4 +328,5 @@ class _Run:
             len(self._workers),
             tuple(self._problems),
             max(resets, default=None),
+            tuple(told for worker in self._workers if (told := worker.told.get("minimizing"))),
         )

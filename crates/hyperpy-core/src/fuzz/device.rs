@@ -4,6 +4,7 @@
 //! what the declaration tells: which register after which, and what the fields of each held when it was read and written.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::coverage::{Counters, coarse, coarsest};
 use super::engine::{Engine, Evolve, Outcome, Statistics};
@@ -74,10 +75,22 @@ pub fn execute(
     ops: &Ops,
     subject: &mut dyn Subject,
     counters: &mut Counters,
+    answered: impl FnMut(&Answer),
+) -> Execution {
+    let begun = subject.begin();
+    execute_begun(begun, shape, ops, subject, counters, answered)
+}
+
+fn execute_begun(
+    begun: Result<(), Trouble>,
+    shape: &Shape,
+    ops: &Ops,
+    subject: &mut dyn Subject,
+    counters: &mut Counters,
     mut answered: impl FnMut(&Answer),
 ) -> Execution {
     let (mut last, mut operations) = (0, 0);
-    let trouble = subject.begin().and_then(|()| {
+    let trouble = begun.and_then(|()| {
         for op in ops.list() {
             operations += 1;
             let what = match *op {
@@ -144,12 +157,15 @@ fn tell(shape: &Shape, play: Play, value: u64, counters: &mut Counters) -> u64 {
     what
 }
 
+/// Adds what was covered since the last time, or forgets it: what came before an input is not the input's.
+pub type Covered = fn(Option<&mut Counters>);
+
 /// A device in Rust on a bench, put back by its state, or by its reset where it cannot be saved.
 pub struct OnBench<'a> {
     bench: &'a Bench,
     base: Option<&'a BenchState>,
-    /// Adds what else was covered since the last time: by counters in the devices' code, where it has some.
-    pub covered: Option<fn(&mut Counters)>,
+    /// What else was covered, by counters in the devices' code, where it has some.
+    pub covered: Option<Covered>,
     /// What it panicked with.
     pub error: Option<RunError>,
 }
@@ -178,6 +194,9 @@ impl Subject for OnBench<'_> {
             }
             None => self.bench.reset(),
         };
+        if let Some(covered) = self.covered {
+            covered(None);
+        }
         self.kept(done)
     }
 
@@ -206,7 +225,7 @@ impl Subject for OnBench<'_> {
 
     fn end(&mut self, counters: &mut Counters) -> Result<(), Trouble> {
         if let Some(covered) = self.covered {
-            covered(counters);
+            covered(Some(counters));
         }
         Ok(())
     }
@@ -220,14 +239,20 @@ pub struct DeviceLoop {
     counters: Counters,
     ops: Ops,
     input: Vec<u8>,
+    /// What putting the device back took, and how often it was measured.
+    resets: (Duration, u32),
 }
+
+/// Of the inputs one in so many is measured.
+const MEASURED: u64 = 16;
 
 impl DeviceLoop {
     /// A campaign of a seed.
     #[must_use]
     pub fn new(shape: Arc<Shape>, seed: u64, words: Words) -> Self {
         let engine = Evolve::new(seed, Reshape::new(shape.clone()), words);
-        Self { shape, engine, counters: Counters::default(), ops: Ops::default(), input: Vec::new() }
+        let (counters, ops, input, resets) = (Counters::default(), Ops::default(), Vec::new(), (Duration::ZERO, 0));
+        Self { shape, engine, counters, ops, input, resets }
     }
 
     /// What inputs are read by.
@@ -253,6 +278,12 @@ impl DeviceLoop {
         self.engine.statistics()
     }
 
+    /// What it takes to put the device back, on average.
+    #[must_use]
+    pub fn reset(&self) -> Option<Duration> {
+        self.resets.0.checked_div(self.resets.1)
+    }
+
     /// Thinks up the next input.
     pub fn prepare(&mut self) {
         self.engine.next(&mut self.input);
@@ -262,9 +293,14 @@ impl DeviceLoop {
 
     /// Executes it, and says what came of it and whether it is kept. One that the host ended counts for nothing.
     pub fn run(&mut self, subject: &mut dyn Subject) -> (Execution, bool) {
+        let since = self.engine.statistics().executions.is_multiple_of(MEASURED).then(Instant::now);
+        let begun = subject.begin();
+        if let Some(since) = since {
+            self.resets = (self.resets.0.saturating_add(since.elapsed()), self.resets.1.saturating_add(1));
+        }
         let words = self.engine.words();
         let mut answered = 0;
-        let execution = execute(&self.shape, &self.ops, subject, &mut self.counters, |answer| {
+        let execution = execute_begun(begun, &self.shape, &self.ops, subject, &mut self.counters, |answer| {
             // Some are enough: the last answers are what a device may want back.
             if let Answer::Value(value) = answer
                 && answered < 16

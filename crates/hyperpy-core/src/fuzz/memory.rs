@@ -108,21 +108,27 @@ impl Memory {
     ///
     /// # Errors
     /// A byte is no memory, or it has touched too much.
-    pub fn read(&mut self, gpa: u64, into: &mut [u8]) -> Result<(), Refused> {
+    pub fn read(&mut self, gpa: u64, mut into: &mut [u8]) -> Result<(), Refused> {
         self.check(gpa, into.len())?;
-        for (at, byte) in (gpa..).zip(into) {
+        let mut at = gpa;
+        while !into.is_empty() {
+            let (start, room) = place(at);
+            let (part, rest) = into.split_at_mut(room.min(into.len()));
             let page = page_of(&mut self.pages, &mut self.free, at);
-            let index = usize::try_from(at % PAGE).unwrap_or_default();
-            let (Some(held), Some(kind)) = (page.bytes.get_mut(index), page.kinds.get_mut(index)) else { continue };
-            let gives = self.given.len() < MOST_GIVEN;
-            if *kind == UNTOUCHED || gives && self.is_double && *kind == FROM_INPUT {
-                let next = if gives { self.fed.pop_front() } else { None };
-                (*held, *kind) = (next.unwrap_or_default(), FROM_INPUT);
-                if next.is_some() || gives && self.is_double {
-                    self.given.push((at, *held));
+            let held = page.bytes.iter_mut().zip(&mut page.kinds).skip(start);
+            for ((byte, (held, kind)), at) in part.iter_mut().zip(held).zip(at..) {
+                let gives = self.given.len() < MOST_GIVEN;
+                if *kind == UNTOUCHED || gives && self.is_double && *kind == FROM_INPUT {
+                    let next = if gives { self.fed.pop_front() } else { None };
+                    (*held, *kind) = (next.unwrap_or_default(), FROM_INPUT);
+                    if next.is_some() || gives && self.is_double {
+                        self.given.push((at, *held));
+                    }
                 }
+                *byte = *held;
             }
-            *byte = *held;
+            at = at.saturating_add(part.len() as u64);
+            into = rest;
         }
         Ok(())
     }
@@ -133,12 +139,16 @@ impl Memory {
     /// As for [`Self::read`].
     pub fn write(&mut self, gpa: u64, bytes: &[u8]) -> Result<(), Refused> {
         self.check(gpa, bytes.len())?;
-        for (at, &byte) in (gpa..).zip(bytes) {
+        let (mut at, mut bytes) = (gpa, bytes);
+        while !bytes.is_empty() {
+            let (start, room) = place(at);
+            let (part, rest) = bytes.split_at(room.min(bytes.len()));
             let page = page_of(&mut self.pages, &mut self.free, at);
-            let index = usize::try_from(at % PAGE).unwrap_or_default();
-            if let (Some(held), Some(kind)) = (page.bytes.get_mut(index), page.kinds.get_mut(index)) {
-                (*held, *kind) = (byte, WRITTEN);
+            for (byte, (held, kind)) in part.iter().zip(page.bytes.iter_mut().zip(&mut page.kinds).skip(start)) {
+                (*held, *kind) = (*byte, WRITTEN);
             }
+            at = at.saturating_add(part.len() as u64);
+            bytes = rest;
         }
         Ok(())
     }
@@ -147,6 +157,12 @@ impl Memory {
         let pages = len / usize::try_from(PAGE).unwrap_or(usize::MAX) + self.pages.len();
         if self.holds(gpa, len as u64) && pages < MOST { Ok(()) } else { Err(Refused) }
     }
+}
+
+/// Where in its page an address is, and how many bytes follow there, with itself.
+fn place(gpa: u64) -> (usize, usize) {
+    let start = gpa % PAGE;
+    (usize::try_from(start).unwrap_or_default(), usize::try_from(PAGE - start).unwrap_or(1))
 }
 
 /// The page of an address, one of an earlier input if there is one.

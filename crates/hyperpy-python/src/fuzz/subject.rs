@@ -90,6 +90,9 @@ impl Subject for OnHost {
         let (bench, clock) = self.kept(made)?;
         let before = (std::mem::replace(&mut self.bench, bench), self.clock.replace(clock));
         attach(|_| drop(before));
+        if let Some(covered) = super::COVERED {
+            covered(None);
+        }
         self.growth.begin(self.own());
         Ok(())
     }
@@ -143,7 +146,7 @@ impl Subject for OnHost {
     fn end(&mut self, counters: &mut Counters) -> Result<(), Trouble> {
         self.trail.get().merge_into(counters);
         if let Some(covered) = super::COVERED {
-            covered(counters);
+            covered(Some(counters));
         }
         let grown = self.growth.end(self.own());
         self.kept(grown)?;
