@@ -139,6 +139,8 @@ class Host:
                 line.history.clear()
             bench.messages.clear()
             bench.stopped = None
+            if self.is_stock:
+                self.device._native.begin()
             bench.restore(self.base)
         return bench._plain, bench.clock._native
 

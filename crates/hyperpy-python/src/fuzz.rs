@@ -5,6 +5,7 @@
 
 mod dma;
 mod small;
+mod stock;
 mod subject;
 mod trail;
 
@@ -24,6 +25,7 @@ use pyo3::types::{PyBytes, PyList};
 
 pub use self::dma::FuzzMemory;
 use self::small::Trial;
+pub(crate) use self::stock::{BenchTime, Stock};
 use self::subject::{Growth, OnHost};
 pub use self::trail::{Trail, TrailOfCode};
 use crate::bench::Bench;
@@ -318,6 +320,7 @@ impl Device {
             Self::Plain(bench, base, error) => {
                 let mut subject = OnBench::new(&bench.get().core, base.as_deref());
                 subject.covered = COVERED;
+                subject.around = bench.get().around.as_deref();
                 let done = f(&mut subject);
                 *error = subject.error.map(|error| errors::run(&error));
                 done

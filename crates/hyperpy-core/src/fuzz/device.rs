@@ -160,12 +160,22 @@ fn tell(shape: &Shape, play: Play, value: u64, counters: &mut Counters) -> u64 {
 /// Adds what was covered since the last time, or forgets it: what came before an input is not the input's.
 pub type Covered = fn(Option<&mut Counters>);
 
+/// What is around a device in Rust, and is not it: the host's end of a line, a button.
+pub trait Around {
+    /// Puts it back to what it was before every input.
+    fn begin(&self);
+    /// Does one of the host's events.
+    fn event(&self, number: u32, data: &[u8]);
+}
+
 /// A device in Rust on a bench, put back by its state, or by its reset where it cannot be saved.
 pub struct OnBench<'a> {
     bench: &'a Bench,
     base: Option<&'a BenchState>,
     /// What else was covered, by counters in the devices' code, where it has some.
     pub covered: Option<Covered>,
+    /// Who does the host's events.
+    pub around: Option<&'a (dyn Around + Send + Sync)>,
     /// What it panicked with.
     pub error: Option<RunError>,
 }
@@ -174,7 +184,7 @@ impl<'a> OnBench<'a> {
     /// `base` is what every input begins with; none, where the device cannot be saved.
     #[must_use]
     pub fn new(bench: &'a Bench, base: Option<&'a BenchState>) -> Self {
-        Self { bench, base, covered: None, error: None }
+        Self { bench, base, covered: None, around: None, error: None }
     }
 
     fn kept<T>(&mut self, done: Result<T, RunError>) -> Result<T, Trouble> {
@@ -187,6 +197,9 @@ impl<'a> OnBench<'a> {
 
 impl Subject for OnBench<'_> {
     fn begin(&mut self) -> Result<(), Trouble> {
+        if let Some(around) = self.around {
+            around.begin();
+        }
         let done = match self.base {
             Some(base) => {
                 self.bench.clock().load(&base.kept);
@@ -217,8 +230,10 @@ impl Subject for OnBench<'_> {
         self.kept(done)
     }
 
-    fn event(&mut self, _: u32, _: &[u8]) -> Result<(), Trouble> {
-        Ok(())
+    fn event(&mut self, number: u32, data: &[u8]) -> Result<(), Trouble> {
+        let Some(around) = self.around else { return Ok(()) };
+        let done = self.bench.guarded(|| around.event(number, data));
+        self.kept(done)
     }
 
     fn feed(&mut self, _: &[u8]) {}
