@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use hyperpy_core::bench::{Answer, BenchState};
 use hyperpy_core::fuzz::coverage::Counters;
-use hyperpy_core::fuzz::device::{Covered, DeviceLoop, Execution, OnBench, Subject, Trouble, execute};
+use hyperpy_core::fuzz::device::{Compared, Covered, DeviceLoop, Execution, OnBench, Subject, Trouble, execute};
 use hyperpy_core::fuzz::havoc::Words;
 use hyperpy_core::fuzz::ops::{Op, Ops};
 use hyperpy_core::fuzz::shape::{Need, Shape, Target, undeclared};
@@ -39,6 +39,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const COVERED: Option<Covered> = Some(crate::buffer::sancov::take);
 #[cfg(not(feature = "fuzz-coverage"))]
 const COVERED: Option<Covered> = None;
+
+/// What tells what their code has compared.
+#[cfg(feature = "fuzz-coverage")]
+const COMPARED: Option<Compared> = Some(crate::buffer::sancov::compared);
+#[cfg(not(feature = "fuzz-coverage"))]
+const COMPARED: Option<Compared> = None;
 
 /// A target as Python describes it.
 #[derive(FromPyObject)]
@@ -319,7 +325,7 @@ impl Device {
         match self {
             Self::Plain(bench, base, error) => {
                 let mut subject = OnBench::new(&bench.get().core, base.as_deref());
-                subject.covered = COVERED;
+                (subject.covered, subject.compared) = (COVERED, COMPARED);
                 subject.around = bench.get().around.as_deref();
                 let done = f(&mut subject);
                 *error = subject.error.map(|error| errors::run(&error));

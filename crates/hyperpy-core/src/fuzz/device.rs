@@ -24,6 +24,15 @@ pub enum Trouble {
     Ended,
 }
 
+/// Numbers that an input may want to have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Operands {
+    /// What the device has.
+    pub held: Vec<u64>,
+    /// What its code has compared: what was there, and what was wanted.
+    pub compared: Vec<(u64, u64)>,
+}
+
 /// A device to be fuzzed, and all that is around it.
 pub trait Subject {
     /// Puts all back to what it was before every input.
@@ -58,6 +67,10 @@ pub trait Subject {
     /// # Errors
     /// Something does not hold.
     fn end(&mut self, counters: &mut Counters) -> Result<(), Trouble>;
+    /// The input that has just ended covers something new: what it could have been compared with.
+    fn operands(&mut self) -> Operands {
+        Operands::default()
+    }
 }
 
 /// What came of one input.
@@ -159,6 +172,8 @@ fn tell(shape: &Shape, play: Play, value: u64, counters: &mut Counters) -> u64 {
 
 /// Adds what was covered since the last time, or forgets it: what came before an input is not the input's.
 pub type Covered = fn(Option<&mut Counters>);
+/// Tells what was compared since an input began: what was there, and what was wanted.
+pub type Compared = fn() -> Vec<(u64, u64)>;
 
 /// What is around a device in Rust, and is not it: the host's end of a line, a button.
 pub trait Around {
@@ -174,6 +189,8 @@ pub struct OnBench<'a> {
     base: Option<&'a BenchState>,
     /// What else was covered, by counters in the devices' code, where it has some.
     pub covered: Option<Covered>,
+    /// What was compared since an input began, in devices' code that tells it.
+    pub compared: Option<Compared>,
     /// Who does the host's events.
     pub around: Option<&'a (dyn Around + Send + Sync)>,
     /// What it panicked with.
@@ -184,7 +201,7 @@ impl<'a> OnBench<'a> {
     /// `base` is what every input begins with; none, where the device cannot be saved.
     #[must_use]
     pub fn new(bench: &'a Bench, base: Option<&'a BenchState>) -> Self {
-        Self { bench, base, covered: None, around: None, error: None }
+        Self { bench, base, covered: None, compared: None, around: None, error: None }
     }
 
     fn kept<T>(&mut self, done: Result<T, RunError>) -> Result<T, Trouble> {
@@ -243,6 +260,10 @@ impl Subject for OnBench<'_> {
             covered(Some(counters));
         }
         Ok(())
+    }
+
+    fn operands(&mut self) -> Operands {
+        Operands { held: Vec::new(), compared: self.compared.map(|compared| compared()).unwrap_or_default() }
     }
 }
 
@@ -334,6 +355,12 @@ impl DeviceLoop {
             is_finding: execution.trouble.is_some(),
         };
         let is_kept = self.engine.report(&self.input, &outcome);
+        if is_kept {
+            let operands = subject.operands();
+            let words = self.engine.words();
+            operands.held.into_iter().for_each(|number| words.holds(number));
+            operands.compared.into_iter().for_each(|(there, wanted)| words.compared(there, wanted));
+        }
         (execution, is_kept)
     }
 }

@@ -145,3 +145,38 @@ fn test_what_putting_a_device_back_takes_is_measured() {
     looped.run(&mut OnBench::new(&bench, None));
     assert!(looped.reset().is_some());
 }
+
+thread_local! {
+    /// What the code of a device that was built for it compared.
+    static COMPARED: std::cell::RefCell<Vec<(u64, u64)>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// Panics for a key that nobody is told of.
+struct Locked;
+
+impl DeviceMut for Locked {
+    fn read(&mut self, _: Access) -> u64 {
+        0
+    }
+    fn write(&mut self, _: Access, value: u64) -> Action {
+        COMPARED.with_borrow_mut(|all| all.push((value, 0xC0DE_5EED)));
+        assert!(value != 0xC0DE_5EED, "unlocked");
+        Action::Continue
+    }
+}
+
+#[test]
+fn test_what_a_device_compares_is_in_later_inputs() {
+    let bench = Bench::new(Arc::new(Exclusive::new(Locked)), "locked", 4, Arc::new(Clock::manual()));
+    let found = |compared: Option<Compared>| {
+        let mut looped = DeviceLoop::new(Arc::new(Shape::new(4, undeclared(4))), 1, Words::default());
+        let mut subject = OnBench::new(&bench, None);
+        subject.compared = compared;
+        (0..3000).any(|_| {
+            looped.prepare();
+            looped.run(&mut subject).0.trouble.is_some()
+        })
+    };
+    assert!(!found(None));
+    assert!(found(Some(|| COMPARED.take())));
+}

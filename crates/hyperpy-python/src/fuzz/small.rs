@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use hyperpy_core::bus::ones;
 use hyperpy_core::fuzz::device::Trouble;
 use hyperpy_core::fuzz::minimize;
 use hyperpy_core::fuzz::ops::{Op, Ops, Span};
@@ -123,7 +124,13 @@ fn simpler(shape: &Shape, op: &Op) -> Vec<Op> {
         Op::Write { offset, size, value } => {
             let fewer = (0..64).map(|bit| value & !(1 << bit)).filter(|&less| less != value).rev();
             let lower = [0, 1, value >> 1, value.wrapping_sub(1)].into_iter().filter(|&less| less < value);
-            lower.chain(fewer).map(|value| Op::Write { offset, size, value }).collect()
+            let values = lower.chain(fewer).map(|value| Op::Write { offset, size, value });
+            // As a driver does it.
+            let whole =
+                shape.at(offset).and_then(|number| shape.target(number)).filter(|it| it.writes && !it.is_window);
+            let whole =
+                whole.map(|it| Op::Write { offset: it.offset, size: it.width(), value: value & ones(it.width()) });
+            whole.into_iter().filter(|it| *it != Op::Write { offset, size, value }).chain(values).collect()
         }
         Op::Step { ns } => {
             [0, ns / 1000 * 1000, ns / 2].into_iter().filter(|&less| less < ns).map(|ns| Op::Step { ns }).collect()

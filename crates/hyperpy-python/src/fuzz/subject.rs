@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use hyperpy_core::bench::{Answer, Play};
 use hyperpy_core::fuzz::coverage::{Counters, coarse};
-use hyperpy_core::fuzz::device::{Subject, Trouble};
+use hyperpy_core::fuzz::device::{Operands, Subject, Trouble};
 use pyo3::exceptions::PyException;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -161,6 +161,16 @@ impl Subject for OnHost {
             }
         }
         Ok(())
+    }
+
+    fn operands(&mut self) -> Operands {
+        // What it cannot tell it does not hold.
+        let held = attach(|py| self.host.call_method0(py, intern!(py, "held"))?.extract::<Vec<u64>>(py));
+        let mut held = held.unwrap_or_default();
+        if let Some(file) = self.bench.get().registers() {
+            held.extend((0..SHOWN).map_while(|cell| file.get(cell)));
+        }
+        Operands { held, compared: super::COMPARED.map(|compared| compared()).unwrap_or_default() }
     }
 }
 
