@@ -155,6 +155,7 @@ class _Run:
         self._crashes: dict[tuple[Any, ...], Finding] = {}
         self._problems: dict[str, None] = {}
         self._most = {"coverage": 0, "corpus": 0}
+        self._reset_us: float | None = None  # the last that a worker told
         self._began = time.monotonic()
 
     def run(self) -> CampaignReport:
@@ -239,6 +240,7 @@ class _Run:
             except ValueError:
                 continue
             worker.told = told
+            self._reset_us = told.get("reset_us", self._reset_us)
             for name in self._most:
                 self._most[name] = max(self._most[name], told[name])
             for crash in told["crashes"]:
@@ -327,6 +329,6 @@ class _Run:
             time.monotonic() - self._began,
             len(self._workers),
             tuple(self._problems),
-            max(resets, default=None),
+            max(resets, default=self._reset_us),
             tuple(told for worker in self._workers if (told := worker.told.get("minimizing"))),
         )
