@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from hyperpy._fuzz_findings import FuzzError
+from hyperpy._fuzz_findings import FuzzError, Key
 
 __all__ = ["Campaign", "CampaignReport", "Finding"]
 
@@ -62,6 +62,7 @@ class CampaignReport:
         workers: how many are running.
         problems: workers that were killed, folders that could not be written.
         reset_us: what a reset of the target takes, in microseconds, where that is known.
+        minimizing: how far crashes are that workers are making small.
     """
 
     executions: int
@@ -73,6 +74,7 @@ class CampaignReport:
     workers: int
     problems: tuple[str, ...]
     reset_us: float | None = None
+    minimizing: tuple[str, ...] = ()
 
     @property
     def executions_per_s(self) -> float:
@@ -153,6 +155,7 @@ class _Run:
         self._crashes: dict[tuple[Any, ...], Finding] = {}
         self._problems: dict[str, None] = {}
         self._most = {"coverage": 0, "corpus": 0}
+        self._reset_us: float | None = None  # the last that a worker told
         self._began = time.monotonic()
 
     def run(self) -> CampaignReport:
@@ -237,11 +240,13 @@ class _Run:
             except ValueError:
                 continue
             worker.told = told
+            self._reset_us = told.get("reset_us", self._reset_us)
             for name in self._most:
                 self._most[name] = max(self._most[name], told[name])
             for crash in told["crashes"]:
                 finding = Finding(**{**crash, "where": tuple(crash["where"])})
-                self._crashes[finding.kind, finding.raised, finding.where] = finding
+                key = Key(crash["kind"], finding.raised, finding.where).same
+                self._crashes.setdefault(key, finding)  # whichever worker tells it first
             self._problems |= dict.fromkeys(
                 f"worker {worker.number}: {problem}" for problem in told["problems"]
             )
@@ -324,5 +329,6 @@ class _Run:
             time.monotonic() - self._began,
             len(self._workers),
             tuple(self._problems),
-            max(resets, default=None),
+            max(resets, default=self._reset_us),
+            tuple(told for worker in self._workers if (told := worker.told.get("minimizing"))),
         )

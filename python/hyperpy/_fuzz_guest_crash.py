@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +15,7 @@ from hyperpy.snapshot import Snapshot, SnapshotDiff
 
 if TYPE_CHECKING:
     from hyperpy._fuzz_guest import GuestFuzzer
+    from hyperpy._fuzz_report import Report
 
 __all__ = ["Found", "GuestCrash"]
 
@@ -79,6 +81,7 @@ class GuestCrash(Crash):
 
     def __init__(self, fuzzer: GuestFuzzer, data: bytes, found: Found) -> None:
         self._guest, self.input, self._found = fuzzer, data, found
+        self._shortest = data
         # Where in its loop a guest is found that does not end is chance.
         where = (hex(found.rip),) if found.kind != "hang" else ()
         self.key = Key(found.kind, found.what, (*where, *map(hex, found.callers)))
@@ -179,10 +182,27 @@ class GuestCrash(Crash):
             change.path: (shown(change.old), shown(change.new)) for change in self._ended.difference.state
         }
 
-    def minimize(self) -> GuestCrash:
-        """Return the same finding with as few bytes as possible, of which as many as possible are 0."""
-        small = self._guest._native.minimize(self.input, _BUDGET, _SECONDS)
-        return GuestCrash(self._guest, small, self._found)
+    @property
+    def shortest(self) -> GuestCrash:
+        """The same finding as short as it was made so far."""
+        return GuestCrash(self._guest, self._shortest, self._found)
+
+    def minimize(
+        self, *, seconds: float = _SECONDS, progress: Callable[[Report], object] | None = None
+    ) -> GuestCrash:
+        """Return the same finding with as few bytes as possible, of which as many as possible are 0.
+
+        It takes 5,000 executions at most, and ends where the time is up.
+
+        Arguments:
+            seconds: how long it may take; 0: what was reached before is returned.
+            progress: is told the fuzzer's report when it is done.
+        """
+        if seconds:
+            self._shortest = self._guest._native.minimize(self._shortest, _BUDGET, seconds)
+            if progress is not None:
+                progress(self._guest.report)
+        return self.shortest
 
     def script(self) -> str:
         """Return the text of a script that reproduces it: it raises `error`.

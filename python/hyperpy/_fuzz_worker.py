@@ -28,6 +28,8 @@ __all__ = ["Fuzzer", "fuzzer_of"]
 
 # So often it tells how far it is, and looks for what others have found.
 _SLICE = 0.25
+# A crash is made small for so many seconds: there is more to be found.
+_SMALL = 10.0
 # Of a worker in which something else was raised than what a device may: not its target alone, so that another one may live.
 _FAILED = 3
 _NAMES = ("fuzzer", "target")
@@ -107,7 +109,7 @@ def _main() -> int:
                 left -= told.executions - before
             fuzzer.sync()
     except KeyboardInterrupt:
-        told.tell(fuzzer.report)  # type: ignore[attr-defined] # as of all fuzzers
+        told.tell(fuzzer.report, is_last=True)  # type: ignore[attr-defined] # as of all fuzzers
     return 0
 
 
@@ -126,25 +128,33 @@ class _Told:
         self.executions = 0
         self._small: dict[Any, dict[str, Any]] = {}
 
-    def tell(self, report: Report) -> None:
+    def tell(self, report: Report, *, is_last: bool = False) -> None:
         self.executions = report.executions
+        self._write(report, [self._told(crash, 0 if is_last else _SMALL) for crash in report.crashes])
+
+    def _tell_small(self, report: Report) -> None:
+        """A crash is being made small."""
+        self._write(report, list(self._small.values()))
+
+    def _write(self, report: Report, crashes: list[dict[str, Any]]) -> None:
         line = {
             "executions": report.executions,
             "operations": report.operations,
             "coverage": report.coverage,
             "corpus": report.corpus,
-            "crashes": [self._told(crash) for crash in report.crashes],
+            "crashes": crashes,
             "problems": list(report.problems),
-            "reset_us": getattr(report, "reset_us", None),
+            "reset_us": report.reset_us,
+            "minimizing": report.minimizing,
         }
         self._out.write(json.dumps(line) + "\n")
         self._out.flush()
 
-    def _told(self, crash: Crash) -> dict[str, Any]:
+    def _told(self, crash: Crash, seconds: float) -> dict[str, Any]:
         """What is known of a crash, which is made small once."""
         if crash.key not in self._small:
             folder = None
-            small = crash.minimize()
+            small = crash.minimize(seconds=seconds, progress=self._tell_small)
             if self._crashes is not None:
                 try:
                     folder = str(small.save(self._crashes))
