@@ -3,7 +3,7 @@
 The targets in Rust are libFuzzer programs (`fuzz/fuzz_targets`), built here by the nightly toolchain without cargo-fuzz; those
 in Python (`fuzz/python`) need no build. Each begins with what was found before (`fuzz/regressions`). `--brief` is what `make
 test` runs: few executions, nothing kept. Otherwise what leads somewhere new is kept in build/fuzz/corpus for the next time.
-A find is a file in build/fuzz/finds and makes the exit status 1.
+A find is a file in build/fuzz/finds and makes the exit status 1; so does a target that executed nothing.
 """
 
 import argparse
@@ -145,10 +145,10 @@ def run_all(rust: list[str], python: list[str], scale: float, brief: bool) -> It
         for target in rust:
             corpus = Path(fresh) / target if brief else WORK / "corpus" / target
             runs = int((BRIEF_RUNS if brief else RUNS) * scale)
-            yield run_rust(folder / target, runs // SLOW.get(target, 1), corpus)
+            yield run_rust(folder / target, max(1, runs // SLOW.get(target, 1)), corpus)
         for target in python:
             runs = int((PYTHON_BRIEF_RUNS if brief else PYTHON_RUNS) * scale)
-            yield run_python(target, runs // SLOW.get(target, 1))
+            yield run_python(target, max(1, runs // SLOW.get(target, 1)))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -168,7 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"no such target: {', '.join(sorted(strangers))}")
     if options.targets:
         rust, python = ([name for name in names if name in options.targets] for names in (rust, python))
-    finds = 0
+    finds, idle = 0, []
     print(f"{'target':18} {'executions':>10} {'per second':>10} {'new':>6} {'finds':>6}")
     for done in run_all(rust, python, options.scale, options.brief):
         rate = done.executions / max(done.seconds, 0.001)
@@ -179,13 +179,21 @@ def main(arguments: list[str] | None = None) -> int:
         )
         for path in done.finds:
             print(f"  {path.relative_to(ROOT)}")
+        if not done.executions:
+            idle.append(done.target)
     if finds:
         print(
             f"targets with a find: {finds}\n\n"
             "hint: mend it, and keep the input: copy it into fuzz/regressions/TARGET, where the tests hold it",
             file=sys.stderr,
         )
-    return 1 if finds else 0
+    if idle:
+        print(
+            f"targets that executed nothing: {', '.join(idle)}\n\n"
+            "hint: run the program of one of them by itself: it ends before its first input, or says nothing of how many it had",
+            file=sys.stderr,
+        )
+    return 1 if finds or idle else 0
 
 
 if __name__ == "__main__":

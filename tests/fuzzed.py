@@ -104,6 +104,19 @@ class Hungry(Device):
             self.data = bytes(128 << 20)
 
 
+class Twice(Device):
+    """Reads a word of guest memory twice, and believes that it stays."""
+
+    dma = True
+    go = Register(0x0, access="wo")
+
+    @go.on_write
+    def _go(self, value: int) -> None:
+        first, second = self.memory.read_int(0x10, 1), self.memory.read_int(0x10, 1)
+        if first and second and first != second:
+            raise ValueError("it has changed")
+
+
 fuzzer = DeviceFuzzer(Mailbox)
 
 

@@ -198,6 +198,8 @@ def page(report: CampaignReport) -> list[str]:
     }
     if report.reset_us is not None:
         rows["reset"] = f"{report.reset_us:.1f} us"
+    if report.minimizing:
+        rows["minimizing"] = "; ".join(report.minimizing)
     lines = [f"{name:<12} {value}" for name, value in rows.items()]
     return [
         *lines,

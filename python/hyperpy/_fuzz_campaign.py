@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hyperpy._fuzz_findings import FuzzError
+from hyperpy._fuzz_findings import FuzzError, Key
 from hyperpy._fuzz_killed import Killed, save
 from hyperpy._fuzz_process import Worker
 
@@ -62,9 +62,10 @@ class CampaignReport:
         crashes: what was found, each once.
         seconds: how long it has run.
         workers: how many are running.
-        stops: how often a breakpoint has stopped a guest: once for a block, unless two workers come to it at the same time.
         problems: workers that were killed, folders that could not be written.
         reset_us: what a reset of the target takes, in microseconds, where that is known.
+        minimizing: how far crashes are that workers are making small.
+        stops: how often a breakpoint has stopped a guest: once for a block, unless two workers come to it at the same time.
     """
 
     executions: int
@@ -76,6 +77,7 @@ class CampaignReport:
     workers: int
     problems: tuple[str, ...]
     reset_us: float | None = None
+    minimizing: tuple[str, ...] = ()
     stops: int = 0
 
     @property
@@ -148,6 +150,7 @@ class _Run:
         self._crashes: dict[tuple[Any, ...], Finding] = {}
         self._problems: dict[str, None] = {}
         self._most = {"coverage": 0, "corpus": 0}
+        self._reset_us: float | None = None  # the last that a worker told
         self._began = time.monotonic()
 
     def run(self) -> CampaignReport:
@@ -207,11 +210,15 @@ class _Run:
 
     def _told(self, worker: Worker, lines: list[dict[str, Any]]) -> None:
         for told in lines:
+            self._reset_us = told.get("reset_us", self._reset_us)
             for name in self._most:
                 self._most[name] = max(self._most[name], told[name])
             for crash in told["crashes"]:
                 finding = Finding(**{**crash, "where": tuple(crash["where"])})
-                self._crashes[finding.kind, finding.raised, finding.where] = finding
+                key = Key(crash["kind"], finding.raised, finding.where).same
+                known = self._crashes.get(key)
+                if known is None or known.folder is None:  # whichever worker tells it first, and has kept it
+                    self._crashes[key] = finding
             self._problems |= dict.fromkeys(
                 f"worker {worker.number}: {problem}" for problem in told["problems"]
             )
@@ -311,6 +318,7 @@ class _Run:
             time.monotonic() - self._began,
             len(self._workers),
             tuple(self._problems),
-            max(resets, default=None),
+            max(resets, default=self._reset_us),
+            tuple(told for worker in self._workers if (told := worker.told.get("minimizing"))),
             total("stops"),
         )

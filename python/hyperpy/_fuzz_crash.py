@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import traceback
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +19,12 @@ from hyperpy._fuzz_script import script
 
 if TYPE_CHECKING:
     from hyperpy._fuzz_device import DeviceFuzzer
+    from hyperpy._fuzz_report import Report
 
 __all__ = ["Crash"]
 
-# Executions that a crash is made small with, at most.
-_BUDGET = 5000
+# Executions that a crash is made small with, at most, and seconds: one that hangs takes long each time.
+_BUDGET, _SECONDS = 5000, 60.0
 
 
 class Crash:
@@ -33,6 +35,7 @@ class Crash:
 
     def __init__(self, fuzzer: DeviceFuzzer, data: bytes, key: Key, error: BaseException) -> None:
         self._fuzzer, self.input, self.key, self.error = fuzzer, data, key, error
+        self._shortest = data
 
     @property
     def reproduces(self) -> bool:
@@ -71,20 +74,68 @@ class Crash:
             if before.get(name) != after.get(name)
         }
 
-    def minimize(self) -> Crash:
+    @property
+    def shortest(self) -> Crash:
+        """The same finding as short as it was made so far: by a `minimize` that is done, or was interrupted."""
+        return Crash(self._fuzzer, self._shortest, self.key, self.error)
+
+    def minimize(
+        self, *, seconds: float = _SECONDS, progress: Callable[[Report], object] | None = None
+    ) -> Crash:
         """Return the same finding with as few operations as possible, each as simple as possible.
 
-        It is the same if its kind is, and what is raised, and where.
+        It is the same if its kind is, and what is raised, and where. It takes 5,000 executions at most, and ends where the time is up; called again it goes
+        on from there. Ctrl-C ends it too: what was reached is `shortest`.
+
+        Arguments:
+            seconds: how long it may take; 0: what was reached before is returned. One execution is not cut short.
+            progress: is told the fuzzer's report several times a second, whose `minimizing` says how far it is.
+
+        Raises:
+            ValueError: no time.
+            KeyboardInterrupt: Ctrl-C.
+
+        Example:
+            >>> from hyperpy import Device, Register, fuzz
+            >>> class Shelf(Device):
+            ...     place = Register(0x0)
+            ...
+            ...     @place.on_write
+            ...     def _place(self, value: int) -> None:
+            ...         [0, 1, 2][value]
+            >>> crash = fuzz.DeviceFuzzer(Shelf, seed=1).run(executions=100).crashes[0]
+            >>> print(*crash.minimize(seconds=5).operations)
+            write place (0x0, 4 bytes): 0x3
         """
+        if not seconds >= 0:
+            raise ValueError(f"not a time: {seconds}\n\nhint: seconds, 0 or more")
+        if seconds:
+            self._minimize(seconds, progress)
+        return self.shortest
+
+    def _minimize(self, seconds: float, progress: Callable[[Report], object] | None) -> None:
         fuzzer = self._fuzzer
+        first = len(fuzzer._native.decode(self.input))
+
+        def tell(executions: int, operations: int) -> None:
+            fuzzer._minimizing = f"{self.kind}, {first} operations to {operations}, {executions} executions"
+            if progress is not None:
+                progress(fuzzer.report)
 
         def is_same(error: BaseException) -> bool:
             _fuzz_lines.again(fuzzer._host.trail)
-            return key_of(error, fuzzer._host.files) == self.key
+            return key_of(error, fuzzer._host.files).same == self.key.same
 
-        with fuzzer._told():
-            small = fuzzer._native.minimize(fuzzer._host, self.input, is_same, _BUDGET)
-        return Crash(fuzzer, small, self.key, self.error)
+        try:
+            tell(0, first)
+            with fuzzer._told():
+                self._shortest, ended = fuzzer._native.minimize(
+                    fuzzer._host, self._shortest, is_same, _BUDGET, seconds, tell
+                )
+            if ended is not None:
+                raise ended
+        finally:
+            fuzzer._minimizing = ""
 
     def script(self) -> str:
         """Return the text of a script that reproduces it: a `DeviceBench` and the operations, without the fuzzer.

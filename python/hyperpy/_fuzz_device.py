@@ -123,7 +123,7 @@ class DeviceFuzzer:
             *self._words,
         )
         self._crashes: dict[Key, Crash] = {}
-        self._seconds = 0.0
+        self._seconds, self._minimizing = 0.0, ""
         self._kept: Kept[Crash] = Kept(corpus, crashes)
 
     def configure(self, *, seed: int, corpus: str | Path | None, crashes: str | Path | None) -> None:
@@ -225,9 +225,19 @@ class DeviceFuzzer:
     @property
     def report(self) -> Report:
         """How far it has come."""
-        executions, operations, coverage, corpus = self._native.statistics()
+        executions, operations, coverage, corpus, reset_us = self._native.statistics()
         crashes, problems = tuple(self._crashes.values()), tuple(self._kept.problems)
-        return Report(executions, operations, crashes, coverage, corpus, self._seconds, problems)
+        return Report(
+            executions,
+            operations,
+            crashes,
+            coverage,
+            corpus,
+            self._seconds,
+            problems,
+            reset_us,
+            self._minimizing,
+        )
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -245,8 +255,8 @@ class DeviceFuzzer:
         if self._is_allowed(error):
             return
         key = key_of(error, self._host.files)
-        if key not in self._crashes:
-            self._crashes[key] = self._kept.unsaved[key] = Crash(self, data, key, error)
+        if key.same not in self._crashes:
+            self._crashes[key.same] = self._kept.unsaved[key.same] = Crash(self, data, key, error)
 
     def _save(self, *, is_last: bool = False) -> None:
         self._kept.save(self._native.corpus, self._native.settled(), is_last=is_last)

@@ -1,10 +1,12 @@
 """What a device fuzzer can find: kinds, what is raised for each, and which findings are one.
 
-Two findings are one if they are of one kind, raise one type, and the last lines in the device's own code are the same.
+Two findings are one if they are of one kind, raise one type, and the last lines in the device's own code are the same; of invariants and
+panics, if what they say is the same but for numbers.
 """
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable
 from types import TracebackType
@@ -31,6 +33,10 @@ a guest ends by an exit or at an address; the process that executes it is killed
 
 # So many lines of the device's code tell findings apart.
 _LINES = 3
+# What varies in a text from one input to the next: bytes, numbers, addresses. Not what is part of a name, nor an invariant's number.
+_BYTES = re.compile(r"""b(['"])(?:\\.|(?!\1).)*\1|\b(?=[a-f]*\d)[0-9a-f]{8,}\b""")
+_NUMBER = re.compile(r"(?<!invariant )(?<![\w.])[-+]?\d\w*(?:\.\w+)?(?:[-+]\d+)?")
+_ROW = re.compile(r"#(?:, #)+")
 _HOW = "`crash.trace` tells how it comes to that"
 
 
@@ -70,11 +76,18 @@ class Invariant(NamedTuple):
 
 
 class Key(NamedTuple):
-    """What tells two findings apart."""
+    """What a finding is, as its first input says it; `same` tells two findings apart."""
 
     kind: Kind
     raised: str
     where: tuple[str, ...]
+
+    @property
+    def same(self) -> Key:
+        """It without what varies in texts: findings of which this is equal are one."""
+        if self.kind not in {"invariant", "panic"}:
+            return self
+        return self._replace(where=tuple(_without_numbers(text) for text in self.where))
 
 
 def kind_of(error: BaseException) -> Kind:
@@ -109,6 +122,10 @@ def key_of(error: BaseException, files: set[str]) -> Key:
         )
     lines = [f"{name}:{line}" for name, line in _frames(error.__traceback__, files)]
     return Key(kind, type(error).__name__, tuple(lines[-_LINES:]))
+
+
+def _without_numbers(text: str) -> str:
+    return _ROW.sub("#", _NUMBER.sub("#", _BYTES.sub("#", text)))
 
 
 def _frames(trace: TracebackType | None, files: set[str]) -> list[tuple[str, int]]:

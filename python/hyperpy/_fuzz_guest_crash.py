@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +19,7 @@ from hyperpy.stats import table
 
 if TYPE_CHECKING:
     from hyperpy._fuzz_guest import GuestFuzzer
+    from hyperpy._fuzz_report import Report
     from hyperpy.trace import Trace
 
 __all__ = ["Found", "GuestCrash", "KilledCrash"]
@@ -121,6 +123,7 @@ class GuestCrash(Crash):
         """`is_here`: the machine stands where it crashed, so that its state need not come again."""
         self._guest, self.input, self._found, self.key = fuzzer, data, found, found.key
         self._seen = self._look() if is_here else None
+        self._short: GuestCrash = self
         hint = "minimize() makes the input small, write_script(path) reproduces it"
         self._text = found.text(len(fuzzer.machine.vcpus))
         self.error = GuestFault(f"the guest ends by {self._text}", hint=hint)
@@ -205,11 +208,16 @@ class GuestCrash(Crash):
 
     @cached_property
     def _comes_again(self) -> bool:
-        for _ in range(TRIES):
-            found = self._guest._replayed(self.input)
-            if found is not None and found.key == self.key:
-                self._seen = self._seen or self._look()
-                return True
+        try:
+            for _ in range(TRIES):
+                found = self._guest._replayed(self.input)
+                if found is not None and found.key == self.key:
+                    self._seen = self._seen or self._look()
+                    return True
+        except KeyboardInterrupt:
+            # Nobody knows, and what is saved now is saved at once.
+            self._comes_again = True
+            raise
         return False
 
     @property
@@ -248,18 +256,30 @@ class GuestCrash(Crash):
         changes = [change for change in ended.difference.state if not _TIMED.search(change.path)]
         return {change.path: (shown(change.old), shown(change.new)) for change in changes}
 
-    def minimize(self) -> GuestCrash:
+    @property
+    def shortest(self) -> GuestCrash:
+        """The same finding as short as it was made so far."""
+        return self._short
+
+    def minimize(
+        self, *, seconds: float = _SECONDS, progress: Callable[[Report], object] | None = None
+    ) -> GuestCrash:
         """Return the same finding with as few bytes as possible, of which as many as possible are 0.
 
-        One that does not come again is returned as it is.
+        It takes 5,000 executions at most, and ends where the time is up. One that does not come again is returned as it is.
+
+        Arguments:
+            seconds: how long it may take; 0: what was reached before is returned.
+            progress: is told the fuzzer's report when it is done.
         """
-        if not self.reproduces:
-            return self
-        small = self._guest._native.minimize(self.input, _BUDGET, _SECONDS)
-        if small == self.input:
-            return self
-        fewer = GuestCrash(self._guest, small, self._found)
-        return fewer if fewer.reproduces else self
+        if seconds and self.reproduces:
+            small = self._guest._native.minimize(self._short.input, _BUDGET, seconds)
+            fewer = GuestCrash(self._guest, small, self._found)
+            if small != self._short.input and fewer.reproduces:
+                self._short = fewer
+            if progress is not None:
+                progress(self._guest.report)
+        return self._short
 
     def script(self) -> str:
         """Return the text of a script that reproduces it: it raises `error`.
@@ -327,8 +347,11 @@ class KilledCrash(GuestCrash):
     def _ended(self) -> None:
         return None
 
-    def minimize(self) -> KilledCrash:
+    def minimize(
+        self, *, seconds: float = _SECONDS, progress: Callable[[Report], object] | None = None
+    ) -> KilledCrash:
         """Return it as it is."""
+        del seconds, progress
         return self
 
 

@@ -1,6 +1,6 @@
 """What stands around a device that is fuzzed: it is put back before each input, and looked at after each.
 
-The core calls it (`crates/hyperpy-python/src/fuzz/`): `begin`, `event`, `reset`, `check`, `end`. Nothing of one input may reach the next: a
+The core calls it (`crates/hyperpy-python/src/fuzz/`): `begin`, `event`, `reset`, `check`, `end`, `held`. Nothing of one input may reach the next: a
 device of which all that it has is known to be saved is put back by its state, and any other is made anew.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import zlib
 from collections.abc import Callable, Sized
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 from hyperpy import _hyperpy
@@ -32,6 +33,9 @@ MOST_GROWTH = 64 << 20
 # Attributes of a device that count by what they hold at an input's end.
 _SHOWN = 64
 _SHORT = 32
+# Of several in one attribute, so many are looked at.
+_HELD = 16
+_SEVERAL = (list, tuple, dict)
 
 
 class _Lender:
@@ -139,6 +143,8 @@ class Host:
                 line.history.clear()
             bench.messages.clear()
             bench.stopped = None
+            if self.is_stock:
+                self.device._native.begin()
             bench.restore(self.base)
         return bench._plain, bench.clock._native
 
@@ -167,6 +173,15 @@ class Host:
             number = _number(value)
             if number is not None:
                 found.append(zlib.crc32(name.encode(), 7) << 24 | number)
+        return found
+
+    def held(self) -> list[int]:
+        """Return the numbers that the device's attributes are or have, which it may compare with what a guest writes."""
+        found: list[int] = []
+        for value in list(getattr(self.device, "__dict__", {}).values())[:_SHOWN]:
+            # A subclass may do anything when it is looked at.
+            several = list(islice(value, _HELD)) if type(value) in _SEVERAL else [value]
+            found += [it for it in several if type(it) is int and 1 < it < 1 << 64]
         return found
 
 

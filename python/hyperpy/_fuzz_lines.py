@@ -1,12 +1,14 @@
 """Has the lines of a device's own code told to the fuzzer: by `sys.monitoring` from Python 3.12 on, by `sys.settrace` before.
 
+The first of them is told of jumps and branches too: it tells nothing of a loop that is on one line.
+
 Both call native code (crates/hyperpy-python/src/fuzz/trail.rs), which looks at no other file.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,20 +31,26 @@ def told(trail: _hyperpy.Trail) -> Iterator[None]:
             yield
         return
     monitoring.use_tool_id(tool, _NAME)
-    events = monitoring.events
-
-    def line(code: Any, number: int) -> Any:
-        return None if trail.line(code, number) else monitoring.DISABLE
-
+    told = _calls(monitoring.events, trail)
     try:
-        monitoring.register_callback(tool, events.LINE, line)
-        monitoring.set_events(tool, events.LINE)
+        for event, call in told.items():
+            monitoring.register_callback(tool, event, call)
+        monitoring.set_events(tool, sum(told))
         yield
     finally:
         monitoring.set_events(tool, 0)
-        monitoring.register_callback(tool, events.LINE, None)
+        for event in told:
+            monitoring.register_callback(tool, event, None)
         monitoring.free_tool_id(tool)
         monitoring.restart_events()
+
+
+def _calls(events: Any, trail: _hyperpy.Trail) -> dict[int, Callable[..., Any]]:
+    """What is called for each event."""
+    calls: dict[int, Callable[..., Any]] = {events.LINE: trail.line, events.JUMP: trail.jump}
+    # From 3.14 on there is one event for each way.
+    ways = ("BRANCH_LEFT", "BRANCH_RIGHT") if hasattr(events, "BRANCH_LEFT") else ("BRANCH",)
+    return calls | {getattr(events, way): trail.branch for way in ways}
 
 
 def again(trail: _hyperpy.Trail) -> None:

@@ -23,7 +23,8 @@ class Report:
         corpus: inputs that are kept.
         seconds: how long it ran.
         problems: what went wrong around it: a full disk, a worker that was killed.
-        reset_us: what it takes to put the target back, in microseconds; None where that is not known.
+        reset_us: what it takes to put the target back, in microseconds on average; None where that is not known.
+        minimizing: how far a crash is that is being made small; "" if none is.
     """
 
     executions: int
@@ -34,6 +35,7 @@ class Report:
     seconds: float
     problems: tuple[str, ...] = ()
     reset_us: float | None = None
+    minimizing: str = ""
 
     @property
     def executions_per_s(self) -> float:

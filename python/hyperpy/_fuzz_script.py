@@ -33,6 +33,7 @@ def changing(gpa: int, size: int) -> bytes:
     for at in range(size):
         if GIVEN and GIVEN[0][0] == gpa + at:
             data[at] = GIVEN.pop(0)[1]
+            bench.memory.write(gpa + at, data[at : at + 1])  # and it stays, where nothing more is given
     return bytes(data)
 
 

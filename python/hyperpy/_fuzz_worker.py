@@ -33,6 +33,8 @@ __all__ = ["Fuzzer", "fuzzer_of"]
 _SLICE = 0.25
 # And so often if others want to know soon which blocks are covered: until then they are stopped there, too.
 _SHARED = 0.05
+# A crash is made small for so many seconds: there is more to be found.
+_SMALL = 10.0
 # Of a worker in which something else was raised than what a device may: not its target alone, so that another one may live.
 _FAILED = 3
 _NAMES = ("fuzzer", "target")
@@ -118,7 +120,7 @@ def _main() -> int:
             fuzzer.sync()
             others.learn()
     except KeyboardInterrupt:
-        told.tell(fuzzer.report)  # type: ignore[attr-defined] # as of all fuzzers
+        told.tell(fuzzer.report, is_last=True)  # type: ignore[attr-defined] # as of all fuzzers
     return 0
 
 
@@ -174,31 +176,40 @@ class _Told:
         self._out, self._crashes, self._others = out, crashes, others
         self.executions = 0
         self._small: dict[Any, dict[str, Any]] = {}
-        self._minimized: dict[Any, Crash] = {}
+        self._minimized: set[Any] = set()
 
-    def tell(self, report: Report) -> None:
+    def tell(self, report: Report, *, is_last: bool = False) -> None:
         self.executions = report.executions
+        self._write(report, [self._told(crash, 0 if is_last else _SMALL) for crash in report.crashes])
+
+    def _tell_small(self, report: Report) -> None:
+        """A crash is being made small."""
+        self._write(report, list(self._small.values()))
+
+    def _write(self, report: Report, crashes: list[dict[str, Any]]) -> None:
         line = {
             "executions": report.executions,
             "operations": report.operations,
             "coverage": report.coverage,
             "corpus": report.corpus,
-            "crashes": [self._told(crash) for crash in report.crashes],
+            "crashes": crashes,
             "problems": list(report.problems),
-            "reset_us": getattr(report, "reset_us", None),
+            "reset_us": report.reset_us,
+            "minimizing": report.minimizing,
             "stops": self._others.stops,
             "news": self._others.news(),
         }
         self._out.write(json.dumps(line) + "\n")
         self._out.flush()
 
-    def _told(self, crash: Crash) -> dict[str, Any]:
+    def _told(self, crash: Crash, seconds: float) -> dict[str, Any]:
         """What is known of a crash, which is made small once."""
         if crash.key not in self._small:
             folder, is_saved = None, True
-            small = self._minimized.setdefault(crash.key, crash)
-            if small is crash:
-                small = self._minimized[crash.key] = crash.minimize()
+            # One that could not be saved is as small as it will be.
+            most = 0 if crash.key in self._minimized else seconds
+            small = crash.minimize(seconds=most, progress=self._tell_small)
+            self._minimized.add(crash.key)
             if self._crashes is not None:
                 try:
                     folder = str(small.save(self._crashes))

@@ -39,8 +39,10 @@ from hyperpy._fuzz_guest_crash import GuestCrash
 from hyperpy._fuzz_input import InputDevice
 from hyperpy._fuzz_report import Report
 from hyperpy._fuzz_shape import event
+from hyperpy._fuzz_stock import STOCK, stock
 
 __all__ = [
+    "STOCK",
     "Campaign",
     "CampaignReport",
     "Crash",
@@ -55,4 +57,5 @@ __all__ = [
     "Kind",
     "Report",
     "event",
+    "stock",
 ]

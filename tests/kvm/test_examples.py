@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +20,8 @@ def said(name: str, *arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize("name", ["fork_fleet", "restore_loop"])
-def test_example_of_snapshots_has_less_than_80_lines(name: str) -> None:
+@pytest.mark.parametrize("name", ["fork_fleet", "restore_loop", "hostile_nic"])
+def test_example_has_less_than_80_lines(name: str) -> None:
     assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) < 80
 
 
@@ -38,3 +39,15 @@ def test_loop_of_restores_finds_the_word_letter_by_letter() -> None:
     runs = sum(letters.index(letter) + 1 for letter in "abracadabra")
     assert first.startswith(f"found 'abracadabra' by {runs} runs and restores, ")
     assert second.startswith("the last restore: 1 page in ")
+
+
+def test_driver_that_believes_its_card_is_broken_by_one_that_lies_and_by_no_other() -> None:
+    honest, found, crash = said("hostile_nic")
+    assert honest == "a full packet: Exit.Halt(vcpu=0)"
+    crashes, executions = re.findall(r"\d+", found)[:2]
+    assert int(crashes) >= 1
+    assert executions == "500"
+    says = re.match(r"the card says that its packet has (\d+) bytes: <crash: Exit\.", crash)
+    assert says
+    # The handler's address begins after 64 bytes.
+    assert int(says[1]) > 64

@@ -12,12 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.fuzzed import Mailbox
 
-from hyperpy._fuzz_args import duration, main
+from hyperpy._fuzz_args import duration, main, page
 from hyperpy._fuzz_worker import _Others, _Told
 from hyperpy.fuzz import Campaign, CampaignReport, DeviceFuzzer, Finding, FuzzError
 
@@ -111,6 +112,56 @@ def test_command_gives_its_report_as_json(tmp_path: Path) -> None:
     report = json.loads(ran.stdout)
     assert (ran.returncode, report["crashes"][0]["raised"]) == (1, "IndexError")
     assert report["executions"] > 0
+    assert report["reset_us"] > 0
+
+
+NUMBERS = """
+from hyperpy import Device, Register
+from hyperpy.fuzz import DeviceFuzzer
+
+class Value(Device):
+    value = Register(0x0)
+
+known = {}
+fuzzer = DeviceFuzzer(Value)
+fuzzer.invariant(lambda device: device.value < 2 or known[int(device.value)])
+"""
+SLOW = """
+import time
+from hyperpy import Device, Register
+from hyperpy.fuzz import DeviceFuzzer
+
+class Slow(Device):
+    value = Register(0x0)
+
+    @value.on_write
+    def _value(self, value):
+        time.sleep(0.05)
+        raise ValueError(value)
+
+fuzzer = DeviceFuzzer(Slow)
+"""
+
+
+def test_texts_of_workers_that_differ_by_numbers_are_one_finding(tmp_path: Path) -> None:
+    (tmp_path / "target.py").write_text(NUMBERS)
+    report = Campaign(target=str(tmp_path / "target.py"), workers=2, executions=200).run()
+    assert [(crash.kind, crash.raised) for crash in report.crashes] == [("invariant", "InvariantError")]
+    assert re.fullmatch(r"invariant 0 raises KeyError: \d+", report.crashes[0].where[0])
+
+
+def test_worker_that_makes_a_crash_small_tells_how_far_it_is(tmp_path: Path) -> None:
+    (tmp_path / "target.py").write_text(SLOW)
+    told: list[str] = []
+    report = Campaign(target=str(tmp_path / "target.py"), executions=20).run(
+        lambda report: told.extend(report.minimizing)
+    )
+    assert re.fullmatch(r"exception, \d+ operations to \d+, \d+ executions", told[0])
+    assert report.crashes[0].operations == 1
+    assert report.minimizing == ()
+    shown = page(replace(report, minimizing=("exception",), reset_us=2.5))
+    assert "reset        2.5 us" in shown
+    assert "minimizing   exception" in shown
 
 
 def test_command_on_a_terminal_draws_a_page_and_ctrl_c_ends_it_with_all_saved(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -237,3 +238,25 @@ def test_event_that_cannot_be_called_is_refused() -> None:
 
     with pytest.raises(DeclarationError, match="no such number of bytes: 0"):
         event(max_bytes=0)
+
+
+class Locked(Device):
+    """Has keys that stand nowhere in its code."""
+
+    key = Register(0x0, access="wo")
+
+    def __init__(self) -> None:
+        self.opens = zlib.crc32(b"opens")
+        self.deeper = [zlib.crc32(b"deeper")]
+
+    @key.on_write
+    def _key(self, value: int) -> None:
+        if value == self.opens:
+            raise RuntimeError("open")
+        if value == self.deeper[0]:
+            raise ValueError("deeper")
+
+
+def test_numbers_that_a_device_holds_are_in_later_inputs() -> None:
+    report = DeviceFuzzer(Locked, seed=1).run(executions=3000)
+    assert {crash.key.raised for crash in report.crashes} == {"RuntimeError", "ValueError"}

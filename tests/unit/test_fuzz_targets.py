@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
 import tomllib
@@ -23,6 +24,22 @@ PYTHON = (
     "spec_toml",
     "toml",
 )
+MODULES = ("run", "targets", "of_devices", "of_files", "of_specs", "choices")
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """What `make fuzz` runs."""
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    spec = importlib.util.spec_from_file_location("fuzz_script", ROOT / "scripts/fuzz.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "fuzz_script", module)
+    spec.loader.exec_module(module)
+    yield module
+    for name in MODULES[1:]:
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -31,7 +48,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     import run
 
     yield run
-    for name in ("run", "targets"):
+    for name in MODULES:
         sys.modules.pop(name)
 
 
@@ -92,3 +109,28 @@ def test_every_target_has_a_program_and_a_line_in_the_documentation(run: ModuleT
 
 def test_every_regression_is_of_a_target() -> None:
     assert {path.name for path in (FUZZ / "regressions").iterdir()} <= {*listed(), *PYTHON}
+
+
+@pytest.mark.parametrize(("executions", "finds", "status"), [(5, (), 0), (0, (), 1), (5, (FUZZ / "x",), 1)])
+def test_target_that_executed_nothing_fails_as_one_with_a_find_does(
+    script: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    executions: int,
+    finds: tuple[Path, ...],
+    status: int,
+) -> None:
+    done = script.Done("uart", executions, 1.0, 0, finds)
+    monkeypatch.setattr(script, "run_all", lambda *options: iter([done]))
+    assert script.main(["uart"]) == status
+    assert ("targets that executed nothing: uart" in capsys.readouterr().err) == (executions == 0)
+
+
+def test_program_that_ends_before_its_first_input_executed_nothing(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "WORK", tmp_path)
+    program = tmp_path / "idle"
+    program.write_text("#!/bin/sh\nexit 0\n")
+    program.chmod(0o755)
+    assert script.run_rust(program, 10, tmp_path / "corpus").executions == 0

@@ -182,7 +182,8 @@ impl Bench {
         self.guarded(|| self.device.load(&*state.state))
     }
 
-    fn guarded<T>(&self, f: impl FnOnce() -> T) -> Result<T, RunError> {
+    /// Runs something in which the device may panic.
+    pub(crate) fn guarded<T>(&self, f: impl FnOnce() -> T) -> Result<T, RunError> {
         catch_unwind(AssertUnwindSafe(f)).map_err(|panic| panicked(Some(self.name.clone()), panic.as_ref()))
     }
 }

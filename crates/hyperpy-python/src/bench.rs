@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hyperpy_core::bench::{Answer, Bench as Core, BenchState as CoreState, Play};
 use hyperpy_core::bus::{Action, Device, ones};
 use hyperpy_core::exit::StopReason;
+use hyperpy_core::fuzz::device::Around;
 use hyperpy_core::regfile::RegisterFile;
 use pyo3::exceptions::{PyBaseException, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -50,6 +51,8 @@ pub struct Bench {
     /// Of a device in Python.
     device: Option<Arc<PyDevice>>,
     faults: Arc<Faults>,
+    /// Of a stock device that something is around.
+    pub(crate) around: Option<Arc<dyn Around + Send + Sync>>,
     /// Another one is kept that has all of Python's, and shows it to the collector.
     is_second: bool,
 }
@@ -73,20 +76,27 @@ impl Bench {
         calls: Option<&Calls>,
     ) -> Self {
         let faults = Arc::<Faults>::default();
+        let mut around = None;
         let (device, python): (Arc<dyn Device>, _) = if let Ok(stock) = object.cast::<StockDevice>() {
-            (stock.get().device.clone(), None)
+            let stock = stock.get();
+            if let Some(time) = &stock.time {
+                time.follow(clock.core());
+            }
+            around.clone_from(&stock.around);
+            (stock.device.clone(), None)
         } else {
             let report = Report { faults: faults.clone(), control: std::sync::Weak::new() };
             let device = PyDevice::of(object, name, report, registers, Vec::new(), calls, clock.core());
             (device.clone(), Some(device))
         };
-        Self { core: Core::new(device, name, size, clock.core().clone()), device: python, faults, is_second: false }
+        let core = Core::new(device, name, size, clock.core().clone());
+        Self { core, device: python, faults, around, is_second: false }
     }
 
     /// A bench of the same device whose accesses are recorded. This one must be kept as long.
     fn recorded(&self, recorder: &Recorder) -> Self {
         let core = self.core.with(|device| recorder.before(device));
-        Self { core, device: None, faults: self.faults.clone(), is_second: true }
+        Self { core, device: None, faults: self.faults.clone(), around: None, is_second: true }
     }
 
     /// What a read gives.

@@ -216,7 +216,8 @@ pub(crate) fn is_writable(file: &File) -> io::Result<bool> {
 /// Counters that the compiler puts into the code of stock devices (LLVM's SanitizerCoverage, inline 8-bit counters).
 #[cfg(feature = "fuzz-coverage")]
 pub(crate) mod sancov {
-    use std::sync::atomic::{AtomicU8, Ordering};
+    use std::cell::RefCell;
+    use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
     use std::sync::{Mutex, PoisonError};
 
     use hyperpy_core::fuzz::coverage::{Counters, slot_of};
@@ -243,17 +244,112 @@ pub(crate) mod sancov {
         ALL.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|&(_, len)| len).sum()
     }
 
-    /// Counts what ran since the last time.
-    pub(crate) fn take(counters: &mut Counters) {
-        let all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
-        for (number, address) in all.iter().flat_map(|&(start, len)| start..start + len).enumerate() {
-            // SAFETY: within an array that its module gave; devices on other threads count with plain stores, of which one may be lost.
-            let counter = unsafe { AtomicU8::from_ptr(address as *mut u8) };
-            let times = counter.load(Ordering::Relaxed);
-            if times != 0 {
-                counter.store(0, Ordering::Relaxed);
-                counters.add(slot_of(7 << 56 | number as u64), times);
+    /// Comparisons of one input that are remembered.
+    const MOST: usize = 256;
+
+    thread_local! {
+        /// What the devices' code on this thread has compared since an input began.
+        static COMPARED: RefCell<Vec<(u64, u64)>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Remembers two numbers that are not equal.
+    fn note(there: u64, wanted: u64) {
+        if there != wanted {
+            // A thread that ends has none any more.
+            let _ = COMPARED.try_with(|compared| {
+                if let Ok(mut compared) = compared.try_borrow_mut()
+                    && compared.len() < MOST
+                {
+                    compared.push((there, wanted));
+                }
+            });
+        }
+    }
+
+    /// What was compared since an input began.
+    pub(crate) fn compared() -> Vec<(u64, u64)> {
+        COMPARED.take()
+    }
+
+    /// A comparison of two values: any of them may be the guest's.
+    macro_rules! compares {
+        ($($name:ident, $constant:ident: $kind:ty;)*) => {$(
+            /// Called where code compares two values.
+            // The name is the compiler's own for this, and nothing else in the library has it.
+            #[unsafe(no_mangle)]
+            pub extern "C" fn $name(one: $kind, other: $kind) {
+                note(one.into(), other.into());
+                note(other.into(), one.into());
             }
+
+            /// Called where code compares a value with a constant.
+            // As above.
+            #[unsafe(no_mangle)]
+            pub extern "C" fn $constant(constant: $kind, value: $kind) {
+                note(value.into(), constant.into());
+            }
+        )*};
+    }
+
+    compares! {
+        __sanitizer_cov_trace_cmp1, __sanitizer_cov_trace_const_cmp1: u8;
+        __sanitizer_cov_trace_cmp2, __sanitizer_cov_trace_const_cmp2: u16;
+        __sanitizer_cov_trace_cmp4, __sanitizer_cov_trace_const_cmp4: u32;
+        __sanitizer_cov_trace_cmp8, __sanitizer_cov_trace_const_cmp8: u64;
+    }
+
+    /// Called where code chooses by a value: `cases` is how many there are, its bits, and each of them.
+    ///
+    /// # Safety
+    /// The compiler calls it with an array of constants that is as long as its first number says, and two more.
+    // SAFETY: the name is the compiler's own for this, and nothing else in the library has it.
+    #[unsafe(no_mangle)]
+    pub unsafe extern "C" fn __sanitizer_cov_trace_switch(value: u64, cases: *const u64) {
+        // SAFETY: the array has its first number.
+        let count = usize::try_from(unsafe { cases.read() }).unwrap_or_default();
+        for at in 0..count.min(MOST) {
+            // SAFETY: within the array, by the number of its cases.
+            note(value, unsafe { cases.add(2 + at).read() });
+        }
+    }
+
+    /// Counters that are looked at at once.
+    const WORD: usize = 8;
+
+    /// Whether so many counters are 0: most are, and an input has not time for each.
+    fn is_zero(address: usize) -> bool {
+        // SAFETY: a multiple of 8, and 8 bytes within an array that its module gave; as for one counter.
+        let word = unsafe { AtomicU64::from_ptr(address as *mut u64) };
+        word.load(Ordering::Relaxed) == 0
+    }
+
+    /// Counts what ran since the last time, or forgets it, and with it what was compared.
+    pub(crate) fn take(mut counters: Option<&mut Counters>) {
+        if counters.is_none() {
+            COMPARED.with_borrow_mut(Vec::clear);
+        }
+        let all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = 0;
+        for &(start, len) in all.iter() {
+            let end = start + len;
+            let mut address = start;
+            while address < end {
+                if address.is_multiple_of(WORD) && end - address >= WORD && is_zero(address) {
+                    address += WORD;
+                    continue;
+                }
+                // SAFETY: within an array that its module gave; devices on other threads count with plain stores, of which one may be lost.
+                let counter = unsafe { AtomicU8::from_ptr(address as *mut u8) };
+                let times = counter.load(Ordering::Relaxed);
+                if times != 0 {
+                    counter.store(0, Ordering::Relaxed);
+                    if let Some(counters) = &mut counters {
+                        counters.add(slot_of(7 << 56 | (before + address - start) as u64), times);
+                    }
+                }
+                address += 1;
+            }
+            before += len;
         }
     }
 }

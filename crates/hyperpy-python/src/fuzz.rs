@@ -4,6 +4,8 @@
 //! back, for the host's events and at an input's end. A stock device without invariants needs none of it.
 
 mod dma;
+mod small;
+mod stock;
 mod subject;
 mod trail;
 
@@ -12,10 +14,9 @@ use std::time::{Duration, Instant};
 
 use hyperpy_core::bench::{Answer, BenchState};
 use hyperpy_core::fuzz::coverage::Counters;
-use hyperpy_core::fuzz::device::{DeviceLoop, Execution, OnBench, Subject, Trouble, execute};
+use hyperpy_core::fuzz::device::{Compared, Covered, DeviceLoop, Execution, OnBench, Subject, Trouble, execute};
 use hyperpy_core::fuzz::havoc::Words;
-use hyperpy_core::fuzz::minimize;
-use hyperpy_core::fuzz::ops::{Op, Ops, Span};
+use hyperpy_core::fuzz::ops::{Op, Ops};
 use hyperpy_core::fuzz::shape::{Need, Shape, Target, undeclared};
 use hyperpy_core::fuzz::slot::Noted;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -24,6 +25,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 pub use self::dma::FuzzMemory;
+use self::small::Trial;
+pub(crate) use self::stock::{BenchTime, Stock};
 use self::subject::{Growth, OnHost};
 pub use self::trail::{Trail, TrailOfCode};
 use crate::bench::Bench;
@@ -34,9 +37,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// What tells which code of stock devices ran, in a build that has counters there.
 #[cfg(feature = "fuzz-coverage")]
-const COVERED: Option<fn(&mut Counters)> = Some(crate::buffer::sancov::take);
+const COVERED: Option<Covered> = Some(crate::buffer::sancov::take);
 #[cfg(not(feature = "fuzz-coverage"))]
-const COVERED: Option<fn(&mut Counters)> = None;
+const COVERED: Option<Covered> = None;
+
+/// What tells what their code has compared.
+#[cfg(feature = "fuzz-coverage")]
+const COMPARED: Option<Compared> = Some(crate::buffer::sancov::compared);
+#[cfg(not(feature = "fuzz-coverage"))]
+const COMPARED: Option<Compared> = None;
 
 /// A target as Python describes it.
 #[derive(FromPyObject)]
@@ -158,34 +167,29 @@ impl DeviceFuzzer {
         }
     }
 
-    /// The fewest and simplest operations that raise something of which `same` says yes, as an input.
+    /// The fewest and simplest operations that raise something of which `same` says yes, as an input; and what ended the search before its end.
+    ///
+    /// `progress` is told executions and operations that are left, several times a second.
+    #[allow(clippy::too_many_arguments, reason = "called once, from Python")]
     fn minimize<'py>(
         &self,
         py: Python<'py>,
         host: &Bound<'py, PyAny>,
         input: &[u8],
         same: &Bound<'py, PyAny>,
-        mut budget: usize,
-    ) -> PyResult<Bound<'py, PyBytes>> {
+        budget: usize,
+        seconds: f64,
+        progress: &Bound<'py, PyAny>,
+    ) -> PyResult<(Bound<'py, PyBytes>, Option<PyErr>)> {
         let _noted = Noted::new(input);
-        let (mut ops, mut bytes) = (Ops::default(), Vec::new());
+        let until = Duration::try_from_secs_f64(seconds).ok().and_then(|it| Instant::now().checked_add(it));
+        let mut ops = Ops::default();
         self.shape.decode(input, &mut ops);
-        let mut trial = Trial {
-            py,
-            shape: &self.shape,
-            device: Device::of(host, &self.base)?,
-            same,
-            ops: ops.clone(),
-            failed: None,
-        };
-        let mut list = minimize::fewest(ops.list(), &mut budget, |list| trial.fails(list));
-        minimize::simplest(&mut list, &mut budget, |op| simpler(&self.shape, op), |list| trial.fails(list));
-        if let Some(failed) = trial.failed {
-            return Err(failed);
-        }
-        *ops.list_mut() = list;
-        self.shape.encode(&ops, &mut bytes);
-        Ok(PyBytes::new(py, &bytes))
+        let (small, ended) =
+            Trial::new(py, &self.shape, Device::of(host, &self.base)?, same, progress, until).minimized(ops, budget);
+        let mut bytes = Vec::new();
+        self.shape.encode(&small, &mut bytes);
+        Ok((PyBytes::new(py, &bytes), ended))
     }
 
     /// Has inputs tried as they are, in order.
@@ -195,10 +199,11 @@ impl DeviceFuzzer {
         Ok(())
     }
 
-    /// Executions, operations, counters that were counted, inputs in the corpus.
-    fn statistics(&self) -> PyResult<(u64, u64, usize, usize)> {
-        let it = self.lock()?.statistics();
-        Ok((it.executions, it.operations, it.coverage, it.corpus))
+    /// Executions, operations, counters that were counted, inputs in the corpus; what it takes to put the device back, in µs.
+    fn statistics(&self) -> PyResult<(u64, u64, usize, usize, Option<f64>)> {
+        let inner = self.lock()?;
+        let it = inner.statistics();
+        Ok((it.executions, it.operations, it.coverage, it.corpus, inner.reset().map(|it| it.as_secs_f64() * 1e6)))
     }
 
     /// The inputs of the corpus from one on.
@@ -297,33 +302,6 @@ fn turns(
     Ok(None)
 }
 
-/// Of a step, a value or bytes, what would be simpler to read.
-fn simpler(shape: &Shape, op: &Op) -> Vec<Op> {
-    match *op {
-        Op::Write { offset, size, value } => {
-            let fewer = (0..64).map(|bit| value & !(1 << bit)).filter(|&less| less != value).rev();
-            let lower = [0, 1, value >> 1, value.wrapping_sub(1)].into_iter().filter(|&less| less < value);
-            lower.chain(fewer).map(|value| Op::Write { offset, size, value }).collect()
-        }
-        Op::Step { ns } => {
-            [0, ns / 1000 * 1000, ns / 2].into_iter().filter(|&less| less < ns).map(|ns| Op::Step { ns }).collect()
-        }
-        Op::Read { offset, size } => {
-            let whole = shape.at(offset).and_then(|number| shape.target(number)).filter(|it| it.reads && !it.is_window);
-            let whole = whole.map(|it| Op::Read { offset: it.offset, size: it.width() });
-            whole.into_iter().filter(|it| *it != Op::Read { offset, size }).collect()
-        }
-        Op::Event { number, data } => shorter(data).map(|data| Op::Event { number, data }).collect(),
-        Op::Feed { data } => shorter(data).map(|data| Op::Feed { data }).collect(),
-        Op::Reset => Vec::new(),
-    }
-}
-
-fn shorter(data: Span) -> impl Iterator<Item = Span> {
-    let lengths = [0, data.len() / 2, data.len() * 3 / 4, data.len().saturating_sub(1)];
-    lengths.into_iter().filter(move |&length| length < data.len()).map(move |length| data.first(length))
-}
-
 /// A device and what is around it.
 enum Device {
     /// In Rust, and nobody in Python wants to know.
@@ -350,7 +328,8 @@ impl Device {
         match self {
             Self::Plain(bench, base, error) => {
                 let mut subject = OnBench::new(&bench.get().core, base.as_deref());
-                subject.covered = COVERED;
+                (subject.covered, subject.compared) = (COVERED, COMPARED);
+                subject.around = bench.get().around.as_deref();
                 let done = f(&mut subject);
                 *error = subject.error.map(|error| errors::run(&error));
                 done
@@ -381,36 +360,5 @@ impl Device {
         };
         let execution = self.with(|subject| py.detach(|| execute(shape, ops, subject, &mut counters, &mut note)));
         (reads, execution)
-    }
-}
-
-/// Whether fewer operations still fail.
-struct Trial<'a, 'py> {
-    py: Python<'py>,
-    shape: &'a Shape,
-    device: Device,
-    same: &'a Bound<'py, PyAny>,
-    ops: Ops,
-    /// Why it cannot be told any more.
-    failed: Option<PyErr>,
-}
-
-impl Trial<'_, '_> {
-    fn fails(&mut self, list: &[Op]) -> bool {
-        if self.failed.is_some() {
-            return false;
-        }
-        self.ops.list_mut().clear();
-        self.ops.list_mut().extend_from_slice(list);
-        let (_, execution) = self.device.execute(self.py, self.shape, &self.ops);
-        let told = match execution.trouble {
-            None => Ok(false),
-            Some(Trouble::Ended) => Err(self.device.error()),
-            Some(Trouble::Found) => self.same.call1((self.device.error(),)).and_then(|told| told.is_truthy()),
-        };
-        told.unwrap_or_else(|error| {
-            self.failed = Some(error);
-            false
-        })
     }
 }

@@ -4,6 +4,7 @@
 //! what the declaration tells: which register after which, and what the fields of each held when it was read and written.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::coverage::{Counters, coarse, coarsest};
 use super::engine::{Engine, Evolve, Outcome, Statistics};
@@ -22,6 +23,15 @@ pub enum Trouble {
     Found,
     /// It is none, and the campaign is to end: somebody wants the thread back.
     Ended,
+}
+
+/// Numbers that an input may want to have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Operands {
+    /// What the device has.
+    pub held: Vec<u64>,
+    /// What its code has compared: what was there, and what was wanted.
+    pub compared: Vec<(u64, u64)>,
 }
 
 /// A device to be fuzzed, and all that is around it.
@@ -58,6 +68,10 @@ pub trait Subject {
     /// # Errors
     /// Something does not hold.
     fn end(&mut self, counters: &mut Counters) -> Result<(), Trouble>;
+    /// The input that has just ended covers something new: what it could have been compared with.
+    fn operands(&mut self) -> Operands {
+        Operands::default()
+    }
 }
 
 /// What came of one input.
@@ -75,10 +89,22 @@ pub fn execute(
     ops: &Ops,
     subject: &mut dyn Subject,
     counters: &mut Counters,
+    answered: impl FnMut(&Answer),
+) -> Execution {
+    let begun = subject.begin();
+    execute_begun(begun, shape, ops, subject, counters, answered)
+}
+
+fn execute_begun(
+    begun: Result<(), Trouble>,
+    shape: &Shape,
+    ops: &Ops,
+    subject: &mut dyn Subject,
+    counters: &mut Counters,
     mut answered: impl FnMut(&Answer),
 ) -> Execution {
     let (mut last, mut operations) = (0, 0);
-    let trouble = subject.begin().and_then(|()| {
+    let trouble = begun.and_then(|()| {
         for op in ops.list() {
             operations += 1;
             let what = match *op {
@@ -145,12 +171,29 @@ fn tell(shape: &Shape, play: Play, value: u64, counters: &mut Counters) -> u64 {
     what
 }
 
+/// Adds what was covered since the last time, or forgets it: what came before an input is not the input's.
+pub type Covered = fn(Option<&mut Counters>);
+/// Tells what was compared since an input began: what was there, and what was wanted.
+pub type Compared = fn() -> Vec<(u64, u64)>;
+
+/// What is around a device in Rust, and is not it: the host's end of a line, a button.
+pub trait Around {
+    /// Puts it back to what it was before every input.
+    fn begin(&self);
+    /// Does one of the host's events.
+    fn event(&self, number: u32, data: &[u8]);
+}
+
 /// A device in Rust on a bench, put back by its state, or by its reset where it cannot be saved.
 pub struct OnBench<'a> {
     bench: &'a Bench,
     base: Option<&'a BenchState>,
-    /// Adds what else was covered since the last time: by counters in the devices' code, where it has some.
-    pub covered: Option<fn(&mut Counters)>,
+    /// What else was covered, by counters in the devices' code, where it has some.
+    pub covered: Option<Covered>,
+    /// What was compared since an input began, in devices' code that tells it.
+    pub compared: Option<Compared>,
+    /// Who does the host's events.
+    pub around: Option<&'a (dyn Around + Send + Sync)>,
     /// What it panicked with.
     pub error: Option<RunError>,
 }
@@ -159,7 +202,7 @@ impl<'a> OnBench<'a> {
     /// `base` is what every input begins with; none, where the device cannot be saved.
     #[must_use]
     pub fn new(bench: &'a Bench, base: Option<&'a BenchState>) -> Self {
-        Self { bench, base, covered: None, error: None }
+        Self { bench, base, covered: None, compared: None, around: None, error: None }
     }
 
     fn kept<T>(&mut self, done: Result<T, RunError>) -> Result<T, Trouble> {
@@ -172,6 +215,9 @@ impl<'a> OnBench<'a> {
 
 impl Subject for OnBench<'_> {
     fn begin(&mut self) -> Result<(), Trouble> {
+        if let Some(around) = self.around {
+            around.begin();
+        }
         let done = match self.base {
             Some(base) => {
                 self.bench.clock().load(&base.kept);
@@ -179,6 +225,9 @@ impl Subject for OnBench<'_> {
             }
             None => self.bench.reset(),
         };
+        if let Some(covered) = self.covered {
+            covered(None);
+        }
         self.kept(done)
     }
 
@@ -199,17 +248,23 @@ impl Subject for OnBench<'_> {
         self.kept(done)
     }
 
-    fn event(&mut self, _: u32, _: &[u8]) -> Result<(), Trouble> {
-        Ok(())
+    fn event(&mut self, number: u32, data: &[u8]) -> Result<(), Trouble> {
+        let Some(around) = self.around else { return Ok(()) };
+        let done = self.bench.guarded(|| around.event(number, data));
+        self.kept(done)
     }
 
     fn feed(&mut self, _: &[u8]) {}
 
     fn end(&mut self, counters: &mut Counters) -> Result<(), Trouble> {
         if let Some(covered) = self.covered {
-            covered(counters);
+            covered(Some(counters));
         }
         Ok(())
+    }
+
+    fn operands(&mut self) -> Operands {
+        Operands { held: Vec::new(), compared: self.compared.map(|compared| compared()).unwrap_or_default() }
     }
 }
 
@@ -221,14 +276,20 @@ pub struct DeviceLoop {
     counters: Counters,
     ops: Ops,
     input: Vec<u8>,
+    /// What putting the device back took, and how often it was measured.
+    resets: (Duration, u32),
 }
+
+/// Of the inputs one in so many is measured.
+const MEASURED: u64 = 16;
 
 impl DeviceLoop {
     /// A campaign of a seed.
     #[must_use]
     pub fn new(shape: Arc<Shape>, seed: u64, words: Words) -> Self {
         let engine = Evolve::new(seed, Reshape::new(shape.clone()), words);
-        Self { shape, engine, counters: Counters::default(), ops: Ops::default(), input: Vec::new() }
+        let (counters, ops, input, resets) = (Counters::default(), Ops::default(), Vec::new(), (Duration::ZERO, 0));
+        Self { shape, engine, counters, ops, input, resets }
     }
 
     /// What inputs are read by.
@@ -254,6 +315,12 @@ impl DeviceLoop {
         self.engine.statistics()
     }
 
+    /// What it takes to put the device back, on average.
+    #[must_use]
+    pub fn reset(&self) -> Option<Duration> {
+        self.resets.0.checked_div(self.resets.1)
+    }
+
     /// Thinks up the next input.
     pub fn prepare(&mut self) {
         self.engine.next(&mut self.input);
@@ -264,9 +331,14 @@ impl DeviceLoop {
     /// Executes it, and says what came of it and whether it is kept. One that the host ended counts for nothing.
     pub fn run(&mut self, subject: &mut dyn Subject) -> (Execution, bool) {
         let _noted = Noted::new(&self.input);
+        let since = self.engine.statistics().executions.is_multiple_of(MEASURED).then(Instant::now);
+        let begun = subject.begin();
+        if let Some(since) = since {
+            self.resets = (self.resets.0.saturating_add(since.elapsed()), self.resets.1.saturating_add(1));
+        }
         let words = self.engine.words();
         let mut answered = 0;
-        let execution = execute(&self.shape, &self.ops, subject, &mut self.counters, |answer| {
+        let execution = execute_begun(begun, &self.shape, &self.ops, subject, &mut self.counters, |answer| {
             // Some are enough: the last answers are what a device may want back.
             if let Answer::Value(value) = answer
                 && answered < 16
@@ -285,6 +357,12 @@ impl DeviceLoop {
             is_finding: execution.trouble.is_some(),
         };
         let is_kept = self.engine.report(&self.input, &outcome);
+        if is_kept {
+            let operands = subject.operands();
+            let words = self.engine.words();
+            operands.held.into_iter().for_each(|number| words.holds(number));
+            operands.compared.into_iter().for_each(|(there, wanted)| words.compared(there, wanted));
+        }
         (execution, is_kept)
     }
 }

@@ -25,6 +25,7 @@ pub struct Words {
     numbers: Vec<u64>,
     compared: VecDeque<(u64, u64)>,
     seen: VecDeque<u64>,
+    held: VecDeque<u64>,
 }
 
 impl Words {
@@ -50,12 +51,20 @@ impl Words {
         }
     }
 
-    /// A number: one that tells, one of the dictionary, one that was seen or compared.
+    /// What is fuzzed has a number, which it may compare with what it gets.
+    pub fn holds(&mut self, number: u64) {
+        if number > 1 && !self.held.contains(&number) {
+            remember(&mut self.held, number);
+        }
+    }
+
+    /// A number: one that tells, one of the dictionary, one that was seen, is held, or was compared.
     pub fn number(&self, rng: &mut Rng) -> u64 {
         let own = match rng.below(8) {
             0 | 1 => rng.pick(&self.numbers).copied(),
             2 => nth(rng, &self.seen),
             3 => nth(rng, &self.compared).map(|(_, wanted)| wanted),
+            4 if !self.held.is_empty() => nth(rng, &self.held),
             _ => None,
         };
         own.unwrap_or_else(|| match rng.below(4) {

@@ -120,6 +120,11 @@ impl FuzzMemory {
         self.lock().clear();
     }
 
+    /// What it takes of the process's memory, in bytes.
+    pub(super) fn footprint(&self) -> u64 {
+        self.lock().footprint() as u64
+    }
+
     pub(super) fn feed(&self, bytes: &[u8]) {
         self.lock().feed(bytes);
     }

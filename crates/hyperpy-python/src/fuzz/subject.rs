@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use hyperpy_core::bench::{Answer, Play};
 use hyperpy_core::fuzz::coverage::{Counters, coarse};
-use hyperpy_core::fuzz::device::{Subject, Trouble};
+use hyperpy_core::fuzz::device::{Operands, Subject, Trouble};
 use pyo3::exceptions::PyException;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -55,6 +55,11 @@ impl OnHost {
         })
     }
 
+    /// Memory that is the fuzzer's, in bytes.
+    fn own(&self) -> u64 {
+        self.memory.as_ref().map_or(0, |memory| memory.get().footprint())
+    }
+
     /// After each operation that may have called a method.
     fn checked(&mut self) -> Result<(), Trouble> {
         if !self.checks_each {
@@ -85,7 +90,10 @@ impl Subject for OnHost {
         let (bench, clock) = self.kept(made)?;
         let before = (std::mem::replace(&mut self.bench, bench), self.clock.replace(clock));
         attach(|_| drop(before));
-        self.growth.begin();
+        if let Some(covered) = super::COVERED {
+            covered(None);
+        }
+        self.growth.begin(self.own());
         Ok(())
     }
 
@@ -138,9 +146,9 @@ impl Subject for OnHost {
     fn end(&mut self, counters: &mut Counters) -> Result<(), Trouble> {
         self.trail.get().merge_into(counters);
         if let Some(covered) = super::COVERED {
-            covered(counters);
+            covered(Some(counters));
         }
-        let grown = self.growth.end();
+        let grown = self.growth.end(self.own());
         self.kept(grown)?;
         let told = attach(|py| self.host.call_method0(py, intern!(py, "end"))?.extract::<Vec<u64>>(py));
         for feature in self.kept(told)? {
@@ -154,29 +162,40 @@ impl Subject for OnHost {
         }
         Ok(())
     }
+
+    fn operands(&mut self) -> Operands {
+        // What it cannot tell it does not hold.
+        let held = attach(|py| self.host.call_method0(py, intern!(py, "held"))?.extract::<Vec<u64>>(py));
+        let mut held = held.unwrap_or_default();
+        if let Some(file) = self.bench.get().registers() {
+            held.extend((0..SHOWN).map_while(|cell| file.get(cell)));
+        }
+        Operands { held, compared: super::COMPARED.map(|compared| compared()).unwrap_or_default() }
+    }
 }
 
-/// How much memory the process has for its data, as one input after the other changes it.
+/// How much memory the process has for its data, as one input after the other changes it; less what is the fuzzer's own.
 pub(super) struct Growth {
     /// `/proc/self/statm`; none where there is no such file.
     statm: Option<File>,
     /// More than so many bytes of one input are a finding; 0: nothing is.
     most: u64,
     before: u64,
+    own: u64,
 }
 
 impl Growth {
     pub(super) fn new(most: u64) -> Self {
         let statm = if most == 0 { None } else { File::open("/proc/self/statm").ok() };
-        Self { statm, most, before: 0 }
+        Self { statm, most, before: 0, own: 0 }
     }
 
-    fn begin(&mut self) {
-        self.before = self.bytes();
+    fn begin(&mut self, own: u64) {
+        (self.before, self.own) = (self.bytes(), own);
     }
 
-    fn end(&self) -> PyResult<()> {
-        let grown = self.bytes().saturating_sub(self.before);
+    fn end(&self, own: u64) -> PyResult<()> {
+        let grown = self.bytes().saturating_sub(self.before).saturating_sub(own.saturating_sub(self.own));
         if self.statm.is_none() || grown <= self.most {
             return Ok(());
         }

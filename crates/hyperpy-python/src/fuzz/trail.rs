@@ -1,6 +1,8 @@
 //! The lines of a device's own code that were run, one after the other: what `sys.settrace` and `sys.monitoring` call.
 //!
-//! A feature is a line after another one. Code of other files is not looked at: it is told so when its frame begins.
+//! A feature is a line after another one. `sys.monitoring` tells of a line only where another one was before, so that a loop of one line
+//! is told by its jumps; and by branches, which way a condition within a line went. Code of other files is not looked at: it is told so when
+//! its frame begins.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +13,7 @@ use hyperpy_core::fuzz::rng::mixed;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::PyString;
 
 /// Code objects that are remembered: a device may make new ones without end.
@@ -33,6 +36,19 @@ impl Lines {
         self.count += 1;
         self.count <= self.most
     }
+}
+
+/// What tells places of jumps and of branches from lines.
+const JUMP: u64 = 1 << 62;
+const BRANCH: u64 = 1 << 63;
+
+/// `sys.monitoring.DISABLE`: this place is not to be told of any more.
+fn never_again(py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+    static DISABLE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let disable = DISABLE.get_or_try_init(py, || {
+        Ok::<_, PyErr>(py.import("sys")?.getattr("monitoring")?.getattr("DISABLE")?.unbind())
+    })?;
+    Ok(Some(disable.clone_ref(py)))
 }
 
 type Shared = Arc<Mutex<Lines>>;
@@ -84,11 +100,29 @@ impl Trail {
         Ok(self.of(&code)?.map(|(follower, _)| follower))
     }
 
-    /// What `sys.monitoring` calls for a line; False: never again for this one.
-    fn line(&self, py: Python<'_>, code: &Bound<'_, PyAny>, line: u64) -> PyResult<bool> {
-        let Some((_, base)) = self.of(code)? else { return Ok(false) };
+    /// What `sys.monitoring` calls for a line.
+    fn line(&self, py: Python<'_>, code: &Bound<'_, PyAny>, line: u64) -> PyResult<Option<Py<PyAny>>> {
+        let Some((_, base)) = self.of(code)? else { return never_again(py) };
         follow(py, &self.lines, base, line)?;
-        Ok(true)
+        Ok(None)
+    }
+
+    /// What it calls for a jump: one that goes back is as a line.
+    fn jump(&self, py: Python<'_>, code: &Bound<'_, PyAny>, start: u64, to: u64) -> PyResult<Option<Py<PyAny>>> {
+        match self.of(code)? {
+            Some((_, base)) if to <= start => {
+                follow(py, &self.lines, base, JUMP | to)?;
+                Ok(None)
+            }
+            _ => never_again(py),
+        }
+    }
+
+    /// What it calls for a branch: which way it went.
+    fn branch(&self, py: Python<'_>, code: &Bound<'_, PyAny>, start: u64, to: u64) -> PyResult<Option<Py<PyAny>>> {
+        let Some((_, base)) = self.of(code)? else { return never_again(py) };
+        locked(&self.lines).counters.hit(base ^ mixed(BRANCH | start << 24 | to));
+        Ok(None)
     }
 
     /// Inputs and operations that were begun: a number that goes up while none hangs.
