@@ -98,6 +98,9 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
     except FuzzError as error:
+        # What it had found before is found.
+        if shown.has_begun:
+            shown.end()
         return complain("fuzz", error)
     report = shown.end()
     return status or (STATUS_ERROR if report is not None and report.crashes else 0)
@@ -115,10 +118,15 @@ class _Shown:
         self._next = 0.0
         self._told: set[object] = set()
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is anything to show."""
+        return self._report is not None and bool(self._report.executions or self._report.crashes)
+
     def progress(self, report: CampaignReport) -> None:
         """Show how far it is."""
         self._report = report
-        if self._is_json or not report.executions:
+        if self._is_json or not self.has_begun:
             return
         now = time.monotonic()
         news = [*map(_crash, report.crashes), *report.problems]
@@ -210,7 +218,12 @@ def _line(report: CampaignReport) -> str:
 def _crash(crash: Finding) -> str:
     where = ", ".join(crash.where)
     kept = f" in {crash.folder}" if crash.folder else ""
+    if crash.kind == "killed":
+        return f"crash: killed its worker, {crash.raised}{kept}" + (
+            "" if crash.reproduces else ", does not come again"
+        )
     plural = "operation" if crash.operations == 1 else "operations"
     return (
         f"crash: {crash.kind}, {crash.raised or 'found'} at {where or '?'}, {crash.operations} {plural}{kept}"
+        + ("" if crash.reproduces else ", does not come again")
     )

@@ -1,24 +1,21 @@
 """A campaign: several fresh processes that fuzz one target, and the folder by which they exchange what they find.
 
-Public as `hyperpy.fuzz.Campaign`. What a worker does is in `hyperpy._fuzz_worker`; they are told what to do by a line on their standard
-input, tell how far they are by lines on their standard output, and end when their input does: also when this process is killed.
+Public as `hyperpy.fuzz.Campaign`. What a worker does is in `hyperpy._fuzz_worker`, the process that it is in `hyperpy._fuzz_process`; they are told what
+to do by a line on their standard input, and what others have covered by more of them, tell how far they are by lines on their standard output, and end when
+their input does: also when this process is killed. What they die of is `hyperpy._fuzz_killed`'s.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import selectors
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hyperpy._fuzz_findings import FuzzError, Key
+from hyperpy._fuzz_killed import Killed, save
+from hyperpy._fuzz_process import Worker
 
 __all__ = ["Campaign", "CampaignReport", "Finding"]
 
@@ -28,7 +25,10 @@ _LOOK = 0.1
 _ENDING = 2.0
 # A worker that dies so soon after its start, so many times in a row, will not live.
 _SOON, _TIMES = 2.0, 3
-_TAIL = 4096
+# Of inputs it may die more often in a row: each is found.
+_INPUTS = 50
+# Status of a worker whose target cannot be used, and of one in which something was raised that is no finding (`_fuzz_worker`).
+_UNUSABLE, _FAILED = 1, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,12 @@ class Finding:
     """A crash that a worker of a campaign has found.
 
     Arguments:
-        kind: as `Crash.kind`.
-        raised: the type that was raised.
+        kind: as `Crash.kind`; or "killed": the worker has died of it.
+        raised: the type that was raised, or the signal.
         where: the last lines of the device's code, or what does not hold.
-        operations: how many operations it takes, once it was made small.
+        operations: how many operations it takes, once it was made small; 0 where nobody can say.
         folder: where it is kept; None: nowhere.
+        reproduces: whether the input does it again.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Finding:
     where: tuple[str, ...]
     operations: int
     folder: str | None
+    reproduces: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class CampaignReport:
         problems: workers that were killed, folders that could not be written.
         reset_us: what a reset of the target takes, in microseconds, where that is known.
         minimizing: how far crashes are that workers are making small.
+        stops: how often a breakpoint has stopped a guest: once for a block, unless two workers come to it at the same time.
     """
 
     executions: int
@@ -75,6 +78,7 @@ class CampaignReport:
     problems: tuple[str, ...]
     reset_us: float | None = None
     minimizing: tuple[str, ...] = ()
+    stops: int = 0
 
     @property
     def executions_per_s(self) -> float:
@@ -85,18 +89,6 @@ class CampaignReport:
     def operations_per_s(self) -> float:
         """Operations a second."""
         return self.operations / self.seconds if self.seconds else 0.0
-
-
-@dataclass(eq=False)
-class _Worker:
-    """A process that fuzzes."""
-
-    number: int
-    process: subprocess.Popen[bytes]
-    began: float
-    rest: bytes = b""
-    told: dict[str, Any] = field(default_factory=dict)
-    stderr: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +123,8 @@ class Campaign:
     def run(self, progress: Callable[[CampaignReport], object] | None = None) -> CampaignReport:
         """Run it to its end; `progress` is told how far it is, several times a second.
 
-        A worker that is killed is replaced, and told of in `problems`. Ctrl-C has the workers end and save, and is raised then.
+        A worker that is killed is replaced, and told of in `problems`. The input that it was executing is tried again by the next one, and is a finding if that
+        is killed too, or if nobody else can have done it. Ctrl-C has the workers end and save, and is raised then.
 
         Raises:
             FuzzError: the target cannot be used: a worker says why.
@@ -148,10 +141,12 @@ class _Run:
     def __init__(self, campaign: Campaign, progress: Callable[[CampaignReport], object]) -> None:
         self._campaign, self._progress = campaign, progress
         self._selector = selectors.DefaultSelector()
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         self._generation = 0
         self._deaths = 0
-        self._before = {"executions": 0, "operations": 0}
+        self._before = {"executions": 0, "operations": 0, "stops": 0}
+        # What a worker has died of that is to be tried again, by the worker that does.
+        self._suspects: dict[Worker, Killed] = {}
         self._crashes: dict[tuple[Any, ...], Finding] = {}
         self._problems: dict[str, None] = {}
         self._most = {"coverage": 0, "corpus": 0}
@@ -173,7 +168,7 @@ class _Run:
             self._selector.close()
         return report
 
-    def _start(self, number: int) -> None:
+    def _start(self, number: int, killed: Killed | None = None) -> None:
         campaign = self._campaign
         task = {
             "target": campaign.target,
@@ -182,25 +177,15 @@ class _Run:
             "corpus": campaign.corpus,
             "crashes": campaign.crashes,
             "executions": campaign.executions,
+            "shares": campaign.workers > 1,
         }
         self._generation += len(self._workers) >= campaign.workers or self._deaths > 0
-        process = subprocess.Popen(
-            [sys.executable, "-m", "hyperpy._fuzz_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C of a terminal is this process's alone
-        )
-        worker = _Worker(number, process, time.monotonic())
+        worker = Worker(number, task, None if killed is None else killed.input)
         self._workers.append(worker)
-        for stream, keep in ((process.stdout, self._told), (process.stderr, self._said)):
-            os.set_blocking(stream.fileno(), False)  # type: ignore[union-attr] # they are pipes
-            self._selector.register(stream, selectors.EVENT_READ, (worker, keep))  # type: ignore[arg-type]
-        try:
-            process.stdin.write(json.dumps(task).encode() + b"\n")  # type: ignore[union-attr]
-            process.stdin.flush()  # type: ignore[union-attr]
-        except BrokenPipeError:
-            pass  # it has ended: that is seen later
+        if killed is not None:
+            self._suspects[worker] = killed
+        for stream in (worker.stdout, worker.stderr):
+            self._selector.register(stream, selectors.EVENT_READ, worker)
 
     def _look(self, timeout: float) -> None:
         """Take what workers say, and see to those that have ended."""
@@ -211,91 +196,95 @@ class _Run:
 
     def _hear(self, timeout: float) -> None:
         for key, _ in self._selector.select(timeout):
-            worker, keep = key.data
-            try:
-                data = os.read(key.fd, 1 << 16)
-            except BlockingIOError:
-                continue
-            keep(worker, data)
-            if not data:
+            lines, is_open = key.data.hear(key.fileobj)
+            self._told(key.data, lines)
+            if not is_open:
                 self._selector.unregister(key.fileobj)
+        for worker in self._workers:
+            worker.send()
 
-    def _drain(self, worker: _Worker) -> None:
+    def _drain(self, worker: Worker) -> None:
         """Take the last that it has said."""
-        for stream, keep in ((worker.process.stdout, self._told), (worker.process.stderr, self._said)):
-            while stream is not None:
-                try:
-                    data = os.read(stream.fileno(), 1 << 16)
-                except BlockingIOError:
-                    break
-                if not data:
-                    break
-                keep(worker, data)
+        for stream in (worker.stdout, worker.stderr):
+            self._told(worker, worker.hear(stream)[0])
 
-    def _told(self, worker: _Worker, data: bytes) -> None:
-        *lines, worker.rest = (worker.rest + data).split(b"\n")
-        for line in lines:
-            try:
-                told = json.loads(line)
-            except ValueError:
-                continue
-            worker.told = told
+    def _told(self, worker: Worker, lines: list[dict[str, Any]]) -> None:
+        for told in lines:
             self._reset_us = told.get("reset_us", self._reset_us)
             for name in self._most:
                 self._most[name] = max(self._most[name], told[name])
             for crash in told["crashes"]:
                 finding = Finding(**{**crash, "where": tuple(crash["where"])})
                 key = Key(crash["kind"], finding.raised, finding.where).same
-                self._crashes.setdefault(key, finding)  # whichever worker tells it first
+                known = self._crashes.get(key)
+                if known is None or known.folder is None:  # whichever worker tells it first, and has kept it
+                    self._crashes[key] = finding
             self._problems |= dict.fromkeys(
                 f"worker {worker.number}: {problem}" for problem in told["problems"]
             )
+            if told["news"]:
+                for other in self._workers:
+                    if other is not worker:
+                        other.tell({"news": told["news"]})
+            # It lives, so it has survived what it was to try.
+            if (killed := self._suspects.pop(worker, None)) is not None:
+                self._keep(killed)
 
-    def _said(self, worker: _Worker, data: bytes) -> None:
-        worker.stderr = (worker.stderr + data)[-_TAIL:]
-
-    def _forget(self, worker: _Worker) -> None:
-        for stream in (worker.process.stdout, worker.process.stderr):
-            if stream is not None and stream in [key.fileobj for key in self._selector.get_map().values()]:
+    def _forget(self, worker: Worker) -> None:
+        for stream in (worker.stdout, worker.stderr):
+            if stream in [key.fileobj for key in self._selector.get_map().values()]:
                 self._selector.unregister(stream)
-        for pipe in (worker.process.stdin, worker.process.stdout, worker.process.stderr):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
+        worker.close()
         self._workers.remove(worker)
         for name in self._before:
             self._before[name] += worker.told.get(name, 0)
+        # Nobody has tried it: it is kept as it is.
+        if (killed := self._suspects.pop(worker, None)) is not None:
+            self._keep(killed)
 
-    def _ended(self, worker: _Worker) -> None:
+    def _keep(self, killed: Killed) -> None:
+        """Keep an input that a worker has died of, if it is a finding."""
+        if not killed.is_its_own:
+            return
+        key = "killed", killed.how, (killed.name,)
+        folder = None
+        if self._campaign.crashes is not None:
+            try:
+                folder = save(killed, self._campaign.crashes, self._campaign.target)
+            except OSError as error:
+                self._problems[f"not saved: {error.strerror or error}: {error.filename}"] = None
+        self._crashes[key] = Finding("killed", killed.how, (killed.name,), 0, folder, killed.reproduces)
+
+    def _ended(self, worker: Worker) -> None:
         """A worker has ended: as it should, because its target cannot be used, or killed."""
         status = worker.process.returncode
+        killed = Killed.of(worker) if status not in {0, _UNUSABLE, _FAILED} else None
+        if killed is not None and killed.reproduces:
+            self._suspects.pop(worker, None)
+            self._keep(killed)
         self._forget(worker)
         if status == 0:
             return
-        said = worker.stderr.decode(errors="replace").strip()
-        if status == 1:
-            raise FuzzError(said or "worker has ended, and does not say why", hint=None)
-        how = signal.Signals(-status).name if status < 0 else f"status {status}"
-        lines = [line for line in said.splitlines() if line and not line.startswith((" ", "hint: "))]
+        if status == _UNUSABLE:
+            raise FuzzError(worker.said or "worker has ended, and does not say why", hint=None)
+        lines = [line for line in worker.said.splitlines() if line and not line.startswith((" ", "hint: "))]
         last = f": {lines[-1]}" if lines else ""
         self._deaths = self._deaths + 1 if time.monotonic() - worker.began < _SOON else 1
         self._generation += 1
         self._problems[
-            f"worker {worker.number} was killed and replaced: {how}, pid {worker.process.pid}{last}"
+            f"worker {worker.number} was killed and replaced: {worker.how}, pid {worker.process.pid}{last}"
         ] = None
-        if self._deaths > _TIMES * self._campaign.workers:
+        if self._deaths > (_TIMES if killed is None else _INPUTS) * self._campaign.workers:
             raise FuzzError(
-                f"workers do not live: {how}{last}",
+                f"workers do not live: {worker.how}{last}",
                 hint="run the target's fuzzer in this process, to see why",
             )
-        self._start(worker.number)
+        self._start(worker.number, None if killed is None or killed.reproduces else killed)
 
     def _end(self) -> None:
         """Have all workers end, and take what they say."""
         for worker in self._workers:
-            if worker.process.stdin is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    worker.process.stdin.close()
+            worker.end()
         until = time.monotonic() + _ENDING
         while self._workers and time.monotonic() < until:
             for worker in [it for it in self._workers if it.process.poll() is not None]:
@@ -331,4 +320,5 @@ class _Run:
             tuple(self._problems),
             max(resets, default=self._reset_us),
             tuple(told for worker in self._workers if (told := worker.told.get("minimizing"))),
+            total("stops"),
         )

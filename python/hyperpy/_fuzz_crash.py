@@ -38,6 +38,11 @@ class Crash:
         self._shortest = data
 
     @property
+    def reproduces(self) -> bool:
+        """Whether the input does it again."""
+        return True
+
+    @property
     def kind(self) -> Kind:
         """What was found: "invariant", "exception", "hang", "memory" or "panic"."""
         return self.key.kind
@@ -169,7 +174,9 @@ class Crash:
             OSError: it cannot be written, as on a full disk. The crash is as it was, and can be saved elsewhere.
         """
         parent = Path(folder)
-        target = parent / f"{self.kind}-{hashlib.sha1(self.input, usedforsecurity=False).hexdigest()[:12]}"
+        target = (
+            parent / f"{self.kind}-{hashlib.sha1(self._identity, usedforsecurity=False).hexdigest()[:12]}"
+        )
         if target.exists():
             return target
         files = self._files()
@@ -187,6 +194,11 @@ class Crash:
                 return target
             raise
         return target
+
+    @property
+    def _identity(self) -> bytes:
+        """What names its folder."""
+        return self.input
 
     def _fill(self, folder: Path) -> None:
         """Put more into the folder: what is too large to be kept in memory."""

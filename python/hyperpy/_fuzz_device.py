@@ -259,5 +259,4 @@ class DeviceFuzzer:
             self._crashes[key.same] = self._kept.unsaved[key.same] = Crash(self, data, key, error)
 
     def _save(self, *, is_last: bool = False) -> None:
-        count = self._native.statistics()[3] if is_last else self._native.settled()
-        self._kept.save(self._native.corpus, count)
+        self._kept.save(self._native.corpus, self._native.settled(), is_last=is_last)

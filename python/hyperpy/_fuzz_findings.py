@@ -27,8 +27,9 @@ __all__ = [
     "kind_of",
 ]
 
-Kind: TypeAlias = Literal["invariant", "exception", "hang", "memory", "panic", "exit", "address"]
-"""What was found: an invariant does not hold; a method raises; an operation does not end; it takes too much memory; Rust panics."""
+Kind: TypeAlias = Literal["invariant", "exception", "hang", "memory", "panic", "exit", "address", "killed"]
+"""What was found: an invariant does not hold; a method raises; an operation does not end; it takes too much memory; Rust panics;
+a guest ends by an exit or at an address; the process that executes it is killed."""
 
 # So many lines of the device's code tell findings apart.
 _LINES = 3

@@ -58,15 +58,15 @@ class Folder:
         finally:
             os.close(file)
 
-    def put(self, data: bytes) -> None:
-        """Keep an input, unless it is there.
+    def put(self, data: bytes) -> bool:
+        """Keep an input, unless it is there; say whether it was not.
 
         Raises:
             OSError: it cannot be written.
         """
         name = _name(data)
         if name in self._seen:
-            return
+            return False
         os.makedirs(self._root, exist_ok=True)
         target = os.path.join(self._root, name)
         begun = os.path.join(self._root, b".%d-%s" % (os.getpid(), name))
@@ -78,6 +78,13 @@ class Folder:
                 os.unlink(begun)
             raise
         self._seen.add(name)
+        return True
+
+    def drop(self, data: bytes) -> None:
+        """Take an input out that was put here."""
+        self._seen.discard(name := _name(data))
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(self._root, name))
 
     def keep_only(self, inputs: list[bytes]) -> None:
         """Keep these, and take out all others that are named by their hash: files of other names are somebody's own."""

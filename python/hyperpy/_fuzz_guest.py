@@ -48,7 +48,7 @@ class GuestFuzzer:
         dictionary: bytes and numbers that the guest knows.
 
     Raises:
-        TypeError: the base is no snapshot.
+        TypeError: it is no machine, or the base is no snapshot.
         ValueError: there are no workers, or too many.
 
     Example:
@@ -77,6 +77,8 @@ class GuestFuzzer:
         crashes: str | Path | None = None,
         dictionary: Iterable[bytes | str | int] = (),
     ) -> None:
+        if not hasattr(machine, "snapshot"):
+            raise TypeError(f"not a machine: {machine!r:.60}\n\nhint: GuestFuzzer(m, m.snapshot())")
         if not isinstance(base, Snapshot):
             raise TypeError(f"not a snapshot: {base!r:.60}\n\nhint: GuestFuzzer(m, m.snapshot())")
         self.machine, self.base = machine, base
@@ -174,7 +176,7 @@ class GuestFuzzer:
         ends `run`. What other places take of the input they take before all devices.
 
         Raises:
-            TypeError: nobody can set its `fuzz_input`.
+            TypeError: nobody can set its `fuzz_input`; or it is a class.
         """
         self._changes().input_device(device)
 
@@ -193,7 +195,7 @@ class GuestFuzzer:
 
         Raises:
             TypeError: it is no class of `Exit`.
-            ValueError: there is no such exception.
+            ValueError: there is no such exception; or it is `Exit.Timeout`, which is a hang: see `limit`.
         """
         self._changes().crash_on(exits, vectors, [_address(gva) for gva in addresses])
 
@@ -252,6 +254,7 @@ class GuestFuzzer:
     @property
     def _native(self) -> _hyperpy.GuestFuzzer:
         if self._made is None:
+            self._plan.check()
             texts, numbers = dictionary_of(self._dictionary)
             self._made = self._plan.native(
                 self.machine._native, self.base._native, self.seed % _SEEDS, texts, numbers
@@ -264,13 +267,18 @@ class GuestFuzzer:
         Ctrl-C ends it; what was found is kept then too: see `report`.
 
         Raises:
-            ValueError: neither is given; or the plan does not fit the guest, such as an address of a breakpoint where no memory is.
+            FuzzError: nobody was told where inputs go.
+            ValueError: neither is given, or one is below 0; or the plan does not fit the guest, such as an address of a breakpoint where no memory is.
             KvmUnavailable: this KVM does not hand breakpoints over in such a guest.
             KeyboardInterrupt: Ctrl-C.
             Exception: what a device raised.
         """
         if seconds is None and executions is None:
             raise ValueError("run has no end\n\nhint: run(seconds=60), or run(executions=10_000)")
+        for name, value in (("seconds", seconds), ("executions", executions)):
+            if value is not None and not value >= 0:
+                raise ValueError(f"run cannot end: {name}={value}\n\nhint: 0 or more")
+        self._plan.check()
         began = time.monotonic()
         until = began + (_ANY_NUMBER if seconds is None else seconds)
         left = _ANY_NUMBER if executions is None else executions
@@ -282,7 +290,7 @@ class GuestFuzzer:
                 left -= self._slice(left, min(_SLICE, until - now))
         finally:
             self._seconds += time.monotonic() - began
-            self._save()
+            self._save(is_last=True)
         return self.report
 
     def _slice(self, most: int, seconds: float) -> int:
@@ -306,25 +314,45 @@ class GuestFuzzer:
         """Take up what others have put into the folder of the corpus since it was looked at."""
         self._kept.sync()
 
+    def news(self) -> list[tuple[bytes, list[int]]]:
+        """Return inputs that were the first to come to a breakpoint since it was asked last, with these: what other fuzzers of the guest can `learn`."""
+        return self._native.news()
+
+    def learn(self, news: list[tuple[bytes, list[int]]]) -> None:
+        """Take over what another fuzzer of the same guest tells by `news`: these breakpoints stop the guest no more, and the inputs are kept."""
+        self._native.learn(news)
+
+    @property
+    def stops(self) -> int:
+        """How often a breakpoint that covers has stopped the guest: each does once, unless somebody else has told of it before."""
+        return 0 if self._made is None else self._made.stops()
+
     def _add(self, data: bytes, found: Found) -> None:
-        crash = GuestCrash(self, data, found)
-        if crash.key not in self._found:
+        if found.key not in self._found:
+            crash = GuestCrash(self, data, found, is_here=True)
             self._found[crash.key] = self._kept.unsaved[crash.key] = crash
+            # Asked now, and not by Ctrl-C's last save, which would wait for a hang.
+            _ = crash.reproduces
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, crash: GuestCrash) -> None:
         """Know of a crash that a worker has saved."""
-        found = self._native.replay(data)
-        if found is not None:
-            crash = GuestCrash(self, data, Found(*found))
-            self._found.setdefault(crash.key, crash)
+        self._found.setdefault(crash.key, crash)
 
-    def _save(self) -> None:
-        self._kept.save(None if self._made is None else self._made.corpus)
+    def _save(self, *, is_last: bool = False) -> None:
+        made = self._made
+        if made is None:
+            self._kept.save(lambda start: [], 0)
+        else:
+            self._kept.save(made.corpus, made.settled(), is_last=is_last)
 
     def replay(self, input: bytes) -> GuestCrash | None:  # noqa: A002 - what `Crash.input` is
         """Execute one input, and return the crash that it is, if it is one. The machine stands where it ended."""
-        found = self._native.replay(input)
-        return None if found is None else GuestCrash(self, bytes(input), Found(*found))
+        found = self._replayed(input)
+        return None if found is None else GuestCrash(self, bytes(input), found)
+
+    def _replayed(self, data: bytes) -> Found | None:
+        found = self._native.replay(data)
+        return None if found is None else Found(*found)
 
     @property
     def crashes(self) -> tuple[GuestCrash, ...]:

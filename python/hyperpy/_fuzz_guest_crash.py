@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -12,17 +15,23 @@ from hyperpy._fuzz_findings import FuzzError, Key, Kind
 from hyperpy._fuzz_guest_script import BASE, script
 from hyperpy.errors import GuestFault
 from hyperpy.snapshot import Snapshot, SnapshotDiff
+from hyperpy.stats import table
 
 if TYPE_CHECKING:
     from hyperpy._fuzz_guest import GuestFuzzer
     from hyperpy._fuzz_report import Report
+    from hyperpy.trace import Trace
 
-__all__ = ["Found", "GuestCrash"]
+__all__ = ["Found", "GuestCrash", "KilledCrash"]
 
 # Executions that a crash is made small with, at most, and seconds: what hangs takes long each time.
 _BUDGET, _SECONDS = 5000, 10.0
+# So often a crash is tried again before it is said that it does not come again.
+TRIES = 5
 _ROW = 16
 _PAGE_FAULT = 14
+# What time alone moves: it is other each time, whatever the input does (crates/hyperpy-core/src/snapshot/hash.rs).
+_TIMED = re.compile(r"^clock\b|^vm\.clock_ns$|\.IA32_TSC$|\.time_ns$|\.lapic\.current_count$")
 
 
 class Found(NamedTuple):
@@ -36,21 +45,52 @@ class Found(NamedTuple):
     cr2: int
     stack_hash: int
     callers: list[int]
+    vcpu: int
 
     @property
     def kind(self) -> Kind:
         """Its kind."""
         match self.what:
-            case "exception" | "address" | "hang":
+            case "exception" | "address" | "hang" | "killed":
                 return self.what
             case _:
                 return "exit"
 
-    def text(self) -> str:
-        """It in words."""
+    @property
+    def key(self) -> Key:
+        """What tells it from others. Where in its loop a guest is found that does not end is chance."""
+        where = (hex(self.rip),) if self.kind != "hang" else ()
+        what = self.text_of_vectors() if self.kind == "exception" else self.what
+        return Key(self.kind, what, (*where, *map(hex, self.callers)))
+
+    def text_of_vectors(self) -> str:
+        """The exceptions that it may be."""
+        return "exception " + " or ".join(map(str, self.vectors))
+
+    def to_json(self) -> str:
+        """All of it as text, so that another process knows it too."""
+        return json.dumps({**self._asdict(), "vectors": list(self.vectors)}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Found:
+        """What `to_json` has written.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            fields = json.loads(text)
+            return cls(**{**fields, "vectors": bytes(fields["vectors"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError(
+                f"no finding of a guest: {error}\n\nhint: finding.json of a crash's folder"
+            ) from error
+
+    def text(self, vcpus: int = 1) -> str:
+        """It in words, of a machine with so many vcpus."""
         match self.kind:
             case "exception":
-                what = "exception " + " or ".join(map(str, self.vectors))
+                what = self.text_of_vectors()
                 if self.error_code is not None:
                     what += f", error code {self.error_code:#x}"
                 if _PAGE_FAULT in self.vectors:
@@ -60,12 +100,12 @@ class Found(NamedTuple):
                 what = f"Exit.{self.what}{told}"
             case other:
                 what = other
-        where = f" at {self.rip:#x}"
+        where = f" at {self.rip:#x}" + (f" on vcpu {self.vcpu}" if vcpus > 1 else "")
         return what + where + (f", called from {', '.join(map(hex, self.callers))}" if self.callers else "")
 
 
 class _Ended(NamedTuple):
-    """What was there when the input had been executed again."""
+    """What was there when the input had been executed."""
 
     after: Snapshot
     difference: SnapshotDiff
@@ -79,14 +119,14 @@ class GuestCrash(Crash):
     words; `input` are the bytes, which `GuestFuzzer.replay` and any corpus take.
     """
 
-    def __init__(self, fuzzer: GuestFuzzer, data: bytes, found: Found) -> None:
-        self._guest, self.input, self._found = fuzzer, data, found
-        self._shortest = data
-        # Where in its loop a guest is found that does not end is chance.
-        where = (hex(found.rip),) if found.kind != "hang" else ()
-        self.key = Key(found.kind, found.what, (*where, *map(hex, found.callers)))
+    def __init__(self, fuzzer: GuestFuzzer, data: bytes, found: Found, *, is_here: bool = False) -> None:
+        """`is_here`: the machine stands where it crashed, so that its state need not come again."""
+        self._guest, self.input, self._found, self.key = fuzzer, data, found, found.key
+        self._seen = self._look() if is_here else None
+        self._short: GuestCrash = self
         hint = "minimize() makes the input small, write_script(path) reproduces it"
-        self.error = GuestFault(f"the guest ends by {found.text()}", hint=hint)
+        self._text = found.text(len(fuzzer.machine.vcpus))
+        self.error = GuestFault(f"the guest ends by {self._text}", hint=hint)
 
     @property
     def kind(self) -> Kind:
@@ -107,6 +147,11 @@ class GuestCrash(Crash):
     def rip(self) -> int:
         """Linear address of the instruction: of an exception the one that raised it."""
         return self._found.rip
+
+    @property
+    def vcpu(self) -> int:
+        """The vcpu that it happened on; of a hang the first that does not wait behind an HLT."""
+        return self._found.vcpu
 
     @property
     def error_code(self) -> int | None:
@@ -146,63 +191,95 @@ class GuestCrash(Crash):
                     lines += [f"{kind} {at:#x}: {len(mine)} bytes{length}", *_dump(mine, at)]
         return tuple(lines)
 
-    @cached_property
-    def _ended(self) -> _Ended:
+    def _look(self) -> _Ended:
+        """Keep how the machine stands."""
         guest, machine = self._guest, self._guest.machine
-        if guest.replay(self.input) is None:
-            raise FuzzError(
-                "crash does not come again", hint="what else decides it: time, a device, another machine?"
-            )
         after = machine.snapshot()
-        traced = str(machine.trace()).splitlines() if machine._traced else []
+        traced = _told(machine.trace()) if machine._traced else []
         return _Ended(after, guest.base.diff(after), tuple(traced))
+
+    @property
+    def reproduces(self) -> bool:
+        """Whether the input does it again: if not, something else decides too, such as a clock. It is tried a few times when asked first.
+
+        `GuestFuzzer.run` asks when it has found one.
+        """
+        return self._comes_again
+
+    @cached_property
+    def _comes_again(self) -> bool:
+        try:
+            for _ in range(TRIES):
+                found = self._guest._replayed(self.input)
+                if found is not None and found.key == self.key:
+                    self._seen = self._seen or self._look()
+                    return True
+        except KeyboardInterrupt:
+            # Nobody knows, and what is saved now is saved at once.
+            self._comes_again = True
+            raise
+        return False
+
+    @property
+    def _ended(self) -> _Ended | None:
+        """None: nobody has seen it, and it does not come again."""
+        if self._seen is None and not self.reproduces:
+            return None
+        return self._seen
 
     @property
     def state(self) -> Snapshot:
         """The machine as it has crashed, without a trace of breakpoints.
 
         Raises:
-            FuzzError: the input does not crash it again.
+            FuzzError: it was found by another process, and the input does not crash it again.
         """
-        return self._ended.after
+        if (ended := self._ended) is None:
+            hint = "what else decides it: time, a device, another machine?"
+            raise FuzzError("crash does not come again", hint=hint)
+        return ended.after
 
     @property
     def trace(self) -> tuple[str, ...]:
-        """The machine's last exits, if it is made with `trace=`; the last ones of them are this input's."""
-        return self._ended.trace
+        """The machine's last exits, if it is made with `trace=`, without their times; the last ones of them are this input's."""
+        return () if (ended := self._ended) is None else ended.trace
 
     @property
     def state_difference(self) -> dict[str, tuple[str | None, str | None]]:
-        """Values of the state that differ from the base, as text: before, and after."""
+        """Values of the state that differ from the base, as text: before, and after; but for what time alone moves, such as a counter of it."""
 
         def shown(value: Any) -> str | None:
             return None if value is None else hex(value) if type(value) is int else f"{value!r:.80}"
 
-        return {
-            change.path: (shown(change.old), shown(change.new)) for change in self._ended.difference.state
-        }
+        if (ended := self._ended) is None:
+            return {}
+        changes = [change for change in ended.difference.state if not _TIMED.search(change.path)]
+        return {change.path: (shown(change.old), shown(change.new)) for change in changes}
 
     @property
     def shortest(self) -> GuestCrash:
         """The same finding as short as it was made so far."""
-        return GuestCrash(self._guest, self._shortest, self._found)
+        return self._short
 
     def minimize(
         self, *, seconds: float = _SECONDS, progress: Callable[[Report], object] | None = None
     ) -> GuestCrash:
         """Return the same finding with as few bytes as possible, of which as many as possible are 0.
 
-        It takes 5,000 executions at most, and ends where the time is up.
+        It takes 5,000 executions at most, and ends where the time is up. One that does not come again is returned as it is.
 
         Arguments:
             seconds: how long it may take; 0: what was reached before is returned.
             progress: is told the fuzzer's report when it is done.
         """
-        if seconds:
-            self._shortest = self._guest._native.minimize(self._shortest, _BUDGET, seconds)
+        if seconds and self.reproduces:
+            small = self._guest._native.minimize(self._short.input, _BUDGET, seconds)
+            fewer = GuestCrash(self._guest, small, self._found)
+            if small != self._short.input and fewer.reproduces:
+                self._short = fewer
             if progress is not None:
                 progress(self._guest.report)
-        return self.shortest
+        return self._short
 
     def script(self) -> str:
         """Return the text of a script that reproduces it: it raises `error`.
@@ -212,24 +289,40 @@ class GuestCrash(Crash):
         Raises:
             FuzzError: there is neither a function that makes the fuzzer, nor a spec of the machine.
         """
-        return script(self._guest, self.input, self._found.text())
+        return script(self._guest, self.input, self._text, BASE)
 
     def write_script(self, path: str | Path) -> None:
-        """Write `script` to a file, and the snapshot that it needs beside it.
+        """Write `script` to a file, and the snapshot that it needs beside it, by the same name with ".hps" at its end.
 
         Raises:
             FuzzError: as for `script`.
             OSError: a file cannot be written.
         """
-        super().write_script(path)
+        base = Path(path).with_suffix(".hps")
+        Path(path).write_text(script(self._guest, self.input, self._text, base.name), encoding="utf-8")
         if self._guest.factory is None:
-            self._guest.base.save(Path(path).with_name(BASE))
+            self._guest.base.save(base)
 
     def _files(self) -> dict[str, bytes]:
         files = super()._files()
-        pages = [f"{part.region} {part.gpa:#x}: {part.pages} pages" for part in self._ended.difference.pages]
-        files["state.txt"] += "".join(f"{line}\n" for line in pages).encode()
+        if (ended := self._ended) is not None:
+            pages = [f"{part.region} {part.gpa:#x}: {part.pages} pages" for part in ended.difference.pages]
+            files["state.txt"] += "".join(f"{line}\n" for line in pages).encode()
+        if not self._is_known_to_reproduce:
+            files["error.txt"] += f"it did not come again in {TRIES} tries\n".encode()
+        files["finding.json"] = self._found.to_json().encode()
         return files
+
+    @property
+    def _identity(self) -> bytes:
+        # What does not come again may come to something else the next time.
+        return self.input if self._is_known_to_reproduce else self.input + repr(self.key).encode()
+
+    @property
+    def _is_known_to_reproduce(self) -> bool:
+        """Or nobody has asked yet: what is saved at Ctrl-C is saved at once."""
+        known: bool = self.__dict__.get("_comes_again", True)
+        return known
 
     def _fill(self, folder: Path) -> None:
         """Put what is no text beside the files."""
@@ -237,7 +330,45 @@ class GuestCrash(Crash):
             self._guest.base.save(folder / BASE)
 
     def __repr__(self) -> str:
-        return f"<crash: {self._found.text()}>"
+        again = "" if self._is_known_to_reproduce else ", which does not come again"
+        return f"<crash: {self._text}{again}>"
+
+
+class KilledCrash(GuestCrash):
+    """An input that a worker has died of: it is never executed in this process, so nothing is known of the guest."""
+
+    def __init__(self, fuzzer: GuestFuzzer, data: bytes, how: str, reproduces: bool) -> None:
+        super().__init__(fuzzer, data, Found("killed", b"", 0, 0, None, 0, 0, [], 0))
+        self.key = Key("killed", how, (hashlib.sha1(data, usedforsecurity=False).hexdigest()[:12],))
+        self._text, self._comes_again = f"the end of its worker: {how}", reproduces
+        self.error = GuestFault(f"the guest ends by {self._text}", hint="its folder has the input")
+
+    @property
+    def _ended(self) -> None:
+        return None
+
+    def minimize(
+        self, *, seconds: float = _SECONDS, progress: Callable[[Report], object] | None = None
+    ) -> KilledCrash:
+        """Return it as it is."""
+        del seconds, progress
+        return self
+
+
+def _told(trace: Trace) -> list[str]:
+    rows = [
+        [
+            str(it.vcpu),
+            it.what,
+            f"{it.address:#x}",
+            it.where,
+            str(it.size or ""),
+            f"{it.value:#x}",
+            f"{it.rip:#x}",
+        ]
+        for it in trace
+    ]
+    return table(["vcpu", "exit", "address", "device", "size", "value", "rip"], rows).splitlines()
 
 
 def _dump(data: bytes, at: int) -> list[str]:

@@ -53,9 +53,9 @@ def making(fuzzer: GuestFuzzer, base: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def script(fuzzer: GuestFuzzer, data: bytes, what: str) -> str:
-    """Return the text of a script that raises what the input comes to."""
-    beside = f'Path(__file__).with_name("{BASE}")'
+def script(fuzzer: GuestFuzzer, data: bytes, what: str, base: str) -> str:
+    """Return the text of a script that raises what the input comes to; `base` is the name of the snapshot beside it."""
+    beside = f"Path(__file__).with_name({base!r})"
     lines = [
         f'"""Reproduces a finding of hyperpy.fuzz: {what}."""',
         "",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperpy._fuzz_campaign import Campaign, CampaignReport
+from hyperpy._fuzz_guest_crash import Found, GuestCrash, KilledCrash
 from hyperpy._fuzz_guest_script import BASE, making
 
 if TYPE_CHECKING:
@@ -65,6 +66,16 @@ class Workers:
         self.coverage, self.corpus = max(self.coverage, report.coverage), max(self.corpus, report.corpus)
         self._fuzzer._kept.problems |= dict.fromkeys(report.problems)
         for finding in report.crashes:
-            with contextlib.suppress(OSError):
+            # One that has no folder could not be saved, which is among the problems.
+            with contextlib.suppress(OSError, ValueError):
                 if finding.folder is not None:
-                    self._fuzzer._take(Path(finding.folder, "input").read_bytes())
+                    folder = Path(finding.folder)
+                    data = (folder / "input").read_bytes()
+                    if finding.kind == "killed":
+                        crash: GuestCrash = KilledCrash(
+                            self._fuzzer, data, finding.raised, finding.reproduces
+                        )
+                    else:
+                        text = (folder / "finding.json").read_text(encoding="utf-8")
+                        crash = GuestCrash(self._fuzzer, data, Found.from_json(text))
+                    self._fuzzer._take(crash)

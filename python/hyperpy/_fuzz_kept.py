@@ -29,7 +29,8 @@ class Kept(Generic[_C]):
         self.crashes = None if crashes is None else Path(crashes)
         self.problems: dict[str, None] = {}
         self.unsaved: dict[Hashable, _C] = {}
-        self._saved = 0  # inputs of the corpus that are in the folder
+        self._saved = 0  # inputs of the corpus that are in the folder, and stay as they are
+        self._open: bytes | None = None  # the one that was put there as it was, and may be made shorter
         self._given: Iterator[bytes] = iter(()) if self.corpus is None else self.corpus.look()
 
     def sync(self) -> None:
@@ -41,19 +42,18 @@ class Kept(Generic[_C]):
         """Return inputs of the folder that were not tried yet, as many as are given at once."""
         return list(islice(self._given, min(most, _BATCH)))
 
-    def save(self, inputs: Callable[[int], list[bytes]] | None, count: int | None = None) -> None:
+    def save(self, inputs: Callable[[int], list[bytes]], settled: int, *, is_last: bool = False) -> None:
         """Put into the folders what is not there; what fails is told, and tried again.
 
-        `inputs` gives the corpus from a number on, of which `count` are to be kept; None: all.
+        `inputs` gives the corpus from a number on, of which `settled` stay as they are. One that may still be made shorter is put there
+        only at the end of a run (`is_last`), and taken out by the next if it was: so what is in the folder depends on what was executed, and
+        not on when.
         """
         # Ctrl-C comes after it: no file is left half written.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            if self.corpus is not None and inputs is not None:
-                new = inputs(self._saved)
-                for data in new if count is None else new[: max(0, count - self._saved)]:
-                    self.corpus.put(data)
-                    self._saved += 1
+            if self.corpus is not None:
+                self._save_inputs(self.corpus, inputs(self._saved), settled, is_last)
             if self.crashes is not None:
                 for key, crash in list(self.unsaved.items()):
                     crash.save(self.crashes)
@@ -63,8 +63,21 @@ class Kept(Generic[_C]):
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
+    def _save_inputs(self, corpus: Folder, new: list[bytes], settled: int, is_last: bool) -> None:
+        if self._open is not None and self._open not in new[:1]:
+            corpus.drop(self._open)
+        for data in new:
+            if not (is_settled := self._saved < settled) and not is_last:
+                break
+            is_new = corpus.put(data)
+            self._saved += is_settled
+            if not is_settled:
+                self._open = data if is_new or data == self._open else None
+                return
+        self._open = None
+
     def keep_only(self, inputs: list[bytes]) -> None:
         """Have these in the folder of the corpus, which is these now."""
-        self._saved = len(inputs)
+        self._saved, self._open = len(inputs), None
         if self.corpus is not None:
             self.corpus.keep_only(inputs)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hyperpy import _hyperpy
+from hyperpy._fuzz_findings import FuzzError
 from hyperpy._fuzz_input import InputDevice
 from hyperpy.exits import Exit
 
@@ -71,6 +72,9 @@ class Plan:
 
     def input_device(self, device: Any) -> None:
         """See `GuestFuzzer.input_device`."""
+        if isinstance(device, type):
+            hint = "the object that was attached"
+            raise TypeError(f"not a device, but a class: {device.__name__}\n\nhint: {hint}")
         if isinstance(device, InputDevice):
             device.fuzz_input.follow(self.input)
         else:
@@ -84,6 +88,9 @@ class Plan:
             if getattr(Exit, name, None) is not kind:
                 hint = "a class, such as Exit.Mmio"
                 raise TypeError(f"no class of Exit: {kind!r:.60}\n\nhint: {hint}")
+            if name == "Timeout":
+                hint = "limit(ms=..., hangs=True): what does not end is a hang"
+                raise ValueError(f"no end of an execution: Exit.{name}\n\nhint: {hint}")
             if name not in self.exits:
                 self.exits.append(name)
         for vector in vectors:
@@ -126,6 +133,12 @@ class Plan:
         self.steps = self.steps if steps is None else steps
         self.comparisons = self.comparisons if comparisons is None else comparisons
         self.by = by or self.by
+
+    def check(self) -> None:
+        """Raise a `FuzzError` if nobody takes anything of an input."""
+        if not self.all_places:
+            hint = "say where inputs go: input_at(gpa=..., max_len=...), input_register(name) or input_device(device)"
+            raise FuzzError("guest gets no input", hint=hint)
 
     @property
     def all_places(self) -> list[tuple[str, int, int, str]]:

@@ -48,7 +48,9 @@ class Report:
         return self.operations / self.seconds if self.seconds else 0.0
 
     def __str__(self) -> str:
+        once = sum(not crash.reproduces for crash in self.crashes)
+        told = f" ({once} did not come again)" if once else ""
         return (
             f"{self.executions} executions ({self.executions_per_s:,.0f}/s), {self.operations} operations "
-            f"({self.operations_per_s:,.0f}/s), coverage {self.coverage}, corpus {self.corpus}, crashes {len(self.crashes)}"
+            f"({self.operations_per_s:,.0f}/s), coverage {self.coverage}, corpus {self.corpus}, crashes {len(self.crashes)}{told}"
         )

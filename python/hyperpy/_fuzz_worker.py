@@ -6,11 +6,13 @@ input does. A fuzzer is anything that has `configure`, `sync`, `run` and `report
 
 from __future__ import annotations
 
-import _thread
+import contextlib
 import importlib.util
 import json
 import os
+import queue
 import shutil
+import signal
 import sys
 import threading
 import traceback
@@ -18,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hyperpy import _hyperpy
 from hyperpy._fuzz_findings import FuzzError
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ __all__ = ["Fuzzer", "fuzzer_of"]
 
 # So often it tells how far it is, and looks for what others have found.
 _SLICE = 0.25
+# And so often if others want to know soon which blocks are covered: until then they are stopped there, too.
+_SHARED = 0.05
 # A crash is made small for so many seconds: there is more to be found.
 _SMALL = 10.0
 # Of a worker in which something else was raised than what a device may: not its target alone, so that another one may live.
@@ -98,35 +103,80 @@ def _main() -> int:
     except FuzzError as error:
         print(error, file=sys.stderr)  # noqa: T201 - its parent reads it
         return 1
-    threading.Thread(target=_wait_for_end, daemon=True).start()
-    told = _Told(out, task["crashes"])
+    if (slot := task.get("slot")) is not None:
+        _hyperpy.note_inputs(f"/proc/self/fd/{slot}")
+    others = _Others(fuzzer, task.get("shares", False))
+    told = _Told(out, task["crashes"], others)
     left = task["executions"]
     try:
+        threading.Thread(target=_listen, args=(others,), daemon=True).start()
+        if (first := task.get("first")) is not None:
+            fuzzer.replay(bytes.fromhex(first))  # type: ignore[attr-defined] # as of all fuzzers
         while left is None or left > 0:
             before = told.executions
-            told.tell(fuzzer.run(seconds=_SLICE, executions=left))
+            told.tell(fuzzer.run(seconds=others.slice, executions=left))
             if left is not None:
                 left -= told.executions - before
             fuzzer.sync()
+            others.learn()
     except KeyboardInterrupt:
         told.tell(fuzzer.report, is_last=True)  # type: ignore[attr-defined] # as of all fuzzers
     return 0
 
 
-def _wait_for_end() -> None:
-    """Have the main thread end when nobody is there any more who wants this process."""
-    while sys.stdin.buffer.read(1):
-        pass
-    _thread.interrupt_main()
+class _Others:
+    """What the other workers have covered, and are told of this one: of fuzzers that can take it over without executing it."""
+
+    def __init__(self, fuzzer: Any, shares: bool) -> None:
+        self._fuzzer = fuzzer if shares and hasattr(fuzzer, "learn") else None
+        self._heard: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
+        self._of = fuzzer
+        self.news()  # from now on there are some
+
+    @property
+    def slice(self) -> float:
+        """How long it runs until they are told."""
+        return _SLICE if self._fuzzer is None else _SHARED
+
+    @property
+    def stops(self) -> int:
+        """How often a breakpoint has stopped a guest."""
+        return getattr(self._of, "stops", 0)
+
+    def hear(self, news: list[Any]) -> None:
+        """Take what others tell, on any thread."""
+        self._heard.put(news)
+
+    def learn(self) -> None:
+        """Have the fuzzer know it: all at once."""
+        news: list[tuple[bytes, list[int]]] = []
+        while not self._heard.empty():
+            news += [(bytes.fromhex(data), blocks) for data, blocks in self._heard.get()]
+        if news and self._fuzzer is not None:
+            self._fuzzer.learn(news)
+
+    def news(self) -> list[Any]:
+        """What is new here since it was asked last."""
+        return [] if self._fuzzer is None else [(data.hex(), blocks) for data, blocks in self._fuzzer.news()]
+
+
+def _listen(others: _Others) -> None:
+    """Hear what others tell; have the main thread end when nobody is there any more who wants this process."""
+    for line in sys.stdin.buffer:
+        with contextlib.suppress(ValueError, KeyError):  # half a line, of a parent that was killed
+            others.hear(json.loads(line)["news"])
+    # A signal, so that a device that waits is waked too.
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 class _Told:
     """What was told of a fuzzer."""
 
-    def __init__(self, out: Any, crashes: str | None) -> None:
-        self._out, self._crashes = out, crashes
+    def __init__(self, out: Any, crashes: str | None, others: _Others) -> None:
+        self._out, self._crashes, self._others = out, crashes, others
         self.executions = 0
         self._small: dict[Any, dict[str, Any]] = {}
+        self._minimized: set[Any] = set()
 
     def tell(self, report: Report, *, is_last: bool = False) -> None:
         self.executions = report.executions
@@ -146,6 +196,8 @@ class _Told:
             "problems": list(report.problems),
             "reset_us": report.reset_us,
             "minimizing": report.minimizing,
+            "stops": self._others.stops,
+            "news": self._others.news(),
         }
         self._out.write(json.dumps(line) + "\n")
         self._out.flush()
@@ -153,8 +205,11 @@ class _Told:
     def _told(self, crash: Crash, seconds: float) -> dict[str, Any]:
         """What is known of a crash, which is made small once."""
         if crash.key not in self._small:
-            folder = None
-            small = crash.minimize(seconds=seconds, progress=self._tell_small)
+            folder, is_saved = None, True
+            # One that could not be saved is as small as it will be.
+            most = 0 if crash.key in self._minimized else seconds
+            small = crash.minimize(seconds=most, progress=self._tell_small)
+            self._minimized.add(crash.key)
             if self._crashes is not None:
                 try:
                     folder = str(small.save(self._crashes))
@@ -162,14 +217,18 @@ class _Told:
                     if folder != first:
                         shutil.rmtree(first, ignore_errors=True)
                 except OSError:
-                    pass  # the report tells it
-            self._small[crash.key] = {
+                    is_saved = False  # the report tells it; it is tried again
+            told = {
                 "kind": crash.kind,
                 "raised": crash.key.raised,
                 "where": list(crash.key.where),
                 "operations": len(small.operations),
                 "folder": folder,
+                "reproduces": small.reproduces,
             }
+            if not is_saved:
+                return told
+            self._small[crash.key] = told
         return self._small[crash.key]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -278,6 +279,21 @@ def test_execution_that_does_not_end_hangs_by_instructions_at_the_same_place_eac
         fuzzer.limit(ms=5, instructions=100)
         found = [fuzzer.replay(b"\x01") for _ in range(3)]
         assert {crash.rip for crash in found if crash is not None and crash.kind == "hang"} == {found[0].rip}  # type: ignore[union-attr]
+
+
+def test_execution_by_steps_that_does_not_end_hangs_by_time() -> None:
+    with guest(SPIN) as machine:
+        fuzzer = GuestFuzzer(machine, machine.snapshot(), seed=1)
+        fuzzer.input_at(gpa=INPUT, max_len=1)
+        fuzzer.cover(steps=True)
+        fuzzer.limit(ms=10)
+        began = time.process_time()
+        crash = fuzzer.replay(b"\x01")
+        assert time.process_time() - began < 2.0
+        assert crash is not None
+        assert crash.kind == "hang"
+        assert fuzzer.replay(b"\x00") is None
+        assert fuzzer.run(executions=100).executions == 100
 
 
 def test_hang_is_no_crash_where_it_need_not_be() -> None:

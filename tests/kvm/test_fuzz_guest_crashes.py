@@ -17,7 +17,7 @@ from tests.parsers import CODE, DRIVER, INPUT, PARSER, guest, labels, parser_fuz
 
 from hyperpy import Exit, Flat, KvmUnavailable, Machine, StateError
 from hyperpy.doctor import flavour
-from hyperpy.fuzz import GuestFuzzer
+from hyperpy.fuzz import FuzzError, GuestFuzzer, InputDevice
 
 
 def test_crash_state_has_no_trace_of_breakpoints() -> None:
@@ -57,9 +57,23 @@ def test_breakpoints_that_kvm_does_not_hand_over_are_refused() -> None:
             assert fuzzer.replay(b"FUZ\x01") is None
 
 
+def test_fuzzer_that_was_not_told_where_inputs_go_is_refused() -> None:
+    with guest(PARSER) as machine:
+        for workers in (1, 2):
+            fuzzer = GuestFuzzer(machine, machine.snapshot(), workers=workers)
+            with pytest.raises(FuzzError, match="guest gets no input") as caught:
+                fuzzer.run(executions=1)
+            assert "input_at(gpa=" in (caught.value.hint or "")
+            with pytest.raises(FuzzError, match="guest gets no input"):
+                fuzzer.replay(b"")
+            # It can be told still.
+            fuzzer.input_register("rsi")
+
+
 def test_interrupt_ends_a_run_whose_guest_spins() -> None:
     with guest("again: jmp again") as machine:
         fuzzer = GuestFuzzer(machine, machine.snapshot())
+        fuzzer.input_register("rdi")
         fuzzer.limit(ms=60_000)
         sent: list[float] = []
 
@@ -91,6 +105,7 @@ def test_plan_that_does_not_fit_is_refused() -> None:
 
         def refused(tell: str) -> str:
             fuzzer = GuestFuzzer(machine, base)
+            fuzzer.input_register("rdi")
             code = compile(f"{tell}\nf.run(executions=1)", "plan", "exec")
             with pytest.raises(ValueError, match=r"hint: ") as caught:
                 exec(code, {"f": fuzzer})
@@ -104,7 +119,22 @@ def test_plan_that_does_not_fit_is_refused() -> None:
             "window of counters at 0x10001 does not fit"
         )
         assert refused("f.limit(ms=0)") == "limit in milliseconds is out of range: 0"
+        assert refused("from hyperpy import Exit; f.crash_on(Exit.Timeout)") == (
+            "no end of an execution: Exit.Timeout"
+        )
         assert refused("f.crash_on(vectors=[32])") == "no such exception: 32"
+
+
+def test_what_is_no_machine_device_or_end_is_refused() -> None:
+    with guest(PARSER) as machine:
+        with pytest.raises(TypeError, match="not a machine: None"):
+            GuestFuzzer(None, machine.snapshot())  # type: ignore[arg-type] # on purpose
+        fuzzer = parser_fuzzer(machine)
+        with pytest.raises(TypeError, match="not a device, but a class: InputDevice"):
+            fuzzer.input_device(InputDevice)
+        for seconds, executions in ((-1.0, None), (float("nan"), None), (None, -5)):
+            with pytest.raises(ValueError, match="run cannot end"):
+                fuzzer.run(seconds=seconds, executions=executions)
 
 
 def test_crash_folder_has_all_that_is_known_and_its_script_reproduces(tmp_path: Path) -> None:
@@ -113,7 +143,8 @@ def test_crash_folder_has_all_that_is_known_and_its_script_reproduces(tmp_path: 
         crash = fuzzer.replay(b"FUZ\x20")
         assert crash is not None
         folder = crash.save(tmp_path)
-        names = {"base.hps", "error.txt", "input", "operations.txt", "reproduce.py", "state.txt", "trace.txt"}
+        names = {"base.hps", "error.txt", "finding.json", "input", "operations.txt", "reproduce.py"}
+        names |= {"state.txt", "trace.txt"}
         assert {file.name for file in folder.iterdir()} == names
         assert (folder / "input").read_bytes() == b"FUZ\x20"
         assert "gpa 0x8000: 4 bytes, rsi = 4" in (folder / "operations.txt").read_text()
@@ -123,6 +154,17 @@ def test_crash_folder_has_all_that_is_known_and_its_script_reproduces(tmp_path: 
     done = _python(folder / "reproduce.py")
     assert done.returncode == 1
     assert "the guest ends by Exit.Mmio 0x7000000" in done.stderr
+
+
+def test_scripts_of_two_machines_in_one_folder_have_a_snapshot_each(tmp_path: Path) -> None:
+    for name, address in (("one", 0x7000000), ("two", 0x7100000)):
+        with guest(PARSER.replace("0x7000000", hex(address))) as machine:
+            crash = parser_fuzzer(machine).replay(b"FUZ\x20")
+            assert crash is not None
+            crash.write_script(tmp_path / f"{name}.py")
+    assert {file.name for file in tmp_path.iterdir()} == {"one.py", "one.hps", "two.py", "two.hps"}
+    assert "Exit.Mmio 0x7000000" in _python(tmp_path / "one.py").stderr
+    assert "Exit.Mmio 0x7100000" in _python(tmp_path / "two.py").stderr
 
 
 def _python(script: Path) -> subprocess.CompletedProcess[str]:

@@ -140,6 +140,24 @@ pub struct IoExit {
 }
 
 impl Exit {
+    /// The vCPU that it is of, if it is of one.
+    #[must_use]
+    pub fn vcpu(&self) -> Option<u32> {
+        match *self {
+            Self::Mmio(io) | Self::Pio(io) => Some(io.vcpu),
+            Self::Stopped { vcpu, .. } => vcpu,
+            Self::Timeout => None,
+            Self::Halt { vcpu }
+            | Self::Hypercall { vcpu, .. }
+            | Self::Msr { vcpu, .. }
+            | Self::Debug { vcpu, .. }
+            | Self::Shutdown { vcpu }
+            | Self::SystemEvent { vcpu, .. }
+            | Self::FailEntry { vcpu, .. }
+            | Self::InternalError { vcpu, .. } => Some(vcpu),
+        }
+    }
+
     /// Whether the guest has ended: nothing but a reset or a restore can make it run again.
     #[must_use]
     pub fn is_final(&self) -> bool {

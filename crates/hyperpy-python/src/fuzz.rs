@@ -18,6 +18,7 @@ use hyperpy_core::fuzz::device::{Compared, Covered, DeviceLoop, Execution, OnBen
 use hyperpy_core::fuzz::havoc::Words;
 use hyperpy_core::fuzz::ops::{Op, Ops};
 use hyperpy_core::fuzz::shape::{Need, Shape, Target, undeclared};
+use hyperpy_core::fuzz::slot::Noted;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -154,6 +155,7 @@ impl DeviceFuzzer {
         host: &Bound<'_, PyAny>,
         input: &[u8],
     ) -> PyResult<(Vec<u64>, usize, Option<PyErr>)> {
+        let _noted = Noted::new(input);
         let mut ops = Ops::default();
         self.shape.decode(input, &mut ops);
         let mut device = Device::of(host, &self.base)?;
@@ -179,6 +181,7 @@ impl DeviceFuzzer {
         seconds: f64,
         progress: &Bound<'py, PyAny>,
     ) -> PyResult<(Bound<'py, PyBytes>, Option<PyErr>)> {
+        let _noted = Noted::new(input);
         let until = Duration::try_from_secs_f64(seconds).ok().and_then(|it| Instant::now().checked_add(it));
         let mut ops = Ops::default();
         self.shape.decode(input, &mut ops);

@@ -2,6 +2,8 @@
 //!
 //! Python is not entered while inputs are executed, but for signals, and for the methods of a device in Python that the guest uses.
 
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -11,8 +13,9 @@ use hyperpy_core::fuzz::guest::patch::{Trap, Wanted};
 use hyperpy_core::fuzz::guest::place::{Place, Register};
 use hyperpy_core::fuzz::guest::triage::{ExitKind, Finding, What};
 use hyperpy_core::fuzz::guest::window::Layout;
-use hyperpy_core::fuzz::guest::{GuestError, GuestLoop, Plan};
+use hyperpy_core::fuzz::guest::{GuestError, GuestLoop, News, Plan};
 use hyperpy_core::fuzz::havoc::Words;
+use hyperpy_core::fuzz::slot;
 use hyperpy_core::snapshot::{SnapshotError, StateFault};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -64,11 +67,18 @@ impl FuzzInput {
     }
 }
 
+/// Notes each input that this process executes in a file, for whoever finds the process dead.
+#[pyfunction]
+pub fn note_inputs(path: PathBuf) -> PyResult<()> {
+    slot::open(File::options().read(true).write(true).open(path)?)?;
+    Ok(())
+}
+
 /// A place as Python describes it: its kind, an address, most bytes, a register or "".
 type Described = (String, u64, u64, String);
 
-/// What was found: how, which exceptions, further detail, rip, error code, cr2, hash of the stack, callers.
-type Told = (String, Vec<u8>, u64, u64, Option<u64>, u64, u64, Vec<u64>);
+/// What was found: how, which exceptions, further detail, rip, error code, cr2, hash of the stack, callers, vcpu.
+type Told = (String, Vec<u8>, u64, u64, Option<u64>, u64, u64, Vec<u64>, u32);
 
 fn told(finding: &Finding) -> Told {
     let (what, vectors) = match &finding.what {
@@ -77,8 +87,8 @@ fn told(finding: &Finding) -> Told {
         What::Hang => ("hang", Vec::new()),
         What::Exit(kind) => (kind.name(), Vec::new()),
     };
-    let Finding { detail, rip, error_code, cr2, ref callers, .. } = *finding;
-    (what.to_owned(), vectors, detail, rip, error_code, cr2, finding.stack_hash(), callers.clone())
+    let Finding { vcpu, detail, rip, error_code, cr2, ref callers, .. } = *finding;
+    (what.to_owned(), vectors, detail, rip, error_code, cr2, finding.stack_hash(), callers.clone(), vcpu)
 }
 
 /// A campaign on one guest.
@@ -196,6 +206,30 @@ impl GuestFuzzer {
         Ok(())
     }
 
+    /// Inputs that have hit blocks since it was asked last, with these blocks.
+    fn news<'py>(&self, py: Python<'py>) -> PyResult<Vec<(Bound<'py, PyBytes>, Vec<u64>)>> {
+        let news = self.lock()?.news();
+        Ok(news.into_iter().map(|(input, gvas)| (PyBytes::new(py, &input), gvas)).collect())
+    }
+
+    /// Takes over what others tell so.
+    fn learn(&self, py: Python<'_>, news: Vec<News>) -> PyResult<()> {
+        let mut guard = self.lock()?;
+        let inner = &mut *guard;
+        let host = PyHost::new(inner.machine());
+        let done = py.detach(|| {
+            let done = inner.learn(&news, &host);
+            inner.take_patches_out()?;
+            done
+        });
+        done.map_err(|error| raised(self.machine.get(), &host, &error))
+    }
+
+    /// How often a block has stopped the guest.
+    fn stops(&self) -> PyResult<u64> {
+        Ok(self.lock()?.stops())
+    }
+
     /// Executions, counters that were counted, inputs in the corpus; blocks that were not covered, and all; what a reset takes, in µs.
     fn statistics(&self) -> PyResult<(u64, usize, usize, usize, usize, Option<f64>)> {
         let inner = self.lock()?;
@@ -208,6 +242,11 @@ impl GuestFuzzer {
         let inner = self.lock()?;
         let entries: Vec<_> = inner.corpus(start).map(|entry| PyBytes::new(py, entry)).collect();
         PyList::new(py, entries)
+    }
+
+    /// How many of them stay as they are.
+    fn settled(&self) -> PyResult<usize> {
+        Ok(self.lock()?.settled())
     }
 
     /// Keeps only what covers all that is covered.

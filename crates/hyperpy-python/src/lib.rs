@@ -66,7 +66,7 @@ mod _hyperpy {
     #[pymodule_export]
     use crate::fuzz::{DeviceFuzzer, FuzzMemory, Trail, TrailOfCode};
     #[pymodule_export]
-    use crate::fuzz_guest::{FuzzInput, GuestFuzzer};
+    use crate::fuzz_guest::{FuzzInput, GuestFuzzer, note_inputs};
     #[pymodule_export]
     use crate::host::{BellThread, TimerThread, VcpuThread};
     #[pymodule_export]

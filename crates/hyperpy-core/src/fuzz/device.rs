@@ -12,6 +12,7 @@ use super::havoc::Words;
 use super::ops::{Op, Ops};
 use super::reshape::Reshape;
 use super::shape::Shape;
+use super::slot::Noted;
 use crate::bench::{Answer, Bench, BenchState, Play};
 use crate::error::RunError;
 
@@ -329,6 +330,7 @@ impl DeviceLoop {
 
     /// Executes it, and says what came of it and whether it is kept. One that the host ended counts for nothing.
     pub fn run(&mut self, subject: &mut dyn Subject) -> (Execution, bool) {
+        let _noted = Noted::new(&self.input);
         let since = self.engine.statistics().executions.is_multiple_of(MEASURED).then(Instant::now);
         let begun = subject.begin();
         if let Some(since) = since {

@@ -155,6 +155,16 @@ impl<S: Structure> Evolve<S> {
         self.given.extend(inputs);
     }
 
+    /// Keeps an input that somebody else has executed, if it covers something new. It counts as no execution.
+    pub fn learn(&mut self, input: &[u8], counters: &Counters) {
+        if self.seen.add(counters, &mut self.fresh) {
+            // The last one stays as it is now, since it is the last no more.
+            self.trim = None;
+            self.corpus.count(counters);
+            self.corpus.add(input, counters, 1);
+        }
+    }
+
     /// The inputs that are kept.
     #[must_use]
     pub fn corpus(&self) -> &Corpus {

@@ -63,3 +63,19 @@ fn test_words_and_compared_numbers_are_put_into_inputs() {
     }
     assert!(hits > 10, "{hits}");
 }
+
+#[test]
+fn test_input_of_somebody_else_is_kept_once_and_what_was_made_shorter_stays() {
+    let mut engine = Evolve::new(1, Plain, Words::default());
+    let (mut input, mut counters) = (Vec::new(), Counters::default());
+    engine.next(&mut input);
+    counters.mark(1);
+    let outcome = Outcome { counters: &counters, operations: 1, comparisons: &[], is_finding: false };
+    assert!(engine.report(b"mine, which is being made shorter", &outcome));
+    counters.mark(2);
+    engine.learn(b"other", &counters);
+    engine.learn(b"again", &counters);
+    let inputs: Vec<_> = engine.corpus().entries().iter().map(|entry| entry.input.to_vec()).collect();
+    assert_eq!(inputs, [b"mine, which is being made shorter".to_vec(), b"other".to_vec()]);
+    assert_eq!((engine.settled(), engine.statistics().executions, engine.statistics().coverage), (2, 1, 2));
+}

@@ -35,16 +35,12 @@ use super::engine::{Engine, Evolve, Outcome, Statistics};
 use super::havoc::Words;
 use super::minimize;
 use crate::control::Host;
-use crate::exit::Exit;
 use crate::machine::Machine;
 use crate::memory::Written;
 use crate::snapshot::Snapshot;
 
 /// Most instructions of an execution that is looked at for what it compares.
 const COMPARED: u64 = 2_000;
-
-/// So long a guest has to come to an int3 that is its next instruction.
-const PROBE: Duration = Duration::from_millis(200);
 
 /// What is done with inputs.
 #[derive(Clone, Debug)]
@@ -108,11 +104,18 @@ pub struct GuestLoop {
     steps: Steps,
     /// Blocks that this execution has hit.
     hits: Vec<u64>,
+    /// How often a block has stopped the guest.
+    stops: u64,
+    /// What others may learn; `None`: nobody wants to.
+    news: Option<Vec<News>>,
     input: Vec<u8>,
     found: BTreeSet<Key>,
     /// How long restores took, and how many there were.
     resets: (Duration, u32),
 }
+
+/// An input, and the blocks that it was the first to hit.
+pub type News = (Vec<u8>, Vec<u64>);
 
 /// What came of one input.
 #[derive(Debug)]
@@ -156,7 +159,7 @@ impl GuestLoop {
             Evolve::new(seed, Bytes { longest: placer.longest(), is_lasting: window.is_some() || plan.steps }, words);
         machine.take_int3(patches.has_int3());
         if patches.has_int3() {
-            try_int3(&machine, &plain, host)?;
+            patch::try_int3(&machine, &plain, host)?;
         }
         let mut made = Self {
             spared: window.iter().map(Window::spared).collect(),
@@ -171,6 +174,8 @@ impl GuestLoop {
             counters: Counters::default(),
             steps: Steps::default(),
             hits: Vec::new(),
+            stops: 0,
+            news: None,
             input: Vec::new(),
             found: BTreeSet::new(),
             resets: (Duration::ZERO, 0),
@@ -193,6 +198,12 @@ impl GuestLoop {
     /// The inputs that are kept, from one on.
     pub fn corpus(&self, start: usize) -> impl Iterator<Item = &[u8]> {
         self.engine.corpus().entries().iter().skip(start).map(|entry| &*entry.input)
+    }
+
+    /// How many inputs of the corpus stay as they are: the last one may still be made shorter.
+    #[must_use]
+    pub fn settled(&self) -> usize {
+        self.engine.settled()
     }
 
     /// Keeps only what covers all that is covered.
@@ -224,6 +235,38 @@ impl GuestLoop {
         self.patches.blocks()
     }
 
+    /// How often a block has stopped the guest.
+    #[must_use]
+    pub fn stops(&self) -> u64 {
+        self.stops
+    }
+
+    /// Inputs that have hit blocks since it was asked last; from the first time on they are kept for that.
+    pub fn news(&mut self) -> Vec<News> {
+        self.news.replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// Takes the blocks out that others have hit, all at once, and has their inputs in the corpus as if they had been executed here.
+    ///
+    /// # Errors
+    /// The machine cannot be put back.
+    pub fn learn(&mut self, news: &[News], host: &dyn Host) -> Result<(), GuestError> {
+        let mut is_new = false;
+        for (input, gvas) in news {
+            self.counters.clear();
+            for &gva in gvas {
+                if self.patches.clear(gva) {
+                    self.counters.mark(execute::covered(gva));
+                }
+            }
+            if !self.counters.is_empty() {
+                is_new = true;
+                self.engine.learn(input.get(..self.placer.longest()).unwrap_or(input), &self.counters);
+            }
+        }
+        if is_new { self.renew_base(host) } else { Ok(()) }
+    }
+
     /// Executes the next input.
     ///
     /// # Errors
@@ -246,6 +289,9 @@ impl GuestLoop {
         if finding.is_none() && !self.hits.is_empty() {
             for &gva in &self.hits {
                 self.patches.clear(gva);
+            }
+            if let Some(news) = &mut self.news {
+                news.push((input.to_vec(), self.hits.clone()));
             }
             self.renew_base(host)?;
         }
@@ -311,7 +357,7 @@ impl GuestLoop {
     fn compare(&mut self, input: &[u8], host: &dyn Host) -> Result<(), GuestError> {
         let most = self.plan.instructions.unwrap_or(COMPARED).min(COMPARED);
         self.begin(input, host)?;
-        self.go(Pace::Steps { most, edges: false, compares: true }, host)?;
+        self.go(Pace::Steps { most, edges: false, compares: true, time: None }, host)?;
         for &(there, wanted) in &self.steps.compared {
             self.engine.words().compared(there, wanted);
         }
@@ -327,20 +373,6 @@ impl GuestLoop {
         self.patches.write(&self.machine.memory)?;
         self.base = Arc::new(self.machine.snapshot(host)?);
         Ok(())
-    }
-}
-
-/// Sees whether KVM hands int3 over where the base stands: one that does not may interpret it, or give the guest its own exception.
-fn try_int3(machine: &Arc<Machine>, plain: &Snapshot, host: &dyn Host) -> Result<(), GuestError> {
-    let (regs, sregs) = (machine.regs(0, host)?, machine.sregs(0, host)?);
-    let rip = sregs.linear_rip(regs.rip);
-    let (gpa, _) = View { memory: &machine.memory, sregs: &sregs }.gpa(rip).ok_or(GuestError::NoCode { gva: rip })?;
-    machine.memory.write(gpa, &[Trap::Int3.byte()])?;
-    let exit = machine.run(Some(PROBE), host)?;
-    machine.restore(plain, &[], host)?;
-    match exit {
-        Exit::Debug { pc, .. } if pc == rip => Ok(()),
-        _ => Err(GuestError::NoBreakpoints { rip }),
     }
 }
 

@@ -83,3 +83,21 @@ fn test_patches_are_in_the_base_and_out_of_what_is_looked_at() {
     fuzzer.take_patches_out().unwrap();
     assert_eq!(read(), [0x90, 0x55]);
 }
+
+#[test]
+fn test_blocks_that_others_have_hit_are_out_of_the_base_at_once() {
+    let rig = Rig::new(vec![vec![]]);
+    rig.machine.memory.write(0x1000, &[0x90; 3]).unwrap();
+    let wanted = Wanted { stops: vec![0x1000], blocks: vec![0x1001, 0x1002], ..Wanted::default() };
+    let plan = Plan { wanted, places: vec![at(0x8000, 4)], ..Plan::default() };
+    let mut fuzzer = fuzzer(&rig, plan).unwrap();
+    assert!(fuzzer.news().is_empty());
+    let news = [(b"input".to_vec(), vec![0x1001, 0x1000, 0x5000]), (b"none".to_vec(), vec![0x1001])];
+    fuzzer.learn(&news, &rig).unwrap();
+    let mut code = [0; 3];
+    rig.machine.memory.read(0x1000, &mut code).unwrap();
+    // Where inputs end the byte stays, whoever names it.
+    assert_eq!((code, fuzzer.blocks(), fuzzer.stops()), ([0xf4, 0x90, 0xf4], (1, 2), 0));
+    assert_eq!(fuzzer.corpus(0).collect::<Vec<_>>(), [b"inpu"]);
+    assert!(fuzzer.news().is_empty());
+}

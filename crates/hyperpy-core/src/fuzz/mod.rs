@@ -6,8 +6,8 @@
 //! the time of day: one seed gives the same executions, corpus and findings, byte for byte.
 //!
 //! [`Evolve`] is the engine that there is: a corpus (`corpus`) of inputs that cover something new (`coverage`), changed byte by byte
-//! (`havoc`) or by whoever knows their structure (`reshape`). What was found is made small in `minimize`. Not here: files, processes,
-//! Python.
+//! (`havoc`) or by whoever knows their structure (`reshape`). What was found is made small in `minimize`. What is executed is noted where
+//! another process finds it (`slot`). Not here: files, processes, Python.
 
 pub mod corpus;
 pub mod coverage;
@@ -22,6 +22,7 @@ pub mod ops;
 pub mod reshape;
 pub mod rng;
 pub mod shape;
+pub mod slot;
 
 pub use self::corpus::Corpus;
 pub use self::coverage::{Counters, Seen};

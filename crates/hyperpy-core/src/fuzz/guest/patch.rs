@@ -5,11 +5,16 @@
 //! that execution at once and for all later ones when it has ended; all others stay.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::error::GuestError;
 use super::vectors;
 use super::view::View;
+use crate::control::Host;
+use crate::exit::Exit;
+use crate::machine::Machine;
 use crate::memory::Memory;
+use crate::snapshot::Snapshot;
 
 /// The instruction that stops a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,11 +174,10 @@ impl Patches {
         Ok(())
     }
 
-    /// Takes a block out of the base.
-    pub fn clear(&mut self, gva: u64) {
-        if let Some(patch) = self.0.get_mut(&gva) {
-            patch.is_set = false;
-        }
+    /// Takes a block out of the base; whether it was there.
+    pub fn clear(&mut self, gva: u64) -> bool {
+        let block = self.0.get_mut(&gva).filter(|patch| patch.role == Role::Block);
+        block.is_some_and(|patch| std::mem::take(&mut patch.is_set))
     }
 
     /// Puts every byte back that is still a patch, so that memory is what the guest has made of it.
@@ -197,5 +201,20 @@ impl Patches {
     pub fn blocks(&self) -> (usize, usize) {
         let blocks = self.0.values().filter(|patch| patch.role == Role::Block);
         (blocks.clone().filter(|patch| patch.is_set).count(), blocks.count())
+    }
+}
+
+/// Sees whether KVM hands int3 over where the base stands: one that does not may interpret it, or give the guest its own exception.
+pub(super) fn try_int3(machine: &Arc<Machine>, plain: &Snapshot, host: &dyn Host) -> Result<(), GuestError> {
+    let (regs, sregs) = (machine.regs(0, host)?, machine.sregs(0, host)?);
+    let rip = sregs.linear_rip(regs.rip);
+    let (gpa, _) = View { memory: &machine.memory, sregs: &sregs }.gpa(rip).ok_or(GuestError::NoCode { gva: rip })?;
+    machine.memory.write(gpa, &[Trap::Int3.byte()])?;
+    // One step: it ends whatever KVM makes of it.
+    let exit = machine.step_told(0, 1, None, host, None)?;
+    machine.restore(plain, &[], host)?;
+    match exit {
+        Exit::Debug { pc, .. } if pc == rip => Ok(()),
+        _ => Err(GuestError::NoBreakpoints { rip }),
     }
 }

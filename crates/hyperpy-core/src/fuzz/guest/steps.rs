@@ -25,6 +25,8 @@ pub struct Steps {
     pub count: u64,
     /// The next one is HLT.
     pub is_at_halt: bool,
+    /// Where the instruction that was looked at last begins, there was a patch.
+    pub was_live: bool,
     /// Numbers that were compared and are not equal.
     pub compared: Vec<(u64, u64)>,
 }
@@ -32,7 +34,8 @@ pub struct Steps {
 impl Steps {
     /// Begins an execution.
     pub fn clear(&mut self) {
-        (self.last, self.before, self.count, self.is_at_halt) = (None, 0, 0, false);
+        (self.last, self.before, self.count) = (None, 0, 0);
+        (self.is_at_halt, self.was_live) = (false, false);
         self.compared.clear();
     }
 

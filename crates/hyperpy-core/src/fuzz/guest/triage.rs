@@ -81,6 +81,8 @@ impl ExitKind {
 pub struct Finding {
     /// How it ended.
     pub what: What,
+    /// The vCPU whose registers it is told by.
+    pub vcpu: u32,
     /// What was accessed and nobody claimed, or what the exit tells besides.
     pub detail: u64,
     /// The instruction: of an exception the one that raised it.
@@ -99,7 +101,7 @@ pub type Key = (What, u64, u64);
 impl Finding {
     /// Looks at a vCPU that has just ended.
     #[must_use]
-    pub fn look(what: What, exit: Option<&Exit>, view: &View<'_>, regs: &Regs) -> Self {
+    pub fn look(what: What, exit: Option<&Exit>, vcpu: u32, view: &View<'_>, regs: &Regs) -> Self {
         let is_exception = matches!(what, What::Exception(_));
         let frame = if is_exception { vectors::frame(view, regs) } else { None };
         let here =
@@ -114,7 +116,7 @@ impl Finding {
             Some(Exit::FailEntry { reason, .. }) => *reason,
             _ => 0,
         };
-        Self { what, detail, rip, error_code, cr2: view.sregs.cr2, callers: callers(view, stack) }
+        Self { what, vcpu, detail, rip, error_code, cr2: view.sregs.cr2, callers: callers(view, stack) }
     }
 
     /// What tells it from others. An endless loop is left at any of its instructions: there who has called it is what counts.

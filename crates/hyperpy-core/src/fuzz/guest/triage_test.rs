@@ -14,7 +14,7 @@ fn found(memory: &Memory, what: What, rip: u64, stack: &[u32]) -> Finding {
     let flat = Segment { db: true, limit: u32::MAX, ..Segment::default() };
     let sregs = Sregs { cr0: 1, cs: flat, ss: flat, ..Sregs::default() };
     let regs = Regs { rip, rsp: STACK, ..Regs::default() };
-    Finding::look(what, None, &View { memory, sregs: &sregs }, &regs)
+    Finding::look(what, None, 0, &View { memory, sregs: &sregs }, &regs)
 }
 
 fn memory() -> Memory {
@@ -52,7 +52,7 @@ fn test_stack_outside_of_memory_has_no_callers() {
     let sregs = Sregs { cr0: 1, cs: flat, ss: flat, ..Sregs::default() };
     let regs = Regs { rip: 0xffff_fff0, rsp: 0xffff_fffe, ..Regs::default() };
     let view = View { memory: &memory, sregs: &sregs };
-    assert!(Finding::look(What::Hang, None, &view, &regs).callers.is_empty());
+    assert!(Finding::look(What::Hang, None, 0, &view, &regs).callers.is_empty());
 }
 
 #[test]

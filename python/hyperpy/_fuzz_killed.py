@@ -1,0 +1,92 @@
+"""Inputs that their workers have died of: which these are, and how they are kept. Others are `_fuzz_guest_crash`'s and `_fuzz_crash`'s.
+
+What a worker was executing when it died need not be why: somebody else may have killed it. So it is tried once more, by the worker that
+replaces it, before anything else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from hyperpy._fuzz_process import Worker
+
+__all__ = ["Killed", "save"]
+
+# By these somebody ends a process that has done nothing: what lives the second time has not done it.
+_ANYBODYS = frozenset({"SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT"})
+
+
+class Killed(NamedTuple):
+    """An input that a worker has died of."""
+
+    input: bytes
+    how: str
+    said: str
+    reproduces: bool
+
+    @property
+    def name(self) -> str:
+        """What tells it from others."""
+        return hashlib.sha1(self.input, usedforsecurity=False).hexdigest()[:12]
+
+    @property
+    def is_its_own(self) -> bool:
+        """Whether it is a finding: nobody else has killed the worker."""
+        return self.reproduces or self.how not in _ANYBODYS
+
+    @classmethod
+    def of(cls, worker: Worker) -> Killed | None:
+        """What a worker that is dead has died of, if it was executing anything."""
+        data = worker.input
+        return None if data is None else cls(data, worker.how, worker.said, data == worker.suspect)
+
+
+def save(killed: Killed, folder: str, target: str) -> str:
+    """Write what is known of it into a folder of its own, and return that.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = Path(folder, f"killed-{killed.name}")
+    if path.exists():
+        return str(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    begun = Path(tempfile.mkdtemp(prefix=".new-", dir=path.parent))
+    again = "" if killed.reproduces else "\nit did not come again"
+    files = {
+        "input": killed.input,
+        "error.txt": f"the worker was killed: {killed.how}{again}\n{killed.said}\n".encode(errors="replace"),
+        "reproduce.py": _script(killed, target).encode(),
+    }
+    try:
+        for name, content in files.items():
+            (begun / name).write_bytes(content)
+        os.chmod(begun, 0o755)
+        os.rename(begun, path)
+    except BaseException:
+        shutil.rmtree(begun, ignore_errors=True)
+        raise
+    return str(path)
+
+
+def _script(killed: Killed, target: str) -> str:
+    file, colon, name = target.rpartition(":")
+    if not colon or "/" in name:
+        file, name = target, ""
+    where = os.path.abspath(file) + (f":{name}" if name else "")
+    return "\n".join(
+        [
+            f'"""Reproduces a finding of hyperpy.fuzz: the process that executes it is killed, {killed.how}."""',
+            "",
+            "from hyperpy._fuzz_worker import fuzzer_of",
+            "",
+            f"fuzzer = fuzzer_of({where!r})",
+            f"print(fuzzer.replay(bytes.fromhex({killed.input.hex()!r})))",
+            "",
+        ]
+    )
