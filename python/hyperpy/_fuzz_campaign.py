@@ -27,8 +27,8 @@ _ENDING = 2.0
 _SOON, _TIMES = 2.0, 3
 # Of inputs it may die more often in a row: each is found.
 _INPUTS = 50
-# Status of a worker whose target cannot be used, and of one in which something was raised that is no finding (`_fuzz_worker`).
-_UNUSABLE, _FAILED = 1, 3
+# Status of a worker whose target cannot be used (`_fuzz_worker`).
+_UNUSABLE = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,14 +258,15 @@ class _Run:
     def _ended(self, worker: Worker) -> None:
         """A worker has ended: as it should, because its target cannot be used, or killed."""
         status = worker.process.returncode
-        killed = Killed.of(worker) if status not in {0, _UNUSABLE, _FAILED} else None
+        # One that ends by itself executes nothing by then: whatever its status is, the input has ended it.
+        killed = Killed.of(worker)
         if killed is not None and killed.reproduces:
             self._suspects.pop(worker, None)
             self._keep(killed)
         self._forget(worker)
-        if status == 0:
+        if killed is None and status == 0:
             return
-        if status == _UNUSABLE:
+        if killed is None and status == _UNUSABLE:
             raise FuzzError(worker.said or "worker has ended, and does not say why", hint=None)
         lines = [line for line in worker.said.splitlines() if line and not line.startswith((" ", "hint: "))]
         last = f": {lines[-1]}" if lines else ""

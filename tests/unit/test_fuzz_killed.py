@@ -54,6 +54,9 @@ def until_found(of: Campaign) -> CampaignReport:
         ("os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
         ("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
         ("os._exit(7)", "status 7"),
+        ("os._exit(0)", "status 0"),  # as a worker that is done
+        ("os._exit(1)", "status 1"),  # as one whose target cannot be used
+        ("os._exit(3)", "status 3"),  # as one in which something else was raised
     ],
 )
 def test_input_that_kills_its_worker_is_kept_and_told_and_does_it_again(
@@ -71,7 +74,7 @@ def test_input_that_kills_its_worker_is_kept_and_told_and_does_it_again(
     ran = subprocess.run(
         [sys.executable, folder / "reproduce.py"], capture_output=True, check=False, timeout=60
     )
-    assert ran.returncode == {"SIGSEGV": -11, "SIGKILL": -9}.get(how, 7)
+    assert ran.returncode == {"SIGSEGV": -11, "SIGKILL": -9}.get(how, int(how.split()[-1]) if " " in how else 7)
 
 
 def test_input_that_kills_its_worker_once_is_kept_and_said_to_be_so(tmp_path: Path) -> None:
