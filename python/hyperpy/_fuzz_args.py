@@ -121,7 +121,8 @@ class _Shown:
     @property
     def has_begun(self) -> bool:
         """Whether there is anything to show."""
-        return self._report is not None and bool(self._report.executions or self._report.crashes)
+        report = self._report
+        return report is not None and bool(report.executions or report.crashes or report.problems)
 
     def progress(self, report: CampaignReport) -> None:
         """Show how far it is."""
@@ -168,7 +169,7 @@ class _Shown:
 
 def _columns() -> int:
     try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns
+        return os.get_terminal_size(sys.stdout.fileno()).columns or 80  # 0: it does not say
     except OSError:
         return 80
 

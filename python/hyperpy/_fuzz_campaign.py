@@ -294,8 +294,13 @@ class _Run:
             if self._workers:
                 self._hear(0.01)
         for worker in list(self._workers):
+            # Ctrl-C has not reached it: what it executes is what hangs, and is kept as what kills a worker is.
+            stuck = worker.input
             worker.process.kill()
             worker.process.wait()
+            if stuck is not None:
+                self._suspects.pop(worker, None)
+                self._keep(Killed(stuck, "does not return", worker.said, reproduces=True))
             self._problems[
                 f"worker {worker.number} did not end, and was killed: an operation of the device does not return"
             ] = None

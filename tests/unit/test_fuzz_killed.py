@@ -86,6 +86,32 @@ def test_input_that_kills_its_worker_once_is_kept_and_said_to_be_so(tmp_path: Pa
     assert "does not come again" in " ".join(page(report))
 
 
+def test_input_that_never_returns_is_kept_when_the_campaign_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_fuzz_campaign, "_ENDING", 0.1)
+    began = tmp_path / "began"
+    blocked = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])"
+    does = f"{blocked}, open({str(began)!r}, 'w').close(), ctypes.PyDLL(None).sleep(1000)"
+    of = campaign(tmp_path, does)
+    target = tmp_path / "target.py"
+    target.write_text("import ctypes\n" + target.read_text())
+    last: list[CampaignReport] = []
+
+    def told(report: CampaignReport) -> None:
+        last[:] = [report]
+        if began.exists() and report.workers:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        of.run(told)
+    (finding,) = last[0].crashes
+    assert (finding.kind, finding.raised) == ("killed", "does not return")
+    assert finding.folder is not None
+    assert (Path(finding.folder) / "input").read_bytes()
+    assert "did not end, and was killed" in " ".join(last[0].problems)
+
+
 def test_worker_that_dies_each_time_ends_the_campaign_and_its_inputs_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
