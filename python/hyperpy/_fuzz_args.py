@@ -147,7 +147,11 @@ class _Shown:
 
     def _draw(self, lines: list[str]) -> None:
         """Put lines in the place of those before."""
-        width = max(20, _columns())
+        width, rows = _size()
+        width = max(20, width)
+        # What has scrolled away cannot be drawn over.
+        if len(lines) > (most := max(10, rows - 1)):
+            lines = [*lines[: most - 1], f"  and {len(lines) - most + 1} more"]
         up = f"\x1b[{self._lines}F" if self._lines else ""
         self._out.write(up + "\x1b[J" + "".join(f"{line[: width - 1]}\n" for line in lines))
         self._out.flush()
@@ -167,11 +171,13 @@ class _Shown:
         return report
 
 
-def _columns() -> int:
+def _size() -> tuple[int, int]:
+    """Columns and rows of the terminal."""
     try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns or 80  # 0: it does not say
+        columns, rows = os.get_terminal_size(sys.stdout.fileno())
     except OSError:
-        return 80
+        columns = rows = 0
+    return columns or 80, rows or 24  # 0: it does not say
 
 
 def page(report: CampaignReport) -> list[str]:
@@ -189,8 +195,9 @@ def page(report: CampaignReport) -> list[str]:
     minutes, seconds = divmod(int(report.seconds), 60)
     spent = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
     plural = "worker" if report.workers == 1 else "workers"
+    running = f", {report.workers} {plural}" if report.workers else ""  # none: it is over
     rows = {
-        "time": f"{spent}, {report.workers} {plural}",
+        "time": f"{spent}{running}",
         "executions": f"{report.executions:,} ({report.executions_per_s:,.0f}/s)",
         "operations": f"{report.operations:,} ({report.operations_per_s:,.0f}/s)",
         "coverage": f"{report.coverage:,}",

@@ -11,8 +11,10 @@ import selectors
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from hyperpy._fuzz_checks import check_end
 from hyperpy._fuzz_findings import FuzzError, Key
 from hyperpy._fuzz_killed import Killed, save
 from hyperpy._fuzz_process import Worker
@@ -112,11 +114,11 @@ class Campaign:
         True
     """
 
-    target: str
+    target: str | Path
     workers: int = 1
     seed: int = 0
-    corpus: str | None = None
-    crashes: str | None = None
+    corpus: str | Path | None = None
+    crashes: str | Path | None = None
     seconds: float | None = None
     executions: int | None = None
 
@@ -128,8 +130,11 @@ class Campaign:
 
         Raises:
             FuzzError: the target cannot be used: a worker says why.
+            ValueError: there are no workers, or a number is below 0.
             KeyboardInterrupt: Ctrl-C; `progress` was told the last state.
         """
+        if self.seconds is not None or self.executions is not None:
+            check_end(self.seconds, self.executions)
         if self.workers < 1:
             raise ValueError(f"campaign has no workers: {self.workers}\n\nhint: 1 or more")
         return _Run(self, progress or (lambda report: None)).run()
@@ -171,11 +176,11 @@ class _Run:
     def _start(self, number: int, killed: Killed | None = None) -> None:
         campaign = self._campaign
         task = {
-            "target": campaign.target,
+            "target": str(campaign.target),
             # Other numbers for a worker that replaces one: it would be killed again.
             "seed": (campaign.seed + (number << 32) + (self._generation << 48)) % (1 << 64),
-            "corpus": campaign.corpus,
-            "crashes": campaign.crashes,
+            "corpus": _text(campaign.corpus),
+            "crashes": _text(campaign.crashes),
             "executions": campaign.executions,
             "shares": campaign.workers > 1,
         }
@@ -250,7 +255,7 @@ class _Run:
         folder = None
         if self._campaign.crashes is not None:
             try:
-                folder = save(killed, self._campaign.crashes, self._campaign.target)
+                folder = save(killed, str(self._campaign.crashes), str(self._campaign.target))
             except OSError as error:
                 self._problems[f"not saved: {error.strerror or error}: {error.filename}"] = None
         self._crashes[key] = Finding("killed", killed.how, (killed.name,), 0, folder, killed.reproduces)
@@ -328,3 +333,7 @@ class _Run:
             tuple(told for worker in self._workers if (told := worker.told.get("minimizing"))),
             total("stops"),
         )
+
+
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)

@@ -192,7 +192,9 @@ def _number(value: object) -> int | None:
             return 1 << 20 | (2 if value is None else int(value))
         case enum.Enum():
             # A flag of which no bit that is named is set has no name.
-            return 2 << 20 | zlib.crc32(f"{value.name or value.value}".encode(errors="surrogatepass")) & 0xFFFFF
+            return (
+                2 << 20 | zlib.crc32(f"{value.name or value.value}".encode(errors="surrogatepass")) & 0xFFFFF
+            )
         case int():
             return 3 << 20 | _coarse(abs(value)) | (0x100 if value < 0 else 0)
         case str() | bytes() if len(value) <= _SHORT:

@@ -73,6 +73,11 @@ def fuzzer_of(target: str) -> Fuzzer:
                 )
             fuzzer: Fuzzer = made
             return fuzzer
+    if name:
+        raise FuzzError(
+            f"file does not define {name}: {file}",
+            hint=f"at its top level: {name} = hyperpy.fuzz.DeviceFuzzer(MyDevice)",
+        )
     raise FuzzError(
         f"file defines no fuzzer: {file}",
         hint="at its top level: fuzzer = hyperpy.fuzz.DeviceFuzzer(MyDevice), or a function target() that returns one",

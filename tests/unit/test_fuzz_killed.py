@@ -74,7 +74,9 @@ def test_input_that_kills_its_worker_is_kept_and_told_and_does_it_again(
     ran = subprocess.run(
         [sys.executable, folder / "reproduce.py"], capture_output=True, check=False, timeout=60
     )
-    assert ran.returncode == {"SIGSEGV": -11, "SIGKILL": -9}.get(how, int(how.split()[-1]) if " " in how else 7)
+    assert ran.returncode == {"SIGSEGV": -11, "SIGKILL": -9}.get(
+        how, int(how.rsplit(maxsplit=1)[-1]) if " " in how else 7
+    )
 
 
 def test_input_that_kills_its_worker_once_is_kept_and_said_to_be_so(tmp_path: Path) -> None:
