@@ -227,7 +227,8 @@ def _crash(crash: Finding) -> str:
     where = ", ".join(crash.where)
     kept = f" in {crash.folder}" if crash.folder else ""
     if crash.kind == "killed":
-        return f"crash: killed its worker, {crash.raised}{kept}" + (
+        named = f" at {where}" if ":" in where else ""  # else the input is all that tells it
+        return f"crash: killed its worker, {crash.raised}{named}{kept}" + (
             "" if crash.reproduces else ", does not come again"
         )
     plural = "operation" if crash.operations == 1 else "operations"

@@ -251,14 +251,18 @@ class _Run:
         """Keep an input that a worker has died of, if it is a finding."""
         if not killed.is_its_own:
             return
-        key = "killed", killed.how, (killed.name,)
+        where = killed.where
+        key = "killed", killed.how, where
+        known = self._crashes.get(key)
+        if known is not None and (known.reproduces or not killed.reproduces):
+            return
         folder = None
         if self._campaign.crashes is not None:
             try:
                 folder = save(killed, str(self._campaign.crashes), str(self._campaign.target))
             except OSError as error:
                 self._problems[f"not saved: {error.strerror or error}: {error.filename}"] = None
-        self._crashes[key] = Finding("killed", killed.how, (killed.name,), 0, folder, killed.reproduces)
+        self._crashes[key] = Finding("killed", killed.how, where, 0, folder, killed.reproduces)
 
     def _ended(self, worker: Worker) -> None:
         """A worker has ended: as it should, because its target cannot be used, or killed."""
@@ -274,7 +278,8 @@ class _Run:
         if killed is None and status == _UNUSABLE:
             raise FuzzError(worker.said or "worker has ended, and does not say why", hint=None)
         lines = [line for line in worker.said.splitlines() if line and not line.startswith((" ", "hint: "))]
-        last = f": {lines[-1]}" if lines else ""
+        fatal = [line for line in lines if line.startswith("Fatal Python error")]
+        last = f": {(fatal or lines)[-1]}" if lines else ""
         self._deaths = self._deaths + 1 if time.monotonic() - worker.began < _SOON else 1
         self._generation += 1
         self._problems[

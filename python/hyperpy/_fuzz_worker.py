@@ -7,6 +7,7 @@ input does. A fuzzer is anything that has `configure`, `sync`, `run` and `report
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import importlib.util
 import json
 import os
@@ -99,6 +100,7 @@ def _loaded(file: str) -> ModuleType:
 def _main() -> int:
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    faulthandler.enable(all_threads=False)  # where it was when it is killed
     task = json.loads(sys.stdin.buffer.readline() or b"{}")
     if not task:
         return 0

@@ -70,7 +70,7 @@ def test_input_that_kills_its_worker_is_kept_and_told_and_does_it_again(
     assert {file.name for file in folder.iterdir()} == {"input", "error.txt", "reproduce.py"}
     assert how in (folder / "error.txt").read_text()
     assert f"worker 0 was killed and replaced: {how}" in " ".join(report.problems)
-    assert [line for line in page(report) if f"killed its worker, {how} in {folder}" in line]
+    assert [line for line in page(report) if f"killed its worker, {how}" in line and f" in {folder}" in line]
     ran = subprocess.run(
         [sys.executable, folder / "reproduce.py"], capture_output=True, check=False, timeout=60
     )
@@ -86,6 +86,27 @@ def test_input_that_kills_its_worker_once_is_kept_and_said_to_be_so(tmp_path: Pa
     (finding,) = report.crashes
     assert (finding.kind, finding.raised, finding.reproduces) == ("killed", "SIGBUS", False)
     assert "does not come again" in " ".join(page(report))
+
+
+def test_inputs_that_kill_at_one_line_are_one_finding_that_tells_it(tmp_path: Path) -> None:
+    of = campaign(tmp_path, "os.kill(os.getpid(), signal.SIGSEGV)")
+    target = tmp_path / "target.py"
+    target.write_text(target.read_text().replace("value == 0xDEAD", "value > 1"))
+    last: list[CampaignReport] = []
+
+    def told(report: CampaignReport) -> None:
+        last[:] = [report]
+        if len([it for it in report.problems if "was killed and replaced: SIGSEGV" in it]) >= 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        of.run(told)
+    (finding,) = last[0].crashes
+    line = target.read_text().splitlines().index("            os.kill(os.getpid(), signal.SIGSEGV)") + 1
+    assert finding.where == (f"_key:{line}",)
+    assert len(list((tmp_path / "crashes").iterdir())) == 1
+    assert finding.folder is not None
+    assert f"line {line} in _key" in (Path(finding.folder) / "error.txt").read_text()
 
 
 def test_input_that_never_returns_is_kept_when_the_campaign_ends(
