@@ -158,6 +158,8 @@ class Crash:
     def write_script(self, path: str | Path) -> None:
         """Write `script` to a file.
 
+        It imports the file that defines the device: what runs the fuzzer there belongs below `if __name__ == "__main__":`.
+
         Raises:
             FuzzError: as for `script`.
             OSError: the file cannot be written.
