@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import TextIO
 
 from hyperpy._fuzz_campaign import Campaign, CampaignReport, Finding
-from hyperpy._fuzz_findings import FuzzError
+from hyperpy._fuzz_findings import FuzzError, printable
 from hyperpy._usage import STATUS_ERROR, Parser, checked, complain, number, parse
 
 __all__ = ["main", "page"]
@@ -130,7 +130,7 @@ class _Shown:
         if self._is_json or not self.has_begun:
             return
         now = time.monotonic()
-        news = [*map(_crash, report.crashes), *report.problems]
+        news = [*map(_crash, report.crashes), *map(printable, report.problems)]
         fresh = [line for line in news if line not in self._told]
         if self._is_page:
             if now >= self._next or fresh:
@@ -212,7 +212,7 @@ def page(report: CampaignReport) -> list[str]:
     return [
         *lines,
         *(f"  {_crash(crash)}" for crash in report.crashes),
-        *(f"  {it}" for it in report.problems),
+        *(f"  {printable(it)}" for it in report.problems),
     ]
 
 
@@ -224,6 +224,10 @@ def _line(report: CampaignReport) -> str:
 
 
 def _crash(crash: Finding) -> str:
+    return printable(_told(crash))
+
+
+def _told(crash: Finding) -> str:
     where = ", ".join(crash.where)
     kept = f" in {crash.folder}" if crash.folder else ""
     if crash.kind == "killed":
