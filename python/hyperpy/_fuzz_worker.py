@@ -100,6 +100,7 @@ def _loaded(file: str) -> ModuleType:
 def _main() -> int:
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    sys.path.append(os.getcwd())  # the last one: a device's file may be called as one of Python's own modules
     faulthandler.enable(all_threads=False)  # where it was when it is killed
     task = json.loads(sys.stdin.buffer.readline() or b"{}")
     if not task:

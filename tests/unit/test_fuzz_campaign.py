@@ -86,6 +86,19 @@ def test_target_that_cannot_be_used_is_told(tmp_path: Path, text: str, said: str
         Campaign(target=str(tmp_path / "none.py"), seconds=60).run()
 
 
+def test_target_beside_a_file_that_is_called_as_one_of_pythons_modules_is_fuzzed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queue.py").write_text("")
+    (tmp_path / "beside.py").write_text("from hyperpy import Device\nclass Beside(Device):\n    size = 4\n")
+    (tmp_path / "targets").mkdir()
+    text = "from beside import Beside\nfrom hyperpy import fuzz\nfuzzer = fuzz.DeviceFuzzer(Beside)\n"
+    (tmp_path / "targets" / "target.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    report = Campaign(target="targets/target.py", executions=10).run()
+    assert (report.executions, report.problems) == (10, ())
+
+
 def test_target_that_fails_while_it_is_fuzzed_is_told_with_what_it_raised(tmp_path: Path) -> None:
     text = "from hyperpy import Device, fuzz\nclass Odd(Device):\n    size = 4\n    def write(self, *_): raise SystemExit('enough')\n"
     (tmp_path / "target.py").write_text(text + "fuzzer = fuzz.DeviceFuzzer(Odd)\n")
