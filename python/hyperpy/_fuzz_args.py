@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import TextIO
 
 from hyperpy._fuzz_campaign import Campaign, CampaignReport, Finding
-from hyperpy._fuzz_findings import FuzzError
+from hyperpy._fuzz_findings import FuzzError, printable
 from hyperpy._usage import STATUS_ERROR, Parser, checked, complain, number, parse
 
 __all__ = ["main", "page"]
@@ -121,7 +121,8 @@ class _Shown:
     @property
     def has_begun(self) -> bool:
         """Whether there is anything to show."""
-        return self._report is not None and bool(self._report.executions or self._report.crashes)
+        report = self._report
+        return report is not None and bool(report.executions or report.crashes or report.problems)
 
     def progress(self, report: CampaignReport) -> None:
         """Show how far it is."""
@@ -129,7 +130,7 @@ class _Shown:
         if self._is_json or not self.has_begun:
             return
         now = time.monotonic()
-        news = [*map(_crash, report.crashes), *report.problems]
+        news = [*map(_crash, report.crashes), *map(printable, report.problems)]
         fresh = [line for line in news if line not in self._told]
         if self._is_page:
             if now >= self._next or fresh:
@@ -146,7 +147,11 @@ class _Shown:
 
     def _draw(self, lines: list[str]) -> None:
         """Put lines in the place of those before."""
-        width = max(20, _columns())
+        width, rows = _size()
+        width = max(20, width)
+        # What has scrolled away cannot be drawn over.
+        if len(lines) > (most := max(10, rows - 1)):
+            lines = [*lines[: most - 1], f"  and {len(lines) - most + 1} more"]
         up = f"\x1b[{self._lines}F" if self._lines else ""
         self._out.write(up + "\x1b[J" + "".join(f"{line[: width - 1]}\n" for line in lines))
         self._out.flush()
@@ -166,11 +171,13 @@ class _Shown:
         return report
 
 
-def _columns() -> int:
+def _size() -> tuple[int, int]:
+    """Columns and rows of the terminal."""
     try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns
+        columns, rows = os.get_terminal_size(sys.stdout.fileno())
     except OSError:
-        return 80
+        columns = rows = 0
+    return columns or 80, rows or 24  # 0: it does not say
 
 
 def page(report: CampaignReport) -> list[str]:
@@ -188,8 +195,9 @@ def page(report: CampaignReport) -> list[str]:
     minutes, seconds = divmod(int(report.seconds), 60)
     spent = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
     plural = "worker" if report.workers == 1 else "workers"
+    running = f", {report.workers} {plural}" if report.workers else ""  # none: it is over
     rows = {
-        "time": f"{spent}, {report.workers} {plural}",
+        "time": f"{spent}{running}",
         "executions": f"{report.executions:,} ({report.executions_per_s:,.0f}/s)",
         "operations": f"{report.operations:,} ({report.operations_per_s:,.0f}/s)",
         "coverage": f"{report.coverage:,}",
@@ -204,7 +212,7 @@ def page(report: CampaignReport) -> list[str]:
     return [
         *lines,
         *(f"  {_crash(crash)}" for crash in report.crashes),
-        *(f"  {it}" for it in report.problems),
+        *(f"  {printable(it)}" for it in report.problems),
     ]
 
 
@@ -216,10 +224,15 @@ def _line(report: CampaignReport) -> str:
 
 
 def _crash(crash: Finding) -> str:
+    return printable(_told(crash))
+
+
+def _told(crash: Finding) -> str:
     where = ", ".join(crash.where)
     kept = f" in {crash.folder}" if crash.folder else ""
     if crash.kind == "killed":
-        return f"crash: killed its worker, {crash.raised}{kept}" + (
+        named = f" at {where}" if ":" in where else ""  # else the input is all that tells it
+        return f"crash: killed its worker, {crash.raised}{named}{kept}" + (
             "" if crash.reproduces else ", does not come again"
         )
     plural = "operation" if crash.operations == 1 else "operations"

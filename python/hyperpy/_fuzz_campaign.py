@@ -11,8 +11,10 @@ import selectors
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from hyperpy._fuzz_checks import check_end
 from hyperpy._fuzz_findings import FuzzError, Key
 from hyperpy._fuzz_killed import Killed, save
 from hyperpy._fuzz_process import Worker
@@ -27,8 +29,8 @@ _ENDING = 2.0
 _SOON, _TIMES = 2.0, 3
 # Of inputs it may die more often in a row: each is found.
 _INPUTS = 50
-# Status of a worker whose target cannot be used, and of one in which something was raised that is no finding (`_fuzz_worker`).
-_UNUSABLE, _FAILED = 1, 3
+# Status of a worker whose target cannot be used (`_fuzz_worker`).
+_UNUSABLE = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +114,11 @@ class Campaign:
         True
     """
 
-    target: str
+    target: str | Path
     workers: int = 1
     seed: int = 0
-    corpus: str | None = None
-    crashes: str | None = None
+    corpus: str | Path | None = None
+    crashes: str | Path | None = None
     seconds: float | None = None
     executions: int | None = None
 
@@ -128,8 +130,11 @@ class Campaign:
 
         Raises:
             FuzzError: the target cannot be used: a worker says why.
+            ValueError: there are no workers, or a number is below 0.
             KeyboardInterrupt: Ctrl-C; `progress` was told the last state.
         """
+        if self.seconds is not None or self.executions is not None:
+            check_end(self.seconds, self.executions)
         if self.workers < 1:
             raise ValueError(f"campaign has no workers: {self.workers}\n\nhint: 1 or more")
         return _Run(self, progress or (lambda report: None)).run()
@@ -171,11 +176,11 @@ class _Run:
     def _start(self, number: int, killed: Killed | None = None) -> None:
         campaign = self._campaign
         task = {
-            "target": campaign.target,
+            "target": str(campaign.target),
             # Other numbers for a worker that replaces one: it would be killed again.
             "seed": (campaign.seed + (number << 32) + (self._generation << 48)) % (1 << 64),
-            "corpus": campaign.corpus,
-            "crashes": campaign.crashes,
+            "corpus": _text(campaign.corpus),
+            "crashes": _text(campaign.crashes),
             "executions": campaign.executions,
             "shares": campaign.workers > 1,
         }
@@ -246,29 +251,35 @@ class _Run:
         """Keep an input that a worker has died of, if it is a finding."""
         if not killed.is_its_own:
             return
-        key = "killed", killed.how, (killed.name,)
+        where = killed.where
+        key = "killed", killed.how, where
+        known = self._crashes.get(key)
+        if known is not None and (known.reproduces or not killed.reproduces):
+            return
         folder = None
         if self._campaign.crashes is not None:
             try:
-                folder = save(killed, self._campaign.crashes, self._campaign.target)
+                folder = save(killed, str(self._campaign.crashes), str(self._campaign.target))
             except OSError as error:
                 self._problems[f"not saved: {error.strerror or error}: {error.filename}"] = None
-        self._crashes[key] = Finding("killed", killed.how, (killed.name,), 0, folder, killed.reproduces)
+        self._crashes[key] = Finding("killed", killed.how, where, 0, folder, killed.reproduces)
 
     def _ended(self, worker: Worker) -> None:
         """A worker has ended: as it should, because its target cannot be used, or killed."""
         status = worker.process.returncode
-        killed = Killed.of(worker) if status not in {0, _UNUSABLE, _FAILED} else None
+        # One that ends by itself executes nothing by then: whatever its status is, the input has ended it.
+        killed = Killed.of(worker)
         if killed is not None and killed.reproduces:
             self._suspects.pop(worker, None)
             self._keep(killed)
         self._forget(worker)
-        if status == 0:
+        if killed is None and status == 0:
             return
-        if status == _UNUSABLE:
+        if killed is None and status == _UNUSABLE:
             raise FuzzError(worker.said or "worker has ended, and does not say why", hint=None)
         lines = [line for line in worker.said.splitlines() if line and not line.startswith((" ", "hint: "))]
-        last = f": {lines[-1]}" if lines else ""
+        fatal = [line for line in lines if line.startswith("Fatal Python error")]
+        last = f": {(fatal or lines)[-1]}" if lines else ""
         self._deaths = self._deaths + 1 if time.monotonic() - worker.began < _SOON else 1
         self._generation += 1
         self._problems[
@@ -293,8 +304,13 @@ class _Run:
             if self._workers:
                 self._hear(0.01)
         for worker in list(self._workers):
+            # Ctrl-C has not reached it: what it executes is what hangs, and is kept as what kills a worker is.
+            stuck = worker.input
             worker.process.kill()
             worker.process.wait()
+            if stuck is not None:
+                self._suspects.pop(worker, None)
+                self._keep(Killed(stuck, "does not return", worker.said, reproduces=True))
             self._problems[
                 f"worker {worker.number} did not end, and was killed: an operation of the device does not return"
             ] = None
@@ -322,3 +338,7 @@ class _Run:
             tuple(told for worker in self._workers if (told := worker.told.get("minimizing"))),
             total("stops"),
         )
+
+
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperpy import _fuzz_lines
+from hyperpy._fuzz_checks import check_time
 from hyperpy._fuzz_findings import FuzzError, Key, Kind, key_of
 from hyperpy._fuzz_operations import Names, Played, play
 from hyperpy._fuzz_script import script
@@ -107,8 +108,7 @@ class Crash:
             >>> print(*crash.minimize(seconds=5).operations)
             write place (0x0, 4 bytes): 0x3
         """
-        if not seconds >= 0:
-            raise ValueError(f"not a time: {seconds}\n\nhint: seconds, 0 or more")
+        check_time(seconds)
         if seconds:
             self._minimize(seconds, progress)
         return self.shortest
@@ -157,6 +157,8 @@ class Crash:
 
     def write_script(self, path: str | Path) -> None:
         """Write `script` to a file.
+
+        It imports the file that defines the device: what runs the fuzzer there belongs below `if __name__ == "__main__":`.
 
         Raises:
             FuzzError: as for `script`.

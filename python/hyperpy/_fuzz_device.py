@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hyperpy import _fuzz_lines, _hyperpy
+from hyperpy._fuzz_checks import check_end, checked_seed, words_of
 from hyperpy._fuzz_crash import Crash
 from hyperpy._fuzz_findings import FuzzError, Invariant, Key, is_refused, key_of
 from hyperpy._fuzz_host import MOST_GROWTH, MOST_LINES, Host
@@ -49,7 +50,8 @@ class DeviceFuzzer:
         allowed: exceptions that the device may raise; `DeviceError` of an access that its `access_rule` refuses always may be.
 
     Raises:
-        TypeError: the factory makes no device, or its size is not known.
+        TypeError: the factory makes no device, or its size is not known; or something is of another type.
+        ValueError: a number is out of range.
 
     Example:
         >>> from hyperpy import Device, Register
@@ -94,8 +96,8 @@ class DeviceFuzzer:
             )
         if not 0 < time_limit < float("inf"):
             raise ValueError(f"not a time: {time_limit}\n\nhint: seconds, more than 0")
-        self.factory, self.seed = factory, seed
-        self._allowed, self._time_limit = allowed, time_limit
+        self.factory, self.seed = factory, checked_seed(seed)
+        self._allowed, self._time_limit = _classes(allowed), time_limit
         self._memory, self._double_fetch = parse_size(memory), double_fetch
         self._host = Host(
             factory,
@@ -103,9 +105,9 @@ class DeviceFuzzer:
             memory=self._memory,
             double_fetch=double_fetch,
             max_lines=MOST_LINES,
-            max_growth=parse_size(max_growth),
+            max_growth=parse_size(max_growth) if max_growth else 0,
         )
-        known, given = constants_of(self._host.cls), dictionary_of(dictionary)
+        known, given = constants_of(self._host.cls), dictionary_of(words_of(dictionary))
         self._words = known[0] + given[0], known[1] + given[1]
         self._max_ops = max_ops
         self._begin(corpus, crashes)
@@ -154,7 +156,15 @@ class DeviceFuzzer:
         Arguments:
             holds: the function. It is returned, so that `@fuzzer.invariant` can stand above a `def`.
             each: whether it is asked after each operation too: what is wrong only for a moment is seen then, and it takes longer.
+
+        Raises:
+            TypeError: it is no function.
         """
+        given: object = holds
+        if not callable(given):
+            raise TypeError(
+                f"not a function: {given!r:.60}\n\nhint: invariant(lambda device: device.level <= 64)"
+            )
         name = getattr(holds, "__name__", repr(holds))
         if name == "<lambda>":
             name = str(len(self._host.invariants))
@@ -167,11 +177,10 @@ class DeviceFuzzer:
         Ctrl-C ends it after the input that is executed; what was found is kept then too, and saved: see `report`.
 
         Raises:
-            ValueError: neither is given.
+            ValueError: neither is given, or one is below 0.
             KeyboardInterrupt: Ctrl-C.
         """
-        if seconds is None and executions is None:
-            raise ValueError("run has no end\n\nhint: run(seconds=60), or run(executions=10_000)")
+        check_end(seconds, executions)
         began = time.monotonic()
         until = began + (_ANY_NUMBER if seconds is None else seconds)
         left = _ANY_NUMBER if executions is None else executions
@@ -260,3 +269,12 @@ class DeviceFuzzer:
 
     def _save(self, *, is_last: bool = False) -> None:
         self._kept.save(self._native.corpus, self._native.settled(), is_last=is_last)
+
+
+def _classes(allowed: object) -> tuple[type[Exception], ...]:
+    """What may be raised, as it was given: several, or one."""
+    several = allowed if isinstance(allowed, tuple | list) else (allowed,)
+    for it in several:
+        if not (isinstance(it, type) and issubclass(it, Exception)):
+            raise TypeError(f"not a class of exceptions: {it!r:.60}\n\nhint: allowed=(MyError,)")
+    return tuple(several)

@@ -25,6 +25,7 @@ __all__ = [
     "is_refused",
     "key_of",
     "kind_of",
+    "printable",
 ]
 
 Kind: TypeAlias = Literal["invariant", "exception", "hang", "memory", "panic", "exit", "address", "killed"]
@@ -122,6 +123,11 @@ def key_of(error: BaseException, files: set[str]) -> Key:
         )
     lines = [f"{name}:{line}" for name, line in _frames(error.__traceback__, files)]
     return Key(kind, type(error).__name__, tuple(lines[-_LINES:]))
+
+
+def printable(text: str) -> str:
+    """Text without what would move a cursor, end a file of code, or not be text at all: a device may have made it of what a guest has sent."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _without_numbers(text: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hyperpy import _hyperpy
+from hyperpy._fuzz_checks import check_end, checked_seed, words_of
 from hyperpy._fuzz_guest_crash import Found, GuestCrash
 from hyperpy._fuzz_guest_workers import Workers
 from hyperpy._fuzz_kept import Kept
@@ -48,7 +49,7 @@ class GuestFuzzer:
         dictionary: bytes and numbers that the guest knows.
 
     Raises:
-        TypeError: it is no machine, or the base is no snapshot.
+        TypeError: it is no machine, or the base is no snapshot; or something is of another type.
         ValueError: there are no workers, or too many.
 
     Example:
@@ -83,7 +84,7 @@ class GuestFuzzer:
             raise TypeError(f"not a snapshot: {base!r:.60}\n\nhint: GuestFuzzer(m, m.snapshot())")
         self.machine, self.base = machine, base
         self.factory: Callable[[], GuestFuzzer] | None = None
-        self._dictionary = tuple(dictionary)
+        self._dictionary = words_of(dictionary)
         self._plan = Plan()
         self._made: _hyperpy.GuestFuzzer | None = None
         self._found: dict[object, GuestCrash] = {}
@@ -98,7 +99,7 @@ class GuestFuzzer:
     def _set(self, workers: int, seed: int, corpus: str | Path | None, crashes: str | Path | None) -> None:
         if not 1 <= workers <= _MOST_WORKERS:
             raise ValueError(f"number of workers is out of range: {workers}\n\nhint: 1 to {_MOST_WORKERS}")
-        self.workers, self.seed = workers, seed
+        self.workers, self.seed = workers, checked_seed(seed)
         self._kept: Kept[GuestCrash] = Kept(corpus, crashes)
         self._workers: Workers | None = None
 
@@ -273,11 +274,7 @@ class GuestFuzzer:
             KeyboardInterrupt: Ctrl-C.
             Exception: what a device raised.
         """
-        if seconds is None and executions is None:
-            raise ValueError("run has no end\n\nhint: run(seconds=60), or run(executions=10_000)")
-        for name, value in (("seconds", seconds), ("executions", executions)):
-            if value is not None and not value >= 0:
-                raise ValueError(f"run cannot end: {name}={value}\n\nhint: 0 or more")
+        check_end(seconds, executions)
         self._plan.check()
         began = time.monotonic()
         until = began + (_ANY_NUMBER if seconds is None else seconds)
@@ -389,6 +386,9 @@ class GuestFuzzer:
 
 
 def _address(gva: int) -> int:
+    given: object = gva
+    if not isinstance(given, int):
+        raise TypeError(f"not an address of code: {given!r:.60}\n\nhint: a linear address, such as 0x1100")
     if not 0 <= gva < 1 << 64:
         raise ValueError(f"address of code is out of range: {gva:#x}\n\nhint: a linear address of 64 bits")
     return gva

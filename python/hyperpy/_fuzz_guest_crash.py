@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hyperpy._fuzz_checks import check_time
 from hyperpy._fuzz_crash import Crash
 from hyperpy._fuzz_findings import FuzzError, Key, Kind
 from hyperpy._fuzz_guest_script import BASE, script
@@ -271,7 +272,12 @@ class GuestCrash(Crash):
         Arguments:
             seconds: how long it may take; 0: what was reached before is returned.
             progress: is told the fuzzer's report when it is done.
+
+        Raises:
+            ValueError: no time.
+            KeyboardInterrupt: Ctrl-C.
         """
+        check_time(seconds)
         if seconds and self.reproduces:
             small = self._guest._native.minimize(self._short.input, _BUDGET, seconds)
             fewer = GuestCrash(self._guest, small, self._found)

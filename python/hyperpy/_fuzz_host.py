@@ -191,11 +191,15 @@ def _number(value: object) -> int | None:
         case None | bool():
             return 1 << 20 | (2 if value is None else int(value))
         case enum.Enum():
-            return 2 << 20 | zlib.crc32(value.name.encode()) & 0xFFFFF
+            # A flag of which no bit that is named is set has no name.
+            return (
+                2 << 20 | zlib.crc32(f"{value.name or value.value}".encode(errors="surrogatepass")) & 0xFFFFF
+            )
         case int():
             return 3 << 20 | _coarse(abs(value)) | (0x100 if value < 0 else 0)
         case str() | bytes() if len(value) <= _SHORT:
-            return 4 << 20 | zlib.crc32(value.encode() if isinstance(value, str) else value) & 0xFFFF
+            text = value.encode(errors="surrogatepass") if isinstance(value, str) else value
+            return 4 << 20 | zlib.crc32(text) & 0xFFFF
         case list() | tuple() | dict() | set() | frozenset() | bytearray() | Sized():
             try:
                 return 5 << 20 | _coarse(len(value))

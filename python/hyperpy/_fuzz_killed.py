@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,6 +20,14 @@ __all__ = ["Killed", "save"]
 
 # By these somebody ends a process that has done nothing: what lives the second time has not done it.
 _ANYBODYS = frozenset({"SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT"})
+# A line of what `faulthandler` writes, and how many of them tell findings apart.
+_FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
+_LINES = 3
+
+
+def _is_ours(file: str) -> bool:
+    path = Path(file)
+    return path.parent == Path(__file__).parent or path.name.startswith("<frozen")
 
 
 class Killed(NamedTuple):
@@ -33,6 +42,17 @@ class Killed(NamedTuple):
     def name(self) -> str:
         """What tells it from others."""
         return hashlib.sha1(self.input, usedforsecurity=False).hexdigest()[:12]
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        """What tells the finding from others: the last functions and lines outside of hyperpy that the interpreter has told, or the input.
+
+        It tells them of a signal such as SIGSEGV; of one that comes from outside, or an end by a status, it says nothing.
+        """
+        frames = [
+            f"{function}:{line}" for file, line, function in _FRAME.findall(self.said) if not _is_ours(file)
+        ]
+        return tuple(reversed(frames[:_LINES])) or (self.name,)
 
     @property
     def is_its_own(self) -> bool:

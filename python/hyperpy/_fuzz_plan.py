@@ -78,7 +78,11 @@ class Plan:
         if isinstance(device, InputDevice):
             device.fuzz_input.follow(self.input)
         else:
-            device.fuzz_input = self.input
+            try:
+                device.fuzz_input = self.input
+            except (AttributeError, TypeError) as error:
+                hint = "the object that was attached, which takes attributes"
+                raise TypeError(f"device takes no input: {device!r:.60}\n\nhint: {hint}") from error
         self.has_devices = True
 
     def crash_on(self, exits: Iterable[Any], vectors: Iterable[int], addresses: list[int]) -> None:

@@ -37,7 +37,12 @@ class Worker:
         os.truncate(self._slot, _HEAD + _LONGEST)
         first = None if suspect is None else suspect.hex()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "hyperpy._fuzz_worker"],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "hyperpy._fuzz_worker",
+            ],  # -P: its own modules, whatever files lie here
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

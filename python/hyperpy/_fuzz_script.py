@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from hyperpy._fuzz_findings import printable
 from hyperpy._fuzz_operations import Names, Plain, code_of
 from hyperpy._fuzz_source import Source, factory_source, loading, source_of
 
@@ -86,8 +87,8 @@ def script(
 
 
 def _safe(text: str) -> str:
-    """Text for a docstring."""
-    return text.replace("\\", "/").replace('"', "'").partition("\n")[0][:200]
+    """Text for a docstring: what a device raises may have anything in it."""
+    return printable(text.partition("\n")[0][:200]).replace("\\", "/").replace('"', "'")
 
 
 def _shown(source: Source, modules: dict[str, str]) -> str:

@@ -53,12 +53,18 @@ def source_of(thing: Any) -> Source:
 
 def _text_of(function: FunctionType) -> str:
     """The text of a lambda."""
-    lines, first = inspect.findsource(function)
-    source = "".join(lines)
     code = function.__code__
+    try:
+        lines, first = inspect.findsource(function)
+        source = "".join(lines)
+        tree = ast.parse(source)
+    except (OSError, SyntaxError, ValueError) as error:  # somebody is at work on it
+        raise FuzzError(
+            f"{_WHY} a lambda of line {code.co_firstlineno}: its file has changed", hint=_HINT
+        ) from error
     # The place of the lambda's body is known to the column.
     bodies = [place for place in code.co_positions() if place[0] is not None and place[2] is not None]
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
         if not isinstance(node, ast.Lambda) or node.lineno != code.co_firstlineno:
             continue
         inside = [

@@ -7,6 +7,7 @@ input does. A fuzzer is anything that has `configure`, `sync`, `run` and `report
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import importlib.util
 import json
 import os
@@ -73,6 +74,11 @@ def fuzzer_of(target: str) -> Fuzzer:
                 )
             fuzzer: Fuzzer = made
             return fuzzer
+    if name:
+        raise FuzzError(
+            f"file does not define {name}: {file}",
+            hint=f"at its top level: {name} = hyperpy.fuzz.DeviceFuzzer(MyDevice)",
+        )
     raise FuzzError(
         f"file defines no fuzzer: {file}",
         hint="at its top level: fuzzer = hyperpy.fuzz.DeviceFuzzer(MyDevice), or a function target() that returns one",
@@ -94,6 +100,8 @@ def _loaded(file: str) -> ModuleType:
 def _main() -> int:
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    sys.path.append(os.getcwd())  # the last one: a device's file may be called as one of Python's own modules
+    faulthandler.enable(all_threads=False)  # where it was when it is killed
     task = json.loads(sys.stdin.buffer.readline() or b"{}")
     if not task:
         return 0

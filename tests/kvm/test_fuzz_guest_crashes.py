@@ -135,6 +135,15 @@ def test_what_is_no_machine_device_or_end_is_refused() -> None:
         for seconds, executions in ((-1.0, None), (float("nan"), None), (None, -5)):
             with pytest.raises(ValueError, match="run cannot end"):
                 fuzzer.run(seconds=seconds, executions=executions)
+        with pytest.raises(TypeError, match="device takes no input: 5"):
+            fuzzer.input_device(5)
+        with pytest.raises(TypeError, match=r"not an address of code: \[4096\]"):
+            fuzzer.stop_at([0x1000])  # type: ignore[arg-type] # on purpose
+        crash = fuzzer.replay(b"FUZ\x20")
+        assert crash is not None
+        for seconds in (-1.0, float("nan")):
+            with pytest.raises(ValueError, match="not a time"):
+                crash.minimize(seconds=seconds)
 
 
 def test_crash_folder_has_all_that_is_known_and_its_script_reproduces(tmp_path: Path) -> None:

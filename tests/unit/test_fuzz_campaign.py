@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from tests.fuzzed import Mailbox
 
+from hyperpy import _fuzz_args
 from hyperpy._fuzz_args import duration, main, page
 from hyperpy._fuzz_worker import _Others, _Told
 from hyperpy.fuzz import Campaign, CampaignReport, DeviceFuzzer, Finding, FuzzError
@@ -30,7 +31,7 @@ def test_campaign_of_two_workers_finds_keeps_and_exchanges(tmp_path: Path) -> No
     campaign = Campaign(
         target=f"{TARGET}:target",
         workers=2,
-        corpus=str(tmp_path / "corpus"),
+        corpus=tmp_path / "corpus",
         crashes=str(tmp_path / "crashes"),
         executions=15_000,
     )
@@ -76,10 +77,26 @@ def test_worker_that_is_killed_is_replaced_and_told_and_the_campaign_goes_on(tmp
 )
 def test_target_that_cannot_be_used_is_told(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "target.py").write_text(text)
+    (tmp_path / "empty.py").touch()
     with pytest.raises(FuzzError, match=said):
         Campaign(target=str(tmp_path / "target.py"), seconds=60).run()
+    with pytest.raises(FuzzError, match="file does not define other: "):
+        Campaign(target=f"{tmp_path / 'empty.py'}:other", seconds=60).run()
     with pytest.raises(FuzzError, match="target cannot be read"):
         Campaign(target=str(tmp_path / "none.py"), seconds=60).run()
+
+
+def test_target_beside_a_file_that_is_called_as_one_of_pythons_modules_is_fuzzed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queue.py").write_text("")
+    (tmp_path / "beside.py").write_text("from hyperpy import Device\nclass Beside(Device):\n    size = 4\n")
+    (tmp_path / "targets").mkdir()
+    text = "from beside import Beside\nfrom hyperpy import fuzz\nfuzzer = fuzz.DeviceFuzzer(Beside)\n"
+    (tmp_path / "targets" / "target.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    report = Campaign(target="targets/target.py", executions=10).run()
+    assert (report.executions, report.problems) == (10, ())
 
 
 def test_target_that_fails_while_it_is_fuzzed_is_told_with_what_it_raised(tmp_path: Path) -> None:
@@ -162,6 +179,19 @@ def test_worker_that_makes_a_crash_small_tells_how_far_it_is(tmp_path: Path) -> 
     shown = page(replace(report, minimizing=("exception",), reset_us=2.5))
     assert "reset        2.5 us" in shown
     assert "minimizing   exception" in shown
+    assert "worker" not in shown[0]  # none is running any more
+
+
+def test_page_that_is_longer_than_the_terminal_is_cut(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_fuzz_args, "_size", lambda: (80, 12))
+    shown = _fuzz_args._Shown(is_json=False)
+    shown._draw([f"line {number}" for number in range(40)])
+    lines = capsys.readouterr().out.removeprefix("\x1b[J").splitlines()
+    assert lines == [*(f"line {number}" for number in range(10)), "  and 30 more"]
+    shown._draw(["one"])
+    assert capsys.readouterr().out == "\x1b[11F\x1b[Jone\n"
 
 
 def test_command_on_a_terminal_draws_a_page_and_ctrl_c_ends_it_with_all_saved(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import gc
 import signal
 import sys
@@ -11,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,14 @@ from hyperpy import DebugExit, Device, Machine, Register, _hyperpy
 from hyperpy.device import _Stock
 from hyperpy.errors import DeclarationError
 from hyperpy.fuzz import DeviceFuzzer, FuzzError, event
+
+
+class Mode(enum.Flag):
+    ON = 1
+
+
+class Bits(enum.IntFlag):
+    ON = 1
 
 
 class Panicking(_Stock):
@@ -228,6 +238,66 @@ def test_device_that_is_made_already_a_run_without_an_end_and_a_second_beginning
     fuzzer.run(executions=1)
     with pytest.raises(FuzzError, match="has run already"):
         fuzzer.configure(seed=1, corpus=None, crashes=None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": "x"}, "not a seed: 'x'"),
+        ({"dictionary": b"magic"}, "dictionary is one word: b'magic'"),
+        ({"dictionary": [1.5]}, "not a word of a dictionary: 1.5"),
+        ({"allowed": (ValueError("x"),)}, "not a class of exceptions: ValueError"),
+    ],
+)
+def test_options_of_another_type_are_refused_before_anything_runs(
+    options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        DeviceFuzzer(Mailbox, **options)  # type: ignore[arg-type] # that is the test
+
+
+def test_invariant_that_is_no_function_is_refused() -> None:
+    with pytest.raises(TypeError, match="not a function: 5"):
+        DeviceFuzzer(Mailbox).invariant(5)  # type: ignore[type-var] # that is the test
+
+
+@pytest.mark.parametrize(
+    ("seconds", "executions"), [(-1.0, None), (float("nan"), None), (None, -1), (None, 2.5)]
+)
+def test_run_that_cannot_end_is_refused(seconds: float | None, executions: Any) -> None:
+    with pytest.raises(ValueError, match="run cannot end"):
+        DeviceFuzzer(Mailbox).run(seconds=seconds, executions=executions)
+
+
+def test_growth_without_a_limit_is_no_finding() -> None:
+    assert DeviceFuzzer(Hungry, max_growth=0, seed=1).run(executions=300).crashes == ()
+
+
+@pytest.mark.parametrize("held", [Mode(0), Bits(0), Bits(8), "\ud800"])
+def test_attribute_that_has_no_name_or_is_no_text_is_no_finding(held: object) -> None:
+    class Holding(Device):
+        value = Register(0x0)
+
+        def __init__(self) -> None:
+            self.held = held
+
+    report = DeviceFuzzer(Holding, seed=1).run(executions=50)
+    assert report.crashes == ()
+    assert report.coverage > 0
+
+
+def test_flags_that_have_no_name_are_told_apart() -> None:
+    class Steps(Device):
+        go = Register(0x0, access="wo")
+
+        def __init__(self) -> None:
+            self.bits = Bits(0)
+
+    device = Steps()
+    fuzzer = DeviceFuzzer(lambda: device)
+    before = fuzzer._host.end()
+    device.bits = Bits(8)
+    assert fuzzer._host.end() != before
 
 
 def test_event_that_cannot_be_called_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 import subprocess
 import sys
@@ -14,12 +15,19 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fuzzed import Twice
 from hyperpy import Device, Register
+from hyperpy._fuzz_args import page
 from hyperpy._fuzz_findings import Key
-from hyperpy.fuzz import Crash, DeviceFuzzer, Report
+from hyperpy.fuzz import CampaignReport, Crash, DeviceFuzzer, Finding, Report
 
 
 class Value(Device):
     value = Register(0x0)
+
+
+def is_named(device: Value) -> None:
+    """Raises with what a guest may have sent."""
+    if device.value > 1:
+        raise ValueError("no name \ud800 \x1b[2J \0")
 
 
 class Reader(Device):
@@ -31,6 +39,40 @@ class Reader(Device):
     @go.on_write
     def _go(self, value: int) -> None:
         self.memory.read(0, 4 << 20)
+
+
+def test_text_that_is_none_is_kept_with_its_crash_and_in_a_script_that_runs(tmp_path: Path) -> None:
+    fuzzer = DeviceFuzzer(Value, seed=1, crashes=tmp_path)
+    fuzzer.invariant(is_named)
+    (crash,) = fuzzer.run(executions=500).crashes
+    assert fuzzer.report.problems == ()
+    (folder,) = tmp_path.iterdir()
+    ran = subprocess.run(
+        [sys.executable, folder / "reproduce.py"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "ValueError: no name" in ran.stderr
+    finding = Finding("invariant", "InvariantError", crash.key.where, 1, None)
+    (line,) = [line for line in page(CampaignReport(1, 1, 1, 1, (finding,), 1.0, 1, ())) if "no name" in line]
+    assert line.endswith("no name ? ?[2J ?, 1 operation")
+
+
+@pytest.mark.parametrize("text", ["fuzzer = (", "", None])
+def test_crash_is_saved_while_the_file_of_its_invariant_is_being_edited(
+    tmp_path: Path, text: str | None
+) -> None:
+    file = tmp_path / "edited.py"
+    file.write_text("holds = lambda device: device.value < 2\n")
+    spec = importlib.util.spec_from_file_location("edited", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["edited"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    fuzzer = DeviceFuzzer(Value, seed=1, crashes=tmp_path / "crashes")
+    fuzzer.invariant(module.holds)
+    file.unlink() if text is None else file.write_text(text)
+    assert fuzzer.run(executions=500).problems == ()
+    (folder,) = (tmp_path / "crashes").iterdir()
+    assert "a script cannot name a lambda of line 1" in (folder / "reproduce.txt").read_text()
 
 
 def test_invariant_that_tells_of_numbers_is_one_finding_with_its_first_text() -> None:

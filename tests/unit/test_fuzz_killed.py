@@ -54,6 +54,9 @@ def until_found(of: Campaign) -> CampaignReport:
         ("os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
         ("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
         ("os._exit(7)", "status 7"),
+        ("os._exit(0)", "status 0"),  # as a worker that is done
+        ("os._exit(1)", "status 1"),  # as one whose target cannot be used
+        ("os._exit(3)", "status 3"),  # as one in which something else was raised
     ],
 )
 def test_input_that_kills_its_worker_is_kept_and_told_and_does_it_again(
@@ -67,11 +70,13 @@ def test_input_that_kills_its_worker_is_kept_and_told_and_does_it_again(
     assert {file.name for file in folder.iterdir()} == {"input", "error.txt", "reproduce.py"}
     assert how in (folder / "error.txt").read_text()
     assert f"worker 0 was killed and replaced: {how}" in " ".join(report.problems)
-    assert [line for line in page(report) if f"killed its worker, {how} in {folder}" in line]
+    assert [line for line in page(report) if f"killed its worker, {how}" in line and f" in {folder}" in line]
     ran = subprocess.run(
         [sys.executable, folder / "reproduce.py"], capture_output=True, check=False, timeout=60
     )
-    assert ran.returncode == {"SIGSEGV": -11, "SIGKILL": -9}.get(how, 7)
+    assert ran.returncode == {"SIGSEGV": -11, "SIGKILL": -9}.get(
+        how, int(how.rsplit(maxsplit=1)[-1]) if " " in how else 7
+    )
 
 
 def test_input_that_kills_its_worker_once_is_kept_and_said_to_be_so(tmp_path: Path) -> None:
@@ -81,6 +86,53 @@ def test_input_that_kills_its_worker_once_is_kept_and_said_to_be_so(tmp_path: Pa
     (finding,) = report.crashes
     assert (finding.kind, finding.raised, finding.reproduces) == ("killed", "SIGBUS", False)
     assert "does not come again" in " ".join(page(report))
+
+
+def test_inputs_that_kill_at_one_line_are_one_finding_that_tells_it(tmp_path: Path) -> None:
+    of = campaign(tmp_path, "os.kill(os.getpid(), signal.SIGSEGV)")
+    target = tmp_path / "target.py"
+    target.write_text(target.read_text().replace("value == 0xDEAD", "value > 1"))
+    last: list[CampaignReport] = []
+
+    def told(report: CampaignReport) -> None:
+        last[:] = [report]
+        if len([it for it in report.problems if "was killed and replaced: SIGSEGV" in it]) >= 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        of.run(told)
+    (finding,) = last[0].crashes
+    line = target.read_text().splitlines().index("            os.kill(os.getpid(), signal.SIGSEGV)") + 1
+    assert finding.where == (f"_key:{line}",)
+    assert len(list((tmp_path / "crashes").iterdir())) == 1
+    assert finding.folder is not None
+    assert f"line {line} in _key" in (Path(finding.folder) / "error.txt").read_text()
+
+
+def test_input_that_never_returns_is_kept_when_the_campaign_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_fuzz_campaign, "_ENDING", 0.1)
+    began = tmp_path / "began"
+    blocked = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])"
+    does = f"{blocked}, open({str(began)!r}, 'w').close(), ctypes.PyDLL(None).sleep(1000)"
+    of = campaign(tmp_path, does)
+    target = tmp_path / "target.py"
+    target.write_text("import ctypes\n" + target.read_text())
+    last: list[CampaignReport] = []
+
+    def told(report: CampaignReport) -> None:
+        last[:] = [report]
+        if began.exists() and report.workers:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        of.run(told)
+    (finding,) = last[0].crashes
+    assert (finding.kind, finding.raised) == ("killed", "does not return")
+    assert finding.folder is not None
+    assert (Path(finding.folder) / "input").read_bytes()
+    assert "did not end, and was killed" in " ".join(last[0].problems)
 
 
 def test_worker_that_dies_each_time_ends_the_campaign_and_its_inputs_are_kept(
