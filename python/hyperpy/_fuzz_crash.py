@@ -40,8 +40,23 @@ class Crash:
 
     @property
     def reproduces(self) -> bool:
-        """Whether the input does it again."""
-        return True
+        """Whether the input does it again, as it does unless the device keeps something that `reset` and a new one do not put back.
+
+        It is tried once, as soon as it is found; what hangs, or grows, is taken to.
+        """
+        return self._comes_again
+
+    @cached_property
+    def _comes_again(self) -> bool:
+        if self.kind in {"hang", "memory"}:
+            return True
+        try:
+            error = self._fuzzer.replay(self.input)
+        except KeyboardInterrupt:
+            # Nobody knows, and what is saved now is saved at once.
+            self._comes_again = True
+            raise
+        return error is not None and key_of(error, self._fuzzer._host.files).same == self.key.same
 
     @property
     def kind(self) -> Kind:
@@ -78,6 +93,8 @@ class Crash:
     @property
     def shortest(self) -> Crash:
         """The same finding as short as it was made so far: by a `minimize` that is done, or was interrupted."""
+        if self._shortest == self.input:
+            return self
         return Crash(self._fuzzer, self._shortest, self.key, self.error)
 
     def minimize(
@@ -86,7 +103,7 @@ class Crash:
         """Return the same finding with as few operations as possible, each as simple as possible.
 
         It is the same if its kind is, and what is raised, and where. It takes 5,000 executions at most, and ends where the time is up; called again it goes
-        on from there. Ctrl-C ends it too: what was reached is `shortest`.
+        on from there. Ctrl-C ends it too: what was reached is `shortest`. One that does not come again is returned as it is.
 
         Arguments:
             seconds: how long it may take; 0: what was reached before is returned. One execution is not cut short.
@@ -109,7 +126,7 @@ class Crash:
             write place (0x0, 4 bytes): 0x3
         """
         check_time(seconds)
-        if seconds:
+        if seconds and self.reproduces:
             self._minimize(seconds, progress)
         return self.shortest
 
@@ -198,9 +215,20 @@ class Crash:
         return target
 
     @property
+    def _is_known_to_reproduce(self) -> bool:
+        """Or nobody has asked yet: what is saved at Ctrl-C is saved at once."""
+        known: bool = self.__dict__.get("_comes_again", True)
+        return known
+
+    @property
+    def _once(self) -> str:
+        """What is told of one that does not come again."""
+        return "it did not come again"
+
+    @property
     def _identity(self) -> bytes:
-        """What names its folder."""
-        return self.input
+        """What names its folder: what does not come again may come to something else the next time."""
+        return self.input if self._is_known_to_reproduce else self.input + repr(self.key).encode()
 
     def _fill(self, folder: Path) -> None:
         """Put more into the folder: what is too large to be kept in memory."""
@@ -214,6 +242,8 @@ class Crash:
             "state.txt": state,
             "error.txt": "".join(traceback.format_exception(self.error)).splitlines(),
         }
+        if not self._is_known_to_reproduce:
+            texts["error.txt"] = (*texts["error.txt"], self._once)
         files = {
             name: "".join(f"{line}\n" for line in lines).encode(errors="replace")
             for name, lines in texts.items()

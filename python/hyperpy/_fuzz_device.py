@@ -265,7 +265,9 @@ class DeviceFuzzer:
             return
         key = key_of(error, self._host.files)
         if key.same not in self._crashes:
-            self._crashes[key.same] = self._kept.unsaved[key.same] = Crash(self, data, key, error)
+            crash = Crash(self, data, key, error)
+            self._crashes[key.same] = self._kept.unsaved[key.same] = crash
+            _ = crash.reproduces  # tried now, and not by Ctrl-C's last save
 
     def _save(self, *, is_last: bool = False) -> None:
         self._kept.save(self._native.corpus, self._native.settled(), is_last=is_last)

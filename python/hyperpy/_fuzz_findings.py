@@ -88,6 +88,10 @@ class Key(NamedTuple):
         """It without what varies in texts: findings of which this is equal are one."""
         if self.kind not in {"invariant", "panic"}:
             return self
+        if (
+            len(self.where) > 1
+        ):  # an invariant that raises: what it says may be another thing each time, where it does so is not
+            return self._replace(where=(self.where[0].partition(": ")[0], *self.where[1:]))
         return self._replace(where=tuple(_without_numbers(text) for text in self.where))
 
 
@@ -102,6 +106,8 @@ def kind_of(error: BaseException) -> Kind:
             return "memory"
         case DeviceError() if " panicked: " in error.message:
             return "panic"
+        case _ if type(error).__name__ == "PanicException":  # of an extension module in Rust
+            return "panic"
         case _:
             return "exception"
 
@@ -114,6 +120,12 @@ def is_refused(error: BaseException) -> bool:
 def key_of(error: BaseException, files: set[str]) -> Key:
     """Return what tells a finding from others; `files` have the device's code."""
     kind = kind_of(error)
+    if kind == "invariant" and (cause := error.__cause__) is not None:
+        head = str(error).partition("\n")[0]
+        last = [
+            f"{frame.f_code.co_qualname}:{line}" for frame, line in traceback.walk_tb(cause.__traceback__)
+        ][-1:]
+        return Key(kind, type(error).__name__, (head, *last))
     if kind in {"invariant", "panic"}:
         return Key(kind, type(error).__name__, (str(error).partition("\n")[0],))
     if kind == "hang":

@@ -84,6 +84,7 @@ class GuestFuzzer:
             raise TypeError(f"not a snapshot: {base!r:.60}\n\nhint: GuestFuzzer(m, m.snapshot())")
         self.machine, self.base = machine, base
         self.factory: Callable[[], GuestFuzzer] | None = None
+        self.kept_base: Path | None = None  # where it was written with a crash
         self._dictionary = words_of(dictionary)
         self._plan = Plan()
         self._made: _hyperpy.GuestFuzzer | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 from functools import cached_property
@@ -201,10 +202,7 @@ class GuestCrash(Crash):
 
     @property
     def reproduces(self) -> bool:
-        """Whether the input does it again: if not, something else decides too, such as a clock. It is tried a few times when asked first.
-
-        `GuestFuzzer.run` asks when it has found one.
-        """
+        """Whether the input does it again: if not, something else decides too, such as a clock. It is tried a few times, when it is found."""
         return self._comes_again
 
     @cached_property
@@ -314,26 +312,32 @@ class GuestCrash(Crash):
         if (ended := self._ended) is not None:
             pages = [f"{part.region} {part.gpa:#x}: {part.pages} pages" for part in ended.difference.pages]
             files["state.txt"] += "".join(f"{line}\n" for line in pages).encode()
-        if not self._is_known_to_reproduce:
-            files["error.txt"] += f"it did not come again in {TRIES} tries\n".encode()
         files["finding.json"] = self._found.to_json().encode()
         return files
 
     @property
-    def _identity(self) -> bytes:
-        # What does not come again may come to something else the next time.
-        return self.input if self._is_known_to_reproduce else self.input + repr(self.key).encode()
-
-    @property
-    def _is_known_to_reproduce(self) -> bool:
-        """Or nobody has asked yet: what is saved at Ctrl-C is saved at once."""
-        known: bool = self.__dict__.get("_comes_again", True)
-        return known
+    def _once(self) -> str:
+        return f"it did not come again in {TRIES} tries"
 
     def _fill(self, folder: Path) -> None:
-        """Put what is no text beside the files."""
-        if self._guest.factory is None:
+        """Put what is no text beside the files: the snapshot, one file for all crashes."""
+        if self._guest.factory is not None:
+            return
+        try:
+            os.link(self._guest.kept_base or "", folder / BASE)
+        except OSError:  # there is none yet, or it is on another file system
             self._guest.base.save(folder / BASE)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write all that is known of it into a folder of its own, as `Crash.save` does, with the snapshot that it begins with.
+
+        Raises:
+            OSError: it cannot be written, as on a full disk. The crash is as it was, and can be saved elsewhere.
+        """
+        target = super().save(folder)
+        if self._guest.factory is None:
+            self._guest.kept_base = target / BASE
+        return target
 
     def __repr__(self) -> str:
         again = "" if self._is_known_to_reproduce else ", which does not come again"

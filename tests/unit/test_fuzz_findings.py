@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import signal
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def test_text_that_is_none_is_kept_with_its_crash_and_in_a_script_that_runs(tmp_
     assert "ValueError: no name" in ran.stderr
     finding = Finding("invariant", "InvariantError", crash.key.where, 1, None)
     (line,) = [line for line in page(CampaignReport(1, 1, 1, 1, (finding,), 1.0, 1, ())) if "no name" in line]
-    assert line.endswith("no name ? ?[2J ?, 1 operation")
+    assert re.search(r"no name \? \?\[2J \?, is_named:\d+, 1 operation$", line)
 
 
 @pytest.mark.parametrize("text", ["fuzzer = (", "", None])
@@ -200,3 +201,73 @@ def test_putting_a_device_back_is_in_the_report() -> None:
     reset_us = fuzzer.run(executions=100).reset_us
     assert reset_us is not None
     assert 0 < reset_us < 1e6
+
+
+def test_crash_that_does_not_come_again_says_so_and_is_kept(tmp_path: Path) -> None:
+    class Counts(Device):
+        """Fails at its tenth write, whichever input that is in: what counts them is the class's."""
+
+        value = Register(0x0)
+        written = 0
+
+        @value.on_write
+        def _value(self, value: int) -> None:
+            type(self).written += 1
+            if self.written == 10:
+                raise OverflowError("ten")
+
+    fuzzer = DeviceFuzzer(Counts, seed=1, crashes=tmp_path)
+    (crash,) = fuzzer.run(executions=200).crashes
+    assert not crash.reproduces
+    assert "(1 did not come again)" in str(fuzzer.report)
+    assert crash.minimize(seconds=5) is crash
+    (folder,) = tmp_path.iterdir()
+    assert (folder / "error.txt").read_text().endswith("it did not come again\n")
+    assert (folder / "input").read_bytes() == crash.input
+
+
+def test_crash_that_comes_again_says_so() -> None:
+    class Shelf(Device):
+        place = Register(0x0)
+
+        @place.on_write
+        def _place(self, value: int) -> None:
+            [0, 1, 2][value]
+
+    (crash,) = DeviceFuzzer(Shelf, seed=1).run(executions=100).crashes
+    assert crash.reproduces
+    assert crash.minimize(seconds=5).reproduces
+
+
+def test_panic_of_an_extension_module_is_found() -> None:
+    class PanicException(BaseException):
+        """As each extension module in Rust has one."""
+
+    class Borrows(Device):
+        place = Register(0x0)
+
+        @place.on_write
+        def _place(self, value: int) -> None:
+            if value > 2:
+                raise PanicException("index out of bounds")
+
+    fuzzer = DeviceFuzzer(Borrows, seed=1)
+    (crash,) = fuzzer.run(executions=200).crashes
+    assert (crash.kind, type(crash.error).__name__, crash.reproduces) == ("panic", "PanicException", True)
+    assert fuzzer.report.executions == 200
+
+
+def test_invariant_that_raises_is_one_finding_whatever_it_says() -> None:
+    class Counts(Device):
+        value = Register(0x0)
+
+    fuzzer = DeviceFuzzer(Counts, seed=1)
+
+    def is_known(device: Counts) -> bool:
+        words = "abcdefghij"
+        raise LookupError("".join(words[int(digit)] for digit in str(int(device.value))))
+
+    fuzzer.invariant(is_known)
+    assert len({str(fuzzer.replay(data)) for data in (b"", *fuzzer.inputs)}) == 1
+    (crash,) = fuzzer.run(executions=300).crashes
+    assert crash.key.where[0].startswith("invariant is_known raises LookupError: ")

@@ -70,11 +70,13 @@ impl OnHost {
     }
 }
 
-/// Whether it is about the device: an exception, or a hang; and nothing that is to end the program.
+/// Whether it is about the device: an exception, a hang, or a panic of Rust code that it calls; and nothing that is to end the program.
 fn is_finding(py: Python<'_>, error: &PyErr) -> bool {
     static HANG: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     error.is_instance_of::<PyException>(py)
         || HANG.import(py, "hyperpy._fuzz_findings", "Hang").is_ok_and(|hang| error.is_instance(py, hang))
+        // Each extension module has a class of its own of this name.
+        || error.get_type(py).name().is_ok_and(|name| name == "PanicException")
 }
 
 impl Subject for OnHost {
