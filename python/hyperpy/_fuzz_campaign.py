@@ -195,6 +195,8 @@ class _Run:
     def _look(self, timeout: float) -> None:
         """Take what workers say, and see to those that have ended."""
         self._hear(timeout)
+        for worker in self._workers:
+            worker.end_if_stuck()
         for worker in [it for it in self._workers if it.process.poll() is not None]:
             self._drain(worker)
             self._ended(worker)
@@ -215,6 +217,9 @@ class _Run:
 
     def _told(self, worker: Worker, lines: list[dict[str, Any]]) -> None:
         for told in lines:
+            if (patience := told.get("patience")) is not None:
+                worker.patience = patience
+                continue
             self._reset_us = told.get("reset_us", self._reset_us)
             for name in self._most:
                 self._most[name] = max(self._most[name], told[name])

@@ -98,6 +98,8 @@ class DeviceFuzzer:
             raise ValueError(f"not a time: {time_limit}\n\nhint: seconds, more than 0")
         self.factory, self.seed = factory, checked_seed(seed)
         self._allowed, self._time_limit = _classes(allowed), time_limit
+        # Seconds that a campaign waits for one input. Longer than it waits for a hang, which it can tell more of.
+        self._patience = 20 * time_limit + 10
         self._memory, self._double_fetch = parse_size(memory), double_fetch
         self._host = Host(
             factory,

@@ -254,6 +254,11 @@ class GuestFuzzer:
     # -- what it does --------------------------------------------------------------------------------------------------
 
     @property
+    def _patience(self) -> float:
+        """Seconds that a campaign waits for one input; see `limit`."""
+        return 20 * self._plan.ms / 1000 + 11
+
+    @property
     def _native(self) -> _hyperpy.GuestFuzzer:
         if self._made is None:
             self._plan.check()

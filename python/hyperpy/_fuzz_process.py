@@ -23,6 +23,8 @@ _READ = 1 << 16
 _HEAD, _LONGEST = 8, 1 << 16
 # What a worker has not read yet of what it is told; one that hangs reads nothing.
 _UNREAD = 1 << 24
+# A worker that is ended has so many seconds to say where it is.
+_LAST_WORDS = 2.0
 
 
 class Worker:
@@ -32,6 +34,9 @@ class Worker:
         """`suspect`: the input that it tries before anything else, since another worker has died of it."""
         self.number, self.suspect, self.began = number, suspect, time.monotonic()
         self.told: dict[str, Any] = {}
+        # How long it may say nothing, once it has said so, and when it said something last.
+        self.patience: float | None = None
+        self._heard, self._is_stuck = time.monotonic(), False
         self._rest = self._stderr = self._unsent = b""
         self._slot = os.memfd_create("hyperpy-fuzz-input", os.MFD_CLOEXEC)
         os.truncate(self._slot, _HEAD + _LONGEST)
@@ -96,6 +101,7 @@ class Worker:
             if stream is self.stderr:
                 self._stderr = (self._stderr + data)[-_TAIL:]
                 continue
+            self._heard = time.monotonic()
             *whole, self._rest = (self._rest + data).split(b"\n")
             for line in whole:
                 with contextlib.suppress(ValueError):
@@ -110,13 +116,27 @@ class Worker:
 
     @property
     def how(self) -> str:
-        """How it has ended: a signal, or a status."""
+        """How it has ended: a signal, or a status; or what it was ended for."""
+        if self._is_stuck:
+            return "does not return"
         status: int = self.process.returncode
         if status >= 0:
             return f"status {status}"
         with contextlib.suppress(ValueError):
             return signal.Signals(-status).name
         return f"signal {-status}"
+
+    def end_if_stuck(self) -> None:
+        """Kill it if one input takes longer than it may: an operation does not return, and cannot be interrupted. It says where, if it can."""
+        if self.patience is None or self.input is None or time.monotonic() - self._heard < self.patience:
+            return
+        self._is_stuck = True
+        self.process.send_signal(signal.SIGABRT)
+        try:
+            self.process.wait(_LAST_WORDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
     @property
     def said(self) -> str:

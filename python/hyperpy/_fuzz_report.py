@@ -50,6 +50,8 @@ class Report:
     def __str__(self) -> str:
         once = sum(not crash.reproduces for crash in self.crashes)
         told = f" ({once} did not come again)" if once else ""
+        if self.problems:
+            told += f", problems {len(self.problems)}"
         return (
             f"{self.executions} executions ({self.executions_per_s:,.0f}/s), {self.operations} operations "
             f"({self.operations_per_s:,.0f}/s), coverage {self.coverage}, corpus {self.corpus}, crashes {len(self.crashes)}{told}"

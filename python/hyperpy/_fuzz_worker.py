@@ -36,6 +36,8 @@ _SLICE = 0.25
 _SHARED = 0.05
 # A crash is made small for so many seconds: there is more to be found.
 _SMALL = 10.0
+# One input takes no longer than so many seconds, of a fuzzer that does not say otherwise.
+_PATIENCE = 60.0
 # Of a worker in which something else was raised than what a device may: not its target alone, so that another one may live.
 _FAILED = 3
 _NAMES = ("fuzzer", "target")
@@ -111,8 +113,13 @@ def _main() -> int:
     except FuzzError as error:
         print(error, file=sys.stderr)  # noqa: T201 - its parent reads it
         return 1
+    except Exception:
+        print(f"target cannot be loaded: {task['target']}\n", file=sys.stderr)  # noqa: T201
+        traceback.print_exc()
+        return 1
     if (slot := task.get("slot")) is not None:
         _hyperpy.note_inputs(f"/proc/self/fd/{slot}")
+    out.write(json.dumps({"patience": getattr(fuzzer, "_patience", _PATIENCE)}) + "\n")
     others = _Others(fuzzer, task.get("shares", False))
     told = _Told(out, task["crashes"], others)
     left = task["executions"]

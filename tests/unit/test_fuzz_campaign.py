@@ -291,3 +291,13 @@ def test_command_line_that_cannot_be_is_told(tmp_path: Path) -> None:
 )
 def test_time_is_read_with_its_unit(text: str, seconds: float) -> None:
     assert duration(text) == seconds
+
+
+@pytest.mark.parametrize(("code", "line"), [("import nothing_such", 1), ("\n\nx = (", 3)])
+def test_target_that_cannot_be_loaded_is_told_with_its_line(tmp_path: Path, code: str, line: int) -> None:
+    target = tmp_path / "fuzz_it.py"
+    target.write_text(code)
+    with pytest.raises(
+        FuzzError, match=rf'(?s)^target cannot be loaded: {target}\n.*fuzz_it.py", line {line}'
+    ):
+        Campaign(target=str(target), seconds=60.0).run()

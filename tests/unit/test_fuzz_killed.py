@@ -135,6 +135,19 @@ def test_input_that_never_returns_is_kept_when_the_campaign_ends(
     assert "did not end, and was killed" in " ".join(last[0].problems)
 
 
+def test_input_that_never_returns_is_found_while_the_campaign_goes_on(tmp_path: Path) -> None:
+    """The device waits where Python hears no signal and no exception, so that its time limit cannot end it."""
+    of = campaign(tmp_path, "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]), libc.sleep(1000)")
+    target = tmp_path / "target.py"
+    line = "import ctypes; libc = ctypes.PyDLL(None)\n"
+    target.write_text(line + target.read_text() + "fuzzer._patience = 1.0\n")
+    report = until_found(of)
+    (finding,) = report.crashes
+    assert (finding.kind, finding.raised, finding.reproduces) == ("killed", "does not return", True)
+    assert finding.folder is not None
+    assert "in _key" in (Path(finding.folder) / "error.txt").read_text()
+
+
 def test_worker_that_dies_each_time_ends_the_campaign_and_its_inputs_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -269,6 +269,52 @@ impl Subject for OnBench<'_> {
 }
 
 /// A campaign on one device, execution by execution.
+///
+/// A device of somebody's own is fuzzed so: it stands on a bench, is put back by its reset (or by its state, where it can be saved),
+/// and an input that makes it panic is found. Coverage is what it answers and where it was accessed; a build with counters in its code
+/// gives these by [`OnBench::covered`].
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use hyperpy_core::bench::Bench;
+/// use hyperpy_core::bus::{Access, Action, DeviceMut, Exclusive};
+/// use hyperpy_core::clock::Clock;
+/// use hyperpy_core::fuzz::device::{DeviceLoop, OnBench};
+/// use hyperpy_core::fuzz::havoc::Words;
+/// use hyperpy_core::fuzz::shape::{Shape, undeclared};
+///
+/// /// A table with an index in front of it, which nobody checks.
+/// #[derive(Default)]
+/// struct Table {
+///     index: usize,
+///     places: [u64; 8],
+/// }
+///
+/// impl DeviceMut for Table {
+///     fn read(&mut self, at: Access) -> u64 {
+///         if at.offset == 0 { self.index as u64 } else { self.places[self.index] }
+///     }
+///     fn write(&mut self, at: Access, value: u64) -> Action {
+///         if at.offset == 0 { self.index = value as usize } else { self.places[self.index] = value }
+///         Action::Continue
+///     }
+///     fn reset(&mut self) {
+///         *self = Self::default();
+///     }
+/// }
+///
+/// let size = 16;
+/// let bench = Bench::new(Arc::new(Exclusive::new(Table::default())), "table", size, Arc::new(Clock::manual()));
+/// let mut subject = OnBench::new(&bench, None);
+/// let mut campaign = DeviceLoop::new(Arc::new(Shape::new(size, undeclared(size))), 1, Words::default());
+/// let found = (0..10_000).find_map(|_| {
+///     campaign.prepare();
+///     campaign.run(&mut subject).0.trouble.map(|_| campaign.input().to_vec())
+/// });
+/// assert!(!found.unwrap().is_empty());
+/// assert!(subject.error.unwrap().to_string().contains("table panicked"));
+/// ```
 #[derive(Debug)]
 pub struct DeviceLoop {
     shape: Arc<Shape>,
