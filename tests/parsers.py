@@ -59,8 +59,10 @@ def guest(source: str, mode: Mode = "long", *, trace: int = 0) -> Iterator[Machi
         yield machine
 
 
-def parser_fuzzer(machine: Machine, *, seed: int = 1, corpus: Path | None = None) -> GuestFuzzer:
-    fuzzer = GuestFuzzer(machine, machine.snapshot(), seed=seed, corpus=corpus)
+def parser_fuzzer(
+    machine: Machine, *, seed: int = 1, corpus: Path | None = None, crashes: Path | None = None
+) -> GuestFuzzer:
+    fuzzer = GuestFuzzer(machine, machine.snapshot(), seed=seed, corpus=corpus, crashes=crashes)
     fuzzer.input_at(gpa=INPUT, max_len=64, length_register="rsi")
     at = labels(PARSER)
     fuzzer.stop_at(at["done"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["check_end", "check_time", "checked_seed", "words_of"]
+__all__ = ["check_end", "check_time", "checked_seed", "file_and_name", "words_of"]
 
 
 def checked_seed(seed: object) -> int:
@@ -16,6 +16,12 @@ def checked_seed(seed: object) -> int:
     if not isinstance(seed, int):
         raise TypeError(f"not a seed: {seed!r:.60}\n\nhint: an int, such as seed=7")
     return seed
+
+
+def file_and_name(target: str) -> tuple[str, str]:
+    """Return what "FILE.py:NAME" has; "FILE.py" has no name."""
+    file, colon, name = target.rpartition(":")
+    return (file, name) if colon and "/" not in name else (target, "")
 
 
 def check_time(seconds: object) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 import traceback
 from collections.abc import Callable
 from functools import cached_property
@@ -15,6 +12,7 @@ from typing import TYPE_CHECKING
 from hyperpy import _fuzz_lines
 from hyperpy._fuzz_checks import check_time
 from hyperpy._fuzz_findings import FuzzError, Key, Kind, key_of
+from hyperpy._fuzz_folder import put_whole
 from hyperpy._fuzz_operations import Names, Played, play
 from hyperpy._fuzz_script import script
 
@@ -40,9 +38,9 @@ class Crash:
 
     @property
     def reproduces(self) -> bool:
-        """Whether the input does it again, as it does unless the device keeps something that `reset` and a new one do not put back.
+        """Whether the input does it again: if not, something else decides too, such as a clock, or what a device's class keeps.
 
-        It is tried once, as soon as it is found; what hangs, or grows, is taken to.
+        It is tried as soon as it is found: on a device once, and what hangs, or grows, is taken to; on a guest a few times.
         """
         return self._comes_again
 
@@ -196,22 +194,8 @@ class Crash:
         target = (
             parent / f"{self.kind}-{hashlib.sha1(self._identity, usedforsecurity=False).hexdigest()[:12]}"
         )
-        if target.exists():
-            return target
-        files = self._files()
-        parent.mkdir(parents=True, exist_ok=True)
-        begun = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
-        try:
-            for name, content in files.items():
-                (begun / name).write_bytes(content)
-            self._fill(begun)
-            os.chmod(begun, 0o755)  # as any folder; mkdtemp's are for their maker alone
-            os.rename(begun, target)
-        except BaseException:
-            shutil.rmtree(begun, ignore_errors=True)
-            if target.exists():  # another worker was first
-                return target
-            raise
+        if not target.exists():
+            put_whole(target, self._files(), self._fill)
         return target
 
     @property

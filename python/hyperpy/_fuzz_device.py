@@ -16,7 +16,7 @@ from hyperpy._fuzz_host import MOST_GROWTH, MOST_LINES, Host
 from hyperpy._fuzz_kept import Kept
 from hyperpy._fuzz_report import Report
 from hyperpy._fuzz_shape import constants_of, dictionary_of, targets_of
-from hyperpy._fuzz_watch import watched
+from hyperpy._fuzz_watch import PATIENCE, watched
 from hyperpy.memory import parse_size
 
 __all__ = ["DeviceFuzzer"]
@@ -99,7 +99,7 @@ class DeviceFuzzer:
         self.factory, self.seed = factory, checked_seed(seed)
         self._allowed, self._time_limit = _classes(allowed), time_limit
         # Seconds that a campaign waits for one input. Longer than it waits for a hang, which it can tell more of.
-        self._patience = 20 * time_limit + 10
+        self._patience = PATIENCE * time_limit + 10
         self._memory, self._double_fetch = parse_size(memory), double_fetch
         self._host = Host(
             factory,

@@ -1,6 +1,7 @@
 """A folder of inputs: plain files, one input each, as cargo-fuzz and AFL++ have them, named by their hash.
 
-Whatever else is there is left alone: folders, pipes, files that cannot be read. Names are bytes here, and need be no text.
+Whatever else is there is left alone: folders, pipes, files that cannot be read. Names are bytes here, and need be no text. And how a folder of
+something that was found is written: whole, or not at all.
 """
 
 from __future__ import annotations
@@ -9,15 +10,43 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import stat
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-__all__ = ["Folder"]
+__all__ = ["Folder", "put_whole"]
 
 # Most bytes of an input: what is beyond them nobody reads (crates/hyperpy-core/src/fuzz/mod.rs).
 _LONGEST = 1 << 16
 _HASH = re.compile(b"[0-9a-f]{40}")
+
+
+def put_whole(target: Path, files: Mapping[str, bytes], fill: Callable[[Path], object] | None = None) -> None:
+    """Write a folder of these files, which appears whole or not at all; one that somebody else has written meanwhile stays.
+
+    Arguments:
+        target: the folder.
+        files: what is in them, by name.
+        fill: puts more into the folder, before it has its name.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    begun = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
+    try:
+        for name, content in files.items():
+            (begun / name).write_bytes(content)
+        if fill is not None:
+            fill(begun)
+        os.chmod(begun, 0o755)  # as any folder; mkdtemp's are for their maker alone
+        os.rename(begun, target)
+    except BaseException:
+        shutil.rmtree(begun, ignore_errors=True)
+        if not target.exists():  # else another worker was first
+            raise
 
 
 class Folder:

@@ -200,11 +200,6 @@ class GuestCrash(Crash):
         traced = _told(machine.trace()) if machine._traced else []
         return _Ended(after, guest.base.diff(after), tuple(traced))
 
-    @property
-    def reproduces(self) -> bool:
-        """Whether the input does it again: if not, something else decides too, such as a clock. It is tried a few times, when it is found."""
-        return self._comes_again
-
     @cached_property
     def _comes_again(self) -> bool:
         try:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from hyperpy._fuzz_checks import file_and_name
+from hyperpy._fuzz_folder import put_whole
 from hyperpy._fuzz_process import Worker
 
 __all__ = ["Killed", "save"]
@@ -75,29 +75,18 @@ def save(killed: Killed, folder: str, target: str) -> str:
     path = Path(folder, f"killed-{killed.name}")
     if path.exists():
         return str(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    begun = Path(tempfile.mkdtemp(prefix=".new-", dir=path.parent))
     again = "" if killed.reproduces else "\nit did not come again"
     files = {
         "input": killed.input,
         "error.txt": f"the worker was killed: {killed.how}{again}\n{killed.said}\n".encode(errors="replace"),
         "reproduce.py": _script(killed, target).encode(),
     }
-    try:
-        for name, content in files.items():
-            (begun / name).write_bytes(content)
-        os.chmod(begun, 0o755)
-        os.rename(begun, path)
-    except BaseException:
-        shutil.rmtree(begun, ignore_errors=True)
-        raise
+    put_whole(path, files)
     return str(path)
 
 
 def _script(killed: Killed, target: str) -> str:
-    file, colon, name = target.rpartition(":")
-    if not colon or "/" in name:
-        file, name = target, ""
+    file, name = file_and_name(target)
     where = os.path.abspath(file) + (f":{name}" if name else "")
     return "\n".join(
         [

@@ -18,11 +18,11 @@ from types import FrameType
 
 from hyperpy._fuzz_findings import Hang
 
-__all__ = ["watched"]
+__all__ = ["PATIENCE", "watched"]
 
 _LOOKS = 4
 # So many times of the limit go by on the clock before one is given up that has not used it: on a busy host, or where it waits.
-_PATIENCE = 20
+PATIENCE = 20
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def watched(begun: Callable[[], int], limit: float) -> Iterator[None]:
             now = begun()
             if now != last:
                 last, since, used = now, time.monotonic(), time.clock_gettime(clock)
-            elif time.clock_gettime(clock) - used >= limit or time.monotonic() - since >= limit * _PATIENCE:
+            elif time.clock_gettime(clock) - used >= limit or time.monotonic() - since >= limit * PATIENCE:
                 # Ctrl-C may come just before `done` is set: then nobody is there any more who is watched.
                 if not _is_there(user, thread):
                     return

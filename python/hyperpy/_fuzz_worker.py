@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hyperpy import _hyperpy
+from hyperpy._fuzz_checks import file_and_name
 from hyperpy._fuzz_findings import FuzzError
 
 if TYPE_CHECKING:
@@ -62,9 +63,7 @@ def fuzzer_of(target: str) -> Fuzzer:
     Raises:
         FuzzError: there is none.
     """
-    file, colon, name = target.rpartition(":")
-    if not colon or "/" in name:
-        file, name = target, ""
+    file, name = file_and_name(target)
     module = _loaded(file)
     for wanted in (name,) if name else _NAMES:
         found = getattr(module, wanted, None)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.guests import assemble
-from tests.parsers import CODE, INPUT, PARSER, labels
+from tests.parsers import CODE, INPUT, PARSER, parser_fuzzer
 
 from hyperpy import Exit, Flat, Machine, Snapshot, _fuzz_guest
 from hyperpy.fuzz import GuestFuzzer
@@ -50,15 +50,7 @@ def counting(machine: Machine, folder: Path, seed: int) -> GuestFuzzer:
 
 
 def parsing(machine: Machine, folder: Path, seed: int) -> GuestFuzzer:
-    fuzzer = GuestFuzzer(
-        machine, machine.snapshot(), seed=seed, corpus=folder / "corpus", crashes=folder / "crashes"
-    )
-    fuzzer.input_at(gpa=INPUT, max_len=64, length_register="rsi")
-    at = labels(PARSER)
-    fuzzer.stop_at(at["done"])
-    fuzzer.cover(breakpoints=[at[name] for name in ("first", "second", "third", "broken")])
-    fuzzer.crash_on(Exit.Mmio)
-    return fuzzer
+    return parser_fuzzer(machine, seed=seed, corpus=folder / "corpus", crashes=folder / "crashes")
 
 
 @pytest.mark.parametrize(("source", "make"), [(COUNTING, counting), (PARSER, parsing)])
